@@ -1,0 +1,11 @@
+"""The entry point for clusters: ray job submit --working-dir . -- python jobs/label.py configs/job.yaml
+
+Takes the arguments of `sapiens-ray run`.
+"""
+
+import sys
+
+from sapiens_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["run", *sys.argv[1:]]))

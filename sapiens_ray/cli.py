@@ -1,0 +1,216 @@
+"""The command line: run | check | status | export | schema."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sapiens_ray.errors import SapiensRayError
+from sapiens_ray.version import __version__
+
+if TYPE_CHECKING:
+    from sapiens_ray.summary import Summary
+
+STOP_WITHIN_S = 2.0  # `ray job stop` kills 3 s after it asks
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 not finished, 2 wrong job file or usage,
+    130 or 143 stopped by Ctrl-C or SIGTERM."""
+    parsed = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        return int(parsed.command(parsed))
+    except SapiensRayError as error:
+        print(f"sapiens-ray: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # `sapiens-ray schema | head`
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sapiens-ray",
+        description="Label image datasets with Meta's Sapiens models, on a laptop or a Ray cluster.",
+    )
+    parser.add_argument("--version", action="version", version=f"sapiens-ray {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="label the images of a job; run it again to go on after a stop")
+    _job_arguments(run)
+    run.add_argument(
+        "--redo-changed", action="store_true", help="label tars and Parquet files again that changed since they were planned"
+    )
+    run.set_defaults(command=_run)
+
+    check = commands.add_parser("check", help="validate a job and show what it would do, without doing it")
+    _job_arguments(check)
+    check.add_argument("--load", action="store_true", help="also load each model and run it once")
+    check.set_defaults(command=_check)
+
+    status = commands.add_parser("status", help="progress of an output folder, from its files alone")
+    status.add_argument("output", help="the output folder, local or a URL")
+    status.add_argument("--json", action="store_true", help="print JSON")
+    status.set_defaults(command=_status)
+
+    export = commands.add_parser("export", help="write labels in the format of other tools")
+    export.add_argument("output", help="the output folder, local or a URL")
+    export.add_argument("--format", required=True, choices=["lite"], help="lite: the files Sapiens-Lite writes")
+    export.add_argument("--to", required=True, metavar="DIR", help="where to write, local or a URL")
+    export.set_defaults(command=_export)
+
+    schema = commands.add_parser("schema", help="print the JSON schema of the job file, for editors")
+    schema.set_defaults(command=_schema)
+    return parser
+
+
+def _job_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job", help="the YAML job file")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="override a field, such as output.uri=/data/labels or tasks.0.batch_size=4; "
+        "relative paths given here are relative to the current folder",
+    )  # fmt: skip
+    parser.add_argument("--address", help="Ray cluster to use; default: $RAY_ADDRESS, else a local one")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from sapiens_ray.config import Job
+
+    job = Job.load(arguments.job, arguments.overrides)
+    from sapiens_ray.pipeline import run
+    from sapiens_ray.progress import ProgressView
+    from sapiens_ray.report import print_summary
+
+    stop = _StopSignals()
+    view = ProgressView()
+    last: list[Summary] = []
+
+    def on_progress(summary: Summary) -> None:
+        last[:] = [summary]
+        view(summary)
+
+    try:
+        with stop.installed(), view:
+            run(
+                job,
+                address=arguments.address,
+                redo_changed=arguments.redo_changed,
+                on_progress=on_progress,
+                on_ray_ready=stop.install,  # after ray.init(), which installs its own handlers
+            )
+    except _Stopped as stopped:
+        if last:
+            print(f"Stopped. {last[0].line()}. Run the same command again to go on.", file=sys.stderr, flush=True)
+        _leave(stopped.exit_code)
+    except SapiensRayError:
+        if last:
+            print_summary(last[0])
+        raise
+    print_summary(last[0])
+    return 0
+
+
+class _Stopped(BaseException):
+    """SIGINT or SIGTERM arrived."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+class _StopSignals:
+    """Turns SIGINT and SIGTERM into _Stopped, in the main thread, once."""
+
+    def install(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._handle)
+            signal.signal(signal.SIGTERM, self._handle)
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+        self.install()
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before[0])
+            signal.signal(signal.SIGTERM, before[1])
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        # A second signal, or cleaning up that takes too long, ends the process at once.
+        signal.signal(number, lambda *_: os._exit(128 + number))
+        timer = threading.Timer(STOP_WITHIN_S + 1, lambda: os._exit(128 + number))
+        timer.daemon = True
+        timer.start()
+        raise _Stopped(number)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process within seconds: Ray's own shutdown waits for tasks, and ours are safe to cut off."""
+    import ray
+
+    closing = threading.Thread(target=ray.shutdown, daemon=True)
+    closing.start()
+    closing.join(STOP_WITHIN_S)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from sapiens_ray.config import Job
+
+    job = Job.load(arguments.job, arguments.overrides)
+    from sapiens_ray.report import print_plan
+
+    print_plan(job, arguments.address, arguments.load)
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from sapiens_ray.report import output_status, print_status
+
+    status = output_status(arguments.output)
+    if arguments.json:
+        print(json.dumps(status, indent=2))
+    else:
+        print_status(status)
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from sapiens_ray.export.lite import export_lite
+    from sapiens_ray.storage import Folder
+
+    done = export_lite(Folder(arguments.output.rstrip("/")), Folder(arguments.to.rstrip("/")))
+    print(f"{done.images} images exported to {arguments.to}, {done.skipped} error rows skipped")
+    if done.renamed:
+        print(f"{done.renamed} of them under their full names, since another image has the same stem")
+    return 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from sapiens_ray.config import Job
+
+    schema: dict[str, Any] = Job.model_json_schema()
+    print(json.dumps(schema, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Everything this package raises on purpose.
+
+    SapiensRayError
+    ├── ConfigError       the job file, or a path it names, is wrong        exit 2
+    │   ├── InputError        nothing to label, or a shard changed          exit 2
+    │   ├── CheckpointError   a checkpoint is missing or not what it seems  exit 2
+    │   ├── OutputError       the output belongs to another job             exit 2
+    │   └── ClusterError      the cluster can never run the job             exit 2
+    ├── JobFailed         the job could not finish; what is written stays   exit 1
+    ├── TooManyErrors     every image has a row, too many are error rows    exit 1
+    └── ImageError        one image has no labels; becomes a row, never ends a job
+
+`ImageError` carries the `error_kind` of the row it becomes; docs/outputs.md lists the kinds.
+"""
+
+
+class SapiensRayError(Exception):
+    """Base of all errors of this package. `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class ConfigError(SapiensRayError):
+    """The job cannot start as it is written. The message names the field and the mend."""
+
+    exit_code = 2
+
+
+class InputError(ConfigError):
+    """The input is empty, ambiguous, or no longer what was planned."""
+
+
+class CheckpointError(ConfigError):
+    """A checkpoint file is missing, altered, or does not fit its task."""
+
+
+class OutputError(ConfigError):
+    """The output folder holds results that this job must not mix with."""
+
+
+class ClusterError(ConfigError):
+    """The cluster can never give what the job asks for."""
+
+
+class JobFailed(SapiensRayError):
+    """The job stopped before every image had its row. Run it again to go on."""
+
+
+class TooManyErrors(SapiensRayError):
+    """Every image has a row, but more of them are errors than `max_error_fraction` allows."""
+
+
+class ImageError(Exception):
+    """Why one image has no labels. Becomes `error_kind` and `error` of its row."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return ImageError, (self.kind, self.message)

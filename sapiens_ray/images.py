@@ -1,0 +1,174 @@
+"""Bytes to arrays and back: decode with limits, encode PNG and JPEG, draw at picture size.
+
+Arrays are H x W x 3 uint8 in OpenCV's BGR order unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from sapiens_ray.errors import ImageError
+
+# Every suffix that OpenCV reads (docs.opencv.org, imread), in lower case.
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .tif .tiff .jp2 .j2k .avif .gif .ppm .pgm .pbm .pnm .pam "
+    ".pxm .pfm .sr .ras .hdr .pic".split()
+)
+
+# First bytes of the same formats, to tell a damaged image from something that never was one.
+_SIGNATURES = (
+    b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+", b"GIF8",
+    b"\x00\x00\x00\x0cjP", b"\xff\x4f\xff\x51", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"P7", b"PF", b"Pf",
+    b"\x59\xa6\x6a\x95", b"#?RADIANCE", b"#?RGBE",
+)  # fmt: skip
+
+# A damaged image is reported in its row; OpenCV would also print it, once for each image.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def has_image_suffix(name: str) -> bool:
+    """Whether the name ends like an image that OpenCV reads, in any letter case."""
+    dot = name.rfind(".")
+    return dot >= 0 and name[dot:].lower() in SUFFIXES
+
+
+def looks_like_image(data: bytes | memoryview) -> bool:
+    """Whether the first bytes are those of an image format that OpenCV reads."""
+    head = bytes(data[:16])
+    is_webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    is_avif = head[4:12] in (b"ftypavif", b"ftypavis", b"ftypmif1")
+    return head.startswith(_SIGNATURES) or is_webp or is_avif
+
+
+def header_size(data: bytes | memoryview) -> tuple[int, int] | None:
+    """(width, height) as the header says, before EXIF rotation and without decoding; None if unknown."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                return image.size
+        except Image.DecompressionBombError as error:
+            raise ImageError("too_large", str(error)) from None
+        except Exception:  # Pillow raises many kinds on broken headers; OpenCV has the last word
+            return None
+
+
+def decode(data: bytes | memoryview, max_pixels: int) -> np.ndarray:
+    """Decode an image file as Sapiens-Lite sees it: `cv2.imdecode` with IMREAD_COLOR.
+
+    EXIF rotation is applied, alpha dropped, grey and CMYK converted, 16 bits scaled to 8.
+    Returns H x W x 3 uint8, BGR. Raises ImageError with kind empty, not_an_image, corrupt, zero_size or
+    too_large. A truncated file is corrupt: OpenCV returns nothing for it.
+    """
+    if len(data) == 0:
+        raise ImageError("empty", "the file has no bytes")
+    if not looks_like_image(data):
+        raise ImageError("not_an_image", f"no image format OpenCV reads starts with {bytes(data[:12])!r}")
+    size = header_size(data)
+    if size is not None:
+        _check_size(*size, max_pixels)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise ImageError("corrupt", f"OpenCV: {error.err or error}") from None
+    if image is None:
+        shown = f"header says {size[0]}x{size[1]}; " if size else ""
+        raise ImageError("corrupt", f"cannot be decoded: truncated or damaged ({shown}{len(data)} bytes)")
+    _check_size(image.shape[1], image.shape[0], max_pixels)
+    return image
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise ImageError("zero_size", f"the header says {width}x{height} pixels")
+    if width * height > max_pixels:
+        raise ImageError("too_large", f"{width}x{height} pixels are more than max_pixels = {max_pixels}")
+
+
+def decode_small(data: bytes | memoryview, width: int, height: int, max_side: int) -> np.ndarray:
+    """Decode for a picture, at most `max_side` pixels on the longer side; JPEGs are decoded at reduced size.
+
+    `width` and `height` are those of the full image after EXIF rotation. Returns h x w x 3 uint8, BGR.
+    """
+    longest = max(width, height)
+    flag = cv2.IMREAD_COLOR
+    for factor, reduced in ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4),
+                            (2, cv2.IMREAD_REDUCED_COLOR_2)):  # fmt: skip
+        if longest // factor >= max_side and min(width, height) >= factor:
+            flag = reduced
+            break
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    return cv2.resize(image, picture_size(width, height, max_side), interpolation=cv2.INTER_AREA)
+
+
+def picture_size(width: int, height: int, max_side: int) -> tuple[int, int]:
+    """(width, height) scaled down, never up, so that the longer side is at most `max_side`."""
+    scale = min(1.0, max_side / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def encode_png(array: np.ndarray) -> bytes:
+    """Encode uint8 H x W (grey) or H x W x 3 (BGR) as PNG.
+
+    Level 1 with run-length strategy: label maps are long runs, for which deflate's search is time for nothing.
+    """
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    return _encode(".png", array, options)
+
+
+def encode_picture(array: np.ndarray, format: str, quality: int) -> bytes:
+    """Encode H x W x 3 uint8 BGR as jpg or png."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if format == "jpg" else []
+    return _encode(f".{format}", array, options)
+
+
+def _encode(suffix: str, array: np.ndarray, options: list[int]) -> bytes:
+    done, encoded = cv2.imencode(suffix, array, options)
+    if not done:
+        raise ValueError(f"OpenCV could not encode an array of shape {array.shape} as {suffix}")
+    return bytes(encoded.data)
+
+
+def decode_map(png: bytes) -> np.ndarray:
+    """A PNG label map back to H x W uint8."""
+    array: Any = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None:
+        raise ValueError("not a PNG label map")
+    return array
+
+
+def hash_fraction(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone: chooses which images get a picture."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()) / 2**64
+
+
+def picture_name(image_id: str, suffix: str) -> str:
+    """Relative file name of the picture of an image: readable, inside the folder, one for each id.
+
+    Ids are foreign text. What a file system could trip over (climbing out, absolute paths, control
+    characters, over-long parts) is replaced, and a hash of the id appended so that no two ids meet.
+    """
+    parts = [part for part in image_id.split("/") if part not in ("", ".")]
+    safe = [_safe_part(part) for part in parts] or ["_"]
+    name = "/".join(safe)
+    if name != image_id or len(name.encode()) > 900:
+        digest = hashlib.blake2b(image_id.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        name = f"{name[-400:].lstrip('/')}-{digest}" if len(name.encode()) > 900 else f"{name}-{digest}"
+    return f"{name}.{suffix}"
+
+
+def _safe_part(part: str) -> str:
+    if part == "..":
+        return "__"
+    clean = "".join("_" if ord(char) < 32 or 0xD800 <= ord(char) < 0xE000 or char in '\\:*?"<>|\x7f' else char
+                    for char in part)  # fmt: skip
+    while len(clean.encode()) > 180:
+        clean = clean[: len(clean) - max(1, (len(clean.encode()) - 180) // 4)]
+    return clean

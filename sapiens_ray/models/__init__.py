@@ -1,0 +1,1 @@
+"""Checkpoint files to callables on a device."""

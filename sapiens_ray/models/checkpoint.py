@@ -1,0 +1,95 @@
+"""Checkpoint files: where they are, what they are, and a copy on this node's disk. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sapiens_ray import storage
+from sapiens_ray.errors import CheckpointError
+from sapiens_ray.tasks.options import ModelOptions
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint file, known by its content. Actors get this, never the weights."""
+
+    uri: str
+    size: int
+    sha256: str
+    storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def local_file(self) -> Path:
+        """The file on this node's disk, fetched once a node if it lies elsewhere.
+
+        Raises CheckpointError if it is not there, or no longer the file the job was started with.
+        """
+        if not storage.is_remote(self.uri):
+            path = Path(storage.local_path(self.uri))
+            if not path.is_file():
+                raise CheckpointError(
+                    f"{path} is not on node {os.uname().nodename}: put the checkpoint on storage that all nodes see"
+                )
+        else:
+            path = _fetch(self.uri, self.storage_options)
+        if _sha256(path) != self.sha256:
+            raise CheckpointError(f"{self.uri} is not the file this job was started with (its SHA-256 differs)")
+        return path
+
+
+def resolve(options: ModelOptions, where: str, storage_options: dict[str, Any]) -> Checkpoint:
+    """Find a task's checkpoint and hash it. `where` names the field for messages. Raises CheckpointError."""
+    uri = options.checkpoint
+    try:
+        path = _fetch(uri, storage_options) if storage.is_remote(uri) else Path(storage.local_path(uri))
+    except Exception as error:
+        raise CheckpointError(f"{where}: cannot fetch {uri}: {type(error).__name__}: {error}") from None
+    if not path.is_file():
+        what = "is a folder, not a checkpoint file" if path.is_dir() else "is not there"
+        raise CheckpointError(
+            f"{where}: {uri} {what}; give the path of a TorchScript .pt2 file "
+            "(README: 'Real weights' says where to get one; `make demo` writes one to try with)"
+        )
+    digest = _sha256(path)
+    if options.sha256 and digest != options.sha256.lower():
+        raise CheckpointError(
+            f"{where}: {uri} has SHA-256 {digest}, but the job pins {options.sha256.lower()}: "
+            "it is another file, or damaged"
+        )
+    return Checkpoint(uri, path.stat().st_size, digest, storage_options if storage.is_remote(uri) else {})
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept: $SAPIENS_RAY_CACHE, or sapiens_ray in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("SAPIENS_RAY_CACHE") or Path(base) / "sapiens_ray")
+
+
+def _fetch(uri: str, options: dict[str, Any]) -> Path:
+    """A remote file as a local one; kept under its address and stamp, so a changed file is fetched anew."""
+    size, stamp = storage.stamp(uri, options)
+    key = hashlib.sha256(f"{uri}\0{size}\0{stamp}".encode()).hexdigest()[:32]
+    target = cache_folder() / "checkpoints" / key / uri.rsplit("/", 1)[-1]
+    if target.is_file() and target.stat().st_size == size:
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=storage.TEMPORARY, delete=False) as temporary:
+        try:
+            with storage.open_read(uri, options) as stream:
+                shutil.copyfileobj(stream, temporary, 1 << 22)
+            temporary.flush()
+            Path(temporary.name).replace(target)  # actors of one node that fetch at once end with one whole file
+        except BaseException:
+            Path(temporary.name).unlink(missing_ok=True)
+            raise
+    return target
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,120 @@
+"""What the job needs of a cluster, and whether the cluster can ever give it."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from sapiens_ray.config import Job
+from sapiens_ray.errors import ClusterError
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Resources of a cluster: now in all, on its largest node, and the most an autoscaler may add up to."""
+
+    cpus: float
+    gpus: float
+    node_cpus: float
+    nodes: int
+    limit_cpus: float
+    limit_gpus: float
+    where: str
+
+
+@dataclass(frozen=True)
+class ActorNeeds:
+    """One task's actor pool: how many processes, what each takes, and how many CPU threads torch gets in it."""
+
+    actors: int
+    num_gpus: float
+    num_cpus: float
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Resources of every stage. `read_cpus` and `work_cpus` differ so that Ray does not fuse the stages."""
+
+    pools: tuple[ActorNeeds, ...]
+    read_cpus: float
+    work_cpus: float
+
+
+def this_machine() -> Cluster:
+    """The cluster that a local run would start."""
+    import torch
+
+    cpus, gpus = len(os.sched_getaffinity(0)), torch.cuda.device_count()
+    return Cluster(cpus, gpus, cpus, 1, cpus, gpus, "this machine")
+
+
+def connected_cluster() -> Cluster:
+    """The cluster that Ray is connected to."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
+    limits = _autoscaler_limits()
+    return Cluster(
+        cpus=cpus,
+        gpus=gpus,
+        node_cpus=max((node.get("CPU", 0.0) for node in nodes), default=0.0),
+        nodes=len(nodes),
+        limit_cpus=max(cpus, limits.get("CPU", 0)),
+        limit_gpus=max(gpus, limits.get("GPU", 0)),
+        where=f"the cluster of {len(nodes)} node{'s' if len(nodes) != 1 else ''}",
+    )
+
+
+def _autoscaler_limits() -> dict[str, float]:
+    """What an autoscaler may grow to; empty without one. Ray offers this to its own libraries only."""
+    try:
+        from ray._private.state import state
+
+        return dict(state.get_max_resources_from_cluster_config() or {})
+    except Exception:
+        return {}
+
+
+def place(job: Job, cluster: Cluster) -> Placement:
+    """Decide pools and CPU shares. Raises ClusterError, in one line, if the cluster can never satisfy them.
+
+    Shares are fractions so that whatever the machine, all stages and all actors fit beside each other: actors
+    that hold every CPU would leave none to feed them, and the job would hang.
+    """
+    on_gpu = job.device == "cuda" or (job.device == "auto" and cluster.limit_gpus > 0)
+    if job.device == "cuda" and cluster.limit_gpus == 0:
+        raise ClusterError(f"device: cuda was asked for, but {cluster.where} has no GPU; use device: auto")
+    counts, gpus = [], []
+    for task in job.tasks:
+        num_gpus = (task.num_gpus or 1.0) if on_gpu else 0.0
+        default = int(max(cluster.gpus, 1) / num_gpus / len(job.tasks)) if on_gpu else 1
+        counts.append(task.actors or max(1, default))
+        gpus.append(num_gpus)
+    needed = sum(count * share for count, share in zip(counts, gpus, strict=True))
+    if needed > cluster.limit_gpus + 1e-9:
+        raise ClusterError(
+            f"tasks[].actors: {sum(counts)} actors need {needed:g} GPUs, but {cluster.where} has "
+            f"{cluster.limit_gpus:g}; ask for fewer actors or a smaller num_gpus"
+        )
+    if cluster.limit_cpus < 1:
+        raise ClusterError(f"{cluster.where} has {cluster.limit_cpus:g} CPUs; a job needs at least one")
+
+    actors = sum(counts)
+    cpus = max(cluster.cpus, 1.0)
+    roomy = cpus >= actors + 2
+    actor_cpus = 1.0 if roomy else math.floor(0.5 * cpus / actors * 1000) / 1000
+    if actor_cpus < 0.001:
+        raise ClusterError(f"tasks[].actors: {actors} actors are too many for the {cpus:g} CPUs of {cluster.where}")
+    work_cpus = 1.0 if roomy else 0.5 if cpus >= 2 else 0.25
+    threads = max(1, int(cluster.node_cpus / max(1, math.ceil(actors / max(1, cluster.nodes)))))
+    pools = tuple(
+        ActorNeeds(count, share, actor_cpus, "auto" if on_gpu and job.device == "auto" else job.device if on_gpu else "cpu",
+                   4 if on_gpu else threads)
+        for count, share in zip(counts, gpus, strict=True)
+    )  # fmt: skip
+    return Placement(pools, read_cpus=work_cpus / 5, work_cpus=work_cpus)

@@ -1,0 +1,67 @@
+"""How a running job looks: a live bar on a terminal, a line every some seconds without one."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.text import Text
+
+from sapiens_ray.summary import Summary, duration
+
+LOG_EVERY_S = 10.0
+
+
+class _Speed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        summary: Summary | None = task.fields.get("summary")
+        if summary is None or summary.labelled == 0:
+            return Text("starting", style="dim")
+        eta = summary.eta()
+        text = Text(f"{summary.rate:.2f} images/s")
+        if eta is not None and eta > 0:
+            text.append(f"  {duration(eta)} left")
+        text.append(f"  {summary.failed} errors", style="red" if summary.failed else "dim")
+        return text
+
+
+class ProgressView:
+    """Context manager; call it with the summary whenever something is done."""
+
+    def __init__(self) -> None:
+        self.console = Console(file=sys.stderr)
+        self.live = self.console.is_terminal
+        self._last = 0.0
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Speed(),
+            console=self.console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("labelling", total=None)
+
+    def __enter__(self) -> ProgressView:
+        if self.live:
+            self._bar.start()
+        return self
+
+    def __call__(self, summary: Summary) -> None:
+        if self.live:
+            self._bar.update(self._task, total=summary.expected, completed=summary.images, summary=summary)
+            return
+        now = time.monotonic()
+        if now - self._last >= LOG_EVERY_S:
+            self._last = now
+            print(f"{time.strftime('%H:%M:%S')} {summary.line()}", file=sys.stderr, flush=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.live:
+            self._bar.stop()

@@ -1,0 +1,80 @@
+"""The columns of the output: what every row has, what tasks add, and the metadata of the files."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from sapiens_ray.errors import ConfigError
+from sapiens_ray.tasks.seg import Seg
+
+HEAD = [
+    pa.field("image_id", pa.string()),
+    pa.field("shard", pa.int32()),
+    pa.field("index", pa.int32()),
+    pa.field("uri", pa.string()),
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+    pa.field("error_kind", pa.string()),
+    pa.field("error", pa.string()),
+    pa.field("visualization", pa.string()),
+]
+# Columns of a unit under way that are not columns of its file.
+READ_FIELDS = [field for field in HEAD if field.name in ("index", "image_id", "uri", "error_kind", "error")]
+ERRORS_KEY = b"sapiens_ray.errors"
+JOB_KEY = b"sapiens_ray.job"
+
+
+def output_schema(tasks: Sequence[Seg], extra: pa.Schema, job: dict[str, Any]) -> pa.Schema:
+    """The Arrow schema of every file under `data/`: head, tasks, passthrough columns, and metadata.
+
+    `job` (fingerprint, models, versions) is stored as JSON under `sapiens_ray.job`, with each task's class
+    names. The `huggingface` entry makes `datasets` show label maps as images. Raises ConfigError if two
+    columns would have one name.
+    """
+    fields = [*HEAD, *(field for task in tasks for field in task.fields), *extra]
+    names = Counter(field.name for field in fields)
+    doubled = [name for name, count in names.items() if count > 1]
+    if doubled:
+        raise ConfigError(f"input.columns: {doubled[0]!r} is a column of the output already; rename it in the input")
+    schema = pa.schema(fields)
+    metadata = {
+        JOB_KEY: json.dumps({**job, "tasks": {task.column: task.metadata for task in tasks}}),
+        b"huggingface": json.dumps({"info": {"features": _hugging_face_features(schema, tasks)}}),
+    }
+    return schema.with_metadata(metadata)
+
+
+def with_errors(schema: pa.Schema, kinds: dict[str, int]) -> pa.Schema:
+    """The schema with the count of error rows by kind, so that nobody must open the rows to count them."""
+    return schema.with_metadata({**schema.metadata, ERRORS_KEY: json.dumps(kinds)})
+
+
+def read_errors(metadata: dict[bytes, bytes] | None) -> dict[str, int]:
+    """Error rows by kind, from the metadata of a file."""
+    return dict(json.loads((metadata or {}).get(ERRORS_KEY, b"{}")))
+
+
+def count_errors(rows: pa.Table) -> dict[str, int]:
+    """Error rows by kind."""
+    return dict(Counter(kind for kind in rows["error_kind"].to_pylist() if kind is not None))
+
+
+def _hugging_face_features(schema: pa.Schema, tasks: Sequence[Seg]) -> dict[str, Any]:
+    pictures = {name for task in tasks for name in task.image_columns}
+    return {
+        field.name: {"_type": "Image"} if field.name in pictures else _feature(field.type) for field in schema
+    }
+
+
+def _feature(kind: pa.DataType) -> Any:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return {"feature": _feature(kind.value_type), "_type": "List"}
+    if pa.types.is_struct(kind):
+        return {field.name: _feature(field.type) for field in kind}
+    names = {"float": "float32", "double": "float64", "halffloat": "float16"}
+    return {"dtype": names.get(str(kind), str(kind)), "_type": "Value"}

@@ -1,0 +1,100 @@
+"""Where results land: one unit, one file, whole or not at all, under the name that says which unit it is.
+
+A retried or late write replaces a file by itself, so writing twice is the same as writing once. Pictures are
+published before the file that names them.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sapiens_ray.rows import count_errors, read_errors, with_errors
+from sapiens_ray.stages import Picture
+from sapiens_ray.storage import Folder
+from sapiens_ray.units import Unit, UnitName
+
+REMOTE_THREADS = 16
+
+
+def write_unit(unit: Unit, pictures: Sequence[Picture], schema: pa.Schema, output: Folder) -> dict[str, Any]:
+    """Write a finished unit. Returns its report: file name, rows, errors by kind, seconds by stage."""
+    started = time.perf_counter()
+    name = unit.name
+    table = file_table(unit, schema)
+    errors = count_errors(table)
+    buffer = io.BytesIO()
+    with _writer(buffer, with_errors(schema, errors)) as writer:
+        writer.write_table(table)
+    if pictures:
+        with ThreadPoolExecutor(REMOTE_THREADS if output.remote else 1) as pool:
+            list(pool.map(lambda one: output.write(f"visualizations/{one.name}", one.data, durable=False), pictures))
+    output.write(f"data/{name.file}", buffer.getbuffer())
+    seconds = {**unit.seconds, "write": time.perf_counter() - started}
+    return {"file": name.file, "rows": table.num_rows, "errors": errors, "seconds": seconds}
+
+
+def file_table(unit: Unit, schema: pa.Schema) -> pa.Table:
+    """The unit's rows with the columns of its file, in order."""
+    rows = unit.rows
+    indices = rows["index"].to_pylist()
+    if indices != list(range(unit.start, unit.start + len(indices))):
+        raise RuntimeError(f"unit {unit.name.file} holds rows {indices[:3]}...: a stage lost or moved images")
+    columns = []
+    for field in schema:
+        if field.name == "shard":
+            columns.append(pa.array([unit.shard] * rows.num_rows, pa.int32()))
+        elif field.name in rows.column_names:
+            columns.append(rows[field.name].cast(field.type))
+        else:
+            columns.append(pa.nulls(rows.num_rows, field.type))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def merge_shard(output: Folder, parts: Sequence[UnitName]) -> UnitName:
+    """Merge the files of a complete shard into one, row group by row group, then remove them.
+
+    At every instant each row stands in a published file; until the parts are gone readers skip those that lie
+    inside the merged one (`plan.current`).
+    """
+    ordered = sorted(parts)
+    merged = UnitName(ordered[0].shard, 0, ordered[-1].stop, True)
+    if len(ordered) == 1:
+        return merged
+    errors: Counter[str] = Counter()
+    for part in ordered:
+        with output.open(f"data/{part.file}") as stream, pq.ParquetFile(stream) as file:
+            errors.update(read_errors(file.schema_arrow.metadata))
+            schema = file.schema_arrow
+    with output.replacing(f"data/{merged.file}") as temporary:
+        with _writer(temporary, with_errors(schema, dict(errors))) as writer:
+            for part in ordered:
+                with output.open(f"data/{part.file}") as stream, pq.ParquetFile(stream) as file:
+                    for group in range(file.num_row_groups):
+                        writer.write_table(file.read_row_group(group).cast(schema))
+    for part in ordered:
+        if part != merged:
+            output.delete(f"data/{part.file}")
+    return merged
+
+
+def _writer(where: Any, schema: pa.Schema) -> pq.ParquetWriter:
+    """zstd for what is not compressed already; dictionaries only where values repeat."""
+    encoded = [field.name for field in schema if pa.types.is_binary(field.type)]
+    # Dotted paths: the leaves of lists and structs are columns of their own to Parquet.
+    compression = {path: "none" if path in encoded else "zstd" for path in _leaves(schema)}
+    return pq.ParquetWriter(where, schema, compression=compression, use_dictionary=["error_kind"])
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    probe = io.BytesIO()
+    pq.write_table(schema.empty_table(), probe)
+    columns = pq.ParquetFile(probe).schema
+    return [columns.column(position).path for position in range(len(columns))]

@@ -1,0 +1,56 @@
+"""Image files: folders searched recursively, and the fetching that lists share."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from sapiens_ray import storage
+from sapiens_ray.images import has_image_suffix
+from sapiens_ray.sources import Done, Encoded, Entry, Images, matches, readable, reason
+
+LOCAL_THREADS = 4
+REMOTE_THREADS = 32  # an object store answers after some 50 ms, whatever else is asked meanwhile
+
+
+def find(folder: storage.Folder, include: Sequence[str], id_prefix: str = "") -> Iterator[Entry]:
+    """Every image file below a folder, in a stable order.
+
+    With `include` the patterns alone decide, so that files without suffix can be named too. A folder with the
+    name of an image is an entry as well (and an error row later): somebody may count on it being an image.
+    """
+    for name, is_file in storage.walk(folder):
+        chosen = matches(name, include) if include else has_image_suffix(name)
+        if chosen and (is_file or has_image_suffix(name)):
+            yield Entry(uri=folder.join(name), image_id=readable(id_prefix + name))
+
+
+def read(entries: Sequence[Entry], done: Done, options: dict[str, Any]) -> Images:
+    """Fetch the entries that are not done, several at a time, in order."""
+    todo = [index for index in range(len(entries)) if not done.has(index)]
+    remote = any(storage.is_remote(entries[index].uri) for index in todo)
+    threads = REMOTE_THREADS if remote else LOCAL_THREADS
+    waiting: deque[Future[Encoded]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="fetch") as pool:
+        try:
+            for index in todo:
+                waiting.append(pool.submit(_fetch, index, entries[index], options))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+    return len(entries)
+
+
+def _fetch(index: int, entry: Entry, options: dict[str, Any]) -> Encoded:
+    image = Encoded(index, entry.image_id, readable(entry.uri), extra=entry.extra)
+    try:
+        image.data = storage.read_bytes(entry.uri, options)
+    except Exception as error:  # whatever a storage library raises is a reason, not an end
+        image.error = reason(error)
+    return image

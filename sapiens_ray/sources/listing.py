@@ -1,0 +1,106 @@
+"""Lists of images: .txt (one path a line), .csv (with a header) and .jsonl (objects, or bare strings).
+
+Relative paths are relative to the list. Only the list is read here; its images are fetched by
+`sources.images.read`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from sapiens_ray import storage
+from sapiens_ray.errors import InputError
+from sapiens_ray.sources import Entry, readable
+
+PATH_COLUMNS = ("image", "path", "uri", "url", "file", "file_name", "filename", "image_path")
+CSV_FIELD_LIMIT = 1 << 20
+
+
+def find(
+    uri: str,
+    options: dict[str, Any],
+    image_column: str | None = None,
+    id_column: str | None = None,
+    columns: list[str] | None = None,
+) -> Iterator[Entry]:
+    """The entries of a list in its order. Raises InputError naming the line that cannot be used."""
+    try:
+        text = storage.read_bytes(uri, options).decode("utf-8-sig", "surrogateescape")
+    except OSError as error:
+        raise InputError(f"input.uri: cannot read the list {uri}: {error}") from None
+    suffix = uri.lower().rsplit(".", 1)[-1]
+    rows = {"csv": _csv_rows, "jsonl": _jsonl_rows}.get(suffix, _txt_rows)(text, uri)
+    path_column: str | None = None
+    for line, row in rows:
+        if path_column is None:
+            path_column = _choose_column(row, image_column, uri)
+        path = row.get(path_column)
+        if not isinstance(path, str) or not path:
+            raise InputError(f"input.uri: {uri}, line {line}: no path in column {path_column!r}")
+        named = columns or []
+        for column in [*named, *([id_column] if id_column else [])]:
+            if column not in row:
+                raise InputError(f"input.columns: {uri}, line {line}: no column {column!r}; it has {', '.join(row)}")
+        image_id = str(row[id_column]) if id_column else path.removeprefix("./")
+        yield Entry(
+            uri=_relative_to(uri, path),
+            image_id=readable(image_id),
+            extra={column: row[column] for column in named},
+        )
+
+
+def _txt_rows(text: str, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            yield number, {"path": line.strip()}
+
+
+def _csv_rows(text: str, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    csv.field_size_limit(CSV_FIELD_LIMIT)
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise InputError(f"input.uri: {uri}, line {reader.line_num}: not valid CSV: {error}") from None
+
+
+def _jsonl_rows(text: str, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"input.uri: {uri}, line {number}: not valid JSON: {error}") from None
+        if isinstance(row, str):
+            row = {"path": row}
+        if not isinstance(row, dict):
+            raise InputError(f"input.uri: {uri}, line {number}: neither an object nor a string")
+        yield number, row
+
+
+def _choose_column(row: dict[str, Any], image_column: str | None, uri: str) -> str:
+    if image_column is not None:
+        if image_column not in row:
+            raise InputError(f"input.image_column: {uri} has no column {image_column!r}; it has {', '.join(row)}")
+        return image_column
+    known = [name for name in PATH_COLUMNS if name in row]
+    if known:
+        return known[0]
+    if len(row) == 1:
+        return next(iter(row))
+    raise InputError(
+        f"input.image_column: say which column of {uri} holds the paths; it has {', '.join(map(str, row))}"
+    )
+
+
+def _relative_to(list_uri: str, path: str) -> str:
+    if "://" in path or os.path.isabs(path):
+        return path
+    return f"{list_uri.rsplit('/', 1)[0]}/{path.removeprefix('./')}"

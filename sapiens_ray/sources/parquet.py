@@ -1,0 +1,121 @@
+"""Parquet files with an image column: bytes, or struct<bytes, path> as Hugging Face writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sapiens_ray import storage
+from sapiens_ray.errors import ImageError, InputError
+from sapiens_ray.sources import Done, Encoded, Images, readable, reason
+
+BATCH = 32
+
+
+def choose_column(schema: pa.Schema, wanted: str | None, uri: str) -> str:
+    """The name of the image column. Raises InputError if it is not there, not of images, or ambiguous."""
+    able = [field.name for field in schema if _holds_images(field.type)]
+    if wanted is not None:
+        if wanted in able:
+            return wanted
+        what = "is not of bytes or struct<bytes,path>" if wanted in schema.names else "is not there"
+        raise InputError(f"input.image_column: column {wanted!r} of {uri} {what}; columns: {', '.join(schema.names)}")
+    if "image" in able:
+        return "image"
+    if len(able) == 1:
+        return able[0]
+    raise InputError(
+        f"input.image_column: say which column of {uri} holds the images; "
+        + (f"it could be {', '.join(able)}" if able else f"none of {', '.join(schema.names)} is of bytes")
+    )
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def read(
+    uri: str,
+    shard_id: str,
+    done: Done,
+    options: dict[str, Any],
+    image_column: str | None = None,
+    id_column: str | None = None,
+    columns: tuple[str, ...] = (),
+) -> Images:
+    """The images of one Parquet file, row by row. A row group that cannot be read gives error rows."""
+    try:
+        stream = storage.open_read(uri, options)
+        file = pq.ParquetFile(stream)
+        image_column = choose_column(file.schema_arrow, image_column, uri)
+    except (OSError, pa.ArrowException, InputError) as error:
+        if not done.has(0):
+            yield Encoded(0, shard_id, readable(uri), error=ImageError("shard_damaged", reason(error).message))
+        return 1
+    wanted = list(dict.fromkeys([image_column, *([id_column] if id_column else []), *columns]))
+    with stream, file:
+        first = 0
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            if not all(done.has(index) for index in range(first, first + count)):
+                for index, row in _rows(file, group, wanted, first, count):
+                    if not done.has(index):
+                        yield _image(index, row, uri, shard_id, options, image_column, id_column, columns)
+            first += count
+    return first
+
+
+def _rows(
+    file: pq.ParquetFile, group: int, columns: list[str], first: int, count: int
+) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
+    """(index, row) for every row of a group; the exception in place of each row that cannot be read."""
+    index = first
+    try:
+        for batch in file.iter_batches(batch_size=BATCH, row_groups=[group], columns=columns):
+            for row in batch.to_pylist():
+                yield index, row
+                index += 1
+    except (OSError, pa.ArrowException) as error:
+        for lost in range(index, first + count):
+            yield lost, error
+
+
+def _image(
+    index: int,
+    row: dict[str, Any] | Exception,
+    uri: str,
+    shard_id: str,
+    options: dict[str, Any],
+    image_column: str,
+    id_column: str | None,
+    columns: tuple[str, ...],
+) -> Encoded:
+    position = f"{shard_id}/{index:08d}"
+    if isinstance(row, Exception):
+        error = ImageError("unreadable", f"the Parquet file is damaged here: {row}"[:500])
+        return Encoded(index, position, f"{readable(uri)}#{index}", error=error)
+    cell = row[image_column]
+    path = cell.get("path") if isinstance(cell, dict) else None
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    name = f"{shard_id}/{path}" if path else position
+    image = Encoded(
+        index,
+        image_id=readable(str(row[id_column]) if id_column else name),
+        uri=f"{readable(uri)}#{index}",
+        data=data,
+        extra={column: row[column] for column in columns},
+    )
+    if data is None and path:  # Hugging Face keeps a path without bytes for files beside the table
+        try:
+            beside = path if "://" in path or path.startswith("/") else f"{uri.rsplit('/', 1)[0]}/{path}"
+            image.data = storage.read_bytes(beside, options)
+        except Exception as error:
+            image.error = reason(error)
+    elif data is None:
+        image.error = ImageError("missing", f"column {image_column!r} is null")
+    return image

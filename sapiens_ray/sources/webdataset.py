@@ -1,0 +1,224 @@
+"""WebDataset tars: a streaming reader to which damage is a row, not an end.
+
+Python's `tarfile` ends without a word where an archive is cut at a member boundary or inside a header, and
+loses whatever stands behind a damaged header. Here every image member that can be read has its row, in the
+order of the archive, and every place of damage has one too, with the shard as `image_id`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
+
+from sapiens_ray import storage
+from sapiens_ray.errors import ImageError
+from sapiens_ray.images import has_image_suffix, looks_like_image
+from sapiens_ray.sources import Done, Encoded, Images, matches, readable, reason
+
+BLOCK = tarfile.BLOCKSIZE
+MAX_MEMBER = 1 << 30  # an encoded image of more than 1 GiB is no image
+_LOST = (tarfile.HeaderError, tarfile.ReadError, ValueError, OSError, EOFError, zlib.error)
+
+
+class _Headers(tarfile.TarFile):
+    """A TarFile that gives headers through `TarInfo.fromtarfile` only, which raises where `next` is silent."""
+
+    def next(self) -> None:
+        return None
+
+
+class _Damage(Exception):
+    """The archive is damaged here. `fatal` if nothing behind it can be read."""
+
+    def __init__(self, message: str, fatal: bool) -> None:
+        super().__init__(message)
+        self.fatal = fatal
+
+
+def read(
+    uri: str,
+    shard_id: str,
+    done: Done,
+    options: dict[str, Any],
+    include: Sequence[str] = (),
+) -> Images:
+    """The image members of a tar (.tar, .tar.gz, .tgz), read once, front to back.
+
+    image_id is `<shard>/<member name>`, so several images of one WebDataset key stay apart; the key itself
+    (member name up to the first dot of its last part) is in `extra["key"]`. A member is an image if its name
+    ends like one, or if its first bytes are those of one; with `include` the patterns alone decide.
+    """
+    index = 0
+    try:
+        with storage.open_read(uri, options) as raw:
+            for member in _members(raw, include):
+                if done.total is not None and index >= done.total:
+                    break
+                if not done.has(index):
+                    yield _row(index, member, uri, shard_id)
+                index += 1
+    except OSError as error:  # the shard itself cannot be opened, or its storage fails for good
+        if not done.has(index):
+            yield Encoded(index, shard_id, readable(uri), error=ImageError("shard_damaged", reason(error).message))
+        index += 1
+    return index
+
+
+def _row(index: int, member: _Member, uri: str, shard_id: str) -> Encoded:
+    if member.name is None:
+        return Encoded(index, shard_id, readable(uri), error=member.error)
+    folder, _, base = member.name.rpartition("/")
+    key = f"{folder}/{base.split('.', 1)[0]}".lstrip("/")
+    data = None
+    error = member.error
+    if error is None:
+        try:
+            data = member.load()
+        except ImageError as problem:
+            error = problem
+    return Encoded(
+        index,
+        image_id=f"{shard_id}/{readable(member.name)}",
+        uri=f"{readable(uri)}#{readable(member.name)}",
+        data=data,
+        error=error,
+        extra={"key": readable(key)},
+    )
+
+
+class _Member:
+    """An image member, or a place of damage (`name` is None). Data is read only if asked for."""
+
+    def __init__(
+        self, name: str | None, stream: IO[bytes] | None = None, size: int = 0, head: bytes = b"",
+        error: ImageError | None = None,
+    ) -> None:  # fmt: skip
+        self.name, self.stream, self.size, self.head, self.error = name, stream, size, head, error
+        self.complete: bool | None = None  # whether the archive holds all of it; known once it is loaded
+
+    def load(self) -> bytes:
+        """The member's bytes. Raises ImageError if the archive ends or breaks inside it."""
+        assert self.stream is not None
+        if self.size > MAX_MEMBER:
+            raise ImageError("too_large", f"the member says it has {self.size} bytes")
+        self.complete = False
+        try:
+            data = self.head + self.stream.read(self.size - len(self.head))
+        except _LOST as problem:
+            raise ImageError("unreadable", f"the shard is damaged inside this member: {problem}") from None
+        if len(data) < self.size:
+            raise ImageError(
+                "unreadable", f"the shard ends inside this member, after {len(data)} of its {self.size} bytes"
+            )
+        self.complete = True
+        return data
+
+
+def _members(raw: IO[bytes], include: Sequence[str]) -> Iterator[_Member]:
+    """Image members and places of damage, in the order of the archive."""
+    stream: IO[bytes] = raw
+    if raw.read(2) == b"\x1f\x8b":
+        stream = gzip.GzipFile(fileobj=raw, mode="rb")  # type: ignore[assignment]
+    raw.seek(0)
+    headers = _Headers(fileobj=stream, mode="r", errors="surrogateescape")
+    position = 0
+    while True:
+        try:
+            info = _next_header(headers, stream, position)
+            if info is None:
+                return
+            position = headers.offset
+            member = _image_member(info, stream, include)
+            if member is not None:
+                yield member
+            if member is None or member.complete is None:
+                _require(stream, info)
+            elif not member.complete:
+                raise _Damage(f"the tar ends or breaks inside member {readable(info.name)!r}", fatal=True)
+        except _Damage as damage:
+            yield _Member(None, error=ImageError("shard_damaged", str(damage)))
+            found = None if damage.fatal else _resynchronize(stream, position)
+            if found is None:
+                return
+            position = found
+
+
+def _next_header(headers: tarfile.TarFile, stream: IO[bytes], position: int) -> tarfile.TarInfo | None:
+    """The header at `position`, or None at the end of the archive. Raises _Damage."""
+    zeros = 0
+    while True:
+        try:
+            stream.seek(position)
+            headers.offset = position
+            return tarfile.TarInfo.fromtarfile(headers)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # a block of zeros
+            zeros += 1
+            position += BLOCK
+        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]  # nothing left
+            if zeros:
+                return None
+            what = "the file is empty" if position == 0 else "ends without its end-of-archive blocks"
+            raise _Damage(f"the tar {what}: cut off at byte {position}", fatal=True) from None
+        except tarfile.TruncatedHeaderError:  # type: ignore[attr-defined]
+            raise _Damage(f"the tar ends inside a header at byte {position}", fatal=True) from None
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise _Damage(f"the compressed tar is damaged: {error}", fatal=True) from None
+        except (tarfile.HeaderError, tarfile.ReadError, ValueError) as error:
+            where = "after the end of the archive" if zeros else "where a header should be"
+            raise _Damage(f"no tar header, but other bytes, {where}, at byte {position}: {error}", fatal=False) from None
+
+
+def _image_member(info: tarfile.TarInfo, stream: IO[bytes], include: Sequence[str]) -> _Member | None:
+    name = info.name.removeprefix("./")
+    suffixed = matches(name, include) if include else has_image_suffix(name)
+    if info.islnk() or info.issym():
+        if not suffixed:
+            return None
+        return _Member(name, error=ImageError("unreadable", f"is a link inside the tar, to {readable(info.linkname)}"))
+    if not info.isreg():
+        return None
+    stream.seek(info.offset_data)
+    if suffixed:
+        return _Member(name, stream, info.size)
+    if include:
+        return None
+    try:
+        head = stream.read(min(16, info.size))
+    except _LOST:
+        return None  # _require reports the damage
+    return _Member(name, stream, info.size, head) if looks_like_image(head) else None
+
+
+def _require(stream: IO[bytes], info: tarfile.TarInfo) -> None:
+    """Raise _Damage unless the archive goes on to the end of this member's data, which nobody has read."""
+    if not info.isreg() or info.size == 0:
+        return
+    try:
+        stream.seek(info.offset_data + info.size - 1)
+        complete = len(stream.read(1)) == 1
+    except _LOST as error:
+        raise _Damage(f"damaged inside member {readable(info.name)!r}: {error}", fatal=True) from None
+    if not complete:
+        raise _Damage(f"the tar ends inside member {readable(info.name)!r}", fatal=True)
+
+
+def _resynchronize(stream: IO[bytes], position: int) -> int | None:
+    """The offset of the next block behind `position` that is a valid header; None if there is none."""
+    position += BLOCK
+    try:
+        stream.seek(position)
+        while block := stream.read(BLOCK):
+            if block[257:262] == b"ustar":
+                try:
+                    tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+                    return position
+                except tarfile.HeaderError:
+                    pass
+            position += BLOCK
+    except (*_LOST, io.UnsupportedOperation):
+        return None
+    return None

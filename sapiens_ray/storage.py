@@ -1,0 +1,227 @@
+"""The one place that touches file systems: local paths and any fsspec URL by the same calls.
+
+What is written becomes visible whole or not at all: on a local disk through a temporary file and a rename,
+on an object store through one PUT of finished bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+TEMPORARY = ".tmp-"  # prefix of files that are not finished; no reader looks at them
+
+
+def is_remote(uri: str) -> bool:
+    """Whether `uri` names something that is not on this machine's file system."""
+    return "://" in uri and not uri.startswith(("file://", "local://"))
+
+
+def local_path(uri: str) -> str:
+    """The path of a local URI, without its `file://`."""
+    return uri.split("://", 1)[1] if "://" in uri else uri
+
+
+@lru_cache(maxsize=32)
+def _filesystem(protocol: str, options: str) -> fsspec.AbstractFileSystem:
+    import json
+
+    return fsspec.filesystem(protocol, **json.loads(options))
+
+
+def filesystem(uri: str, options: dict[str, Any] | None = None) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of a URI and the path inside it."""
+    if not is_remote(uri):
+        return LocalFileSystem(), local_path(uri)
+    fs, path = fsspec.url_to_fs(uri, **(options or {}))
+    return fs, path
+
+
+def read_bytes(uri: str, options: dict[str, Any] | None = None) -> bytes:
+    """All bytes of one file. Raises OSError; also for a local path that is no regular file (a pipe would
+    block for ever)."""
+    if not is_remote(uri):
+        path = local_path(uri)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer must not block
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError("not a regular file")
+            return file.read()
+    fs, path = filesystem(uri, options)
+    return bytes(fs.cat_file(path))
+
+
+def open_read(uri: str, options: dict[str, Any] | None = None) -> IO[bytes]:
+    """A seekable binary stream over one file."""
+    if not is_remote(uri):
+        return Path(local_path(uri)).open("rb")
+    fs, path = filesystem(uri, options)
+    return fs.open(path, "rb")
+
+
+def stamp(uri: str, options: dict[str, Any] | None = None) -> tuple[int, str]:
+    """Size in bytes and a token that changes when the file does (etag, or modification time)."""
+    fs, path = filesystem(uri, options)
+    info = fs.info(path)
+    size = int(info.get("size") or 0)
+    for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified"):
+        if info.get(key) is not None:
+            return size, str(info[key]).strip('"')
+    return size, ""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder on any file system, addressed by relative names with forward slashes."""
+
+    uri: str
+    options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def remote(self) -> bool:
+        return is_remote(self.uri)
+
+    def join(self, name: str) -> str:
+        """The full URI of a file in this folder."""
+        return f"{self.uri.rstrip('/')}/{name}" if name else self.uri
+
+    def _at(self, name: str) -> tuple[fsspec.AbstractFileSystem, str]:
+        return filesystem(self.join(name), self.options)
+
+    def list(self, name: str = "") -> list[str]:
+        """File names directly in a sub-folder, sorted, without unfinished ones; empty if it is not there."""
+        return [found for found in self._names(name) if not found.startswith(TEMPORARY)]
+
+    def _names(self, name: str) -> list[str]:
+        if not self.remote:
+            try:
+                with os.scandir(local_path(self.join(name))) as entries:
+                    return sorted(entry.name for entry in entries if entry.is_file())
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        fs, path = self._at(name)
+        fs.invalidate_cache(path)
+        try:
+            found = fs.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
+        return sorted(info["name"].rsplit("/", 1)[-1] for info in found if info["type"] == "file")
+
+    def exists(self, name: str) -> bool:
+        fs, path = self._at(name)
+        return bool(fs.exists(path))
+
+    def read(self, name: str) -> bytes:
+        return read_bytes(self.join(name), self.options)
+
+    def open(self, name: str) -> IO[bytes]:
+        return open_read(self.join(name), self.options)
+
+    def write(self, name: str, data: bytes | memoryview, durable: bool = True) -> None:
+        """Publish finished bytes under `name`, replacing what was there.
+
+        With `durable` they are on the disk before the name is, so that a power cut cannot leave an empty file.
+        """
+        if self.remote:
+            fs, path = self._at(name)
+            fs.pipe_file(path, bytes(data))
+            return
+        with self.replacing(name, durable) as temporary:
+            temporary.write_bytes(data)
+
+    def replacing(self, name: str, durable: bool = True) -> _Replacement:
+        """Context manager that gives a local temporary path and publishes the finished file under `name`."""
+        return _Replacement(self, name, durable)
+
+    def delete(self, name: str) -> None:
+        """Remove a file; fine if it is already gone."""
+        fs, path = self._at(name)
+        try:
+            fs.rm_file(path)
+        except FileNotFoundError:
+            return
+
+    def sweep(self, name: str) -> None:
+        """Remove unfinished files that killed writers left behind (local disks only; a PUT leaves none)."""
+        if not self.remote:
+            for found in self._names(name):
+                if found.startswith(TEMPORARY):
+                    self.delete(f"{name}/{found}")
+
+
+class _Replacement:
+    """See Folder.replacing. Nothing becomes visible if the block raises."""
+
+    def __init__(self, folder: Folder, name: str, durable: bool) -> None:
+        self.folder, self.name, self.durable = folder, name, durable
+
+    def __enter__(self) -> Path:
+        if self.folder.remote:
+            import tempfile
+
+            self.temporary = Path(tempfile.gettempdir()) / f"{TEMPORARY}{uuid.uuid4().hex}"
+        else:
+            self.target = Path(local_path(self.folder.join(self.name)))
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            self.temporary = self.target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+        return self.temporary
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        try:
+            if kind is None:
+                self._publish()
+        finally:
+            self.temporary.unlink(missing_ok=True)
+
+    def _publish(self) -> None:
+        if self.folder.remote:
+            fs, path = self.folder._at(self.name)
+            fs.put_file(str(self.temporary), path)
+            return
+        if self.durable:
+            with self.temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        self.temporary.replace(self.target)
+
+
+def walk(folder: Folder) -> Iterator[tuple[str, bool]]:
+    """Every file below a folder as (relative name, is a regular entry), sorted by name within each folder.
+
+    Links are followed, but never into a folder that is already on the path (a loop). A folder itself is
+    yielded with False before what is in it; callers decide whether its name makes it worth a row.
+    """
+    if folder.remote:
+        fs, root = folder._at("")
+        root = root.rstrip("/")
+        for path in sorted(fs.find(root)):
+            if not path.endswith("/"):  # "directory markers" of object-store consoles
+                yield path[len(root) :].lstrip("/"), True
+        return
+    yield from _walk_local(Path(local_path(folder.uri)), "", frozenset())
+
+
+def _walk_local(path: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, bool]]:
+    status = path.stat()
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        return
+    with os.scandir(path) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        name = prefix + entry.name
+        try:
+            is_folder = entry.is_dir()
+        except OSError:  # a link that points to itself
+            is_folder = False
+        yield name, not is_folder
+        if is_folder:
+            yield from _walk_local(path / entry.name, f"{name}/", above | {identity})

@@ -1,0 +1,133 @@
+"""Counts, rates and stage times of a job: for the bar, the log, `summary.json` and `status`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from sapiens_ray.rows import read_errors
+from sapiens_ray.storage import Folder
+from sapiens_ray.units import UnitName
+
+SUMMARY_FILE = "summary.json"
+JOB_FILE = "job.yaml"
+
+
+@dataclass
+class Summary:
+    """The state of a job. images = ok + errors = already_done + what this run labelled.
+
+    expected: images the plan knows of, None while some tar is uncounted. stages: seconds of work an image,
+    summed over all processes (so they may well exceed elapsed_s / images).
+    """
+
+    name: str
+    output: str
+    expected: int | None
+    state: str = "running"
+    already_done: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    labelled: int = 0
+    message: str = ""
+    started: float = field(default_factory=time.monotonic)
+    elapsed: float = 0.0
+    _seconds: Counter[str] = field(default_factory=Counter)
+    _first: tuple[int, float] | None = None  # images and time at the first report, when everything is warm
+
+    def add(self, report: dict[str, Any]) -> None:
+        """Count a written unit (the report of `sink.write_unit`)."""
+        self.labelled += report["rows"]
+        self.errors.update(report["errors"])
+        self._seconds.update(report["seconds"])
+        self.tick()
+        self._first = self._first or (self.labelled, self.elapsed)
+
+    @property
+    def images(self) -> int:
+        return self.already_done + self.labelled
+
+    @property
+    def failed(self) -> int:
+        return sum(self.errors.values())
+
+    @property
+    def rate(self) -> float:
+        """Images a second of this run, with its start."""
+        return self.labelled / self.elapsed if self.elapsed > 0 else 0.0
+
+    @property
+    def stages(self) -> dict[str, float]:
+        return {stage: spent / max(1, self.labelled) for stage, spent in self._seconds.items()}
+
+    def tick(self) -> None:
+        self.elapsed = time.monotonic() - self.started
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "state": self.state,
+            "message": self.message,
+            "output": self.output,
+            "images": self.images,
+            "expected": self.expected,
+            "ok": self.images - self.failed,
+            "errors": dict(sorted(self.errors.items())),
+            "already_done": self.already_done,
+            "elapsed_s": round(self.elapsed, 3),
+            "images_per_s": round(self.rate, 3),
+            "stages": {stage: round(spent, 6) for stage, spent in self.stages.items()},
+            "written_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+
+    def write(self, output: Folder) -> None:
+        """Write `summary.json`."""
+        self.tick()
+        output.write(SUMMARY_FILE, json.dumps(self.to_dict(), indent=2).encode() + b"\n", durable=False)
+
+    def line(self) -> str:
+        """One line for a log."""
+        of = f"/{self.expected}" if self.expected is not None else ""
+        share = f" ({100 * self.images / self.expected:.1f} %)" if self.expected else ""
+        eta = self.eta()
+        left = f", {duration(eta)} left" if eta is not None else ""
+        return f"{self.images}{of} images{share}, {self.rate:.2f} images/s, {self.failed} errors{left}"
+
+    def eta(self) -> float | None:
+        """Seconds left at the rate since the first unit was done; None while unknown."""
+        if self.expected is None or self._first is None:
+            return None
+        images, seconds = self.labelled - self._first[0], self.elapsed - self._first[1]
+        if images == 0:
+            return None
+        return max(0, self.expected - self.images) * seconds / images
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them: 48 s, 3:07, 2:04:00."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    hours, rest = divmod(whole, 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def errors_in_files(output: Folder, names: Iterable[UnitName]) -> Counter[str]:
+    """Error rows by kind, from the metadata of the files alone."""
+
+    def one(name: UnitName) -> dict[str, int]:
+        with output.open(f"data/{name.file}") as stream:
+            return read_errors(pq.read_schema(stream).metadata)
+
+    total: Counter[str] = Counter()
+    with ThreadPoolExecutor(32 if output.remote else 4) as pool:
+        for errors in pool.map(one, names):
+            total.update(errors)
+    return total

@@ -1,0 +1,46 @@
+"""What every part of the job file and every task option has in common."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """Base of every part of the job file: unknown keys are errors, and nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+
+
+class ModelOptions(Section):
+    """What every task says about its model and the actors that hold it."""
+
+    task: str
+    name: str | None = Field(
+        None, pattern=r"^[A-Za-z][A-Za-z0-9_]*$", description="Name of the output column; default: the task."
+    )
+    checkpoint: str = Field(
+        min_length=1, description="Checkpoint file: a path (relative to the YAML) or any fsspec URL."
+    )
+    sha256: str | None = Field(
+        None, pattern=r"^[0-9a-fA-F]{64}$", description="Refuse any other file than the one with this SHA-256."
+    )
+    mode: Literal["torchscript"] = Field("torchscript", description="torchscript: fp32, runs everywhere.")
+    batch_size: int | None = Field(
+        None, ge=1, le=1024, description="Images a forward pass; default: 8 on a GPU, 1 on a CPU."
+    )
+    actors: int | None = Field(
+        None, ge=1, description="Processes that hold the model; default: one a GPU, or one on a CPU machine."
+    )
+    num_gpus: float | None = Field(
+        None, gt=0, description="GPUs an actor takes; default 1. 0.5 puts two actors on one GPU."
+    )
+
+    @property
+    def column(self) -> str:
+        return self.name or self.task
+
+    def result_settings(self) -> dict[str, Any]:
+        """The options that decide the labels: not where the file lies, and not how fast it runs."""
+        return self.model_dump(mode="json", exclude={"checkpoint", "sha256", "batch_size", "actors", "num_gpus"})
