@@ -50,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="label the images of a job; run it again to go on after a stop")
     _job_arguments(run)
     run.add_argument(
-        "--redo-changed", action="store_true", help="label tars and Parquet files again that changed since they were planned"
+        "--redo-changed",
+        action="store_true",
+        help="label tars and Parquet files again that changed since they were planned",
     )
     run.set_defaults(command=_run)
 
@@ -112,7 +114,11 @@ def _run(arguments: argparse.Namespace) -> int:
             )
     except _Stopped as stopped:
         if last:
-            print(f"Stopped. {last[0].line()}. Run the same command again to go on.", file=sys.stderr, flush=True)
+            print(
+                f"Stopped. {last[0].line()}. Run the same command again to go on.",
+                file=sys.stderr,
+                flush=True,
+            )
         _leave(stopped.exit_code)
     except SapiensRayError:
         if last:

@@ -37,20 +37,24 @@ class Input(Section):
         "auto", description="How to read `uri`; auto goes by the suffix."
     )
     include: list[str] = Field(
-        [], description="Only files (or tar members) whose relative path matches one of these patterns, "
-        "such as '*.jpg' or 'train/*'. Empty: every suffix that OpenCV reads."
+        [],
+        description="Only files (or tar members) whose relative path matches one of these patterns, "
+        "such as '*.jpg' or 'train/*'. Empty: every suffix that OpenCV reads.",
     )
     image_column: str | None = Field(
-        None, description="Parquet: column of image bytes or struct<bytes,path>; csv and jsonl: column of "
-        "paths. Default: 'image', or the only column that can be meant."
+        None,
+        description="Parquet: column of image bytes or struct<bytes,path>; csv and jsonl: column of "
+        "paths. Default: 'image', or the only column that can be meant.",
     )
     id_column: str | None = Field(
         None, description="Parquet and lists: column whose value becomes `image_id`. Default: the path."
     )
     columns: list[str] = Field([], description="Parquet and lists: columns to carry over into the output.")
     shard_size: int = Field(
-        1000, ge=1, le=1_000_000, description="Folders and lists: images a shard, which is one output file. "
-        "Fixed by the first run of an output."
+        1000,
+        ge=1,
+        le=1_000_000,
+        description="Folders and lists: images a shard, which is one output file. Fixed by the first run of an output.",
     )
     storage_options: dict[str, Any] = Field(
         {}, description="Passed to fsspec, e.g. {endpoint_url: '${S3_ENDPOINT}'}. Never written or logged."
@@ -72,8 +76,13 @@ class Input(Section):
 class Visualize(Section):
     """The pictures `[photo | overlay]` beside the Parquet files."""
 
-    fraction: float = Field(1.0, ge=0, le=1, description="Share of the images that get a picture, chosen by "
-                            "a hash of image_id: the same ones in every run. 0 for none.")
+    fraction: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of the images that get a picture, chosen by "
+        "a hash of image_id: the same ones in every run. 0 for none.",
+    )
     max_side: int = Field(1280, ge=16, le=16384, description="Longest side of each panel in pixels.")
     format: Literal["jpg", "png"] = Field("jpg", description="File type of the pictures.")
     quality: int = Field(90, ge=1, le=100, description="JPEG quality.")
@@ -85,9 +94,7 @@ class Output(Section):
 
     uri: str = Field(min_length=1, description="Folder, local or any fsspec URL. Relative to the YAML.")
     visualize: Visualize = Field(Visualize(), description="The pictures.")
-    storage_options: dict[str, Any] = Field(
-        {}, description="Passed to fsspec. Never written or logged."
-    )
+    storage_options: dict[str, Any] = Field({}, description="Passed to fsspec. Never written or logged.")
 
 
 TaskOptions = Annotated[SegOptions, Field(description="What to predict, and with which checkpoint.")]
@@ -104,15 +111,21 @@ class Job(Section):
         "auto", description="Where the models run; auto: on GPUs if the cluster has any, else on CPUs."
     )
     unit_size: int = Field(
-        64, ge=1, le=4096, description="Images that travel, are written, and are redone together; a multiple "
-        "of the batch size keeps batches full. Fixed by the first run of an output."
+        64,
+        ge=1,
+        le=4096,
+        description="Images that travel, are written, and are redone together; a multiple "
+        "of the batch size keeps batches full. Fixed by the first run of an output.",
     )
     max_pixels: int = Field(
         134_217_728, ge=1, description="Images with more pixels than this become error rows, undecoded."
     )
     max_error_fraction: float = Field(
-        1.0, ge=0, le=1, description="The job ends with exit code 1 if more than this share of its rows are "
-        "errors. Everything written is kept."
+        1.0,
+        ge=0,
+        le=1,
+        description="The job ends with exit code 1 if more than this share of its rows are "
+        "errors. Everything written is kept.",
     )
 
     @model_validator(mode="after")
@@ -170,8 +183,7 @@ class Job(Section):
         The input may grow and pictures may change; neither is in here, nor is how fast the job runs.
         """
         tasks = [
-            {**task.result_settings(), "sha256": digest}
-            for task, digest in zip(self.tasks, model_hashes, strict=True)
+            {**task.result_settings(), "sha256": digest} for task, digest in zip(self.tasks, model_hashes, strict=True)
         ]
         reading = {name: getattr(self.input, name) for name in ("image_column", "id_column", "columns")}
         return {"tasks": tasks, "max_pixels": self.max_pixels, "input": reading}

@@ -18,8 +18,33 @@ from sapiens_ray.errors import ImageError
 
 # Every suffix that OpenCV reads (docs.opencv.org, imread), in lower case.
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .tif .tiff .jp2 .j2k .avif .gif .ppm .pgm .pbm .pnm .pam "
-    ".pxm .pfm .sr .ras .hdr .pic".split()
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".dib",
+        ".tif",
+        ".tiff",
+        ".jp2",
+        ".j2k",
+        ".avif",
+        ".gif",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".pam",
+        ".pxm",
+        ".pfm",
+        ".sr",
+        ".ras",
+        ".hdr",
+        ".pic",
+    ]
 )
 
 # First bytes of the same formats, to tell a damaged image from something that never was one.
@@ -105,6 +130,8 @@ def decode_small(data: bytes | memoryview, width: int, height: int, max_side: in
             flag = reduced
             break
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    if image is None:
+        raise ImageError("corrupt", "cannot be decoded at reduced size")
     return cv2.resize(image, picture_size(width, height, max_side), interpolation=cv2.INTER_AREA)
 
 

@@ -76,9 +76,7 @@ def _decode_cell(png: Any) -> np.ndarray | None:
     return decode_map(png) if isinstance(png, bytes) else None
 
 
-def _ray_dataset(
-    folder: Folder, names: list[str], columns: list[str] | None, maps: list[str]
-) -> ray.data.Dataset:
+def _ray_dataset(folder: Folder, names: list[str], columns: list[str] | None, maps: list[str]) -> ray.data.Dataset:
     import ray.data
 
     def load(row: dict[str, Any]) -> list[dict[str, Any]]:

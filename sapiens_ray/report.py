@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from sapiens_ray import plan as planning
+from sapiens_ray.cluster import Cluster, Placement, connected_cluster, place, start_ray, this_machine
 from sapiens_ray.config import Job
 from sapiens_ray.errors import CheckpointError, OutputError
 from sapiens_ray.models.checkpoint import Checkpoint
-from sapiens_ray.pipeline import Prepared, prepare_job, start_ray
-from sapiens_ray.placement import Cluster, Placement, connected_cluster, place, this_machine
+from sapiens_ray.preflight import Prepared, prepare_job
 from sapiens_ray.sources import Done
 from sapiens_ray.storage import Folder
 from sapiens_ray.summary import SUMMARY_FILE, Summary, duration, errors_in_files
@@ -52,7 +52,8 @@ def size(count: float) -> str:
 def print_summary(summary: Summary) -> None:
     """The end of a run."""
     table = _grid("")
-    what = {"done": "done", "failed": "not finished", "stopped": "stopped"}.get(summary.state, summary.state)
+    finished = "done" if summary.labelled else "done: every image had its row already"
+    what = {"done": finished, "failed": "not finished", "stopped": "stopped"}.get(summary.state, summary.state)
     table.add_row("state", what)
     table.add_row("images", f"{summary.images} ({summary.images - summary.failed} ok, {summary.failed} errors)")
     for kind, count in sorted(summary.errors.items()):
@@ -65,7 +66,10 @@ def print_summary(summary: Summary) -> None:
         table.add_row("ms an image", stages)
     table.add_row("labels", f"{summary.output}/data/*.parquet")
     table.add_row("pictures", f"{summary.output}/visualizations/")
-    table.add_row("read them", f'python -c "import sapiens_ray as sr; print(sr.read_labels({summary.output!r}).iloc[0])"')
+    table.add_row(
+        "read them",
+        f'python -c "import sapiens_ray as sr; print(sr.read_labels({summary.output!r}).iloc[0])"',
+    )
     _print(table)
 
 
@@ -124,7 +128,8 @@ def _output_estimate(job: Job, prepared: Prepared, expected: int | None) -> str:
     if expected is None:
         return f"about {size(an_image)} an image with its pictures"
     left = max(0, expected - prepared.already_done)
-    return f"about {size(left * SEG_BYTES * len(prepared.tasks))} of labels and {size(left * pictures)} of pictures to come"
+    labels = left * SEG_BYTES * len(prepared.tasks)
+    return f"about {size(labels)} of labels and {size(left * pictures)} of pictures to come"
 
 
 def _load(task: Seg, checkpoint: Checkpoint) -> str:
@@ -171,7 +176,9 @@ def output_status(uri: str) -> dict[str, Any]:
         "shards": len(plan.shards),
         "shards_complete": complete,
         "complete": complete == len(plan.shards),
-        "last_run": {key: last.get(key) for key in ("state", "message", "images_per_s", "written_at")} if last else None,
+        "last_run": {key: last.get(key) for key in ("state", "message", "images_per_s", "written_at")}
+        if last
+        else None,
     }
 
 

@@ -66,9 +66,7 @@ def count_errors(rows: pa.Table) -> dict[str, int]:
 
 def _hugging_face_features(schema: pa.Schema, tasks: Sequence[Seg]) -> dict[str, Any]:
     pictures = {name for task in tasks for name in task.image_columns}
-    return {
-        field.name: {"_type": "Image"} if field.name in pictures else _feature(field.type) for field in schema
-    }
+    return {field.name: {"_type": "Image"} if field.name in pictures else _feature(field.type) for field in schema}
 
 
 def _feature(kind: pa.DataType) -> Any:

@@ -73,12 +73,12 @@ def merge_shard(output: Folder, parts: Sequence[UnitName]) -> UnitName:
         with output.open(f"data/{part.file}") as stream, pq.ParquetFile(stream) as file:
             errors.update(read_errors(file.schema_arrow.metadata))
             schema = file.schema_arrow
-    with output.replacing(f"data/{merged.file}") as temporary:
-        with _writer(temporary, with_errors(schema, dict(errors))) as writer:
-            for part in ordered:
-                with output.open(f"data/{part.file}") as stream, pq.ParquetFile(stream) as file:
-                    for group in range(file.num_row_groups):
-                        writer.write_table(file.read_row_group(group).cast(schema))
+    schema = with_errors(schema, dict(errors))
+    with output.replacing(f"data/{merged.file}") as temporary, _writer(temporary, schema) as writer:
+        for part in ordered:
+            with output.open(f"data/{part.file}") as stream, pq.ParquetFile(stream) as file:
+                for group in range(file.num_row_groups):
+                    writer.write_table(file.read_row_group(group).cast(schema))
     for part in ordered:
         if part != merged:
             output.delete(f"data/{part.file}")

@@ -97,7 +97,7 @@ class Folder:
     def _at(self, name: str) -> tuple[fsspec.AbstractFileSystem, str]:
         return filesystem(self.join(name), self.options)
 
-    def list(self, name: str = "") -> list[str]:
+    def files(self, name: str = "") -> list[str]:
         """File names directly in a sub-folder, sorted, without unfinished ones; empty if it is not there."""
         return [found for found in self._names(name) if not found.startswith(TEMPORARY)]
 

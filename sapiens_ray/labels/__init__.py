@@ -26,6 +26,12 @@ def body_parts() -> ClassTable:
     table = json.loads((files(__package__) / "body_parts_28.json").read_text(encoding="utf-8"))
     return ClassTable(
         names=tuple(entry["name"] for entry in table["classes"]),
-        colours=tuple(tuple(bytes.fromhex(entry["colour"][1:])) for entry in table["classes"]),
+        colours=tuple(_rgb(entry["colour"]) for entry in table["classes"]),
         swap_pairs=tuple((left, right) for left, right in table["swap_pairs"]),
     )
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    """#rrggbb to (r, g, b)."""
+    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    return red, green, blue

@@ -24,8 +24,8 @@ def upsampled_argmax(logits: torch.Tensor, height: int, width: int) -> torch.Ten
     _, h, w = logits.shape
     if height * width <= WORTH_IT * h * w:
         return _plain(logits, height, width)
-    top, bottom, weight_y = _axis(h, height, logits)
-    left, right, weight_x = _axis(w, width, logits)
+    top, weight_y = _axis(h, height, logits)
+    left, weight_x = _axis(w, width, logits)
     cells = logits.argmax(0).to(torch.uint8)
 
     # Settled pixels: a cell and its right, lower and diagonal neighbours agree.
@@ -107,13 +107,12 @@ def _shift(cells: torch.Tensor) -> torch.Tensor:
     return torch.cat([cells[:, 1:], cells[:, -1:]], 1)
 
 
-def _axis(size: int, target: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Lower cell, upper cell and weight of the upper one for each of `target` pixels along an axis of `size`
+def _axis(size: int, target: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lower cell and weight of the next one for each of `target` pixels along an axis of `size`
     cells: the half-pixel rule source = (pixel + 0.5) * size / target - 0.5, not below 0, in float32 as torch."""
     scale = torch.tensor(size, dtype=torch.float32) / target
     pixel = torch.arange(target, dtype=torch.float32)
     source = ((pixel + 0.5) * scale - 0.5).clamp(min=0)
     lower = source.long().clamp(max=size - 1)
-    upper = (lower + 1).clamp(max=size - 1)
     weight = (source - lower).clamp(0, 1)
-    return lower.to(like.device), upper.to(like.device), weight.to(like.device)
+    return lower.to(like.device), weight.to(like.device)

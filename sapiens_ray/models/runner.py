@@ -100,7 +100,9 @@ def load_torchscript(path: Path, device: torch.device) -> torch.jit.ScriptModule
             warnings.simplefilter("ignore", FutureWarning)
             model = torch.jit.load(str(path), map_location=device)
     except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a TorchScript file: {_seems_to_be(path)} ({_first_line(error)})") from None
+        raise CheckpointError(
+            f"{path} is not a TorchScript file: {_seems_to_be(path)} ({_first_line(error)})"
+        ) from None
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         raise CheckpointError(f"{path}: mode torchscript runs float32 checkpoints; this one holds other types")
     return model.eval()

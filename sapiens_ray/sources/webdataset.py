@@ -169,7 +169,9 @@ def _next_header(headers: tarfile.TarFile, stream: IO[bytes], position: int) -> 
             raise _Damage(f"the compressed tar is damaged: {error}", fatal=True) from None
         except (tarfile.HeaderError, tarfile.ReadError, ValueError) as error:
             where = "after the end of the archive" if zeros else "where a header should be"
-            raise _Damage(f"no tar header, but other bytes, {where}, at byte {position}: {error}", fatal=False) from None
+            raise _Damage(
+                f"no tar header, but other bytes, {where}, at byte {position}: {error}", fatal=False
+            ) from None
 
 
 def _image_member(info: tarfile.TarInfo, stream: IO[bytes], include: Sequence[str]) -> _Member | None:

@@ -24,7 +24,9 @@ class ModelOptions(Section):
         min_length=1, description="Checkpoint file: a path (relative to the YAML) or any fsspec URL."
     )
     sha256: str | None = Field(
-        None, pattern=r"^[0-9a-fA-F]{64}$", description="Refuse any other file than the one with this SHA-256."
+        None,
+        pattern=r"^[0-9a-fA-F]{64}$",
+        description="Refuse any other file than the one with this SHA-256.",
     )
     mode: Literal["torchscript"] = Field("torchscript", description="torchscript: fp32, runs everywhere.")
     batch_size: int | None = Field(

@@ -1,14 +1,18 @@
-"""What the job needs of a cluster, and whether the cluster can ever give it."""
+"""The Ray cluster: connecting to it, what a job needs of it, and whether it can ever give that."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from sapiens_ray.config import Job
 from sapiens_ray.errors import ClusterError
+
+GPU_ACTOR_THREADS = 4  # CPU threads of torch beside a GPU: class borders are resolved where the logits are
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,38 @@ def _autoscaler_limits() -> dict[str, float]:
         return {}
 
 
+def start_ray(address: str | None = None) -> None:
+    """Connect to the cluster this process belongs to, or start one on this machine."""
+    # Ray's C++ side writes advice about Ray Data's actors to the terminal as errors. Saying that it will not
+    # do so is a line of its own, hence the detour for the time of ray.init(), whose errors are exceptions.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    import ray
+
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address or os.environ.get("RAY_ADDRESS"):
+        options["address"] = address
+    else:
+        options |= {"address": "local", "include_dashboard": False}
+    with _stderr_to_nowhere():
+        ray.init(**options)
+
+
+@contextlib.contextmanager
+def _stderr_to_nowhere() -> Iterator[None]:
+    """Send this process's file descriptor 2 to /dev/null, which C++ code writes to directly."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def place(job: Job, cluster: Cluster) -> Placement:
     """Decide pools and CPU shares. Raises ClusterError, in one line, if the cluster can never satisfy them.
 
@@ -112,9 +148,15 @@ def place(job: Job, cluster: Cluster) -> Placement:
         raise ClusterError(f"tasks[].actors: {actors} actors are too many for the {cpus:g} CPUs of {cluster.where}")
     work_cpus = 1.0 if roomy else 0.5 if cpus >= 2 else 0.25
     threads = max(1, int(cluster.node_cpus / max(1, math.ceil(actors / max(1, cluster.nodes)))))
+    device = job.device if on_gpu else "cpu"
     pools = tuple(
-        ActorNeeds(count, share, actor_cpus, "auto" if on_gpu and job.device == "auto" else job.device if on_gpu else "cpu",
-                   4 if on_gpu else threads)
+        ActorNeeds(count, share, actor_cpus, device, GPU_ACTOR_THREADS if on_gpu else threads)
         for count, share in zip(counts, gpus, strict=True)
-    )  # fmt: skip
+    )
     return Placement(pools, read_cpus=work_cpus / 5, work_cpus=work_cpus)
+
+
+def last_line(error: Exception) -> str:
+    """What a Ray exception says in the end, below its stack traces."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:500] if lines else type(error).__name__

@@ -1,0 +1,48 @@
+# make demo   set up everything and label the sample photos
+# make test   set up everything and run the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# On a machine without GPU: make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# spares the download of CUDA.
+PIP_FLAGS ?=
+TORCH := torch==2.14.1 torchvision==0.29.1
+DEMO_MODEL := checkpoints/demo/seg_random_torchscript.pt2
+
+.PHONY: demo test lint format clean
+
+demo: $(VENV)/installed
+	@$(BIN)/python -m sapiens_ray.demo $(DEMO_MODEL)
+	@$(BIN)/sapiens-ray run configs/demo.yaml
+	@echo
+	@echo "The demo model has random weights: its labels mean nothing. README, 'Real weights', says where to get real ones."
+	@echo "Read a row back:"
+	@echo "  $(BIN)/python -c \"import sapiens_ray as sr; print(sr.read_labels('runs/demo', decode=True).iloc[0])\""
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest tests
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) runs checkpoints/demo
+
+$(BIN)/python:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+		{ echo "sapiens_ray needs Python 3.11 or later; say which: make demo PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) $(TORCH) -e .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) $(TORCH) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,122 @@
+"""Finding the input: what the URIs of a job name, in a stable order."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from sapiens_ray import storage
+from sapiens_ray.config import Input
+from sapiens_ray.errors import InputError
+from sapiens_ray.images import has_image_suffix
+from sapiens_ray.sources import Entry, listing
+from sapiens_ray.sources import images as image_files
+from sapiens_ray.storage import Folder
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+LIST_SUFFIXES = (".txt", ".csv", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one input URI turned out to be: one tar or Parquet file, or the images of one folder or list."""
+
+    format: str
+    uri: str
+    name: str
+    entries: Iterable[Entry] = ()
+
+
+def find_input(settings: Input) -> Iterator[Found]:
+    """Everything the input names, in a stable order. Raises InputError for what is not there or ambiguous."""
+    uris = [expanded for uri in settings.uri for expanded in _expand(uri, settings)]
+    root = _common_root(uris)
+    for uri in uris:
+        yield from _found_at(uri, settings, root)
+
+
+def _expand(uri: str, settings: Input) -> list[str]:
+    """Brace ranges and globs to URIs."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", uri)
+    if match:
+        first, last = match.groups()
+        numbers = range(int(first), int(last) + 1)
+        spelled = [f"{uri[: match.start()]}{number:0{len(first)}d}{uri[match.end() :]}" for number in numbers]
+        return [one for item in spelled for one in _expand(item, settings)]
+    fs, path = storage.filesystem(uri, settings.storage_options)
+    if any(mark in uri for mark in "*?[") and not fs.exists(path):
+        found = sorted(fs.glob(path))
+        if not found:
+            raise InputError(f"input.uri: nothing matches {uri}")
+        return [fs.unstrip_protocol(name) if storage.is_remote(uri) else name for name in found]
+    return [uri]
+
+
+def _common_root(uris: list[str]) -> str:
+    """The folder that image ids are relative to: of one URI the folder it names, of several what they share."""
+    folders = [uri.rstrip("/") if len(uris) == 1 and not _file_format(uri) else uri.rstrip("/").rpartition("/")[0]
+               for uri in uris]  # fmt: skip
+    parts = [folder.split("/") for folder in folders]
+    shared = os.path.commonprefix(parts)  # works on lists of parts as well as on characters
+    return "/".join(shared)
+
+
+def _file_format(uri: str) -> str | None:
+    lower = uri.lower()
+    if lower.endswith(TAR_SUFFIXES):
+        return "webdataset"
+    if lower.endswith(".parquet"):
+        return "parquet"
+    return "list" if lower.endswith(LIST_SUFFIXES) else None
+
+
+def _found_at(uri: str, settings: Input, root: str) -> Iterator[Found]:
+    options = settings.storage_options
+    fs, path = storage.filesystem(uri, options)
+    if fs.isdir(path):
+        yield from _found_in_folder(Folder(uri.rstrip("/") or "/", options), settings, root)
+        return
+    if not fs.exists(path):
+        raise InputError(f"input.uri: {uri} is not there")
+    name = _below(uri, root)
+    kind = settings.format if settings.format != "auto" else _file_format(uri)
+    if kind in ("webdataset", "parquet"):
+        yield Found(kind, uri, name)
+    elif kind == "list":
+        found = listing.find(uri, options, settings.image_column, settings.id_column, settings.columns)
+        yield Found("list", uri, name, found)
+    elif kind == "images" or has_image_suffix(uri):
+        yield Found("images", uri, name, [Entry(uri, name)])
+    else:
+        raise InputError(
+            f"input.uri: {uri} is none of folder, image, .tar, .tar.gz, .parquet, .txt, .csv, .jsonl; say input.format"
+        )
+
+
+def _found_in_folder(folder: Folder, settings: Input, root: str) -> Iterator[Found]:
+    prefix = f"{_below(folder.uri, root)}/".lstrip("/")
+    if settings.format in ("auto", "images"):
+        entries = list(image_files.find(folder, settings.include, prefix))
+        if entries or settings.format == "images":
+            yield Found("images", folder.uri, prefix, entries)
+            return
+    names = [name for name, is_file in storage.walk(folder) if is_file]
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        kinds[_file_format(name) or ""].append(name)
+    usual = [kind for kind in ("webdataset", "parquet") if kinds[kind]]
+    if settings.format == "auto" and len(usual) > 1:
+        raise InputError(f"input.format: {folder.uri} holds tars and Parquet files; say which to read")
+    kind = settings.format if settings.format != "auto" else (usual or ["images"])[0]
+    for name in kinds[kind]:
+        full = folder.join(name)
+        yield from _found_at(full, settings.model_copy(update={"format": kind}), root)
+
+
+def _below(uri: str, root: str) -> str:
+    """`uri` relative to the root."""
+    trimmed = uri.rstrip("/")
+    return trimmed[len(root) :].lstrip("/") if root and trimmed.startswith(root) else trimmed.lstrip("/")

@@ -1,0 +1,142 @@
+"""What is settled before the first image is read: checkpoints, output, plan, and what is done already.
+
+Runs on the driver. `check` shows the result, `run` runs it. Nothing here writes but `save_job`.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from sapiens_ray import plan as planning
+from sapiens_ray.config import Job, difference, fingerprint
+from sapiens_ray.errors import OutputError
+from sapiens_ray.models.checkpoint import Checkpoint, resolve
+from sapiens_ray.plan import Plan, Shard
+from sapiens_ray.rows import output_schema
+from sapiens_ray.sources import Done
+from sapiens_ray.storage import Folder
+from sapiens_ray.summary import JOB_FILE
+from sapiens_ray.tasks.seg import Seg
+from sapiens_ray.units import UnitName
+from sapiens_ray.version import __version__
+
+
+@dataclass
+class Prepared:
+    """Everything that is known before the first image is read: what `check` shows and `run` runs."""
+
+    job: Job
+    output: Folder
+    tasks: list[Seg]
+    checkpoints: list[Checkpoint]
+    plan: Plan
+    done: dict[int, Done]
+    files: list[UnitName]
+    settings: dict[str, Any]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of the output files."""
+        models = {
+            task.column: {"checkpoint": checkpoint.uri.rsplit("/", 1)[-1], "sha256": checkpoint.sha256}
+            for task, checkpoint in zip(self.tasks, self.checkpoints, strict=True)
+        }
+        about = {"fingerprint": fingerprint(self.settings), "models": models, "versions": versions()}
+        return output_schema(self.tasks, self.plan.extra_schema, about)
+
+    @property
+    def already_done(self) -> int:
+        return sum(done.rows for done in self.done.values())
+
+    @property
+    def pending(self) -> list[tuple[Shard, Done]]:
+        """The shards that are not complete, with what of them is."""
+        pairs = ((shard, self.done.get(shard.number, Done())) for shard in self.plan.shards)
+        return [(shard, done) for shard, done in pairs if not done.complete]
+
+
+def prepare_job(job: Job, redo_changed: bool = False) -> Prepared:
+    """Resolve the checkpoints, open the output, list the input and subtract what is done. Writes nothing.
+
+    Raises ConfigError (InputError, CheckpointError, OutputError) before any work starts.
+    """
+    output = open_output(job)
+    checkpoints = [
+        resolve(options, f"tasks[{position}].checkpoint", job.input.storage_options)
+        for position, options in enumerate(job.tasks)
+    ]
+    settings = job.result_settings([checkpoint.sha256 for checkpoint in checkpoints])
+    _refuse_other_results(output, settings)
+    old = planning.load_plan(output)
+    entries = planning.read_entries(output, [shard.number for shard in old.shards]) if old else ()
+    plan = planning.make_plan(job, old, entries, redo_changed)
+    files = [name for name in planning.list_units(output) if name.shard not in plan.changed]
+    if files and old is None:
+        raise OutputError(f"output.uri: {output.uri} holds data files but no plan.parquet; choose another folder")
+    done = planning.done_by_shard(files)
+    tasks = [Seg(options) for options in job.tasks]
+    prepared = Prepared(job, output, tasks, checkpoints, plan, done, files, settings)
+    _ = prepared.schema  # a column name that stands twice is refused now, not by the first unit
+    prepared.plan = planning.with_counts(plan, done)
+    return prepared
+
+
+def open_output(job: Job) -> Folder:
+    """The output folder. Raises OutputError if a Ray job would lose it."""
+    uri = job.output.uri
+    if "/runtime_resources/working_dir_files/" in uri:
+        raise OutputError(
+            f"output.uri: {uri} lies in the copy of --working-dir that Ray deletes after the job; "
+            "give an absolute path or a URL, e.g. --set output.uri=/data/labels"
+        )
+    return Folder(uri.rstrip("/"), job.output.storage_options)
+
+
+def _refuse_other_results(output: Folder, settings: dict[str, Any]) -> None:
+    if not output.exists(JOB_FILE):
+        return
+    try:
+        stored = yaml.safe_load(output.read(JOB_FILE))["result_settings"]
+    except (yaml.YAMLError, TypeError, KeyError):
+        raise OutputError(f"output.uri: {output.join(JOB_FILE)} was not written by sapiens-ray") from None
+    if fingerprint(stored) != fingerprint(settings):
+        lines = "; ".join(difference(stored, settings))
+        raise OutputError(
+            f"output.uri: {output.uri} holds results of other settings ({lines}); choose another output.uri, "
+            "or go back to the old settings"
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the labels."""
+    from importlib.metadata import version
+
+    libraries = ("torch", "opencv-python-headless", "numpy", "pyarrow", "ray")
+    return {
+        "sapiens_ray": __version__,
+        "python": platform.python_version(),
+        **{library: version(library) for library in libraries},
+    }
+
+
+def save_job(prepared: Prepared) -> None:
+    """Write `job.yaml` (resolved, without credentials) and `plan.parquet`; drop what changed shards had."""
+    job, output = prepared.job, prepared.output
+    record = {
+        "job": job.public_dict(),
+        "fingerprint": fingerprint(prepared.settings),
+        "result_settings": prepared.settings,
+        "models": [{"checkpoint": one.uri, "size": one.size, "sha256": one.sha256} for one in prepared.checkpoints],
+        "versions": versions(),
+    }
+    output.write(JOB_FILE, yaml.safe_dump(record, sort_keys=False, allow_unicode=True).encode())
+    for file in output.files("data"):
+        name = UnitName.parse(file)
+        if name is not None and name.shard in prepared.plan.changed:
+            output.delete(f"data/{file}")
+    planning.save_plan(prepared.plan, output)
