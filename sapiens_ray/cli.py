@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -32,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         return int(parsed.command(parsed))
     except SapiensRayError as error:
         print(f"sapiens-ray: {error}", file=sys.stderr)
+        if os.environ.get("SAPIENS_RAY_DEBUG"):
+            traceback.print_exception(error)
         return error.exit_code
     except BrokenPipeError:  # `sapiens-ray schema | head`
         with contextlib.suppress(OSError):

@@ -186,7 +186,7 @@ def configure_ray_data() -> None:
     context.enable_progress_bars = False  # ours counts images
     context.print_on_execution_start = False
     context.enable_auto_log_stats = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # failures reach the user as exceptions
 
 
 def _read_block(block: pa.Table, settings: Any, output: Folder, unit_size: int, extra: pa.Schema) -> Iterator[pa.Table]:

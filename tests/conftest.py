@@ -1,0 +1,176 @@
+"""One Ray cluster for the whole session, a small model, and ways to run the command line."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a token left on this machine must not switch it on
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@dataclass
+class RayCluster:
+    """A `ray start --head` with its job server."""
+
+    address: str
+    dashboard: str
+
+
+def start_cluster(folder: str, cpus: int = 2, gpus: int = 0) -> tuple[subprocess.Popen[bytes], RayCluster]:
+    port, dashboard = free_port(), free_port()
+    ray = Path(sys.executable).parent / "ray"
+    command = [
+        str(ray), "start", "--head", "--block", f"--port={port}", f"--num-cpus={cpus}", f"--num-gpus={gpus}",
+        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={folder}",
+        "--disable-usage-stats", f"--object-store-memory={2 << 30}",
+    ]  # fmt: skip
+    log = (Path(folder) / "head.log").open("wb")
+    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)
+    cluster = RayCluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}")
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            with urllib.request.urlopen(f"{cluster.dashboard}/api/version", timeout=2):
+                return process, cluster
+        except OSError:
+            if time.monotonic() > deadline or process.poll() is not None:
+                process.kill()
+                raise RuntimeError((Path(folder) / "head.log").read_text()) from None
+            time.sleep(0.3)
+
+
+def stop_cluster(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[RayCluster]:
+    """The cluster that jobs of this session run on, in this process and in commands."""
+    with tempfile.TemporaryDirectory(prefix="sr-", ignore_cleanup_errors=True) as folder:
+        process, cluster = start_cluster(folder)
+        os.environ["RAY_ADDRESS"] = cluster.address
+        try:
+            yield cluster
+        finally:
+            import ray
+
+            ray.shutdown()
+            os.environ.pop("RAY_ADDRESS", None)
+            stop_cluster(process)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A segmentation model with random weights, in the lite contract."""
+    from sapiens_ray.demo import write_model
+
+    path = tmp_path_factory.mktemp("model") / "seg_random_torchscript.pt2"
+    write_model(path)
+    return path
+
+
+@dataclass
+class Finished:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out + self.err
+
+
+Command = Callable[..., Finished]
+
+
+@pytest.fixture(scope="session")
+def sapiens_ray() -> Command:
+    """Runs `sapiens-ray ARGUMENTS` as a user would and returns exit code and output."""
+
+    def run(*arguments: object, timeout: float = 120, env: dict[str, str] | None = None, cwd: Path = ROOT) -> Finished:
+        executable = Path(sys.executable).parent / "sapiens-ray"
+        done = subprocess.run(
+            [str(executable), *map(str, arguments)],
+            capture_output=True, text=True, timeout=timeout, cwd=cwd, env={**os.environ, **(env or {})}, check=False,
+        )  # fmt: skip
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+WriteJob = Callable[..., Path]
+
+
+@pytest.fixture
+def write_job(tmp_path: Path, model: Path) -> WriteJob:
+    """Writes a job file for segmentation; keyword arguments replace its sections."""
+
+    def write(uri: object, name: str = "job", **sections: object) -> Path:
+        job = {
+            "input": {"uri": uri if isinstance(uri, list) else str(uri)},
+            "output": {"uri": str(tmp_path / f"{name}-out")},
+            "tasks": [{"task": "seg", "checkpoint": str(model)}],
+        }
+        for key, value in sections.items():
+            job[key] = {**job[key], **value} if isinstance(job.get(key), dict) else value  # type: ignore[dict-item]
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(job))
+        return path
+
+    return write
+
+
+def photo(width: int, height: int, seed: int = 0) -> np.ndarray:
+    """A picture with regions and detail, H x W x 3 uint8 BGR; differs by seed."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (5, 4, 3), np.uint8)
+    smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.int16)
+    return np.clip(smooth + random.integers(-8, 9, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def write_photos(folder: Path, count: int, width: int = 96, height: int = 128) -> list[Path]:
+    """Small JPEGs 000.jpg, 001.jpg, ...; every one different."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{number:03d}.jpg" for number in range(count)]
+    for number, path in enumerate(paths):
+        path.write_bytes(cv2.imencode(".jpg", photo(width, height, number))[1].tobytes())
+    return paths
+
+
+def read_output(output: Path | str) -> pa.Table:
+    """All rows with plain pyarrow, as a user of other tools would see them, in file order."""
+    import pyarrow.parquet as pq
+
+    files = sorted((Path(output) / "data").glob("*.parquet"))
+    assert files, f"no files in {output}/data"
+    return pa.concat_tables([pq.read_table(file) for file in files])

@@ -1,0 +1,198 @@
+"""check, run, status, export and their exit codes, from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from sapiens_ray.images import decode_map
+from tests.conftest import read_output, write_photos
+
+
+def test_check_shows_the_plan_and_does_nothing(cluster, sapiens_ray, write_job, tmp_path, model):
+    import hashlib
+
+    write_photos(tmp_path / "photos", 5)
+    done = sapiens_ray("check", write_job(tmp_path / "photos", input={"shard_size": 2}), "--load")
+    assert done.code == 0, done.text
+    assert "5 in 3 shards" in done.out
+    assert hashlib.sha256(model.read_bytes()).hexdigest() in done.out
+    assert "1 x 28 x 512 x 384" in done.out, "--load runs the model once"
+    assert "the cluster of 1 node has 0 and 2" in done.out
+    assert "0 images, 0 whole shards" in done.out
+    assert not (tmp_path / "job-out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": [{}]}, "task: unknown key; did you mean 'tasks'?"),
+        ({"tasks": [{"task": "seg", "checkpoint": "x", "bath_size": 3}]}, "did you mean 'batch_size'?"),
+        (
+            {"tasks": [{"task": "seg", "checkpoint": "x", "batch_size": 0}]},
+            "tasks[0].batch_size: input should be greater",
+        ),
+        ({"tasks": [{"task": "seg", "checkpoint": "nowhere.pt2"}]}, "tasks[0].checkpoint:"),
+        ({"input": {"uri": "/no/such/folder"}}, "input.uri: /no/such/folder is not there"),
+        ({"input": {"uri": "${NO_SUCH_VARIABLE}"}}, "input.uri: environment variable NO_SUCH_VARIABLE is not set"),
+        ({"tasks": []}, "tasks: list should have at least 1 item"),
+        ({"output": {}}, "output.uri: is missing"),
+        ({"device": "tpu"}, "device: input should be 'auto', 'cpu' or 'cuda' (got 'tpu')"),
+        ({"device": "cuda"}, "device: cuda was asked for, but the cluster of 1 node has no GPU"),
+    ],
+)
+def test_a_wrong_job_is_one_message_and_exit_2(cluster, sapiens_ray, write_job, tmp_path, change, message):
+    write_photos(tmp_path / "photos", 1)
+    path = write_job(tmp_path / "photos")
+    raw = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**raw, **change}))
+    done = sapiens_ray("check", path)
+    assert done.code == 2
+    assert message in done.err
+    assert "Traceback" not in done.text
+
+
+def test_a_file_that_is_no_checkpoint_is_named(cluster, sapiens_ray, write_job, tmp_path):
+    write_photos(tmp_path / "photos", 1)
+    (tmp_path / "model.pt2").write_bytes(b"not a model at all")
+    tasks = [{"task": "seg", "checkpoint": str(tmp_path / "model.pt2")}]
+    path = write_job(tmp_path / "photos", tasks=tasks)
+    checked = sapiens_ray("check", path, "--load")
+    assert checked.code == 2 and "is not a TorchScript file" in checked.err, checked.text
+    ran = sapiens_ray("run", path)
+    assert ran.code == 2 and "is not a TorchScript file" in ran.err, ran.text
+    assert "Traceback" not in ran.err
+    pinned = write_job(tmp_path / "photos", tasks=[{**tasks[0], "sha256": "0" * 64}])
+    refused = sapiens_ray("check", pinned)
+    assert refused.code == 2 and "pins 0000" in refused.err
+
+
+def test_run_resume_grow_status_and_export(cluster, sapiens_ray, write_job, tmp_path):
+    photos = tmp_path / "photos"
+    write_photos(photos / "a", 3)
+    write_photos(photos / "b", 3, 50, 40)
+    (photos / "b" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    (photos / "b" / "000.png").write_bytes((photos / "b" / "000.jpg").read_bytes())  # equal stems
+    path = write_job(photos, unit_size=2, input={"shard_size": 5})
+    output = tmp_path / "job-out"
+
+    first = sapiens_ray("run", path)
+    assert first.code == 0, first.text
+    assert "8 (7 ok, 1 errors)" in first.out and str(output) in first.out
+    before = {file.name: file.stat().st_mtime_ns for file in (output / "data").iterdir()}
+
+    again = sapiens_ray("run", path)
+    assert again.code == 0 and "every image had its row already" in again.out
+    assert {file.name: file.stat().st_mtime_ns for file in (output / "data").iterdir()} == before
+
+    write_photos(photos / "c", 2)
+    grown = sapiens_ray("run", path)
+    assert grown.code == 0, grown.text
+    summary = json.loads((output / "summary.json").read_text())
+    assert (summary["images"], summary["already_done"], summary["ok"]) == (10, 8, 9)
+    assert before.items() <= {
+        file.name: file.stat().st_mtime_ns for file in (output / "data").iterdir()
+    }.items()
+
+    status = json.loads(sapiens_ray("status", output, "--json").out)
+    assert (status["images"], status["expected"], status["complete"]) == (10, 10, True)
+    assert status["errors"] == {"corrupt": 1}
+    assert "10 of 10 (100.0 %): 9 ok, 1 errors" in sapiens_ray("status", output).out
+
+    exported = sapiens_ray("export", output, "--format", "lite", "--to", tmp_path / "lite")
+    assert exported.code == 0 and "9 images exported" in exported.out and "1 error rows skipped" in exported.out
+    rows = {row["image_id"]: row for row in read_output(output).to_pylist()}
+    names = {"a/000.jpg": "a/000", "b/001.jpg": "b/001", "b/000.jpg": "b/000.jpg", "b/000.png": "b/000.png"}
+    for image_id, name in names.items():
+        class_map = np.load(tmp_path / "lite" / "seg" / f"{name}_seg.npy")
+        mask = np.load(tmp_path / "lite" / "seg" / f"{name}.npy")
+        assert class_map.dtype == np.int64 and mask.dtype == np.bool_
+        assert np.array_equal(class_map, decode_map(rows[image_id]["seg"])) and np.array_equal(mask, class_map > 0)
+    assert len(list((tmp_path / "lite").rglob("*.npy"))) == 18
+
+    other = sapiens_ray("run", path, "--set", "max_pixels=1000")
+    assert other.code == 2 and "max_pixels: was 134217728, now 1000" in other.err
+    elsewhere = write_photos(tmp_path / "elsewhere", 1)[0].parent
+    mixed = sapiens_ray("run", path, "--set", f"input.uri={elsewhere}")
+    assert mixed.code == 2 and "holds labels of another input" in mixed.err
+
+
+def test_a_changed_tar_is_named_or_redone(cluster, sapiens_ray, write_job, tmp_path):
+    from tests.archives import write_tar
+
+    files = write_photos(tmp_path / "photos", 4)
+    write_tar(tmp_path / "a.tar", files[:2])
+    write_tar(tmp_path / "b.tar", files[2:])
+    path = write_job([str(tmp_path / "a.tar"), str(tmp_path / "b.tar")])
+    assert sapiens_ray("run", path).code == 0
+    write_tar(tmp_path / "b.tar", files[1:])
+    refused = sapiens_ray("run", path)
+    assert refused.code == 2 and "b.tar has changed since it was planned" in refused.err
+    redone = sapiens_ray("run", path, "--redo-changed")
+    assert redone.code == 0, redone.text
+    ids = read_output(tmp_path / "job-out")["image_id"].to_pylist()
+    assert ids == ["a.tar/000.jpg", "a.tar/001.jpg", "b.tar/001.jpg", "b.tar/002.jpg", "b.tar/003.jpg"]
+
+
+def test_status_of_an_unfinished_output_and_of_nothing(sapiens_ray, tmp_path):
+    nothing = sapiens_ray("status", tmp_path)
+    assert nothing.code == 2 and "is not an output folder" in nothing.err
+
+
+def test_schema_is_the_one_that_ships(sapiens_ray):
+    printed = json.loads(sapiens_ray("schema").out)
+    shipped = json.loads((Path(__file__).parents[2] / "configs" / "job.schema.json").read_text())
+    assert printed == shipped, "run: sapiens-ray schema > configs/job.schema.json"
+
+
+def test_the_files_hold_what_the_docs_say(cluster, write_job, tmp_path, model):
+    import sapiens_ray as sr
+
+    write_photos(tmp_path / "photos", 2)
+    path = write_job(
+        tmp_path / "photos", output={"visualize": {"fraction": 0}}, input={"storage_options": {"key": "S3CRET"}}
+    )
+    sr.run(sr.Job.load(path))
+    output = tmp_path / "job-out"
+    (file,) = (output / "data").iterdir()
+    metadata = pq.read_schema(file).metadata
+    about = json.loads(metadata[b"sapiens_ray.job"])
+    assert about["tasks"]["seg"]["class_names"][22] == "Upper_Clothing"
+    assert about["models"]["seg"]["checkpoint"] == model.name
+    job = yaml.safe_load((output / "job.yaml").read_text())
+    assert job["fingerprint"] == about["fingerprint"]
+    assert job["job"]["unit_size"] == 64
+    assert not any(b"S3CRET" in path.read_bytes() for path in output.rglob("*") if path.is_file())
+    assert read_output(output)["visualization"].to_pylist() == [None, None]
+    assert [path for path in (output / "visualizations").rglob("*") if path.is_file()] == []
+
+
+def test_the_bar_on_a_terminal(cluster, write_job, tmp_path):
+    write_photos(tmp_path / "photos", 6)
+    path = write_job(tmp_path / "photos", unit_size=2)
+    master, slave = pty.openpty()
+    executable = Path(sys.executable).parent / "sapiens-ray"
+    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"}
+    process = subprocess.Popen([executable, "run", path], stdin=slave, stdout=slave, stderr=slave, env=env)
+    os.close(slave)
+    screen = b""
+    while True:
+        try:
+            part = os.read(master, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        screen += part
+    assert process.wait() == 0
+    text = screen.decode()
+    assert "images/s" in text and "6/6" in text and "0 errors" in text
