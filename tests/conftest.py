@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 import yaml
@@ -51,6 +53,7 @@ def start_cluster(folder: str, cpus: int = 2, gpus: int = 0) -> tuple[subprocess
     ]  # fmt: skip
     log = (Path(folder) / "head.log").open("wb")
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"  # submitted jobs run this environment's python
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)
     cluster = RayCluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}")
     deadline = time.monotonic() + 90
@@ -66,11 +69,11 @@ def start_cluster(folder: str, cpus: int = 2, gpus: int = 0) -> tuple[subprocess
 
 
 def stop_cluster(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        process.kill()
+    family = [process, *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -99,9 +99,7 @@ def test_run_resume_grow_status_and_export(cluster, sapiens_ray, write_job, tmp_
     assert grown.code == 0, grown.text
     summary = json.loads((output / "summary.json").read_text())
     assert (summary["images"], summary["already_done"], summary["ok"]) == (10, 8, 9)
-    assert before.items() <= {
-        file.name: file.stat().st_mtime_ns for file in (output / "data").iterdir()
-    }.items()
+    assert before.items() <= {file.name: file.stat().st_mtime_ns for file in (output / "data").iterdir()}.items()
 
     status = json.loads(sapiens_ray("status", output, "--json").out)
     assert (status["images"], status["expected"], status["complete"]) == (10, 10, True)

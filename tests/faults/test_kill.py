@@ -1,0 +1,136 @@
+"""Real kills at random moments: rows equal images, none twice, none torn, little redone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from sapiens_ray.units import UnitName
+from tests.conftest import ROOT, read_output, write_photos
+
+IMAGES, UNIT = 240, 4
+EXECUTABLE = Path(sys.executable).parent / "sapiens-ray"
+
+
+def start(path: Path, log: Path) -> subprocess.Popen[bytes]:
+    """`sapiens-ray run` on a Ray of its own, as on a laptop."""
+    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    with log.open("ab") as file:
+        return subprocess.Popen([EXECUTABLE, "run", path], stdout=file, stderr=file, cwd=ROOT, env=env)
+
+
+def units(output: Path) -> list[UnitName]:
+    names = [UnitName.parse(file.name) for file in (output / "data").glob("*.parquet")]
+    return [name for name in names if name is not None]
+
+
+def wait_for_units(process: subprocess.Popen[bytes], output: Path, count: int) -> bool:
+    """Wait until there are `count` more units; False if the process ended before."""
+    rows = sum(name.stop - name.start for name in units(output)) + count * UNIT
+    deadline = time.monotonic() + 90
+    while sum(name.stop - name.start for name in units(output)) < rows:
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < deadline, "no progress"
+        time.sleep(0.01)
+    return True
+
+
+def check_whole(output: Path, images: int = IMAGES) -> None:
+    """Every image has its row once, every picture is there, every shard is one file, nothing is left over."""
+    table = read_output(output)
+    assert table["image_id"].to_pylist() == [f"{number:03d}.jpg" for number in range(images)]
+    assert table["error_kind"].null_count == images
+    for name in table["visualization"].to_pylist():
+        assert (output / name).stat().st_size > 0
+    names = units(output)
+    assert len(names) == len({name.shard for name in names})
+    left = [path.name for path in output.rglob("*") if path.name.startswith(".tmp-")]
+    assert left == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_driver_killed_five_times(write_job, tmp_path):
+    write_photos(tmp_path / "photos", IMAGES)
+    path = write_job(tmp_path / "photos", unit_size=UNIT, input={"shard_size": 50})
+    output = tmp_path / "job-out"
+    dice = random.Random(5)
+    for kill in range(5):
+        process = start(path, tmp_path / "log.txt")
+        if kill == 0:
+            time.sleep(dice.uniform(0.5, 5))  # before there is anything
+        else:
+            assert wait_for_units(process, output, dice.randrange(1, 8)), (tmp_path / "log.txt").read_text()
+            time.sleep(dice.uniform(0, 0.2))
+        process.kill()
+        process.wait()
+        for file in (output / "data").glob("s*.parquet"):
+            name = UnitName.parse(file.name)
+            assert pq.read_table(file).num_rows == name.stop - name.start, "a torn file was published"
+    time.sleep(3)  # what the last driver's workers still write must not do harm
+    before = sum(name.stop - name.start for name in units(output))
+    assert start(path, tmp_path / "log.txt").wait(120) == 0, (tmp_path / "log.txt").read_text()
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["images"] == IMAGES and summary["state"] == "done"
+    assert summary["already_done"] == before > 0, "what was written is not done again"
+    check_whole(output)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_actors_and_workers_killed(write_job, tmp_path):
+    write_photos(tmp_path / "photos", IMAGES)
+    path = write_job(tmp_path / "photos", unit_size=UNIT, input={"shard_size": 50})
+    output = tmp_path / "job-out"
+    dice = random.Random(7)
+    process = start(path, tmp_path / "log.txt")
+    killed: list[str] = []
+    while len(killed) < 8 and wait_for_units(process, output, 2):
+        # not the agents of the node: without them the raylet ends, which is the loss of the whole machine
+        wanted = ("ray::MapWorker",) if len(killed) % 3 == 0 else ("ray::Map", "ray::IDLE", "ray::merge")
+        workers = [
+            (child, child.cmdline()[0])
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if child.status() != psutil.STATUS_ZOMBIE and child.cmdline() and child.cmdline()[0].startswith(wanted)
+        ]
+        if workers:
+            victim, title = dice.choice(workers)
+            victim.kill()
+            killed.append(title)
+    assert process.wait(200) == 0, (tmp_path / "log.txt").read_text()
+    assert len(killed) >= 5 and any("MapWorker" in title for title in killed), killed
+    check_whole(output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped_by_a_signal(write_job, tmp_path, number, code):
+    write_photos(tmp_path / "photos", IMAGES)
+    path = write_job(tmp_path / "photos", unit_size=UNIT, input={"shard_size": 50})
+    output = tmp_path / "job-out"
+    process = start(path, tmp_path / "log.txt")
+    assert wait_for_units(process, output, 3)
+    children = psutil.Process(process.pid).children(recursive=True)
+    asked = time.monotonic()
+    process.send_signal(number)
+    assert process.wait(20) == code
+    assert time.monotonic() - asked < 8
+    log = (tmp_path / "log.txt").read_text()
+    assert "Run the same command again to go on" in log and "Traceback" not in log
+    assert json.loads((output / "summary.json").read_text())["state"] == "stopped"
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == [], "processes of the local Ray are left behind"
+    if number == signal.SIGTERM:
+        assert start(path, tmp_path / "log.txt").wait(120) == 0
+        check_whole(output)

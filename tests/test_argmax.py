@@ -1,0 +1,96 @@
+"""Arg-max of upsampled logits against the definition, in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sapiens_ray.models import argmax
+from sapiens_ray.models.argmax import upsampled_argmax
+
+
+def reference(logits: np.ndarray, height: int, width: int) -> np.ndarray:
+    """C x h x w to C x height x width: bilinear, align_corners=False, written down from its definition."""
+
+    def axis(size: int, target: int) -> np.ndarray:
+        weights = np.zeros((target, size))
+        for pixel in range(target):
+            source = max((pixel + 0.5) * size / target - 0.5, 0.0)
+            lower = min(int(source), size - 1)
+            upper = min(lower + 1, size - 1)
+            weights[pixel, lower] += 1 - (source - lower)
+            weights[pixel, upper] += source - lower
+        return weights
+
+    rows, columns = axis(logits.shape[1], height), axis(logits.shape[2], width)
+    return np.einsum("yh,chw,xw->cyx", rows, logits.astype(np.float64), columns)
+
+
+def check(logits: np.ndarray, height: int, width: int) -> None:
+    """The chosen class is largest, up to what float32 can tell apart."""
+    values = reference(logits, height, width)
+    chosen = upsampled_argmax(torch.from_numpy(logits), height, width).numpy()
+    assert chosen.shape == (height, width) and chosen.dtype == np.uint8
+    reached = np.take_along_axis(values, chosen[None].astype(int), 0)[0]
+    slack = 1e-5 * max(1.0, float(np.abs(logits).max()))
+    assert (values.max(0) - reached <= slack).all()
+
+
+@st.composite
+def fields(draw: st.DrawFn) -> np.ndarray:
+    """Logits of every kind: smooth, noisy, with ties, constant."""
+    classes, h, w = draw(st.integers(1, 28)), draw(st.integers(1, 12)), draw(st.integers(1, 12))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    kind = draw(st.sampled_from(["noise", "smooth", "few", "constant"]))
+    if kind == "noise":
+        return random.standard_normal((classes, h, w)).astype(np.float32) * draw(st.sampled_from([1e-3, 1, 1e4]))
+    if kind == "smooth":
+        y, x = np.mgrid[:h, :w] / 12
+        a, b, c = random.standard_normal((3, classes, 1, 1))
+        return (a * x + b * y + c).astype(np.float32)
+    if kind == "few":
+        return random.integers(-1, 2, (classes, h, w)).astype(np.float32)
+    return np.zeros((classes, h, w), np.float32)
+
+
+@settings(max_examples=150, deadline=None)
+@given(fields(), st.integers(1, 60), st.integers(1, 60), st.booleans())
+def test_equals_the_definition(logits, height, width, always):
+    worth, mixed = argmax.WORTH_IT, argmax.MOSTLY_MIXED
+    try:
+        if always:  # the short cut also where it is not worth it
+            argmax.WORTH_IT, argmax.MOSTLY_MIXED = 0, 2.0
+        check(logits, height, width)
+    finally:
+        argmax.WORTH_IT, argmax.MOSTLY_MIXED = worth, mixed
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 5000), (5000, 3), (47, 33), (1024, 768), (1500, 2000)])
+@pytest.mark.parametrize("cells", [(9, 12), (64, 48), (256, 192)])
+def test_equals_torch_on_odd_sizes(height, width, cells):
+    generator = torch.Generator().manual_seed(height + width)
+    coarse = torch.randn(1, 28, *cells, generator=generator)
+    logits = torch.nn.functional.interpolate(coarse, (512, 384), mode="bicubic")
+    full = torch.nn.functional.interpolate(logits, (height, width), mode="bilinear", align_corners=False)[0]
+    top = full.topk(2, dim=0).values
+    chosen = upsampled_argmax(logits[0], height, width)
+    differ = chosen != full.argmax(0)
+    assert (top[0] - top[1])[differ].le(1e-5).all(), "differs where it is no tie"
+    assert differ.float().mean() < 1e-5
+
+
+def test_of_equal_logits_the_first_class_wins():
+    logits = torch.zeros(28, 16, 12)
+    assert (upsampled_argmax(logits, 100, 100) == 0).all()
+    logits[3:5] = 1
+    assert (upsampled_argmax(logits, 100, 100) == 3).all()
+
+
+def test_plain_upsampling_in_parts_is_the_same(monkeypatch):
+    logits = torch.randn(28, 20, 30, generator=torch.Generator().manual_seed(1))
+    whole = upsampled_argmax(logits, 40, 50)
+    monkeypatch.setattr(argmax, "VALUES_AT_ONCE", 40 * 50 * 3)
+    assert torch.equal(upsampled_argmax(logits, 40, 50), whole)

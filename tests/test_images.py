@@ -1,0 +1,88 @@
+"""Decoding, its limits, and file names made of foreign text."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sapiens_ray import images
+from sapiens_ray.errors import ImageError
+from tests.conftest import photo
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.binary(max_size=300),
+    st.sampled_from(
+        [b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF0000WEBP", b"BM", b"GIF89a", b"II*\x00", b"P6\n"]
+    ),
+)
+def test_no_bytes_do_more_than_an_image_error(data, head):
+    try:
+        image = images.decode(head + data, 1_000_000)
+    except ImageError as error:
+        assert error.kind in {"empty", "not_an_image", "corrupt", "zero_size", "too_large"}
+        assert error.message
+    else:
+        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([".jpg", ".png", ".webp", ".bmp", ".tiff"]), st.floats(0.01, 0.995))
+def test_every_truncation_is_noticed(suffix, share):
+    whole = cv2.imencode(suffix, photo(64, 48, 1))[1].tobytes()
+    with pytest.raises(ImageError):
+        images.decode(whole[: int(len(whole) * share)], 1_000_000)
+
+
+def test_limits_count_pixels():
+    data = cv2.imencode(".png", photo(20, 10))[1].tobytes()
+    assert images.decode(data, 200).shape == (10, 20, 3)
+    with pytest.raises(ImageError, match="20x10 pixels are more than max_pixels = 199") as caught:
+        images.decode(data, 199)
+    assert caught.value.kind == "too_large"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 700), st.integers(1, 700), st.integers(16, 300))
+def test_small_decode_has_the_size_of_the_picture(width, height, max_side):
+    data = cv2.imencode(".jpg", photo(width, height))[1].tobytes()
+    small = images.decode_small(data, width, height, max_side)
+    assert (small.shape[1], small.shape[0]) == images.picture_size(width, height, max_side)
+    assert max(small.shape) <= max(max_side, 3)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32 - 1))
+def test_label_maps_survive_png(width, height, seed):
+    class_map = np.random.default_rng(seed).integers(0, 28, (height, width), np.uint8)
+    assert np.array_equal(images.decode_map(images.encode_png(class_map)), class_map)
+
+
+NASTY = st.one_of(
+    st.text(max_size=40),
+    st.lists(
+        st.sampled_from(["..", ".", "", "a", "b.jpg", "con", "x" * 300, "\0", "\n", "é", "\ud800"]), max_size=6
+    ).map("/".join),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(NASTY, NASTY)
+def test_picture_names_stay_inside_and_apart(one, other):
+    name = images.picture_name(one, "jpg")
+    parts = name.split("/")
+    assert not name.startswith("/") and ".." not in parts and "" not in parts
+    assert all(len(part.encode()) <= 255 for part in parts)
+    assert not any(ord(char) < 32 for char in name)
+    if one != other:
+        assert name != images.picture_name(other, "jpg")
+
+
+def test_the_fraction_is_a_fair_and_lasting_choice():
+    chosen = [images.hash_fraction(f"photo-{number}") < 0.25 for number in range(4000)]
+    assert 0.22 < np.mean(chosen) < 0.28
+    assert images.hash_fraction("a") == images.hash_fraction("a") != images.hash_fraction("b")

@@ -1,0 +1,61 @@
+"""The model runner: normalisation, batches, out of memory, files that are no models."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sapiens_ray.errors import CheckpointError
+from sapiens_ray.models.runner import Runner, load_torchscript
+
+
+def test_normalisation_is_the_documented_one(model):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), np.uint8)
+    normal = Runner(model, "cpu", 2)._normalize(pixels)
+    expected = (pixels[..., ::-1].astype(np.float32) - np.float32([123.5, 116.5, 103.5])) / np.float32(
+        [58.5, 57.0, 57.5]
+    )
+    assert normal.dtype == torch.float32 and normal.is_contiguous()
+    assert np.array_equal(normal.numpy(), expected.transpose(0, 3, 1, 2))
+
+
+def test_batches_are_full_and_cover_everything(model):
+    runner = Runner(model, "cpu", 3)
+    sizes: list[int] = []
+    runner.model = lambda batch: sizes.append(len(batch)) or batch.sum()
+    spans = [(start, stop) for start, stop, _ in runner(np.zeros((8, 4, 4, 3), np.uint8))]
+    assert spans == [(0, 3), (3, 6), (6, 8)] and sizes == [3, 3, 2]
+    assert list(runner(np.empty((0,)))) == []
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(model):
+    runner = Runner(model, "cpu", 8)
+    tried: list[int] = []
+
+    def hungry(batch: torch.Tensor) -> torch.Tensor:
+        tried.append(len(batch))
+        if len(batch) > 2:
+            raise torch.cuda.OutOfMemoryError("too much")
+        return batch
+
+    runner.model = hungry
+    spans = [(start, stop) for start, stop, _ in runner(np.zeros((5, 4, 4, 3), np.uint8))]
+    assert spans == [(0, 2), (2, 4), (4, 5)] and tried == [5, 2, 2, 1]
+    assert runner.batch_size == 2, "and does not try the large batch again"
+
+
+def test_files_that_are_no_torchscript_say_what_they_are(tmp_path, model):
+    cases = {"it is empty": b"", "no archive at all": b"hello"}
+    for message, data in cases.items():
+        path = tmp_path / "x.pt2"
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError, match=message):
+            load_torchscript(path, torch.device("cpu"))
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match=r"torch\.save"):
+        load_torchscript(tmp_path / "weights.pth", torch.device("cpu"))
+    half = torch.jit.script(torch.nn.Linear(2, 2).to(torch.bfloat16))
+    half.save(str(tmp_path / "half.pt2"))
+    with pytest.raises(CheckpointError, match="float32"):
+        load_torchscript(tmp_path / "half.pt2", torch.device("cpu"))
