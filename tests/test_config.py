@@ -1,0 +1,118 @@
+"""The job file: expansion, overrides, paths, messages, fingerprint."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from sapiens_ray.config import Job, difference, fingerprint
+from sapiens_ray.errors import ConfigError
+
+MINIMAL = {"input": {"uri": "photos"}, "output": {"uri": "out"}, "tasks": [{"task": "seg", "checkpoint": "m.pt2"}]}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(raw) -> str:
+        path = tmp_path / "sub" / "job.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(raw if isinstance(raw, str) else yaml.safe_dump(raw))
+        return str(path)
+
+    return write
+
+
+def test_relative_paths_are_relative_to_the_file(write, tmp_path, monkeypatch):
+    job = Job.load(write({**MINIMAL, "input": {"uri": ["photos/", "../a.tar", "s3://b/c", "/abs"]}}))
+    assert job.input.uri == [f"{tmp_path}/sub/photos/", f"{tmp_path}/a.tar", "s3://b/c", "/abs"]
+    assert (job.output.uri, job.tasks[0].checkpoint) == (f"{tmp_path}/sub/out", f"{tmp_path}/sub/m.pt2")
+    assert job.name == "job"
+    monkeypatch.chdir(tmp_path)
+    job = Job.load(write(MINIMAL), ["input.uri=here", "tasks.0.checkpoint=n.pt2", "output.visualize.fraction=0.5"])
+    assert job.input.uri == [f"{tmp_path}/here"]
+    assert job.tasks[0].checkpoint == f"{tmp_path}/n.pt2"
+    assert job.output.visualize.fraction == 0.5
+
+
+def test_environment(write, monkeypatch):
+    monkeypatch.setenv("BUCKET", "photos-eu")
+    raw = {**MINIMAL, "input": {"uri": "s3://${BUCKET}/x", "storage_options": {"key": "${NOT_SET_ANYWHERE:-anon}"}}}
+    job = Job.load(write(raw))
+    assert job.input.uri == ["s3://photos-eu/x"] and job.input.storage_options == {"key": "anon"}
+    assert "anon" not in str(job.public_dict())
+    with pytest.raises(ConfigError, match=r"output\.uri: environment variable NOT_SET_ANYWHERE is not set"):
+        Job.load(write({**MINIMAL, "output": {"uri": "${NOT_SET_ANYWHERE}"}}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a\n- b", "a job file is a mapping"),
+        ("a: [", "not valid YAML"),
+        ("a: !!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("input: photos", "input: input should be a valid dictionary"),
+    ],
+)
+def test_files_that_are_no_jobs(write, text, message):
+    with pytest.raises(ConfigError, match=message):
+        Job.load(write(text))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("nonsense", "write it as key=value"),
+        ("tasks.7.mode=x", "not one of the 1 entries"),
+        ("name.x=1", "plain value"),
+    ],
+)
+def test_overrides_that_do_not_fit(write, override, message):
+    with pytest.raises(ConfigError, match=message):
+        Job.load(write({**MINIMAL, "name": "n"}), [override])
+
+
+def test_two_tasks_need_two_columns(write):
+    task = MINIMAL["tasks"][0]
+    with pytest.raises(ConfigError, match="two tasks would write column 'seg'"):
+        Job.load(write({**MINIMAL, "tasks": [task, task]}))
+    job = Job.load(write({**MINIMAL, "tasks": [task, {**task, "name": "seg_small"}]}))
+    assert [one.column for one in job.tasks] == ["seg", "seg_small"]
+
+
+def test_the_fingerprint_covers_results_and_nothing_else(write):
+    def of(**changes) -> str:
+        return fingerprint(Job.load(write({**MINIMAL, **changes})).result_settings(["abc"]))
+
+    same = of()
+    assert of(name="other") == of(input={"uri": "more"}) == of(unit_size=3) == same
+    assert of(output={"uri": "out", "visualize": {"fraction": 0.1}}) == of(device="cpu") == same
+    assert of(tasks=[{"task": "seg", "checkpoint": "moved.pt2", "batch_size": 3, "actors": 2}]) == same
+    assert of(max_pixels=7) != same
+    assert of(input={"uri": "photos", "id_column": "name"}) != same
+    assert fingerprint(Job.load(write(MINIMAL)).result_settings(["other model"])) != same
+    old, new = ({"tasks": [{"sha256": value}], "max_pixels": 1} for value in "ab")
+    assert difference(old, new) == ["tasks[0].sha256: was 'a', now 'b'"]
+
+
+def test_the_exported_names_are_these():
+    import sapiens_ray
+
+    assert sapiens_ray.__all__ == ["Job", "Labeler", "__version__", "read_labels", "run"]
+    for name in sapiens_ray.__all__:
+        assert getattr(sapiens_ray, name) is not None
+
+
+def test_a_job_file_is_read_without_ray_and_torch():
+    code = "import sys, sapiens_ray.cli; from sapiens_ray import Job; print({'ray', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_the_shipped_configs_are_valid(monkeypatch):
+    from tests.conftest import ROOT
+
+    for path in (ROOT / "configs").glob("*.yaml"):
+        assert Job.load(path).tasks

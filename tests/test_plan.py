@@ -1,0 +1,134 @@
+"""The plan: stable numbers, growth, what counts as done, and merging."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sapiens_ray import plan as planning
+from sapiens_ray.config import Job
+from sapiens_ray.errors import InputError, JobFailed
+from sapiens_ray.preflight import prepare_job, save_job
+from sapiens_ray.sink import merge_shard
+from sapiens_ray.storage import Folder
+from sapiens_ray.units import UnitName
+from tests.archives import write_tar
+from tests.conftest import write_photos
+
+
+def plan_of(path):
+    prepared = prepare_job(Job.load(path))
+    save_job(prepared)
+    entries = list(planning.read_entries(prepared.output, [shard.number for shard in prepared.plan.shards]))
+    return prepared.plan, [(number, entry.image_id) for number, entry in entries]
+
+
+def test_numbers_stay_when_the_input_grows_and_shrinks(write_job, tmp_path):
+    files = write_photos(tmp_path / "photos", 5)
+    path = write_job(tmp_path / "photos", input={"shard_size": 3}, unit_size=2)
+    _, first = plan_of(path)
+    assert first == [(0, "000.jpg"), (0, "001.jpg"), (0, "002.jpg"), (1, "003.jpg"), (1, "004.jpg")]
+    (tmp_path / "photos" / "000a.jpg").write_bytes(b"new")
+    files[4].unlink()
+    plan, grown = plan_of(path)
+    assert grown == [*first, (2, "000a.jpg")]
+    assert [shard.images for shard in plan.shards] == [3, 2, 1]
+    other = write_job(tmp_path / "photos", input={"shard_size": 3}, unit_size=50)
+    assert plan_of(other)[0].unit_size == 2, "units keep their size, or late writes would overlap"
+
+
+def test_new_tars_are_new_shards(write_job, tmp_path):
+    files = write_photos(tmp_path / "photos", 4)
+    write_tar(tmp_path / "b.tar", files[:2])
+    path = write_job(str(tmp_path / "*.tar"))
+    assert [shard.shard_id for shard in plan_of(path)[0].shards] == ["b.tar"]
+    write_tar(tmp_path / "a.tar", files[2:])
+    assert [shard.shard_id for shard in plan_of(path)[0].shards] == ["b.tar", "a.tar"]
+
+
+def test_an_input_without_images_says_so(write_job, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "notes.md").write_text("x")
+    with pytest.raises(InputError, match=r"no images with a suffix that OpenCV reads in .*photos"):
+        prepare_job(Job.load(write_job(tmp_path / "photos")))
+    with pytest.raises(InputError, match="nothing matches"):
+        prepare_job(Job.load(write_job(str(tmp_path / "*.tar"))))
+
+
+def test_a_passthrough_column_must_not_hide_one_of_ours(write_job, tmp_path):
+    from sapiens_ray.errors import ConfigError
+
+    (tmp_path / "a.csv").write_text("path,width\nx.jpg,3\n")
+    with pytest.raises(ConfigError, match="'width' is a column of the output already"):
+        prepare_job(Job.load(write_job(tmp_path / "a.csv", input={"columns": ["width"]})))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.data())
+def test_files_inside_a_merged_one_do_not_count_twice(lengths, data):
+    stops = [sum(lengths[: number + 1]) for number in range(len(lengths))]
+    starts = [0, *stops[:-1]]
+    parts = [UnitName(4, start, stop, stop == stops[-1]) for start, stop in zip(starts, stops, strict=True)]
+    merged = UnitName(4, 0, stops[-1], True)
+    left = data.draw(st.lists(st.sampled_from(parts), unique=True))
+    for found, rows in ((parts, stops[-1]), ([*left, merged], stops[-1])):
+        counted, inside = planning.current(data.draw(st.permutations(found)))
+        assert sum(name.stop - name.start for name in counted) == rows
+        assert sorted([*counted, *inside]) == sorted(found)
+        assert planning.done_by_shard(counted)[4].complete
+    some = [name for name in parts if name not in left]
+    done = planning.done_by_shard(planning.current(some)[0])
+    assert (not some) or done[4].complete == (not left)
+
+
+def _part(output: Folder, name: UnitName, errors: str) -> None:
+    indices = pa.array(range(name.start, name.stop), pa.int32())
+    table = pa.table({"index": indices, "seg": pa.array([b"x"] * len(indices), pa.binary())})
+    table = table.replace_schema_metadata({"sapiens_ray.errors": errors, "other": "kept"})
+    with output.replacing(f"data/{name.file}") as temporary:
+        pq.write_table(table, temporary)
+
+
+def test_merging_keeps_rows_order_and_counts(tmp_path):
+    output = Folder(str(tmp_path))
+    parts = [UnitName(0, 4, 8, False), UnitName(0, 0, 4, False), UnitName(0, 8, 8, True)]
+    for name, errors in zip(parts, ['{"empty": 1}', '{"empty": 2, "corrupt": 1}', "{}"], strict=True):
+        _part(output, name, errors)
+    merged = merge_shard(output, parts)
+    assert output.files("data") == [merged.file] == ["s000000-00000000-00000008-end.parquet"]
+    with pq.ParquetFile(tmp_path / "data" / merged.file) as file:
+        assert file.read()["index"].to_pylist() == list(range(8))
+        assert file.schema_arrow.metadata[b"sapiens_ray.errors"] == b'{"empty": 3, "corrupt": 1}'
+        assert file.schema_arrow.metadata[b"other"] == b"kept"
+
+
+def test_a_merge_that_was_interrupted_is_cleaned_up(write_job, tmp_path, cluster):
+    import sapiens_ray as sr
+
+    write_photos(tmp_path / "photos", 6)
+    path = write_job(tmp_path / "photos", unit_size=2)
+    sr.run(sr.Job.load(path))
+    data = tmp_path / "job-out" / "data"
+    (merged,) = data.iterdir()
+    # a part that was not deleted, and an unfinished file, as a kill in the middle leaves them
+    part = pq.read_table(merged).slice(2, 2)
+    pq.write_table(part, data / UnitName(0, 2, 4, False).file)
+    (data / ".tmp-0123").write_bytes(b"half a fi")
+    assert len(sr.read_labels(str(tmp_path / "job-out"))) == 6, "readers do not see its rows twice"
+    sr.run(sr.Job.load(path))
+    assert list(data.iterdir()) == [merged]
+
+
+def test_a_lost_file_is_done_again(write_job, tmp_path, cluster):
+    import sapiens_ray as sr
+
+    write_photos(tmp_path / "photos", 4)
+    path = write_job(tmp_path / "photos", unit_size=2, input={"shard_size": 2})
+    sr.run(sr.Job.load(path))
+    (tmp_path / "job-out" / "data" / UnitName(1, 0, 2, True).file).unlink()
+    summary = sr.run(sr.Job.load(path))
+    assert (summary.already_done, summary.labelled, summary.images) == (2, 2, 4)
+    assert JobFailed.exit_code == 1

@@ -1,0 +1,242 @@
+"""Sources: every cut of a tar, every damage of a Parquet file, every shape of a list."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sapiens_ray import storage
+from sapiens_ray.errors import InputError
+from sapiens_ray.sources import Done, Encoded, Entry, images, listing, parquet, webdataset
+from tests.archives import tar_bytes, write_parquet
+from tests.conftest import write_photos
+
+MEMBERS = [(f"dir/{number}.a.jpg", bytes([number]) * (300 * number + 1)) for number in range(4)]
+
+
+def drain(source):
+    """All images of a source, and the count it returns."""
+    found: list[Encoded] = []
+    while True:
+        try:
+            found.append(next(source))
+        except StopIteration as end:
+            return found, end.value
+
+
+NOTHING = Done()
+
+
+def read_tar(path, data, done=NOTHING, include=()):
+    path.write_bytes(data)
+    found, total = drain(webdataset.read(str(path), "x.tar", done, {}, include))
+    assert [image.index for image in found] == [index for index in range(total) if not done.has(index)]
+    return found
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_tar_gives_its_images_in_order(tmp_path, format):
+    members = [*MEMBERS, ("n" * 150 + "/é.png", b"long"), ("key.json", b"{}"), ("key.txt", b""), ("./dot.JPG", b"dot")]
+    found = read_tar(tmp_path / "x.tar", tar_bytes(members, format=format))
+    expected = [*MEMBERS, ("n" * 150 + "/é.png", b"long"), ("dot.JPG", b"dot")]
+    assert [(image.image_id, image.data) for image in found] == [(f"x.tar/{name}", data) for name, data in expected]
+    assert [image.extra["key"] for image in found[:4]] == ["dir/0", "dir/1", "dir/2", "dir/3"]
+    assert found[0].uri.endswith("x.tar#dir/0.a.jpg")
+
+
+def test_several_images_of_one_key_and_members_without_suffix(tmp_path):
+    jpeg = b"\xff\xd8\xff\xe0 something"
+    members = [("a.1.jpg", b"1"), ("a.2.jpg", b"2"), ("a", jpeg), ("b", b"no image"), ("c.img", jpeg), ("d.cls", b"7")]
+    found = read_tar(tmp_path / "x.tar", tar_bytes(members))
+    assert [image.image_id for image in found] == ["x.tar/a.1.jpg", "x.tar/a.2.jpg", "x.tar/a", "x.tar/c.img"]
+    assert [image.extra["key"] for image in found] == ["a", "a", "a", "c"]
+    assert found[2].data == jpeg
+    chosen = read_tar(tmp_path / "y.tar", tar_bytes(members), include=["*.1.jpg", "*.cls"])
+    assert [image.data for image in chosen] == [b"1", b"7"]
+
+
+def test_every_cut_of_a_tar_is_reported(tmp_path):
+    whole = tar_bytes(MEMBERS)
+    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
+        stops = [member.offset_data + member.size for member in tar]
+    end = len(tar_bytes(MEMBERS, end=False))
+    for cut in range(0, end + 512, 101):
+        *rows, damage = read_tar(tmp_path / "x.tar", whole[:cut])
+        readable = sum(stop <= cut for stop in stops)
+        assert damage.error.kind == "shard_damaged" and damage.image_id == "x.tar", cut
+        assert [image.data for image in rows if image.error is None] == [data for _, data in MEMBERS[:readable]]
+        assert [image.error.kind for image in rows[readable:]] in ([], ["unreadable"])
+    found = read_tar(tmp_path / "x.tar", whole[: end + 512])
+    assert [image.error for image in found] == [None] * 4, "one block of zeros is an end"
+
+
+def test_every_cut_of_a_compressed_tar_is_reported(tmp_path):
+    whole = gzip.compress(tar_bytes(MEMBERS), 1)
+    for cut in range(0, len(whole), 7):
+        *rows, damage = read_tar(tmp_path / "x.tar", whole[:cut])
+        assert damage.error.kind == "shard_damaged", cut
+        good = [image for image in rows if image.error is None]
+        assert [image.data for image in good] == [data for _, data in MEMBERS[: len(good)]]
+        assert len(rows) - len(good) <= 1
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.data())
+def test_a_damaged_tar_never_raises_and_never_ends_silently(tmp_path_factory, data):
+    whole = bytearray(tar_bytes(MEMBERS))
+    start = data.draw(st.integers(0, len(tar_bytes(MEMBERS, end=False)) - 1))
+    garbage = data.draw(st.binary(min_size=1, max_size=700))
+    whole[start : start + len(garbage)] = garbage
+    found = read_tar(tmp_path_factory.mktemp("tar") / "x.tar", bytes(whole))
+    names = {name for name, _ in MEMBERS}
+    seen = {image.image_id.removeprefix("x.tar/") for image in found}
+    if not names <= seen:
+        # a header that was overwritten: its member is gone, or has another name, and then there is word of it
+        assert any(image.error for image in found) or seen - names or _still_a_tar(bytes(whole))
+
+
+def _still_a_tar(data: bytes) -> bool:
+    """Whether the damage left a tar that is whole to everybody (it hit names or fields that nobody checks)."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            return len(tar.getmembers()) > 0
+    except tarfile.TarError:
+        return False
+
+
+def test_done_ranges_of_a_tar_are_passed_over(tmp_path):
+    found = read_tar(tmp_path / "x.tar", tar_bytes(MEMBERS), Done(((0, 1), (2, 3))))
+    assert [image.index for image in found] == [1, 3]
+    packed = gzip.compress(tar_bytes(MEMBERS))
+    assert [image.index for image in read_tar(tmp_path / "x.tar.gz", packed, Done(((0, 3),)))] == [3]
+
+
+def test_links_in_a_tar_are_rows_too(tmp_path):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        info = tarfile.TarInfo("link.jpg")
+        info.type, info.linkname = tarfile.SYMTYPE, "../../etc/passwd"
+        tar.addfile(info)
+    (image,) = read_tar(tmp_path / "x.tar", buffer.getvalue())
+    assert image.error.kind == "unreadable" and "link" in image.error.message
+
+
+def test_a_damaged_row_group_gives_a_row_for_each_image(tmp_path):
+    files = write_photos(tmp_path / "photos", 9)
+    path = tmp_path / "x.parquet"
+    write_parquet(path, files, row_group_size=3, compression="none")
+    metadata = pq.ParquetFile(path).metadata.row_group(1)
+    data = bytearray(path.read_bytes())
+    start = metadata.column(0).data_page_offset
+    data[start : start + 40] = b"\xff" * 40
+    path.write_bytes(data)
+    found, total = drain(parquet.read(str(path), "x.parquet", Done(), {}))
+    assert total == 9 and [image.index for image in found] == list(range(9))
+    assert [image.error.kind if image.error else None for image in found] == [None] * 3 + ["unreadable"] * 3 + [
+        None
+    ] * 3
+    assert found[8].data == files[8].read_bytes()
+
+
+def test_a_parquet_file_without_footer_is_one_row(tmp_path):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 and then nothing")
+    (image,), total = drain(parquet.read(str(tmp_path / "x.parquet"), "x.parquet", Done(), {}))
+    assert (image.error.kind, image.image_id, total) == ("shard_damaged", "x.parquet", 1)
+
+
+def test_parquet_nulls_and_paths_beside_the_table(tmp_path):
+    (file,) = write_photos(tmp_path, 1)
+    table = pa.table({"image": [{"bytes": None, "path": file.name}, {"bytes": None, "path": None}, None]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    found, _ = drain(parquet.read(str(tmp_path / "x.parquet"), "x.parquet", Done(), {}))
+    assert found[0].data == file.read_bytes()
+    assert [image.error.kind for image in found[1:]] == ["missing", "missing"]
+
+
+def test_the_image_column_is_found_or_asked_for():
+    two = pa.schema([("photo", pa.binary()), ("mask", pa.binary()), ("n", pa.int32())])
+    assert parquet.choose_column(two, "mask", "x") == "mask"
+    with pytest.raises(InputError, match="photo, mask"):
+        parquet.choose_column(two, None, "x")
+    with pytest.raises(InputError, match="is not of bytes"):
+        parquet.choose_column(two, "n", "x")
+    with pytest.raises(InputError, match="is not there"):
+        parquet.choose_column(two, "image", "x")
+
+
+def test_lists(tmp_path):
+    (tmp_path / "a.txt").write_text("x.jpg\n\n  sub/y.jpg  \n/abs/z.jpg\ns3://b/w.jpg\n")
+    found = list(listing.find(str(tmp_path / "a.txt"), {}))
+    assert [entry.uri for entry in found] == [
+        f"{tmp_path}/x.jpg",
+        f"{tmp_path}/sub/y.jpg",
+        "/abs/z.jpg",
+        "s3://b/w.jpg",
+    ]
+    assert [entry.image_id for entry in found] == ["x.jpg", "sub/y.jpg", "/abs/z.jpg", "s3://b/w.jpg"]
+    (tmp_path / "a.csv").write_text('id,file_name\n1,"with, comma.jpg"\n')
+    (entry,) = listing.find(str(tmp_path / "a.csv"), {}, id_column="id", columns=["id"])
+    assert entry == Entry(f"{tmp_path}/with, comma.jpg", "1", {"id": "1"})
+    (tmp_path / "a.jsonl").write_text('"x.jpg"\n' + json.dumps({"path": "y.jpg"}))
+    assert [entry.image_id for entry in listing.find(str(tmp_path / "a.jsonl"), {})] == ["x.jpg", "y.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "a,b\n1,2\n", "say which column .* it has a, b"),
+        ("a.csv", 'path\nx.jpg\n""\n', "line 3: no path"),
+        ("a.jsonl", '{"path": "x"}\n{nonsense', "line 2: not valid JSON"),
+        ("a.jsonl", "[1]", "line 1: neither an object nor a string"),
+    ],
+)
+def test_lists_that_cannot_be_used_name_the_line(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        list(listing.find(str(tmp_path / name), {}))
+
+
+def test_folders_are_walked_in_order_and_loops_end(tmp_path):
+    for name in ("b/2.jpg", "a/1.png", "c.JPG", "b/notes.txt", "a/deep/0.webp"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "b" / "loop").symlink_to(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "deep")
+    found = [entry.image_id for entry in images.find(storage.Folder(str(tmp_path)), [])]
+    assert found == ["a/1.png", "a/deep/0.webp", "b/2.jpg", "c.JPG", "link/0.webp"]
+    chosen = [entry.image_id for entry in images.find(storage.Folder(str(tmp_path)), ["a/*", "*.txt"])]
+    assert chosen == ["a/1.png", "a/deep/0.webp", "b/notes.txt"]
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    import os
+
+    path = os.fsencode(tmp_path) + b"/caf\xe9.jpg"
+    with open(path, "wb") as file:
+        file.write(b"data")
+    (entry,) = images.find(storage.Folder(str(tmp_path)), [])
+    assert entry.image_id == "caf\\xe9.jpg"
+    (image,), _ = drain(images.read([entry], Done(), {}))
+    assert image.data == b"data"
+    image.uri.encode()
+
+
+def test_a_folder_of_another_file_system(tmp_path):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/bucket/a/1.jpg", b"one")
+    memory.pipe_file("/bucket/2.jpg", b"two")
+    entries = list(images.find(storage.Folder("memory://bucket"), []))
+    assert [entry.image_id for entry in entries] == ["2.jpg", "a/1.jpg"]
+    found, _ = drain(images.read([*entries, Entry("memory://bucket/gone.jpg", "gone")], Done(), {}))
+    assert [image.data for image in found] == [b"two", b"one", None]
+    assert found[2].error.kind == "missing"
