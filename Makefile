@@ -16,8 +16,6 @@ demo: $(VENV)/installed
 	@$(BIN)/sapiens-ray run configs/demo.yaml
 	@echo
 	@echo "The demo model has random weights: its labels mean nothing. README, 'Real weights', says where to get real ones."
-	@echo "Read a row back:"
-	@echo "  $(BIN)/python -c \"import sapiens_ray as sr; print(sr.read_labels('runs/demo', decode=True).iloc[0])\""
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest tests

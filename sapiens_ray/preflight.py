@@ -13,6 +13,7 @@ import pyarrow as pa
 import yaml
 
 from sapiens_ray import plan as planning
+from sapiens_ray import storage
 from sapiens_ray.config import Job, difference, fingerprint
 from sapiens_ray.errors import OutputError
 from sapiens_ray.models.checkpoint import Checkpoint, resolve
@@ -89,7 +90,7 @@ def prepare_job(job: Job, redo_changed: bool = False) -> Prepared:
 def open_output(job: Job) -> Folder:
     """The output folder. Raises OutputError if a Ray job would lose it."""
     uri = job.output.uri
-    if "/runtime_resources/working_dir_files/" in uri:
+    if storage.in_working_dir(uri):
         raise OutputError(
             f"output.uri: {uri} lies in the copy of --working-dir that Ray deletes after the job; "
             "give an absolute path or a URL, e.g. --set output.uri=/data/labels"

@@ -63,6 +63,8 @@ class ProgressView:
         if self.live:
             self._bar.update(self._task, total=summary.expected, completed=summary.images, summary=summary)
             return
+        if summary.state == "done":
+            return  # the summary follows
         now = time.monotonic()
         if now - self._last >= LOG_EVERY_S:
             self._last = now

@@ -34,9 +34,10 @@ def _grid(title: str) -> Table:
 
 
 def _print(table: Table) -> None:
-    console = Console()
+    plain: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False}  # paths may hold [brackets]
+    console = Console(**plain)
     if not console.is_terminal:
-        console = Console(width=200)  # no terminal, no width: do not break paths in logs
+        console = Console(width=200, **plain)  # no terminal, no width: do not break paths in logs
     console.print(table)
 
 

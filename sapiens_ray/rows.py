@@ -33,20 +33,15 @@ def output_schema(tasks: Sequence[Seg], extra: pa.Schema, job: dict[str, Any]) -
     """The Arrow schema of every file under `data/`: head, tasks, passthrough columns, and metadata.
 
     `job` (fingerprint, models, versions) is stored as JSON under `sapiens_ray.job`, with each task's class
-    names. The `huggingface` entry makes `datasets` show label maps as images. Raises ConfigError if two
-    columns would have one name.
+    names. Raises ConfigError if two columns would have one name.
     """
     fields = [*HEAD, *(field for task in tasks for field in task.fields), *extra]
     names = Counter(field.name for field in fields)
     doubled = [name for name, count in names.items() if count > 1]
     if doubled:
         raise ConfigError(f"input.columns: {doubled[0]!r} is a column of the output already; rename it in the input")
-    schema = pa.schema(fields)
-    metadata = {
-        JOB_KEY: json.dumps({**job, "tasks": {task.column: task.metadata for task in tasks}}),
-        b"huggingface": json.dumps({"info": {"features": _hugging_face_features(schema, tasks)}}),
-    }
-    return schema.with_metadata(metadata)
+    about = {**job, "tasks": {task.column: task.metadata for task in tasks}}
+    return pa.schema(fields, metadata={JOB_KEY: json.dumps(about)})
 
 
 def with_errors(schema: pa.Schema, kinds: dict[str, int]) -> pa.Schema:
@@ -62,17 +57,3 @@ def read_errors(metadata: dict[bytes, bytes] | None) -> dict[str, int]:
 def count_errors(rows: pa.Table) -> dict[str, int]:
     """Error rows by kind."""
     return dict(Counter(kind for kind in rows["error_kind"].to_pylist() if kind is not None))
-
-
-def _hugging_face_features(schema: pa.Schema, tasks: Sequence[Seg]) -> dict[str, Any]:
-    pictures = {name for task in tasks for name in task.image_columns}
-    return {field.name: {"_type": "Image"} if field.name in pictures else _feature(field.type) for field in schema}
-
-
-def _feature(kind: pa.DataType) -> Any:
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return {"feature": _feature(kind.value_type), "_type": "List"}
-    if pa.types.is_struct(kind):
-        return {field.name: _feature(field.type) for field in kind}
-    names = {"float": "float32", "double": "float64", "halffloat": "float16"}
-    return {"dtype": names.get(str(kind), str(kind)), "_type": "Value"}

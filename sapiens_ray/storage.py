@@ -26,6 +26,11 @@ def is_remote(uri: str) -> bool:
     return "://" in uri and not uri.startswith(("file://", "local://"))
 
 
+def in_working_dir(uri: str) -> bool:
+    """Whether a path lies in the copy of `ray job submit --working-dir`, which Ray deletes after the job."""
+    return "/runtime_resources/working_dir_files/" in uri
+
+
 def local_path(uri: str) -> str:
     """The path of a local URI, without its `file://`."""
     return uri.split("://", 1)[1] if "://" in uri else uri

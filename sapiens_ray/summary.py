@@ -97,7 +97,8 @@ class Summary:
         share = f" ({100 * self.images / self.expected:.1f} %)" if self.expected else ""
         eta = self.eta()
         left = f", {duration(eta)} left" if eta is not None else ""
-        return f"{self.images}{of} images{share}, {self.rate:.2f} images/s, {self.failed} errors{left}"
+        rate = f", {self.rate:.2f} images/s" if self.labelled else ""
+        return f"{self.images}{of} images{share}{rate}, {self.failed} errors{left}"
 
     def eta(self) -> float | None:
         """Seconds left at the rate since the first unit was done; None while unknown."""

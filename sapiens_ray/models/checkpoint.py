@@ -51,10 +51,14 @@ def resolve(options: ModelOptions, where: str, storage_options: dict[str, Any]) 
         raise CheckpointError(f"{where}: cannot fetch {uri}: {type(error).__name__}: {error}") from None
     if not path.is_file():
         what = "is a folder, not a checkpoint file" if path.is_dir() else "is not there"
-        raise CheckpointError(
-            f"{where}: {uri} {what}; give the path of a TorchScript .pt2 file "
-            "(README: 'Real weights' says where to get one; `make demo` writes one to try with)"
+        hint = (
+            "it was not sent with --working-dir (which leaves out what .gitignore and .rayignore name): "
+            "give an absolute path that every node sees, or a URL"
+            if storage.in_working_dir(uri)
+            else "give the path of a TorchScript .pt2 file (README: 'Real weights' says where to get one; "
+            "`make demo` writes one to try with)"
         )
+        raise CheckpointError(f"{where}: {uri} {what}; {hint}")
     digest = _sha256(path)
     if options.sha256 and digest != options.sha256.lower():
         raise CheckpointError(

@@ -1,0 +1,57 @@
+"""Arg-max of upsampled logits: ours against upsampling everything, on one machine in one run.
+
+    python benchmarks/argmax.py [ROUNDS]
+
+Prints a table; the last column is the ratio of the medians.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from sapiens_ray.models.argmax import upsampled_argmax
+
+SIZES = {"0.9 megapixels": (1280, 720), "8.3 megapixels": (3840, 2160)}
+# How coarse the label regions are: cells of the random field that the logits are smoothed from.
+FIELDS = {"large regions": (12, 9), "small regions": (48, 36), "noise": (512, 384)}
+
+
+def everything(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The definition: upsample 28 channels, then arg-max."""
+    full = F.interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)
+    return full[0].argmax(0).to(torch.uint8)
+
+
+def median_ms(function: Callable[[], torch.Tensor], rounds: int) -> float:
+    """Median time of `rounds` calls in milliseconds, after one that does not count."""
+    function()
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        function()
+        times.append(1000 * (time.perf_counter() - started))
+    return statistics.median(times)
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    print(f"{'photo':>15} {'labels':>14} {'all, ms':>9} {'ours, ms':>9} {'ratio':>6} {'differ':>8}")
+    generator = torch.Generator().manual_seed(0)
+    for size, (height, width) in SIZES.items():
+        for kind, cells in FIELDS.items():
+            field = torch.randn(1, 28, *cells, generator=generator)
+            logits = F.interpolate(field, (512, 384), mode="bicubic", align_corners=False)[0]
+            slow = median_ms(lambda: everything(logits, height, width), rounds)  # noqa: B023
+            fast = median_ms(lambda: upsampled_argmax(logits, height, width), rounds)  # noqa: B023
+            differ = int((everything(logits, height, width) != upsampled_argmax(logits, height, width)).sum())
+            print(f"{size:>15} {kind:>14} {slow:9.0f} {fast:9.0f} {slow / fast:6.1f} {differ:8d}")
+
+
+if __name__ == "__main__":
+    main()

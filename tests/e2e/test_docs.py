@@ -1,0 +1,90 @@
+"""Every command and every snippet of the README runs, in the order in which it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """What a user has after `make demo`, without the venv."""
+    for name in ("configs", "jobs", "sapiens_ray", ".rayignore"):
+        source = ROOT / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, tmp_path / name)
+    model = tmp_path / "checkpoints" / "demo" / "seg_random_torchscript.pt2"
+    subprocess.run([sys.executable, "-m", "sapiens_ray.demo", model], check=True, cwd=tmp_path)
+    return tmp_path
+
+
+def run_block(language: str, code: str, folder: Path, dashboard: str) -> str:
+    env = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "RAY_API_SERVER_ADDRESS": dashboard,
+        "HF_HOME": str(folder / "hf"),
+    }
+    command = ["bash", "-euc", code] if language == "bash" else [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, f"{code}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def test_the_readme_works(cluster, checkout):
+    blocks = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 7, "a block was added or lost its language"
+    printed = [run_block(language, code, checkout, cluster.dashboard) for language, code in blocks]
+    assert "5 in 1 shard (images)" in printed[0] and "5 of 5 (100.0 %)" in printed[0]
+    assert "5 (5 ok, 0 errors)" in printed[1]
+    assert len(list((checkout / "runs" / "on-cluster" / "data").iterdir())) == 1
+    assert printed[2].strip() == "astronaut.jpg (512, 512)"
+    assert "grace_hopper.jpg" in printed[4]
+    assert "(512, 512)" in printed[5]
+    assert "(512, 512)" in printed[6]
+    assert (checkout / "runs" / "lite" / "seg" / "crops" / "hopper_face_seg.npy").exists()
+
+
+def test_the_job_of_the_readme_is_a_job():
+    import yaml
+
+    from sapiens_ray import Job
+
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    job = Job.parse(yaml.safe_load(text))
+    assert job.output.visualize.fraction == 0.01
+
+
+def test_the_error_kinds_of_the_docs_are_those_of_the_code():
+    section = (ROOT / "docs" / "outputs.md").read_text().split("## Kinds of error")[1].split("| --- |")[1]
+    documented = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    source = "".join(path.read_text() for path in (ROOT / "sapiens_ray").rglob("*.py"))
+    raised = set(re.findall(r'ImageError\(\s*"(\w+)"', source)) | {"failed"}
+    assert documented == raised
+
+
+def test_make_demo_says_that_it_is_done(tmp_path):
+    """The recipe itself, with the venv of this test run in place of a new one."""
+    for name in ("Makefile", "configs", "sapiens_ray", "pyproject.toml"):
+        source = ROOT / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, tmp_path / name)
+    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    command = ["make", "demo", f"VENV={sys.prefix}", f"--old-file={sys.prefix}/installed"]
+    runs = [subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+            for _ in range(2)]  # fmt: skip
+    for done in runs:
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "random weights: its labels mean nothing" in done.stdout
+        assert f"{tmp_path}/runs/demo/data/*.parquet" in done.stdout
+        assert "sr.read_labels(" in done.stdout
+    assert "RANDOM weights" in runs[0].stderr
+    assert "every image had its row already" in runs[1].stdout
