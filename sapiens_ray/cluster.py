@@ -52,8 +52,14 @@ def this_machine() -> Cluster:
     """The cluster that a local run would start."""
     import torch
 
-    cpus, gpus = len(os.sched_getaffinity(0)), torch.cuda.device_count()
+    cpus, gpus = _usable_cpus(), torch.cuda.device_count()
     return Cluster(cpus, gpus, cpus, 1, cpus, gpus, "this machine")
+
+
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def connected_cluster() -> Cluster:
@@ -153,7 +159,7 @@ def place(job: Job, cluster: Cluster) -> Placement:
         ActorNeeds(count, share, actor_cpus, device, GPU_ACTOR_THREADS if on_gpu else threads)
         for count, share in zip(counts, gpus, strict=True)
     )
-    return Placement(pools, read_cpus=work_cpus / 5, work_cpus=work_cpus)
+    return Placement(pools, read_cpus=work_cpus / 2, work_cpus=work_cpus)
 
 
 def last_line(error: Exception) -> str:

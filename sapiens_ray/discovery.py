@@ -32,10 +32,11 @@ class Found:
 
 def find_input(settings: Input) -> Iterator[Found]:
     """Everything the input names, in a stable order. Raises InputError for what is not there or ambiguous."""
-    uris = [expanded for uri in settings.uri for expanded in _expand(uri, settings)]
-    root = _common_root(uris)
-    for uri in uris:
-        yield from _found_at(uri, settings, root)
+    with storage.asking(InputError, f"input.uri: cannot list {', '.join(settings.uri)}"):
+        uris = [expanded for uri in settings.uri for expanded in _expand(uri, settings)]
+        root = _common_root(uris)
+        for uri in uris:
+            yield from _found_at(uri, settings, root)
 
 
 def _expand(uri: str, settings: Input) -> list[str]:

@@ -11,9 +11,9 @@ import json
 import os
 import tarfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -278,6 +278,19 @@ def list_units(output: Folder) -> list[UnitName]:
     """The units that have their file, without those that lie inside another one (left by a merge)."""
     found = [UnitName.parse(file) for file in output.files("data")]
     return current([name for name in found if name is not None])[0]
+
+
+Answer = TypeVar("Answer")
+
+
+def with_units(output: Folder, use: Callable[[list[UnitName]], Answer]) -> Answer:
+    """`use` the files that count; again with a new listing if a merge removes one of them meanwhile."""
+    for _ in range(10):
+        try:
+            return use(list_units(output))
+        except FileNotFoundError:
+            continue
+    return use(list_units(output))
 
 
 def current(names: Iterable[UnitName]) -> tuple[list[UnitName], list[UnitName]]:

@@ -72,8 +72,9 @@ def prepare_job(job: Job, redo_changed: bool = False) -> Prepared:
         for position, options in enumerate(job.tasks)
     ]
     settings = job.result_settings([checkpoint.sha256 for checkpoint in checkpoints])
-    _refuse_other_results(output, settings)
-    old = planning.load_plan(output)
+    with storage.asking(OutputError, f"output.uri: cannot read {output.uri}"):
+        _refuse_other_results(output, settings)
+        old = planning.load_plan(output)
     entries = planning.read_entries(output, [shard.number for shard in old.shards]) if old else ()
     plan = planning.make_plan(job, old, entries, redo_changed)
     files = [name for name in planning.list_units(output) if name.shard not in plan.changed]
@@ -135,6 +136,11 @@ def save_job(prepared: Prepared) -> None:
         "models": [{"checkpoint": one.uri, "size": one.size, "sha256": one.sha256} for one in prepared.checkpoints],
         "versions": versions(),
     }
+    with storage.asking(OutputError, f"output.uri: cannot write to {output.uri}"):
+        _write_job(prepared, output, record)
+
+
+def _write_job(prepared: Prepared, output: Folder, record: dict[str, Any]) -> None:
     output.write(JOB_FILE, yaml.safe_dump(record, sort_keys=False, allow_unicode=True).encode())
     for file in output.files("data"):
         name = UnitName.parse(file)

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 
 from sapiens_ray.errors import OutputError
 from sapiens_ray.images import decode_map
-from sapiens_ray.plan import list_units
+from sapiens_ray.plan import list_units, with_units
 from sapiens_ray.rows import JOB_KEY
 from sapiens_ray.storage import Folder
+from sapiens_ray.units import UnitName
 
 if TYPE_CHECKING:
     import pandas
@@ -37,14 +38,20 @@ def read_labels(
     Raises OutputError if there is nothing to read.
     """
     folder = Folder(output.rstrip("/"), storage_options or {})
-    names = [f"data/{unit.file}" for unit in list_units(folder)]
-    if not names:
-        raise OutputError(f"{output} holds no labels: no files in {folder.join('data')}")
-    maps = [name for name in map_columns(folder, names[0]) if columns is None or name in columns]
     wanted = list(columns) if columns is not None else None
+
+    def load(units: list[UnitName]) -> Any:
+        names = [f"data/{unit.file}" for unit in units]
+        if not names:
+            raise OutputError(f"{output} holds no labels: no files in {folder.join('data')}")
+        maps = [name for name in map_columns(folder, names[0]) if wanted is None or name in wanted]
+        if engine == "ray":
+            return _ray_dataset(folder, names, wanted, maps if decode else []), maps
+        return pa.concat_tables([_read(folder, name, wanted) for name in names]), maps
+
+    table, maps = with_units(folder, load)
     if engine == "ray":
-        return _ray_dataset(folder, names, wanted, maps if decode else [])
-    table = pa.concat_tables([_read(folder, name, wanted) for name in names])
+        return table
     frame = table.to_pandas()
     for name in maps if decode else ():
         frame[name] = frame[name].map(_decode_cell)

@@ -160,11 +160,11 @@ def output_status(uri: str) -> dict[str, Any]:
     plan = planning.load_plan(output)
     if plan is None:
         raise OutputError(f"{uri} is not an output folder of sapiens-ray: it has no {planning.PLAN_FILE}")
-    files = planning.list_units(output)
-    done = planning.done_by_shard(files)
+    done, errors = planning.with_units(
+        output, lambda files: (planning.done_by_shard(files), errors_in_files(output, files))
+    )
     plan = planning.with_counts(plan, done)
     rows = sum(one.rows for one in done.values())
-    errors = errors_in_files(output, files)
     counts = [shard.images for shard in plan.shards]
     complete = sum(done.get(shard.number, Done()).complete for shard in plan.shards)
     last = json.loads(output.read(SUMMARY_FILE)) if output.exists(SUMMARY_FILE) else {}

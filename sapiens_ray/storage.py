@@ -6,6 +6,7 @@ on an object store through one PUT of finished bytes.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import uuid
@@ -17,6 +18,8 @@ from typing import IO, Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+
+from sapiens_ray.errors import SapiensRayError
 
 TEMPORARY = ".tmp-"  # prefix of files that are not finished; no reader looks at them
 
@@ -82,6 +85,21 @@ def stamp(uri: str, options: dict[str, Any] | None = None) -> tuple[int, str]:
         if info.get(key) is not None:
             return size, str(info[key]).strip('"')
     return size, ""
+
+
+@contextlib.contextmanager
+def asking(error: type[SapiensRayError], what: str) -> Iterator[None]:
+    """Turn whatever a storage library raises inside the block into `error`: "<what>: <reason>".
+
+    Libraries raise OSError, and many other things for wrong addresses, missing credentials and bad options.
+    """
+    try:
+        yield
+    except SapiensRayError:
+        raise
+    except Exception as problem:
+        text = " ".join(str(problem).split())[:300]
+        raise error(f"{what}: {type(problem).__name__}: {text}") from problem
 
 
 @dataclass(frozen=True)
