@@ -82,8 +82,9 @@ def header_size(data: bytes | memoryview) -> tuple[int, int] | None:
         except Image.DecompressionBombError as error:
             raise ImageError("too_large", str(error)) from None
         except Exception:  # Pillow raises many kinds on broken headers; OpenCV has the last word
-            if data[:4] == b"\x89PNG" and len(data) >= 24:  # Pillow does not open images without pixels
-                return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+            head = bytes(data[:24])
+            if head.startswith(b"\x89PNG") and len(head) == 24:  # Pillow does not open images without pixels
+                return int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
             return None
 
 
