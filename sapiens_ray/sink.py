@@ -68,6 +68,16 @@ def merge_shard(output: Folder, parts: Sequence[UnitName]) -> UnitName:
     merged = UnitName(ordered[0].shard, 0, ordered[-1].stop, True)
     if len(ordered) == 1:
         return merged
+    # A merge that was killed after it published is tried again, and finds some of its parts gone.
+    if not output.exists(f"data/{merged.file}"):
+        _write_merged(output, ordered, merged)
+    for part in ordered:
+        if part != merged:
+            output.delete(f"data/{part.file}")
+    return merged
+
+
+def _write_merged(output: Folder, ordered: Sequence[UnitName], merged: UnitName) -> None:
     errors: Counter[str] = Counter()
     for part in ordered:
         with output.open(f"data/{part.file}") as stream, pq.ParquetFile(stream) as file:
@@ -79,10 +89,6 @@ def merge_shard(output: Folder, parts: Sequence[UnitName]) -> UnitName:
             with output.open(f"data/{part.file}") as stream, pq.ParquetFile(stream) as file:
                 for group in range(file.num_row_groups):
                     writer.write_table(file.read_row_group(group).cast(schema))
-    for part in ordered:
-        if part != merged:
-            output.delete(f"data/{part.file}")
-    return merged
 
 
 def _writer(where: Any, schema: pa.Schema) -> pq.ParquetWriter:

@@ -103,6 +103,9 @@ def test_merging_keeps_rows_order_and_counts(tmp_path):
         assert file.read()["index"].to_pylist() == list(range(8))
         assert file.schema_arrow.metadata[b"sapiens_ray.errors"] == b'{"empty": 3, "corrupt": 1}'
         assert file.schema_arrow.metadata[b"other"] == b"kept"
+    _part(output, parts[2], "{}")  # killed after publishing, before all parts were gone: tried again
+    assert merge_shard(output, parts) == merged
+    assert output.files("data") == [merged.file]
 
 
 def test_a_merge_that_was_interrupted_is_cleaned_up(write_job, tmp_path, cluster):
