@@ -30,13 +30,21 @@ class Found:
     entries: Iterable[Entry] = ()
 
 
-def find_input(settings: Input) -> Iterator[Found]:
-    """Everything the input names, in a stable order. Raises InputError for what is not there or ambiguous."""
+def find_input(settings: Input, output: str = "") -> Iterator[Found]:
+    """Everything the input names, once, in a stable order.
+
+    What lies below `output` is left out: a folder may hold its own labels. Raises InputError for what is not
+    there or ambiguous.
+    """
     with storage.asking(InputError, f"input.uri: cannot list {', '.join(settings.uri)}"):
         uris = [expanded for uri in settings.uri for expanded in _expand(uri, settings)]
         root = _common_root(uris)
-        for uri in uris:
-            yield from _found_at(uri, settings, root)
+        seen: set[str] = set()
+        for uri in dict.fromkeys(uris):
+            for found in _found_at(uri, settings, root, output.rstrip("/")):
+                if found.uri not in seen:
+                    seen.add(found.uri)
+                    yield found
 
 
 def _expand(uri: str, settings: Input) -> list[str]:
@@ -48,6 +56,7 @@ def _expand(uri: str, settings: Input) -> list[str]:
         spelled = [f"{uri[: match.start()]}{number:0{len(first)}d}{uri[match.end() :]}" for number in numbers]
         return [one for item in spelled for one in _expand(item, settings)]
     fs, path = storage.filesystem(uri, settings.storage_options)
+    fs.invalidate_cache()  # of an earlier run in this process
     if any(mark in uri for mark in "*?[") and not fs.exists(path):
         found = sorted(fs.glob(path))
         if not found:
@@ -74,11 +83,11 @@ def _file_format(uri: str) -> str | None:
     return "list" if lower.endswith(LIST_SUFFIXES) else None
 
 
-def _found_at(uri: str, settings: Input, root: str) -> Iterator[Found]:
+def _found_at(uri: str, settings: Input, root: str, output: str) -> Iterator[Found]:
     options = settings.storage_options
     fs, path = storage.filesystem(uri, options)
     if fs.isdir(path):
-        yield from _found_in_folder(Folder(uri.rstrip("/") or "/", options), settings, root)
+        yield from _found_in_folder(Folder(uri.rstrip("/") or "/", options), settings, root, output)
         return
     if not fs.exists(path):
         raise InputError(f"input.uri: {uri} is not there")
@@ -87,7 +96,9 @@ def _found_at(uri: str, settings: Input, root: str) -> Iterator[Found]:
     if kind in ("webdataset", "parquet"):
         yield Found(kind, uri, name)
     elif kind == "list":
-        found = listing.find(uri, options, settings.image_column, settings.id_column, settings.columns)
+        found = listing.find(
+            uri, options, settings.image_column, settings.id_column, settings.columns, _folder_of(name)
+        )
         yield Found("list", uri, name, found)
     elif kind == "images" or has_image_suffix(uri):
         yield Found("images", uri, name, [Entry(uri, name)])
@@ -97,24 +108,37 @@ def _found_at(uri: str, settings: Input, root: str) -> Iterator[Found]:
         )
 
 
-def _found_in_folder(folder: Folder, settings: Input, root: str) -> Iterator[Found]:
+def _folder_of(name: str) -> str:
+    folder, slash, _ = name.rpartition("/")
+    return folder + slash
+
+
+def _found_in_folder(folder: Folder, settings: Input, root: str, output: str) -> Iterator[Found]:
     prefix = f"{_below(folder.uri, root)}/".lstrip("/")
-    if settings.format in ("auto", "images"):
-        entries = list(image_files.find(folder, settings.include, prefix))
-        if entries or settings.format == "images":
-            yield Found("images", folder.uri, prefix, entries)
-            return
-    names = [name for name, is_file in storage.walk(folder) if is_file]
+
+    def ours(uri: str) -> bool:
+        return bool(output) and f"{uri}/".startswith(f"{output}/")
+
     kinds: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        kinds[_file_format(name) or ""].append(name)
-    usual = [kind for kind in ("webdataset", "parquet") if kinds[kind]]
-    if settings.format == "auto" and len(usual) > 1:
-        raise InputError(f"input.format: {folder.uri} holds tars and Parquet files; say which to read")
-    kind = settings.format if settings.format != "auto" else (usual or ["images"])[0]
+    for name, is_file in storage.walk(folder):
+        if is_file and not ours(folder.join(name)):
+            kinds[_file_format(name) or ""].append(name)
+    entries = []
+    if settings.format in ("auto", "images"):
+        found = image_files.find(folder, settings.include, prefix)
+        entries = [entry for entry in found if not ours(entry.uri)]
+    shards = [kind for kind in ("webdataset", "parquet") if kinds[kind]]
+    if settings.format == "auto" and len(shards) + bool(entries) > 1:
+        held = [*(["images"] if entries else []), *shards]
+        raise InputError(
+            f"input.format: {folder.uri} holds several kinds of input ({', '.join(held)}); say which to read"
+        )
+    kind = settings.format if settings.format != "auto" else (shards or ["images"])[0]
+    if kind == "images":
+        yield Found("images", folder.uri, prefix, entries)
+        return
     for name in kinds[kind]:
-        full = folder.join(name)
-        yield from _found_at(full, settings.model_copy(update={"format": kind}), root)
+        yield from _found_at(folder.join(name), settings.model_copy(update={"format": kind}), root, output)
 
 
 def _below(uri: str, root: str) -> str:

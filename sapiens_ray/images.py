@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import warnings
 from typing import Any
 
@@ -54,6 +55,8 @@ _SIGNATURES = (
     b"\x59\xa6\x6a\x95", b"#?RADIANCE", b"#?RGBE",
 )  # fmt: skip
 
+MAX_SIDE = 1 << 20
+
 # A damaged image is reported in its row; OpenCV would also print it, once for each image.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
@@ -76,16 +79,34 @@ def header_size(data: bytes | memoryview) -> tuple[int, int] | None:
     """(width, height) as the header says, before EXIF rotation and without decoding; None if unknown."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the limit is ours
         try:
             with Image.open(io.BytesIO(data)) as image:
                 return image.size
-        except Image.DecompressionBombError as error:
-            raise ImageError("too_large", str(error)) from None
         except Exception:  # Pillow raises many kinds on broken headers; OpenCV has the last word
-            head = bytes(data[:24])
-            if head.startswith(b"\x89PNG") and len(head) == 24:  # Pillow does not open images without pixels
-                return int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
-            return None
+            return _size_without_pillow(bytes(data[:4096]))
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+# Headers in plain text, of formats that OpenCV reads and Pillow does not: Radiance, PFM, PAM.
+_TEXT_SIZES = (
+    re.compile(rb"[-+]Y (?P<height>\d+) [-+]X (?P<width>\d+)\n"),
+    re.compile(rb"P[Ff]\s+(?P<width>\d+)\s+(?P<height>\d+)\s"),
+    re.compile(rb"WIDTH (?P<width>\d+)\s+HEIGHT (?P<height>\d+)\s"),
+)
+
+
+def _size_without_pillow(head: bytes) -> tuple[int, int] | None:
+    if head.startswith(b"\x89PNG") and len(head) >= 24:  # Pillow does not open images without pixels
+        return int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
+    if head.startswith((b"#?", b"PF", b"Pf", b"P7")):
+        for pattern in _TEXT_SIZES:
+            found = pattern.search(head)
+            if found:
+                return int(found["width"]), int(found["height"])
+        return MAX_SIDE, MAX_SIDE  # such a header that does not say its size early is not trusted
+    return None
 
 
 def decode(data: bytes | memoryview, max_pixels: int) -> np.ndarray:
@@ -185,12 +206,14 @@ def picture_name(image_id: str, suffix: str) -> str:
     Ids are foreign text. What a file system could trip over (climbing out, absolute paths, control
     characters, over-long parts) is replaced, and a hash of the id appended so that no two ids meet.
     """
-    parts = [part for part in image_id.split("/") if part not in ("", ".")]
-    safe = [_safe_part(part) for part in parts] or ["_"]
-    name = "/".join(safe)
-    if name != image_id or len(name.encode()) > 900:
-        digest = hashlib.blake2b(image_id.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-        name = f"{name[-400:].lstrip('/')}-{digest}" if len(name.encode()) > 900 else f"{name}-{digest}"
+    parts = [_safe_part(part) for part in image_id.split("/") if part not in ("", ".")] or ["_"]
+    # Pictures end in .suffix and folders never do, so no picture is in the way of a folder.
+    folders = [f"{part}_" if part.endswith(f".{suffix}") else part for part in parts[:-1]]
+    name = "/".join([*folders, parts[-1]])
+    if len(name.encode()) > 900:
+        name = parts[-1]
+    if name != image_id:
+        name += "-" + hashlib.blake2b(image_id.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     return f"{name}.{suffix}"
 
 

@@ -12,7 +12,6 @@ import stat
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from sapiens_ray.errors import SapiensRayError
 
+MAX_FILE = 1 << 30  # no encoded image, and no list, is larger
 TEMPORARY = ".tmp-"  # prefix of files that are not finished; no reader looks at them
 
 
@@ -39,13 +39,6 @@ def local_path(uri: str) -> str:
     return uri.split("://", 1)[1] if "://" in uri else uri
 
 
-@lru_cache(maxsize=32)
-def _filesystem(protocol: str, options: str) -> fsspec.AbstractFileSystem:
-    import json
-
-    return fsspec.filesystem(protocol, **json.loads(options))
-
-
 def filesystem(uri: str, options: dict[str, Any] | None = None) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of a URI and the path inside it."""
     if not is_remote(uri):
@@ -60,10 +53,18 @@ def read_bytes(uri: str, options: dict[str, Any] | None = None) -> bytes:
     if not is_remote(uri):
         path = local_path(uri)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer must not block
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        try:
+            status = os.fstat(descriptor)
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectoryError(path)
+            if not stat.S_ISREG(status.st_mode):
                 raise OSError("not a regular file")
-            return file.read()
+            if status.st_size > MAX_FILE:
+                raise OSError(f"{status.st_size} bytes are more than a file that is read whole may have ({MAX_FILE})")
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
     fs, path = filesystem(uri, options)
     return bytes(fs.cat_file(path))
 
@@ -174,11 +175,12 @@ class Folder:
             return
 
     def sweep(self, name: str) -> None:
-        """Remove unfinished files that killed writers left behind (local disks only; a PUT leaves none)."""
+        """Remove unfinished files below a sub-folder that killed writers left (local disks only; a PUT leaves none)."""
         if not self.remote:
-            for found in self._names(name):
-                if found.startswith(TEMPORARY):
-                    self.delete(f"{name}/{found}")
+            for folder, _, files in os.walk(local_path(self.join(name))):
+                for file in files:
+                    if file.startswith(TEMPORARY):
+                        (Path(folder) / file).unlink(missing_ok=True)
 
 
 class _Replacement:

@@ -6,6 +6,7 @@ what is done and returns how many images the shard holds. Nothing else is asked 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,7 +43,8 @@ class Done:
     total: int | None = None
 
     def has(self, index: int) -> bool:
-        return any(start <= index < stop for start, stop in self.ranges)
+        position = bisect_right(self.ranges, index, key=lambda span: span[0]) - 1
+        return position >= 0 and index < self.ranges[position][1]
 
     @property
     def rows(self) -> int:
@@ -67,6 +69,7 @@ Images = Generator[Encoded, None, int]
 def cut_units(images: Images, size: int, max_bytes: int) -> Generator[tuple[list[Encoded], bool], None, None]:
     """Group consecutive images into units of at most `size` images or `max_bytes` encoded bytes.
 
+    Cuts fall on multiples of `size`, wherever a run begins, so that two attempts at the same images cut alike.
     Yields (images, last). A unit is held back until it is known whether another image follows it. Where a
     shard holds nothing that is not done, one empty unit marks its end.
     """
@@ -79,7 +82,7 @@ def cut_units(images: Images, size: int, max_bytes: int) -> Generator[tuple[list
         except StopIteration as end:
             total = end.value
             break
-        full = len(held) >= size or held_bytes >= max_bytes
+        full = image.index % size == 0 or held_bytes >= max_bytes
         if held and (full or image.index != held[-1].index + 1):
             yield held, False
             emitted, held, held_bytes = True, [], 0

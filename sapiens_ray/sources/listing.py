@@ -27,8 +27,12 @@ def find(
     image_column: str | None = None,
     id_column: str | None = None,
     columns: list[str] | None = None,
+    id_prefix: str = "",
 ) -> Iterator[Entry]:
-    """The entries of a list in its order. Raises InputError naming the line that cannot be used."""
+    """The entries of a list in its order. Raises InputError naming the line that cannot be used.
+
+    Ids are the paths as written, relative ones with `id_prefix`, the folder of the list below the input's root.
+    """
     try:
         text = storage.read_bytes(uri, options).decode("utf-8-sig", "surrogateescape")
     except OSError as error:
@@ -46,7 +50,10 @@ def find(
         for column in [*named, *([id_column] if id_column else [])]:
             if column not in row:
                 raise InputError(f"input.columns: {uri}, line {line}: no column {column!r}; it has {', '.join(row)}")
-        image_id = str(row[id_column]) if id_column else path.removeprefix("./")
+        relative = "://" not in path and not path.startswith("/")
+        image_id = (id_prefix if relative else "") + path.removeprefix("./")
+        if id_column and row[id_column] is not None:
+            image_id = str(row[id_column])
         yield Entry(
             uri=_relative_to(uri, path),
             image_id=readable(image_id),
@@ -55,7 +62,7 @@ def find(
 
 
 def _txt_rows(text: str, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines(): names may hold U+2028
         if line.strip():
             yield number, {"path": line.strip()}
 

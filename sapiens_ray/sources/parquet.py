@@ -48,14 +48,19 @@ def read(
     id_column: str | None = None,
     columns: tuple[str, ...] = (),
 ) -> Images:
-    """The images of one Parquet file, row by row. A row group that cannot be read gives error rows."""
+    """The images of one Parquet file, row by row.
+
+    A file without a readable footer gives one error row, a damaged row group one for each of its images. Raises
+    OSError if the storage fails: that is not damage, and another run may find the rest.
+    """
+    stream = storage.open_read(uri, options)
     try:
-        stream = storage.open_read(uri, options)
         file = pq.ParquetFile(stream)
         image_column = choose_column(file.schema_arrow, image_column, uri)
-    except (OSError, pa.ArrowException, InputError) as error:
+    except (pa.ArrowException, InputError) as error:
+        stream.close()
         if not done.has(0):
-            yield Encoded(0, shard_id, readable(uri), error=ImageError("shard_damaged", reason(error).message))
+            yield Encoded(0, shard_id, readable(uri), error=ImageError("shard_damaged", str(error)[:500]))
         return 1
     wanted = list(dict.fromkeys([image_column, *([id_column] if id_column else []), *columns]))
     with stream, file:
@@ -95,17 +100,18 @@ def _image(
     id_column: str | None,
     columns: tuple[str, ...],
 ) -> Encoded:
-    position = f"{shard_id}/{index:08d}"
+    position = f"{shard_id}/{index:08d}"  # with the path behind it: Hugging Face keeps base names, which repeat
     if isinstance(row, Exception):
         error = ImageError("unreadable", f"the Parquet file is damaged here: {row}"[:500])
         return Encoded(index, position, f"{readable(uri)}#{index}", error=error)
     cell = row[image_column]
     path = cell.get("path") if isinstance(cell, dict) else None
     data = cell.get("bytes") if isinstance(cell, dict) else cell
-    name = f"{shard_id}/{path}" if path else position
+    name = f"{position}/{path}" if path else position
+    named = row[id_column] if id_column else None
     image = Encoded(
         index,
-        image_id=readable(str(row[id_column]) if id_column else name),
+        image_id=readable(name if named is None else str(named)),
         uri=f"{readable(uri)}#{index}",
         data=data,
         extra={column: row[column] for column in columns},

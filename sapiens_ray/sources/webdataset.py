@@ -11,17 +11,18 @@ import gzip
 import io
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from sapiens_ray import storage
 from sapiens_ray.errors import ImageError
 from sapiens_ray.images import has_image_suffix, looks_like_image
-from sapiens_ray.sources import Done, Encoded, Images, matches, readable, reason
+from sapiens_ray.sources import Done, Encoded, Images, matches, readable
 
 BLOCK = tarfile.BLOCKSIZE
 MAX_MEMBER = 1 << 30  # an encoded image of more than 1 GiB is no image
-_LOST = (tarfile.HeaderError, tarfile.ReadError, ValueError, OSError, EOFError, zlib.error)
+_LOST = (tarfile.HeaderError, tarfile.ReadError, ValueError, EOFError, zlib.error, gzip.BadGzipFile)
 
 
 class _Headers(tarfile.TarFile):
@@ -49,26 +50,26 @@ def read(
     """The image members of a tar (.tar, .tar.gz, .tgz), read once, front to back.
 
     image_id is `<shard>/<member name>`, so several images of one WebDataset key stay apart; the key itself
-    (member name up to the first dot of its last part) is in `extra["key"]`. A member is an image if its name
+    (member name up to the first dot of its last part) is in `extra["key"]`. A member that stands in the tar twice
+    gets `#2` after its name. A member is an image if its name
     ends like one, or if its first bytes are those of one; with `include` the patterns alone decide.
+
+    Raises OSError if the storage fails: that is not damage, and another run may find the rest.
     """
     index = 0
-    try:
-        with storage.open_read(uri, options) as raw:
-            for member in _members(raw, include):
-                if done.total is not None and index >= done.total:
-                    break
-                if not done.has(index):
-                    yield _row(index, member, uri, shard_id)
-                index += 1
-    except OSError as error:  # the shard itself cannot be opened, or its storage fails for good
-        if not done.has(index):
-            yield Encoded(index, shard_id, readable(uri), error=ImageError("shard_damaged", reason(error).message))
-        index += 1
+    seen: Counter[str] = Counter()
+    with storage.open_read(uri, options) as raw:
+        for member in _members(raw, include):
+            if done.total is not None and index >= done.total:
+                break
+            seen[member.name or ""] += 1
+            if not done.has(index):
+                yield _row(index, member, uri, shard_id, seen[member.name or ""])
+            index += 1
     return index
 
 
-def _row(index: int, member: _Member, uri: str, shard_id: str) -> Encoded:
+def _row(index: int, member: _Member, uri: str, shard_id: str, occurrence: int) -> Encoded:
     if member.name is None:
         return Encoded(index, shard_id, readable(uri), error=member.error)
     folder, _, base = member.name.rpartition("/")
@@ -82,7 +83,7 @@ def _row(index: int, member: _Member, uri: str, shard_id: str) -> Encoded:
             error = problem
     return Encoded(
         index,
-        image_id=f"{shard_id}/{readable(member.name)}",
+        image_id=f"{shard_id}/{readable(member.name)}" + (f"#{occurrence}" if occurrence > 1 else ""),
         uri=f"{readable(uri)}#{readable(member.name)}",
         data=data,
         error=error,
@@ -131,6 +132,8 @@ def _members(raw: IO[bytes], include: Sequence[str]) -> Iterator[_Member]:
             info = _next_header(headers, stream, position)
             if info is None:
                 return
+            if info.size < 0 or headers.offset <= position:  # would send the reader back, for ever
+                raise _Damage(f"a header at byte {position} says {info.size} bytes", fatal=False)
             position = headers.offset
             member = _image_member(info, stream, include)
             if member is not None:
