@@ -19,6 +19,7 @@ from sapiens_ray.errors import SapiensRayError
 from sapiens_ray.version import __version__
 
 if TYPE_CHECKING:
+    from sapiens_ray.storage import Folder
     from sapiens_ray.summary import Summary
 
 STOP_WITHIN_S = 2.0  # `ray job stop` kills 3 s after it asks
@@ -67,12 +68,14 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="progress of an output folder, from its files alone")
     status.add_argument("output", help="the output folder, local or a URL")
     status.add_argument("--json", action="store_true", help="print JSON")
+    _storage_arguments(status)
     status.set_defaults(command=_status)
 
     export = commands.add_parser("export", help="write labels in the format of other tools")
     export.add_argument("output", help="the output folder, local or a URL")
     export.add_argument("--format", required=True, choices=["lite"], help="lite: the files Sapiens-Lite writes")
     export.add_argument("--to", required=True, metavar="DIR", help="where to write, local or a URL")
+    _storage_arguments(export)
     export.set_defaults(command=_export)
 
     schema = commands.add_parser("schema", help="print the JSON schema of the job file, for editors")
@@ -88,6 +91,24 @@ def _job_arguments(parser: argparse.ArgumentParser) -> None:
         "relative paths given here are relative to the current folder",
     )  # fmt: skip
     parser.add_argument("--address", help="Ray cluster to use; default: $RAY_ADDRESS, else a local one")
+
+
+def _storage_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--storage-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="storage_options",
+        help="passed to fsspec for the output, such as endpoint_url=http://minio:9000",
+    )
+
+
+def _folder(uri: str, arguments: argparse.Namespace) -> Folder:
+    from sapiens_ray.storage import Folder
+
+    options = dict(option.partition("=")[::2] for option in arguments.storage_options)
+    return Folder(uri.rstrip("/"), options)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -194,7 +215,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     from sapiens_ray.report import output_status, print_status
 
-    status = output_status(arguments.output)
+    status = output_status(_folder(arguments.output, arguments))
     if arguments.json:
         print(json.dumps(status, indent=2))
     else:
@@ -204,9 +225,8 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     from sapiens_ray.export.lite import export_lite
-    from sapiens_ray.storage import Folder
 
-    done = export_lite(Folder(arguments.output.rstrip("/")), Folder(arguments.to.rstrip("/")))
+    done = export_lite(_folder(arguments.output, arguments), _folder(arguments.to, arguments))
     print(f"{done.images} images exported to {arguments.to}, {done.skipped} error rows skipped")
     if done.renamed:
         print(f"{done.renamed} of them under their full names, since another image has the same stem")

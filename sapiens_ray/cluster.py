@@ -25,6 +25,7 @@ class Cluster:
     nodes: int
     limit_cpus: float
     limit_gpus: float
+    node_gpus: tuple[float, ...]
     where: str
 
 
@@ -53,7 +54,7 @@ def this_machine() -> Cluster:
     import torch
 
     cpus, gpus = _usable_cpus(), torch.cuda.device_count()
-    return Cluster(cpus, gpus, cpus, 1, cpus, gpus, "this machine")
+    return Cluster(cpus, gpus, cpus, 1, cpus, gpus, (float(gpus),), "this machine")
 
 
 def _usable_cpus() -> int:
@@ -76,6 +77,7 @@ def connected_cluster() -> Cluster:
         nodes=len(nodes),
         limit_cpus=max(cpus, limits.get("CPU", 0)),
         limit_gpus=max(gpus, limits.get("GPU", 0)),
+        node_gpus=tuple(node.get("GPU", 0.0) for node in nodes),
         where=f"the cluster of {len(nodes)} node{'s' if len(nodes) != 1 else ''}",
     )
 
@@ -133,8 +135,10 @@ def place(job: Job, cluster: Cluster) -> Placement:
         raise ClusterError(f"device: cuda was asked for, but {cluster.where} has no GPU; use device: auto")
     counts, gpus = [], []
     for task in job.tasks:
-        num_gpus = (task.num_gpus or 1.0) if on_gpu else 0.0
-        default = int(max(cluster.gpus, 1) / num_gpus / len(job.tasks)) if on_gpu else 1
+        # With fewer GPUs than tasks, tasks share them.
+        share = min(1.0, max(cluster.gpus, 1) / len(job.tasks))
+        num_gpus = (task.num_gpus or share) if on_gpu else 0.0
+        default = int(max(cluster.gpus, 1) / num_gpus / len(job.tasks) + 1e-9) if on_gpu else 1
         counts.append(task.actors or max(1, default))
         gpus.append(num_gpus)
     needed = sum(count * share for count, share in zip(counts, gpus, strict=True))
@@ -143,6 +147,14 @@ def place(job: Job, cluster: Cluster) -> Placement:
             f"tasks[].actors: {sum(counts)} actors need {needed:g} GPUs, but {cluster.where} has "
             f"{cluster.limit_gpus:g}; ask for fewer actors or a smaller num_gpus"
         )
+    grows = cluster.limit_gpus > cluster.gpus  # then nodes to come decide
+    for task, count, share in zip(job.tasks, counts, gpus, strict=True):
+        room = sum(int(node / share + 1e-9) for node in cluster.node_gpus) if share else count
+        if count > room and not grows:
+            raise ClusterError(
+                f"tasks[].num_gpus: {count} actors of {task.column} need {share:g} GPUs each on one node, but the "
+                f"nodes of {cluster.where} have room for {room}; ask for fewer actors or a smaller num_gpus"
+            )
     if cluster.limit_cpus < 1:
         raise ClusterError(f"{cluster.where} has {cluster.limit_cpus:g} CPUs; a job needs at least one")
 

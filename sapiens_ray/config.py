@@ -57,7 +57,7 @@ class Input(Section):
         description="Folders and lists: images a shard, which is one output file. Fixed by the first run of an output.",
     )
     storage_options: dict[str, Any] = Field(
-        {}, description="Passed to fsspec, e.g. {endpoint_url: '${S3_ENDPOINT}'}. Never written or logged."
+        {}, repr=False, description="Passed to fsspec, e.g. {endpoint_url: '${S3_ENDPOINT}'}. Never written or logged."
     )
 
     @field_validator("uri", mode="before")
@@ -94,7 +94,7 @@ class Output(Section):
 
     uri: str = Field(min_length=1, description="Folder, local or any fsspec URL. Relative to the YAML.")
     visualize: Visualize = Field(Visualize(), description="The pictures.")
-    storage_options: dict[str, Any] = Field({}, description="Passed to fsspec. Never written or logged.")
+    storage_options: dict[str, Any] = Field({}, repr=False, description="Passed to fsspec. Never written or logged.")
 
 
 TaskOptions = Annotated[SegOptions, Field(description="What to predict, and with which checkpoint.")]
@@ -175,6 +175,7 @@ class Job(Section):
         dump = self.model_dump(mode="json")
         dump["input"].pop("storage_options")
         dump["output"].pop("storage_options")
+        dump["input"]["uri"] = [_without_secrets(uri) for uri in dump["input"]["uri"]]
         return dump
 
     def result_settings(self, model_hashes: list[str]) -> dict[str, Any]:
@@ -185,8 +186,17 @@ class Job(Section):
         tasks = [
             {**task.result_settings(), "sha256": digest} for task, digest in zip(self.tasks, model_hashes, strict=True)
         ]
-        reading = {name: getattr(self.input, name) for name in ("image_column", "id_column", "columns")}
+        reading = {name: getattr(self.input, name) for name in ("include", "image_column", "id_column", "columns")}
         return {"tasks": tasks, "max_pixels": self.max_pixels, "input": reading}
+
+
+def _without_secrets(uri: str) -> str:
+    """A URL without user, password and query, where signatures stand."""
+    scheme, mark, rest = uri.partition("://")
+    if not mark:
+        return uri
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def fingerprint(settings: dict[str, Any]) -> str:
@@ -302,7 +312,8 @@ def _explain(item: Any) -> str:
     message = item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     got = item.get("input")
-    shown = f" (got {got!r})" if isinstance(got, str | int | float | bool) or got is None else ""
+    secret = "storage_options" in item["loc"]
+    shown = f" (got {got!r})" if (not secret and isinstance(got, str | int | float | bool)) or got is None else ""
     return f"{where}: {message}{shown}" if where else message
 
 

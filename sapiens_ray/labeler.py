@@ -58,7 +58,8 @@ class Labeler:
         self.infer = stages.Infer(self.task, found, job.device, None, True)
 
     def __call__(self, images: ImageLike | Iterable[ImageLike], decode: bool = True) -> list[dict[str, Any]]:
-        """Label images; returns one row (dict) an image, in order, with the columns of the output files.
+        """Label images; returns one row (dict) an image, in order, with the columns of the output files that
+        concern the image itself.
 
         images: paths or URLs, encoded bytes, or H x W x 3 uint8 arrays in BGR order, as OpenCV reads them.
         decode: label maps as H x W uint8 arrays; False leaves them PNG bytes as in the Parquet files.
@@ -67,7 +68,7 @@ class Labeler:
         rows: list[dict[str, Any]] = []
         for unit in self._units(images):
             finished = self.infer(stages.prepare(unit, [self.task], self.max_pixels))
-            rows += finished.rows.drop_columns(["data"]).to_pylist()
+            rows += finished.rows.drop_columns([stages.DATA]).to_pylist()
         for row in rows if decode else ():
             for name in self.task.image_columns:
                 row[name] = None if row[name] is None else decode_map(row[name])
@@ -80,7 +81,7 @@ class Labeler:
         row = finished.rows.to_pylist()[0]
         if row["error_kind"] is not None:
             raise ImageError(row["error_kind"], row["error"])
-        return stages.draw_one(row["data"], row, [self.task], visualize or Visualize())
+        return stages.draw_one(row[stages.DATA], row, [self.task], visualize or Visualize())
 
     def _units(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[Unit]:
         if isinstance(images, str | os.PathLike | bytes) or (isinstance(images, np.ndarray) and images.ndim <= 3):

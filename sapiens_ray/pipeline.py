@@ -11,6 +11,7 @@ what tells when a shard is complete and its files can be merged.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -39,6 +40,12 @@ if TYPE_CHECKING:
     import ray.data
 
 
+# Ray Data tries for ever what kills its worker. An image that does so would hang the job without a word; so it
+# ends it instead. Actors get more, since a call counts as tried whenever its actor dies, whoever killed it.
+TASK_RETRIES = 5
+ACTOR_TASK_RETRIES = 20
+
+
 def run(
     job: Job,
     *,
@@ -57,8 +64,6 @@ def run(
     prepared = prepare_job(job, redo_changed)
     save_job(prepared)
     output = prepared.output
-    for folder in ("data", "visualizations"):
-        output.sweep(folder)
     summary = Summary(
         name=job.name,
         output=output.uri,
@@ -74,6 +79,9 @@ def run(
         if prepared.pending or merger.ready():
             _label(prepared, summary, merger, progress, address, on_ray_ready)
         _finish(prepared, summary)
+    except TooManyErrors as error:
+        summary.message = str(error)  # the state stays "done": every image has its row
+        raise
     except BaseException as error:
         summary.state = "failed" if isinstance(error, Exception) else "stopped"
         summary.message = str(error)
@@ -118,8 +126,9 @@ def execute(prepared: Prepared, placement: Placement) -> Iterator[dict[str, Any]
     """
     import ray
 
-    dataset = build_dataset(prepared, placement)
     try:
+        with settings_of_ray_data():
+            dataset = build_dataset(prepared, placement)
         for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for text in pa.table(block)["report"].to_pylist():
                 yield json.loads(text)
@@ -131,7 +140,6 @@ def build_dataset(prepared: Prepared, placement: Placement) -> ray.data.Dataset:
     """The pipeline as a lazy Ray dataset of one-row blocks: a row is a shard first, then a unit, then a report."""
     import ray
 
-    configure_ray_data()
     job, tasks, schema = prepared.job, prepared.tasks, prepared.schema
     work = [
         {"shard": asdict(shard), "ranges": [list(span) for span in done.ranges], "total": done.total}
@@ -139,6 +147,7 @@ def build_dataset(prepared: Prepared, placement: Placement) -> ray.data.Dataset:
     ]
     dataset: ray.data.Dataset = ray.data.from_items(work, override_num_blocks=len(work))
     one: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
+    task_stage = {**one, "ray_remote_args_fn": partial(dict, max_retries=TASK_RETRIES)}
     dataset = dataset.map_batches(
         partial(
             _read_block,
@@ -148,10 +157,12 @@ def build_dataset(prepared: Prepared, placement: Placement) -> ray.data.Dataset:
             extra=prepared.plan.extra_schema,
         ),
         num_cpus=placement.read_cpus,
-        **one,
+        **task_stage,
     )
     dataset = dataset.map_batches(
-        partial(_prepare_block, tasks=tasks, max_pixels=job.max_pixels), num_cpus=placement.work_cpus, **one
+        partial(_prepare_block, tasks=tasks, max_pixels=job.max_pixels),
+        num_cpus=placement.work_cpus,
+        **task_stage,
     )
     for position, (task, checkpoint, pool) in enumerate(zip(tasks, prepared.checkpoints, placement.pools, strict=True)):
         needed_later = any(later.input_kind == task.input_kind for later in tasks[position + 1 :])
@@ -165,21 +176,24 @@ def build_dataset(prepared: Prepared, placement: Placement) -> ray.data.Dataset:
                 max_concurrent_calls_per_actor=2,  # builds one unit's rows while the other's batches run
                 max_tasks_in_flight_per_actor=4,
             ),
+            ray_remote_args_fn=partial(dict, max_task_retries=ACTOR_TASK_RETRIES, max_restarts=-1),
             **one,
         )
     return dataset.map_batches(
         partial(_write_block, tasks=tasks, visualize=job.output.visualize, schema=schema, output=prepared.output),
         num_cpus=placement.work_cpus,
-        **one,
+        **task_stage,
     )
 
 
-def configure_ray_data() -> None:
-    """Settings of Ray Data for this job."""
-    import ray
+@contextlib.contextmanager
+def settings_of_ray_data() -> Iterator[None]:
+    """Settings of Ray Data for datasets made inside; those of the process are put back."""
+    import ray.data
 
-    context = ray.data.DataContext.get_current()
-    # Smaller than any unit: every unit is a block of its own, written downstream as soon as it is made.
+    before = ray.data.DataContext.get_current()
+    context = before.copy()
+    # Smaller than any unit: every unit is a block of its own, sent downstream as soon as it is made.
     context.target_max_block_size = 1
     context.max_consecutive_actor_init_deaths = 5  # by default the first death while a model loads ends the job
     context.execution_no_progress_timeout_s = 7200  # by default a job that waits half an hour for GPUs fails
@@ -187,6 +201,11 @@ def configure_ray_data() -> None:
     context.print_on_execution_start = False
     context.enable_auto_log_stats = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # failures reach the user as exceptions
+    ray.data.DataContext._set_current(context)
+    try:
+        yield
+    finally:
+        ray.data.DataContext._set_current(before)
 
 
 def _read_block(block: pa.Table, settings: Any, output: Folder, unit_size: int, extra: pa.Schema) -> Iterator[pa.Table]:
@@ -206,6 +225,9 @@ def _prepare_block(block: pa.Table, tasks: list[Seg], max_pixels: int) -> pa.Tab
 
 class _InferBlock:
     def __init__(self, *args: Any) -> None:
+        import cv2
+
+        cv2.setNumThreads(1)
         self.infer = stages.Infer(*args)
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -225,6 +247,8 @@ def _finish(prepared: Prepared, summary: Summary) -> None:
     output = prepared.output
     parsed = [UnitName.parse(file) for file in output.files("data")]
     counted, inside = planning.current([name for name in parsed if name is not None])
+    for folder in ("data", "visualizations") if summary.labelled or inside else ("data",):
+        output.sweep(folder)
     for name in inside:  # left by a merge that was killed, or a late write of a dead driver's worker
         output.delete(f"data/{name.file}")
     done = planning.done_by_shard(counted)
@@ -243,6 +267,8 @@ def _finish(prepared: Prepared, summary: Summary) -> None:
 
 def _explain(error: Exception) -> SapiensRayError:
     """What a failure inside Ray means: our own exception if one caused it, else JobFailed with the last line."""
+    import ray
+
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, SapiensRayError):
@@ -251,4 +277,9 @@ def _explain(error: Exception) -> SapiensRayError:
     for line in reversed(str(error).splitlines()):
         if "CheckpointError:" in line:
             return CheckpointError(line.split("CheckpointError:", 1)[1].strip())
+    if isinstance(error, ray.exceptions.WorkerCrashedError | ray.exceptions.OutOfMemoryError):
+        return JobFailed(
+            f"a worker died {TASK_RETRIES + 1} times at the same images: memory ran out, or an image crashes the "
+            f"decoder ({last_line(error)}); what is written stays, `sapiens-ray status` shows it, run again to go on"
+        )
     return JobFailed(f"{last_line(error)}; what is written stays, run again to go on")

@@ -101,9 +101,9 @@ def make_plan(
     extra = old.extra_schema if old else pa.schema([])
     seen_again = False
     changed: list[int] = []
-    fields: dict[str, pa.DataType] = {column.name: column.type for column in extra}
+    fields: dict[str, pa.DataType] = {}
 
-    for found in find_input(job.input):
+    for found in find_input(job.input, job.output.uri):
         if found.format in ("webdataset", "parquet"):
             size, stamp = storage.stamp(found.uri, job.input.storage_options)
             previous = known.get(found.uri)
@@ -115,9 +115,7 @@ def make_plan(
             images = None
             if found.format == "parquet":
                 images, types = _look_into_parquet(found.uri, job.input)
-                fields |= {name: fields.get(name, kind) for name, kind in types.items()}
-            else:
-                fields.setdefault("key", pa.string())
+                fields = {**fields, **{name: _joined(name, fields.get(name), kind) for name, kind in types.items()}}
             number = previous.number if previous else len(shards)
             shard = Shard(number, found.format, found.uri, found.name, size, stamp, images)
             if previous:
@@ -138,7 +136,8 @@ def make_plan(
             name = f"{found.name.rstrip('/') or '.'}[{start}:{start + len(part)}]"
             shards.append(Shard(len(shards), found.format, found.uri, name, 0, "", len(part)))
         for name in job.input.columns if found.format == "list" else ():
-            fields.setdefault(name, _type_of([entry.extra.get(name) for entry in fresh]))
+            kind = _type_of(name, [entry.extra.get(name) for entry in fresh])
+            fields[name] = _joined(name, fields.get(name), kind)
 
     if not shards:
         kinds = f"matching {', '.join(job.input.include)}" if job.input.include else "with a suffix that OpenCV reads"
@@ -149,7 +148,37 @@ def make_plan(
             "choose another output.uri for this one"
         )
     unit_size = old.unit_size if old else job.unit_size
-    return Plan(shards, unit_size, pa.schema(list(fields.items())), new_entries, changed)
+    return Plan(shards, unit_size, _extra_schema(extra if old else None, fields), new_entries, changed)
+
+
+def _extra_schema(old: pa.Schema | None, fields: dict[str, pa.DataType]) -> pa.Schema:
+    """Types of the passthrough columns, `key` first (of tars; null for other images). Those of an output that
+    exists stay as they are. Raises InputError if new input does not fit them."""
+    kinds = {
+        "key": pa.string(),
+        **{name: pa.string() if pa.types.is_null(kind) else kind for name, kind in fields.items()},
+    }
+    if old is None:
+        return pa.schema(list(kinds.items()))
+    for name, kind in kinds.items():
+        was = old.field(name).type
+        if was != kind and not pa.types.is_null(fields.get(name, pa.null())) and _joined(name, was, kind) != was:
+            raise InputError(
+                f"input.columns: {name!r} is {kind} in the new input, but {was} in what is labelled already"
+            )
+    return old
+
+
+def _joined(name: str, one: pa.DataType | None, other: pa.DataType) -> pa.DataType:
+    """The type that holds the values of both. Raises InputError if there is none."""
+    if one is None or one == other or pa.types.is_null(one):
+        return other
+    if pa.types.is_null(other):
+        return one
+    numbers = all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in (one, other))
+    if not numbers:
+        raise InputError(f"input.columns: {name!r} is {one} in one part of the input and {other} in another")
+    return pa.int64() if pa.types.is_integer(one) and pa.types.is_integer(other) else pa.float64()
 
 
 def _changed_message(shard: Shard, size: int) -> str:
@@ -176,11 +205,11 @@ def _look_into_parquet(uri: str, settings: Input) -> tuple[int | None, dict[str,
     return rows, {name: schema.field(name).type for name in settings.columns}
 
 
-def _type_of(values: list[Any]) -> pa.DataType:
+def _type_of(name: str, values: list[Any]) -> pa.DataType:
     try:
         return pa.array(values).type
     except (pa.ArrowInvalid, pa.ArrowTypeError):
-        raise InputError("input.columns: a column of the list mixes types, such as numbers and text") from None
+        raise InputError(f"input.columns: {name!r} mixes types, such as numbers and text") from None
 
 
 MAX_TARS_TO_COUNT = 200  # a look at the headers of more would delay the start
@@ -210,13 +239,19 @@ def _count_members(shard: Shard, include: list[str]) -> int | None:
 
 
 def save_plan(plan: Plan, output: Folder) -> None:
-    """Write `plan.parquet`, one row group a shard, so that a reader of one shard opens just that."""
+    """Write `plan.parquet`, one row group a shard, so that a reader of one shard opens just that.
+
+    Writes nothing if nothing is new.
+    """
+    kept_shards = load_plan(output)
+    if kept_shards is not None and len(kept_shards.shards) == len(plan.shards) and not plan.changed:
+        return
     metadata = {
         "unit_size": str(plan.unit_size),
         "extra_schema": plan.extra_schema.serialize().to_pybytes().hex(),
     }
     schema = _SCHEMA.with_metadata(metadata)
-    previous = pq.ParquetFile(output.open(PLAN_FILE)) if output.exists(PLAN_FILE) else None
+    previous = pq.ParquetFile(output.open(PLAN_FILE)) if kept_shards is not None else None
     with (
         output.replacing(PLAN_FILE) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
@@ -231,7 +266,7 @@ def save_plan(plan: Plan, output: Folder) -> None:
             columns = [pa.array(head[name], _SCHEMA.field(name).type) for name in _HEAD]
             writer.write_table(pa.Table.from_arrays([*columns, *kept.columns], schema=schema))
     if previous is not None:
-        previous.close()
+        previous.close(force=True)
 
 
 def _entries_table(entries: list[Entry] | None) -> pa.Table:
@@ -285,7 +320,7 @@ Answer = TypeVar("Answer")
 
 def with_units(output: Folder, use: Callable[[list[UnitName]], Answer]) -> Answer:
     """`use` the files that count; again with a new listing if a merge removes one of them meanwhile."""
-    for _ in range(10):
+    for _ in range(10):  # merges are far apart; a tenth in a row means that a file is really gone
         try:
             return use(list_units(output))
         except FileNotFoundError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from types import TracebackType
 
@@ -42,7 +43,8 @@ class ProgressView:
     def __init__(self) -> None:
         self.console = Console(file=sys.stderr)
         self.live = self.console.is_terminal
-        self._last = 0.0
+        self._summary: Summary | None = None
+        self._ended = threading.Event()
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -57,21 +59,30 @@ class ProgressView:
     def __enter__(self) -> ProgressView:
         if self.live:
             self._bar.start()
+        else:
+            threading.Thread(target=self._log, daemon=True).start()
         return self
 
     def __call__(self, summary: Summary) -> None:
+        first = self._summary is None
+        self._summary = summary
         if self.live:
             self._bar.update(self._task, total=summary.expected, completed=summary.images, summary=summary)
-            return
-        if summary.state == "done":
-            return  # the summary follows
-        now = time.monotonic()
-        if now - self._last >= LOG_EVERY_S:
-            self._last = now
-            print(f"{time.strftime('%H:%M:%S')} {summary.line()}", file=sys.stderr, flush=True)
+        elif first:
+            self._print(summary)
+
+    def _log(self) -> None:
+        """A line every some seconds, also while a unit takes minutes: silence looks like a hang."""
+        while not self._ended.wait(LOG_EVERY_S):
+            if self._summary is not None:
+                self._print(self._summary)
+
+    def _print(self, summary: Summary) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {summary.line()}", file=sys.stderr, flush=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._ended.set()
         if self.live:
             self._bar.stop()

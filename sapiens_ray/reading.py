@@ -47,7 +47,8 @@ def read_labels(
         maps = [name for name in map_columns(folder, names[0]) if wanted is None or name in wanted]
         if engine == "ray":
             return _ray_dataset(folder, names, wanted, maps if decode else []), maps
-        return pa.concat_tables([_read(folder, name, wanted) for name in names]), maps
+        tables = [_read(folder, name, wanted) for name in names]
+        return pa.concat_tables(tables, promote_options="default"), maps
 
     table, maps = with_units(folder, load)
     if engine == "ray":

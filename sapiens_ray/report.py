@@ -16,7 +16,7 @@ from sapiens_ray.errors import CheckpointError, OutputError
 from sapiens_ray.models.checkpoint import Checkpoint
 from sapiens_ray.preflight import Prepared, prepare_job
 from sapiens_ray.sources import Done
-from sapiens_ray.storage import Folder
+from sapiens_ray.storage import Folder, asking
 from sapiens_ray.summary import SUMMARY_FILE, Summary, duration, errors_in_files
 from sapiens_ray.tasks.seg import Seg
 
@@ -155,12 +155,12 @@ def _load(task: Seg, checkpoint: Checkpoint) -> str:
     return f"loads in {loaded:.1f} s on {runner.device.type}, one image gives {shape} in {spent:.2f} s"
 
 
-def output_status(uri: str) -> dict[str, Any]:
+def output_status(output: Folder) -> dict[str, Any]:
     """The state of an output folder from its files alone, also while a job writes to it."""
-    output = Folder(uri.rstrip("/"))
-    plan = planning.load_plan(output)
+    with asking(OutputError, f"cannot read {output.uri}"):
+        plan = planning.load_plan(output)
     if plan is None:
-        raise OutputError(f"{uri} is not an output folder of sapiens-ray: it has no {planning.PLAN_FILE}")
+        raise OutputError(f"{output.uri} is not an output folder of sapiens-ray: it has no {planning.PLAN_FILE}")
     done, errors = planning.with_units(
         output, lambda files: (planning.done_by_shard(files), errors_in_files(output, files))
     )
@@ -170,7 +170,7 @@ def output_status(uri: str) -> dict[str, Any]:
     complete = sum(done.get(shard.number, Done()).complete for shard in plan.shards)
     last = json.loads(output.read(SUMMARY_FILE)) if output.exists(SUMMARY_FILE) else {}
     return {
-        "output": uri,
+        "output": output.uri,
         "images": rows,
         "expected": None if None in counts else sum(count for count in counts if count is not None),
         "ok": rows - sum(errors.values()),

@@ -78,8 +78,12 @@ def merge_shard(output: Folder, parts: Sequence[UnitName]) -> UnitName:
 
 
 def _write_merged(output: Folder, ordered: Sequence[UnitName], merged: UnitName) -> None:
+    reached = 0
     errors: Counter[str] = Counter()
     for part in ordered:
+        if part.start != reached:
+            raise RuntimeError(f"{part.file} does not go on where the file before it ends, at image {reached}")
+        reached = part.stop
         with output.open(f"data/{part.file}") as stream, pq.ParquetFile(stream) as file:
             errors.update(read_errors(file.schema_arrow.metadata))
             schema = file.schema_arrow

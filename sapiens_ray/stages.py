@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
 import numpy as np
 import pyarrow as pa
 
@@ -28,6 +27,7 @@ from sapiens_ray.storage import Folder
 from sapiens_ray.tasks.seg import Seg
 from sapiens_ray.units import Unit, set_column, set_errors
 
+DATA = "_data"  # column of encoded bytes in units under way; no column of a task or an input can have this name
 MAX_UNIT_BYTES = 256 << 20  # encoded bytes of a unit: 64 scans of 50 MB would be 3 GB
 
 
@@ -70,7 +70,7 @@ def make_unit(encoded: list[Encoded], extra: pa.Schema, shard: int = 0, start: i
         "error_kind": [image.error.kind if image.error else None for image in encoded],
         "error": [image.error.message if image.error else None for image in encoded],
     }
-    fields = [*READ_FIELDS, pa.field("data", pa.large_binary()), *extra]
+    fields = [*READ_FIELDS, pa.field(DATA, pa.large_binary()), *extra]
     arrays = [pa.array(columns[field.name], field.type) for field in READ_FIELDS]
     arrays.append(pa.array([image.data for image in encoded], pa.large_binary()))
     arrays += [_passthrough([image.extra.get(field.name) for image in encoded], field.type) for field in extra]
@@ -105,7 +105,7 @@ def prepare(unit: Unit, tasks: Sequence[Seg], max_pixels: int) -> Unit:
     heights: list[int | None] = [None] * count
     inputs: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
     errors: dict[int, tuple[str, str]] = {}
-    data = unit.rows["data"]
+    data = unit.rows[DATA]
     for position in unit.good_rows().tolist():
         try:
             image = images.decode(memoryview(data[position].as_buffer()), max_pixels)
@@ -141,7 +141,6 @@ class Infer:
     def __init__(self, task: Seg, checkpoint: Checkpoint, device: str, threads: int | None, drop_input: bool) -> None:
         from sapiens_ray.models.runner import Runner
 
-        cv2.setNumThreads(1)
         self.task = task
         self.drop_input = drop_input
         self.runner = Runner(checkpoint.local_file(), device, task.options.batch_size, threads)
@@ -163,8 +162,8 @@ class Infer:
             outputs = task.check_output(output, stop - start)
             for position, result in zip(positions[start:stop], outputs, strict=True):
                 try:
-                    reduced = task.reduce(result, widths[position], heights[position])
-                except Exception as error:
+                    reduced = self._reduce(result, widths[position], heights[position])
+                except ImageError as error:
                     errors[position] = error_columns(error, task.column)
                     continue
                 futures[position] = self._pool.submit(task.finish, reduced)
@@ -184,6 +183,16 @@ class Infer:
             kept = {kind: array[still] for kind, array in kept.items()}
         seconds = {**unit.seconds, task.column: time.perf_counter() - started}
         return replace(unit, rows=rows, inputs=kept, seconds=seconds)
+
+    def _reduce(self, result: Any, width: int, height: int) -> Any:
+        """The task's reduction; on the CPU where the photo is too large for what is left of the GPU."""
+        import torch
+
+        try:
+            return self.task.reduce(result, width, height)
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return self.task.reduce(result.cpu(), width, height)
 
 
 # --- draw --------------------------------------------------------------------------------------------------
@@ -209,14 +218,14 @@ def draw(unit: Unit, tasks: Sequence[Seg], settings: Visualize) -> tuple[Unit, l
         image_id = unit.rows["image_id"][position].as_py()
         if images.hash_fraction(image_id) >= settings.fraction:
             continue
-        row = {name: unit.rows[name][position].as_py() for name in unit.rows.column_names if name != "data"}
-        data = memoryview(unit.rows["data"][position].as_buffer())
+        row = {name: unit.rows[name][position].as_py() for name in unit.rows.column_names if name != DATA}
+        data = memoryview(unit.rows[DATA][position].as_buffer())
         try:
-            picture = draw_one(data, row, tasks, settings)
+            picture = images.encode_picture(draw_one(data, row, tasks, settings), settings.format, settings.quality)
         except Exception:
             continue  # labels without a picture are better than an error row without labels
         name = images.picture_name(image_id, settings.format)
-        pictures.append(Picture(name, images.encode_picture(picture, settings.format, settings.quality)))
+        pictures.append(Picture(name, picture))
         names[position] = f"visualizations/{name}"
     rows = set_column(unit.rows, "visualization", pa.array(names, pa.string()))
     seconds = {**unit.seconds, "draw": time.perf_counter() - started}

@@ -12,8 +12,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from sapiens_ray.errors import OutputError
 from sapiens_ray.rows import read_errors
-from sapiens_ray.storage import Folder
+from sapiens_ray.storage import Folder, asking
 from sapiens_ray.units import UnitName
 
 SUMMARY_FILE = "summary.json"
@@ -124,7 +125,8 @@ def errors_in_files(output: Folder, names: Iterable[UnitName]) -> Counter[str]:
     """Error rows by kind, from the metadata of the files alone."""
 
     def one(name: UnitName) -> dict[str, int]:
-        with output.open(f"data/{name.file}") as stream:
+        what = f"output.uri: {output.join('data')}/{name.file} is not a file of labels"
+        with output.open(f"data/{name.file}") as stream, asking(OutputError, what):
             return read_errors(pq.read_schema(stream).metadata)
 
     total: Counter[str] = Counter()

@@ -44,7 +44,7 @@ class UnitName:
 class Unit:
     """What travels from stage to stage.
 
-    rows: Arrow table, one row an image, in the order of the shard: `index`, `image_id`, `uri`, `data`
+    rows: Arrow table, one row an image, in the order of the shard: `index`, `image_id`, `uri`, `_data`
         (encoded bytes, null if unreadable), `error_kind`, `error`, passthrough columns; each stage adds its own.
     inputs: for each network input kind, an N x H x W x 3 uint8 BGR array of the N images without error.
     seconds: time each stage spent on this unit.

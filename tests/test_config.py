@@ -42,7 +42,12 @@ def test_environment(write, monkeypatch):
     raw = {**MINIMAL, "input": {"uri": "s3://${BUCKET}/x", "storage_options": {"key": "${NOT_SET_ANYWHERE:-anon}"}}}
     job = Job.load(write(raw))
     assert job.input.uri == ["s3://photos-eu/x"] and job.input.storage_options == {"key": "anon"}
-    assert "anon" not in str(job.public_dict())
+    assert "anon" not in str(job.public_dict()) and "anon" not in repr(job)
+    signed = Job.load(write({**MINIMAL, "input": {"uri": "https://me:pw@host/a.tar?sig=S3CRET"}}))
+    assert signed.public_dict()["input"]["uri"] == ["https://host/a.tar"]
+    with pytest.raises(ConfigError) as caught:
+        Job.load(write({**MINIMAL, "output": {"uri": "x", "storage_options": "S3CRET"}}))
+    assert "output.storage_options" in str(caught.value) and "S3CRET" not in str(caught.value)
     with pytest.raises(ConfigError, match=r"output\.uri: environment variable NOT_SET_ANYWHERE is not set"):
         Job.load(write({**MINIMAL, "output": {"uri": "${NOT_SET_ANYWHERE}"}}))
 
@@ -92,6 +97,7 @@ def test_the_fingerprint_covers_results_and_nothing_else(write):
     assert of(tasks=[{"task": "seg", "checkpoint": "moved.pt2", "batch_size": 3, "actors": 2}]) == same
     assert of(max_pixels=7) != same
     assert of(input={"uri": "photos", "id_column": "name"}) != same
+    assert of(input={"uri": "photos", "include": ["*.jpg"]}) != same, "it decides which member of a tar is which"
     assert fingerprint(Job.load(write(MINIMAL)).result_settings(["other model"])) != same
     old, new = ({"tasks": [{"sha256": value}], "max_pixels": 1} for value in "ab")
     assert difference(old, new) == ["tasks[0].sha256: was 'a', now 'b'"]

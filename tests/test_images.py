@@ -46,6 +46,28 @@ def test_limits_count_pixels():
     assert caught.value.kind == "too_large"
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 100000 +X 100000\n",
+        b"PF\n100000 100000\n-1.0\n",
+        b"P7\nWIDTH 100000\nHEIGHT 100000\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n",
+        b"#?RADIANCE\n" + b"# no size in sight\n" * 400,
+    ],
+)
+def test_bombs_in_formats_that_pillow_does_not_read(header):
+    with pytest.raises(ImageError) as caught:
+        images.decode(header + b"\0" * 1000, 10**8)
+    assert caught.value.kind == "too_large"
+
+
+def test_the_limit_is_ours_and_not_pillows():
+    from PIL import Image
+
+    assert images.header_size(cv2.imencode(".png", np.zeros((20000, 10000), np.uint8))[1].tobytes()) == (10000, 20000)
+    assert Image.MAX_IMAGE_PIXELS is not None, "what the caller set stays"
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(16, 300))
 def test_small_decode_has_the_size_of_the_picture(width, height, max_side):
@@ -80,6 +102,17 @@ def test_picture_names_stay_inside_and_apart(one, other):
     assert not any(ord(char) < 32 for char in name)
     if one != other:
         assert name != images.picture_name(other, "jpg")
+
+
+@pytest.mark.parametrize("image_id", ["q" * 700 + "/" + ".." + "z" * 398, "/".join(["x" * 100] * 20), "é" * 2000])
+def test_over_long_names_stay_inside(image_id):
+    parts = images.picture_name(image_id, "jpg").split("/")
+    assert ".." not in parts and all(0 < len(part.encode()) <= 255 for part in parts)
+
+
+def test_a_picture_is_never_in_the_way_of_a_folder():
+    picture, inside = images.picture_name("s.tar/a", "jpg"), images.picture_name("s.tar/a.jpg/b.jpg", "jpg")
+    assert picture == "s.tar/a.jpg" and not inside.startswith(f"{picture}/")
 
 
 def test_the_fraction_is_a_fair_and_lasting_choice():

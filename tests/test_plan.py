@@ -49,6 +49,63 @@ def test_new_tars_are_new_shards(write_job, tmp_path):
     assert [shard.shard_id for shard in plan_of(path)[0].shards] == ["b.tar", "a.tar"]
 
 
+def test_what_lies_in_the_output_is_no_input(write_job, tmp_path):
+    photos = write_photos(tmp_path / "photos", 2)[0].parent
+    write_photos(photos / "labels" / "visualizations", 3)
+    path = write_job(photos, output={"uri": str(photos / "labels")})
+    assert plan_of(path)[1] == [(0, "000.jpg"), (0, "001.jpg")]
+
+
+def test_a_folder_of_several_kinds_is_asked_about(write_job, tmp_path):
+    files = write_photos(tmp_path / "photos", 2)
+    write_tar(tmp_path / "photos" / "a.tar", files)
+    with pytest.raises(InputError, match=r"holds several kinds of input \(images, webdataset\); say which"):
+        prepare_job(Job.load(write_job(tmp_path / "photos")))
+    chosen = prepare_job(Job.load(write_job(tmp_path / "photos", input={"format": "webdataset"})))
+    assert [shard.shard_id for shard in chosen.plan.shards] == ["a.tar"]
+
+
+def test_overlapping_patterns_name_a_file_once(write_job, tmp_path):
+    write_tar(tmp_path / "a.tar", write_photos(tmp_path / "photos", 2))
+    uris = [str(tmp_path / "a.tar"), str(tmp_path / "*.tar"), str(tmp_path / "photos"), f"{tmp_path}/photos/"]
+    shards = plan_of(write_job(uris))[0].shards
+    assert [shard.format for shard in shards] == ["webdataset", "images"]
+
+
+def test_types_of_passthrough_columns_come_from_all_of_the_input(write_job, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"path": "x.jpg", "n": null, "m": 1, "never": null}')
+    (tmp_path / "b.jsonl").write_text('{"path": "y.jpg", "n": "text", "m": 1.5, "never": null}')
+    path = write_job([str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")], input={"columns": ["n", "m", "never"]})
+    schema = prepare_job(Job.load(path)).plan.extra_schema
+    assert schema == pa.schema([("key", pa.string()), ("n", pa.string()), ("m", pa.float64()), ("never", pa.string())])
+    (tmp_path / "b.jsonl").write_text('{"path": "y.jpg", "n": 3, "m": "text", "never": null}')
+    with pytest.raises(InputError, match="'m' is int64 in one part of the input and string in another"):
+        prepare_job(Job.load(path))
+
+
+def test_lists_of_two_folders_give_two_ids(write_job, tmp_path):
+    for name in ("one", "two"):
+        write_photos(tmp_path / name, 1)
+        (tmp_path / name / "list.txt").write_text("000.jpg\n")
+    path = write_job([str(tmp_path / "one" / "list.txt"), str(tmp_path / "two" / "list.txt")])
+    assert [image_id for _, image_id in plan_of(path)[1]] == ["one/000.jpg", "two/000.jpg"]
+
+
+def test_the_input_may_grow_by_another_kind(write_job, tmp_path, cluster):
+    import sapiens_ray as sr
+
+    files = write_photos(tmp_path / "photos", 4)
+    sr.run(sr.Job.load(write_job(tmp_path / "photos", unit_size=2)))
+    write_tar(tmp_path / "a.tar", files)
+    both = write_job([str(tmp_path / "photos"), str(tmp_path / "a.tar")], unit_size=2)
+    assert sr.run(sr.Job.load(both)).images == 8
+    frame = sr.read_labels(str(tmp_path / "job-out"))
+    assert frame["key"].isna().tolist() == [True] * 4 + [False] * 4
+    import ray.data
+
+    assert ray.data.DataContext.get_current().target_max_block_size != 1, "the caller's settings are put back"
+
+
 def test_an_input_without_images_says_so(write_job, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "notes.md").write_text("x")

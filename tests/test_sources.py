@@ -119,6 +119,56 @@ def test_done_ranges_of_a_tar_are_passed_over(tmp_path):
     assert [image.index for image in read_tar(tmp_path / "x.tar.gz", packed, Done(((0, 3),)))] == [3]
 
 
+def test_a_member_that_stands_twice_has_two_ids(tmp_path):
+    found = read_tar(tmp_path / "x.tar", tar_bytes([("a.jpg", b"1"), ("b.jpg", b"2"), ("a.jpg", b"3")]))
+    assert [(image.image_id, image.data) for image in found] == [
+        ("x.tar/a.jpg", b"1"), ("x.tar/b.jpg", b"2"), ("x.tar/a.jpg#2", b"3"),
+    ]  # fmt: skip
+
+
+def test_a_negative_size_does_not_send_the_reader_back(tmp_path):
+    info = tarfile.TarInfo("a.txt")
+    info.size = 1024
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"\xff" + (2**88 - 1024).to_bytes(11)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header[:512])
+    whole = tar_bytes(MEMBERS)
+    found = read_tar(tmp_path / "x.tar", bytes(header) + whole)
+    assert found[0].error.kind == "shard_damaged"
+    assert [image.data for image in found[1:]] == [data for _, data in MEMBERS]
+
+
+def test_a_failing_storage_is_not_damage(tmp_path, monkeypatch):
+    """Rows that say 'damaged' are for ever; a reset connection is not."""
+    (tmp_path / "x.tar").write_bytes(tar_bytes(MEMBERS))
+    write_parquet(tmp_path / "x.parquet", write_photos(tmp_path, 9), row_group_size=3)
+
+    class Resetting(io.FileIO):
+        def read(self, size=-1):
+            if 2000 < self.tell() < 20_000:
+                raise ConnectionResetError(104, "reset by peer")
+            return super().read(size)
+
+    monkeypatch.setattr(storage, "open_read", lambda uri, options=None: Resetting(uri))
+    with pytest.raises(ConnectionResetError):
+        drain(webdataset.read(str(tmp_path / "x.tar"), "x.tar", NOTHING, {}))
+    with pytest.raises(ConnectionResetError):
+        drain(parquet.read(str(tmp_path / "x.parquet"), "x.parquet", NOTHING, {}))
+    monkeypatch.undo()
+    with pytest.raises(FileNotFoundError):
+        drain(webdataset.read(str(tmp_path / "gone.tar"), "gone.tar", NOTHING, {}))
+
+
+def test_reading_leaks_no_file_descriptors(tmp_path):
+    import os
+
+    (tmp_path / "folder.jpg").mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    drain(images.read([Entry(str(tmp_path / "folder.jpg"), "x")] * 50, NOTHING, {}))
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
 def test_links_in_a_tar_are_rows_too(tmp_path):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:

@@ -7,6 +7,7 @@ where two images would still share a file name (a.jpg and a.png) their full name
 from __future__ import annotations
 
 import io
+import itertools
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -37,12 +38,13 @@ def export_lite(source: Folder, target: Folder) -> Exported:
         raise OutputError(f"{source.uri} holds no labels: no files in {source.join('data')}")
     columns = map_columns(source, f"data/{units[0].file}")
     done = Exported(0, 0, 0)
-    taken = _taken_names(source)
+    wanted = _wanted_stems(source)
+    used: set[str] = set()
     for row in iterate_rows(source, ["image_id", "error_kind", *columns]):
         if row["error_kind"] is not None:
             done.skipped += 1
             continue
-        name, renamed = _file_stem(row["image_id"], taken)
+        name, renamed = _file_name(row["image_id"], wanted, used)
         for column in columns:
             class_map = decode_map(row[column])
             target.write(f"{column}/{name}.npy", _npy(class_map > 0), durable=False)
@@ -52,18 +54,21 @@ def export_lite(source: Folder, target: Folder) -> Exported:
     return done
 
 
-def _taken_names(source: Folder) -> Counter[str]:
-    """How many images want each file name."""
+def _wanted_stems(source: Folder) -> Counter[str]:
+    """How many images have each stem."""
     rows = iterate_rows(source, ["image_id", "error_kind"])
-    stems = [_stem(row["image_id"]) for row in rows if row["error_kind"] is None]
-    return Counter(name for stem in stems for name in (stem, f"{stem}_seg"))
+    return Counter(_stem(row["image_id"]) for row in rows if row["error_kind"] is None)
 
 
-def _file_stem(image_id: str, taken: Counter[str]) -> tuple[str, bool]:
-    stem = _stem(image_id)
-    if taken[stem] > 1 or taken[f"{stem}_seg"] > 1:
-        return _safe(image_id), True
-    return stem, False
+def _file_name(image_id: str, wanted: Counter[str], used: set[str]) -> tuple[str, bool]:
+    """(name without ending, whether it is not the stem). No two images get files of the same name."""
+    stem, full = _stem(image_id), _safe(image_id)
+    candidates = itertools.chain(
+        [stem] if wanted[stem] == 1 else [], [full], (f"{full}-{n}" for n in itertools.count(2))
+    )
+    name = next(one for one in candidates if not {one, f"{one}_seg"} & used)
+    used |= {name, f"{name}_seg"}
+    return name, name != stem
 
 
 def _stem(image_id: str) -> str:

@@ -57,8 +57,9 @@ def read(
     try:
         file = pq.ParquetFile(stream)
         image_column = choose_column(file.schema_arrow, image_column, uri)
-    except (pa.ArrowException, InputError) as error:
+    except (OSError, pa.ArrowException, InputError) as error:
         stream.close()
+        _raise_unless_damage(error)
         if not done.has(0):
             yield Encoded(0, shard_id, readable(uri), error=ImageError("shard_damaged", str(error)[:500]))
         return 1
@@ -86,8 +87,15 @@ def _rows(
                 yield index, row
                 index += 1
     except (OSError, pa.ArrowException) as error:
+        _raise_unless_damage(error)
         for lost in range(index, first + count):
             yield lost, error
+
+
+def _raise_unless_damage(error: Exception) -> None:
+    """Raise what the storage raised. pyarrow reports damage as ArrowException or as bare OSError without errno."""
+    if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+        raise error
 
 
 def _image(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class Section(BaseModel):
@@ -38,6 +38,13 @@ class ModelOptions(Section):
     num_gpus: float | None = Field(
         None, gt=0, description="GPUs an actor takes; default 1. 0.5 puts two actors on one GPU."
     )
+
+    @field_validator("num_gpus")
+    @classmethod
+    def _whole_above_one(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and value != int(value):
+            raise ValueError("above 1 only whole GPUs can be given")
+        return value
 
     @property
     def column(self) -> str:

@@ -59,7 +59,7 @@ def test_same_labels_from_every_format(cluster, write_job, tmp_path, photos):
     ids = {name: table["image_id"].to_pylist() for name, table in tables.items()}
     assert ids["photos"] == names
     assert ids["plain.tar"] == [f"plain.tar/{name}" for name in names]
-    assert ids["struct.parquet"] == [f"struct.parquet/{name}" for name in names]
+    assert ids["struct.parquet"] == [f"struct.parquet/{number:08d}/{name}" for number, name in enumerate(names)]
     assert ids["bytes.parquet"] == [file.stem for file in photos]
     assert ids["list.txt"] == ids["list.csv"] == [f"photos/{name}" for name in names]
     assert ids["list.jsonl"] == [str(file) for file in photos]
@@ -84,7 +84,7 @@ def test_several_inputs_of_several_formats_in_one_job(cluster, write_job, tmp_pa
     ids = table["image_id"].to_pylist()
     assert len(set(ids)) == len(ids)
     assert ids[:2] == ["photos/000.jpg", "photos/001.jpg"]
-    assert "tars/001.tar/004.jpg" in ids and "table.parquet/002.jpg" in ids
+    assert "tars/001.tar/004.jpg" in ids and "table.parquet/00000002/002.jpg" in ids
     keys = dict(zip(ids, table["key"].to_pylist(), strict=True))
     assert keys["tars/001.tar/004.jpg"] == "004" and keys["photos/000.jpg"] is None
     files = sorted(path.name for path in (tmp_path / "job-out" / "data").iterdir())

@@ -1,0 +1,61 @@
+"""What a job asks of machines of every size, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sapiens_ray.cluster import Cluster, place
+from sapiens_ray.config import Job
+from sapiens_ray.errors import ClusterError
+
+
+def job(tasks: int = 1, device: str = "auto", **options: object) -> Job:
+    task = {"task": "seg", "checkpoint": "x", **options}
+    named = [{**task, "name": f"t{number}"} for number in range(tasks)]
+    return Job.parse({"input": {"uri": "x"}, "output": {"uri": "y"}, "device": device, "tasks": named})
+
+
+def machines(*nodes: tuple[float, float], limit_gpus: float | None = None) -> Cluster:
+    cpus, gpus = sum(node[0] for node in nodes), sum(node[1] for node in nodes)
+    limit = gpus if limit_gpus is None else limit_gpus
+    return Cluster(
+        cpus, gpus, max(node[0] for node in nodes), len(nodes), cpus, limit, tuple(n[1] for n in nodes), "it"
+    )
+
+
+@given(st.integers(1, 200), st.integers(0, 8), st.integers(1, 3))
+def test_actors_always_leave_room_for_every_stage(cpus, gpus, tasks):
+    placement = place(job(tasks), machines((cpus, gpus)))
+    held = sum(pool.actors * pool.num_cpus for pool in placement.pools)
+    assert held + placement.work_cpus <= cpus and held + placement.read_cpus <= cpus
+    assert placement.read_cpus != placement.work_cpus, "or Ray fuses the stages"
+    assert sum(pool.actors * pool.num_gpus for pool in placement.pools) <= gpus + 1e-6
+
+
+def test_defaults():
+    assert place(job(), machines((16, 4))).pools[0].actors == 4
+    assert place(job(), machines((16, 0))).pools[0].actors == 1
+    assert [pool.num_gpus for pool in place(job(2), machines((16, 1))).pools] == [0.5, 0.5]
+    assert place(job(device="cpu"), machines((16, 4))).pools[0].num_gpus == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "nodes", "message"),
+    [
+        ({"actors": 5}, [(16, 4)], "5 actors need 5 GPUs, but it has 4"),
+        ({"actors": 1, "num_gpus": 2}, [(8, 1)] * 4, "room for 0"),
+        ({"actors": 3, "num_gpus": 0.6}, [(8, 1)] * 2, "room for 2"),
+        ({"device": "cuda"}, [(8, 0)], "it has no GPU"),
+        ({"actors": 5000}, [(4, 0)], "5000 actors are too many for the 4 CPUs"),
+    ],
+)
+def test_what_can_never_be_is_refused(options, nodes, message):
+    with pytest.raises(ClusterError, match=message):
+        place(job(**options), machines(*nodes))
+
+
+def test_what_an_autoscaler_may_bring_is_waited_for():
+    placement = place(job(actors=3), machines((8, 0), limit_gpus=8))
+    assert placement.pools[0].actors == 3 and placement.pools[0].num_gpus == 1
