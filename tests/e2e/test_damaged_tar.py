@@ -50,7 +50,7 @@ def test_damaged_tars_lose_nothing_silently(cluster, sapiens_ray, write_job, tmp
         "after_end.tar": [*good, damage],
         "broken_header.tar": [good[0], damage, *good[2:]],
         "empty.tar": [damage],
-        "concatenated.tar": [*good, *good],
+        "concatenated.tar": [*good, *((f"{name}#2", None) for name, _ in good)],
     }
     summary = json.loads((tmp_path / "job-out" / "summary.json").read_text())
     assert summary["errors"] == {"shard_damaged": 7, "unreadable": 1}
