@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from sapiens_ray.config import Job
 from sapiens_ray.errors import ClusterError
+from sapiens_ray.storage import asking
 
 GPU_ACTOR_THREADS = 4  # CPU threads of torch beside a GPU: class borders are resolved where the logits are
 
@@ -106,8 +108,21 @@ def start_ray(address: str | None = None) -> None:
         options["address"] = address
     else:
         options |= {"address": "local", "include_dashboard": False}
-    with _stderr_to_nowhere():
+    _refuse_silent_address(address or os.environ.get("RAY_ADDRESS", ""))
+    what = f"--address {address or os.environ.get('RAY_ADDRESS')}: cannot connect to Ray"
+    with asking(ClusterError, what), _stderr_to_nowhere():
         ray.init(**options)
+
+
+def _refuse_silent_address(address: str) -> None:
+    """Raise ClusterError if nothing listens at host:port; Ray itself waits more than a minute in silence."""
+    host, colon, port = address.rpartition(":")
+    if "://" in address or not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ClusterError(f"--address {address}: no Ray cluster answers there ({error})") from None
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,32 @@ def resolve(options: ModelOptions, where: str, storage_options: dict[str, Any]) 
             f"{where}: {uri} has SHA-256 {digest}, but the job pins {options.sha256.lower()}: "
             "it is another file, or damaged"
         )
+    if not _has_code(path):  # told apart here, before any process is started to load it
+        raise CheckpointError(f"{where}: {uri} is not a TorchScript file: {seems_to_be(path)}")
     return Checkpoint(uri, path.stat().st_size, digest, storage_options if storage.is_remote(uri) else {})
+
+
+def _has_code(path: Path) -> bool:
+    """Whether a file is a zip with a TorchScript program in it."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name or name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def seems_to_be(path: Path) -> str:
+    """What a file that is no TorchScript seems to be, for messages."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            head = file.read(16)
+        return "it is empty" if not head else f"no archive at all, its first bytes are {head!r}"
+    with zipfile.ZipFile(path) as archive:
+        names = [name.rsplit("/", 1)[-1] for name in archive.namelist()]
+    if "serialized_exported_program.json" in names or "serialized_state_dict.pt" in names:
+        return "it was saved by torch.export (a bfloat16 file?); take the -torchscript file of the same model"
+    if "data.pkl" in names:
+        return "it looks like a torch.save file (weights without code); take the -torchscript file of the same model"
+    return "a zip file of something else"
 
 
 def cache_folder() -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from sapiens_ray.errors import CheckpointError
+from sapiens_ray.models.checkpoint import seems_to_be
 
 # Sapiens-Lite's constants, on the 0..255 scale, RGB: the ImageNet ones, rounded.
 MEAN_RGB = (123.5, 116.5, 103.5)
@@ -100,27 +101,10 @@ def load_torchscript(path: Path, device: torch.device) -> torch.jit.ScriptModule
             warnings.simplefilter("ignore", FutureWarning)
             model = torch.jit.load(str(path), map_location=device)
     except (RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is not a TorchScript file: {_seems_to_be(path)} ({_first_line(error)})"
-        ) from None
+        raise CheckpointError(f"{path} is not a TorchScript file: {seems_to_be(path)} ({_first_line(error)})") from None
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         raise CheckpointError(f"{path}: mode torchscript runs float32 checkpoints; this one holds other types")
     return model.eval()
-
-
-def _seems_to_be(path: Path) -> str:
-    import zipfile
-
-    if not zipfile.is_zipfile(path):
-        head = path.open("rb").read(16)
-        return "it is empty" if not head else f"no archive at all, its first bytes are {head!r}"
-    with zipfile.ZipFile(path) as archive:
-        names = [name.rsplit("/", 1)[-1] for name in archive.namelist()]
-    if "serialized_exported_program.json" in names or "serialized_state_dict.pt" in names:
-        return "it was saved by torch.export (a bfloat16 file?)"
-    if "data.pkl" in names:
-        return "it looks like a torch.save file (weights without code)"
-    return "a zip file of something else"
 
 
 def _first_line(error: Exception) -> str:

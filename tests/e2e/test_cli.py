@@ -66,14 +66,36 @@ def test_a_file_that_is_no_checkpoint_is_named(cluster, sapiens_ray, write_job, 
     (tmp_path / "model.pt2").write_bytes(b"not a model at all")
     tasks = [{"task": "seg", "checkpoint": str(tmp_path / "model.pt2")}]
     path = write_job(tmp_path / "photos", tasks=tasks)
-    checked = sapiens_ray("check", path, "--load")
-    assert checked.code == 2 and "is not a TorchScript file" in checked.err, checked.text
-    ran = sapiens_ray("run", path)
-    assert ran.code == 2 and "is not a TorchScript file" in ran.err, ran.text
-    assert "Traceback" not in ran.err
+    for command in ("check", "run"):
+        done = sapiens_ray(command, path)
+        assert done.code == 2 and "tasks[0].checkpoint" in done.err and "is not a TorchScript file" in done.err
+        assert "Traceback" not in done.err
     pinned = write_job(tmp_path / "photos", tasks=[{**tasks[0], "sha256": "0" * 64}])
     refused = sapiens_ray("check", pinned)
     assert refused.code == 2 and "pins 0000" in refused.err
+
+
+def test_the_checkpoint_of_another_task_is_named(cluster, sapiens_ray, write_job, tmp_path):
+    import torch
+
+    class Pose(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(images.shape[0], 17, 256, 192)
+
+    torch.jit.script(Pose()).save(str(tmp_path / "pose.pt2"))
+    write_photos(tmp_path / "photos", 1)
+    path = write_job(tmp_path / "photos", tasks=[{"task": "seg", "checkpoint": str(tmp_path / "pose.pt2")}])
+    for command in (["check", path, "--load"], ["run", path]):
+        done = sapiens_ray(*command)
+        assert done.code == 2 and "1 x 17 x 256 x 192 for 1 images" in done.err, done.text
+        assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
+def test_an_address_without_a_cluster_is_one_line(sapiens_ray, write_job, tmp_path, address):
+    write_photos(tmp_path / "photos", 1)
+    done = sapiens_ray("run", write_job(tmp_path / "photos"), "--address", address, timeout=60)
+    assert done.code == 2 and f"--address {address}: " in done.err and "Traceback" not in done.err
 
 
 def test_run_resume_grow_status_and_export(cluster, sapiens_ray, write_job, tmp_path):
