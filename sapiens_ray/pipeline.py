@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -203,7 +204,10 @@ def settings_of_ray_data() -> Iterator[None]:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # failures reach the user as exceptions
     ray.data.DataContext._set_current(context)
     try:
-        yield
+        with warnings.catch_warnings():
+            # The named parameters that are to replace it know no retries; pyproject.toml keeps Ray below 2.64.
+            warnings.filterwarnings("ignore", message=".*ray_remote_args_fn.*")
+            yield
     finally:
         ray.data.DataContext._set_current(before)
 

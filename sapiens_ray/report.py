@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 import time
 from typing import Any
 
@@ -68,10 +70,9 @@ def print_summary(summary: Summary) -> None:
         table.add_row("ms an image", stages)
     table.add_row("labels", f"{summary.output}/data/*.parquet")
     table.add_row("pictures", f"{summary.output}/visualizations/")
-    table.add_row(
-        "read them",
-        f'python -c "import sapiens_ray as sr; print(sr.read_labels({summary.output!r}).iloc[0])"',
-    )
+    python = "python" if shutil.which("python") == sys.executable else sys.executable
+    code = f"import sapiens_ray as sr; print(sr.read_labels({summary.output!r}).iloc[0])"
+    table.add_row("read a row", f'{python} -c "{code}"')
     _print(table)
 
 

@@ -85,6 +85,11 @@ def test_make_demo_says_that_it_is_done(tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
         assert "random weights: its labels mean nothing" in done.stdout
         assert f"{tmp_path}/runs/demo/data/*.parquet" in done.stdout
-        assert "sr.read_labels(" in done.stdout
+        assert "Deprecat" not in done.stderr
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith("read a row")]
+        read = subprocess.run(
+            line.removeprefix("read a row").strip(), shell=True, capture_output=True, text=True, env=env
+        )
+        assert "astronaut.jpg" in read.stdout, read.stderr
     assert "RANDOM weights" in runs[0].stderr
     assert "every image had its row already" in runs[1].stdout
