@@ -224,9 +224,12 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from sapiens_ray.errors import OutputError
     from sapiens_ray.export.lite import export_lite
+    from sapiens_ray.storage import asking
 
-    done = export_lite(_folder(arguments.output, arguments), _folder(arguments.to, arguments))
+    with asking(OutputError, f"cannot export {arguments.output} to {arguments.to}"):
+        done = export_lite(_folder(arguments.output, arguments), _folder(arguments.to, arguments))
     print(f"{done.images} images exported to {arguments.to}, {done.skipped} error rows skipped")
     if done.renamed:
         print(f"{done.renamed} of them under their full names, since another image has the same stem")

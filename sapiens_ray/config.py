@@ -309,7 +309,13 @@ def _explain(item: Any) -> str:
         return f"{where}: unknown key; {hint}"
     if item["type"] == "missing":
         return f"{where}: is missing"
-    message = item["msg"].removeprefix("Value error, ")
+    plain = {
+        "model_type": "should be a mapping of `key: value` lines",
+        "dict_type": "should be a mapping of `key: value` lines",
+        "list_type": "should be a list, each entry on a line that begins with `- `",
+        "string_pattern_mismatch": f"does not have the right form, {item.get('ctx', {}).get('pattern')}",
+    }
+    message = plain.get(item["type"]) or item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     got = item.get("input")
     secret = "storage_options" in item["loc"]

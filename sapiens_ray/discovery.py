@@ -116,8 +116,11 @@ def _folder_of(name: str) -> str:
 def _found_in_folder(folder: Folder, settings: Input, root: str, output: str) -> Iterator[Found]:
     prefix = f"{_below(folder.uri, root)}/".lstrip("/")
 
+    # Labels may lie below the photos, or among them.
+    parts = ("data/", "visualizations/") if folder.uri.rstrip("/") == output else ("",)
+
     def ours(uri: str) -> bool:
-        return bool(output) and f"{uri}/".startswith(f"{output}/")
+        return bool(output) and any(f"{uri}/".startswith(f"{output}/{part}") for part in parts)
 
     kinds: dict[str, list[str]] = defaultdict(list)
     for name, is_file in storage.walk(folder):

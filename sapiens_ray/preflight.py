@@ -96,6 +96,8 @@ def open_output(job: Job) -> Folder:
             f"output.uri: {uri} lies in the copy of --working-dir that Ray deletes after the job; "
             "give an absolute path or a URL, e.g. --set output.uri=/data/labels"
         )
+    if uri.startswith("memory://"):
+        raise OutputError(f"output.uri: {uri} is the memory of one process, and a job has many; give a folder or a URL")
     return Folder(uri.rstrip("/"), job.output.storage_options)
 
 

@@ -39,7 +39,9 @@ def output_schema(tasks: Sequence[Seg], extra: pa.Schema, job: dict[str, Any]) -
     names = Counter(field.name for field in fields)
     doubled = [name for name, count in names.items() if count > 1]
     if doubled:
-        raise ConfigError(f"input.columns: {doubled[0]!r} is a column of the output already; rename it in the input")
+        raise ConfigError(
+            f"input.columns or tasks[].name: {doubled[0]!r} is a column of the output already; choose another name"
+        )
     about = {**job, "tasks": {task.column: task.metadata for task in tasks}}
     return pa.schema(fields, metadata={JOB_KEY: json.dumps(about)})
 

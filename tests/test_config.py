@@ -58,7 +58,7 @@ def test_environment(write, monkeypatch):
         ("- a\n- b", "a job file is a mapping"),
         ("a: [", "not valid YAML"),
         ("a: !!python/object/apply:os.system ['true']", "not valid YAML"),
-        ("input: photos", "input: input should be a valid dictionary"),
+        ("input: photos", "input: should be a mapping of `key: value` lines"),
     ],
 )
 def test_files_that_are_no_jobs(write, text, message):

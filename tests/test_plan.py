@@ -56,6 +56,13 @@ def test_what_lies_in_the_output_is_no_input(write_job, tmp_path):
     assert plan_of(path)[1] == [(0, "000.jpg"), (0, "001.jpg")]
 
 
+def test_labels_may_lie_among_the_photos(write_job, tmp_path):
+    photos = write_photos(tmp_path / "photos", 2)[0].parent
+    write_photos(photos / "visualizations", 3)
+    path = write_job(photos, output={"uri": str(photos)})
+    assert plan_of(path)[1] == [(0, "000.jpg"), (0, "001.jpg")]
+
+
 def test_a_folder_of_several_kinds_is_asked_about(write_job, tmp_path):
     files = write_photos(tmp_path / "photos", 2)
     write_tar(tmp_path / "photos" / "a.tar", files)
