@@ -122,14 +122,14 @@ def _found_in_folder(folder: Folder, settings: Input, root: str, output: str) ->
     def ours(uri: str) -> bool:
         return bool(output) and any(f"{uri}/".startswith(f"{output}/{part}") for part in parts)
 
+    listed = [(name, is_file) for name, is_file in storage.walk(folder) if not ours(folder.join(name))]
     kinds: dict[str, list[str]] = defaultdict(list)
-    for name, is_file in storage.walk(folder):
-        if is_file and not ours(folder.join(name)):
+    for name, is_file in listed:
+        if is_file:
             kinds[_file_format(name) or ""].append(name)
     entries = []
     if settings.format in ("auto", "images"):
-        found = image_files.find(folder, settings.include, prefix)
-        entries = [entry for entry in found if not ours(entry.uri)]
+        entries = list(image_files.find(folder, settings.include, prefix, listed))
     shards = [kind for kind in ("webdataset", "parquet") if kinds[kind]]
     if settings.format == "auto" and len(shards) + bool(entries) > 1:
         held = [*(["images"] if entries else []), *shards]

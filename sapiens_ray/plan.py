@@ -98,7 +98,6 @@ def make_plan(
     known = {shard.uri: shard for shard in shards if shard.format in ("webdataset", "parquet")}
     planned = {entry.uri for _, entry in old_entries}
     new_entries: dict[int, list[Entry]] = {}
-    extra = old.extra_schema if old else pa.schema([])
     seen_again = False
     changed: list[int] = []
     fields: dict[str, pa.DataType] = {}
@@ -148,7 +147,7 @@ def make_plan(
             "choose another output.uri for this one"
         )
     unit_size = old.unit_size if old else job.unit_size
-    return Plan(shards, unit_size, _extra_schema(extra if old else None, fields), new_entries, changed)
+    return Plan(shards, unit_size, _extra_schema(old.extra_schema if old else None, fields), new_entries, changed)
 
 
 def _extra_schema(old: pa.Schema | None, fields: dict[str, pa.DataType]) -> pa.Schema:

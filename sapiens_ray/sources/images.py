@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -15,13 +15,19 @@ LOCAL_THREADS = 4
 REMOTE_THREADS = 32  # an object store answers after some 50 ms, whatever else is asked meanwhile
 
 
-def find(folder: storage.Folder, include: Sequence[str], id_prefix: str = "") -> Iterator[Entry]:
+def find(
+    folder: storage.Folder,
+    include: Sequence[str],
+    id_prefix: str = "",
+    listed: Iterable[tuple[str, bool]] | None = None,
+) -> Iterator[Entry]:
     """Every image file below a folder, in a stable order.
 
+    listed: what `storage.walk` gave of the folder, if that is known already.
     With `include` the patterns alone decide, so that files without suffix can be named too. A folder with the
     name of an image is an entry as well (and an error row later): somebody may count on it being an image.
     """
-    for name, is_file in storage.walk(folder):
+    for name, is_file in storage.walk(folder) if listed is None else listed:
         chosen = matches(name, include) if include else has_image_suffix(name)
         if chosen and (is_file or has_image_suffix(name)):
             yield Entry(uri=folder.join(name), image_id=readable(id_prefix + name))
