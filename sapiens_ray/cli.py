@@ -73,8 +73,16 @@ def _parser() -> argparse.ArgumentParser:
 
     export = commands.add_parser("export", help="write labels in the format of other tools")
     export.add_argument("output", help="the output folder, local or a URL")
-    export.add_argument("--format", required=True, choices=["lite"], help="lite: the files Sapiens-Lite writes")
+    export.add_argument(
+        "--format", required=True, choices=["lite", "coco", "masks"],
+        help="lite: the files Sapiens-Lite writes; coco: JSON of keypoints and class masks; masks: index PNGs with "
+        "palette",
+    )  # fmt: skip
     export.add_argument("--to", required=True, metavar="DIR", help="where to write, local or a URL")
+    export.add_argument(
+        "--min-score", type=float, default=0.3, metavar="SCORE",
+        help="coco: keypoints with a lower score are marked as not labelled (visibility 0); default 0.3",
+    )  # fmt: skip
     _storage_arguments(export)
     export.set_defaults(command=_export)
 
@@ -225,11 +233,21 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     from sapiens_ray.errors import OutputError
+    from sapiens_ray.export.coco import export_coco
     from sapiens_ray.export.lite import export_lite
+    from sapiens_ray.export.masks import export_masks
     from sapiens_ray.storage import asking
 
+    source, target = _folder(arguments.output, arguments), _folder(arguments.to, arguments)
     with asking(OutputError, f"cannot export {arguments.output} to {arguments.to}"):
-        done = export_lite(_folder(arguments.output, arguments), _folder(arguments.to, arguments))
+        if arguments.format == "coco":
+            done = export_coco(source, target, arguments.min_score)
+        else:
+            done = {"lite": export_lite, "masks": export_masks}[arguments.format](source, target)
+    for column, reason in done.left_out.items():
+        print(f"{column} left out: {reason}", file=sys.stderr)
+    if not done.images and not done.skipped:
+        raise OutputError(f"nothing in {arguments.output} has a place in format {arguments.format}")
     print(f"{done.images} images exported to {arguments.to}, {done.skipped} error rows skipped")
     if done.renamed:
         print(f"{done.renamed} of them under their full names, since another image has the same stem")

@@ -14,6 +14,9 @@ from sapiens_ray.config import Job
 from sapiens_ray.errors import ClusterError
 from sapiens_ray.storage import asking
 
+# With one thread torch takes other paths, whose sums differ in the last bits (1e-5 in logits, measured): labels
+# would depend on how many actors share a machine.
+LEAST_THREADS = 2
 GPU_ACTOR_THREADS = 4  # CPU threads of torch beside a GPU: class borders are resolved where the logits are
 
 
@@ -33,7 +36,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class ActorNeeds:
-    """One task's actor pool: how many processes, what each takes, and how many CPU threads torch gets in it."""
+    """One model's actor pool: how many processes, what each takes, and how many CPU threads torch gets in it."""
 
     actors: int
     num_gpus: float
@@ -44,7 +47,8 @@ class ActorNeeds:
 
 @dataclass(frozen=True)
 class Placement:
-    """Resources of every stage. `read_cpus` and `work_cpus` differ so that Ray does not fuse the stages."""
+    """Resources of every stage. `pools`: of `job.models`, in order. `read_cpus` and `work_cpus` differ so that Ray
+    does not fuse the stages."""
 
     pools: tuple[ActorNeeds, ...]
     read_cpus: float
@@ -149,12 +153,13 @@ def place(job: Job, cluster: Cluster) -> Placement:
     if job.device == "cuda" and cluster.limit_gpus == 0:
         raise ClusterError(f"device: cuda was asked for, but {cluster.where} has no GPU; use device: auto")
     counts, gpus = [], []
-    for task in job.tasks:
-        # With fewer GPUs than tasks, tasks share them.
-        share = min(1.0, max(cluster.gpus, 1) / len(job.tasks))
-        num_gpus = (task.num_gpus or share) if on_gpu else 0.0
-        default = int(max(cluster.gpus, 1) / num_gpus / len(job.tasks) + 1e-9) if on_gpu else 1
-        counts.append(task.actors or max(1, default))
+    models = job.models
+    for model in models:
+        # With fewer GPUs than models, models share them.
+        share = min(1.0, max(cluster.gpus, 1) / len(models))
+        num_gpus = (model.num_gpus or share) if on_gpu else 0.0
+        default = int(max(cluster.gpus, 1) / num_gpus / len(models) + 1e-9) if on_gpu else 1
+        counts.append(model.actors or max(1, default))
         gpus.append(num_gpus)
     needed = sum(count * share for count, share in zip(counts, gpus, strict=True))
     if needed > cluster.limit_gpus + 1e-9:
@@ -163,11 +168,11 @@ def place(job: Job, cluster: Cluster) -> Placement:
             f"{cluster.limit_gpus:g}; ask for fewer actors or a smaller num_gpus"
         )
     grows = cluster.limit_gpus > cluster.gpus  # then nodes to come decide
-    for task, count, share in zip(job.tasks, counts, gpus, strict=True):
+    for model, count, share in zip(models, counts, gpus, strict=True):
         room = sum(int(node / share + 1e-9) for node in cluster.node_gpus) if share else count
         if count > room and not grows:
             raise ClusterError(
-                f"tasks[].num_gpus: {count} actors of {task.column} need {share:g} GPUs each on one node, but the "
+                f"tasks[].num_gpus: {count} actors of {model.column} need {share:g} GPUs each on one node, but the "
                 f"nodes of {cluster.where} have room for {room}; ask for fewer actors or a smaller num_gpus"
             )
     if cluster.limit_cpus < 1:
@@ -180,7 +185,7 @@ def place(job: Job, cluster: Cluster) -> Placement:
     if actor_cpus < 0.001:
         raise ClusterError(f"tasks[].actors: {actors} actors are too many for the {cpus:g} CPUs of {cluster.where}")
     work_cpus = 1.0 if roomy else 0.5 if cpus >= 2 else 0.25
-    threads = max(1, int(cluster.node_cpus / max(1, math.ceil(actors / max(1, cluster.nodes)))))
+    threads = max(LEAST_THREADS, int(cluster.node_cpus / max(1, math.ceil(actors / max(1, cluster.nodes)))))
     device = job.device if on_gpu else "cpu"
     pools = tuple(
         ActorNeeds(count, share, actor_cpus, device, GPU_ACTOR_THREADS if on_gpu else threads)

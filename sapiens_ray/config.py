@@ -9,20 +9,22 @@ import difflib
 import hashlib
 import json
 import os
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from sapiens_ray.errors import ConfigError
-from sapiens_ray.tasks.options import Section
+from sapiens_ray.raw_job import apply_override, expand_environment, resolve_paths
+from sapiens_ray.tasks.depth import DepthOptions
+from sapiens_ray.tasks.features import FeaturesOptions
+from sapiens_ray.tasks.foreground import Mask
+from sapiens_ray.tasks.normal import NormalOptions
+from sapiens_ray.tasks.options import PoolOptions, Section
+from sapiens_ray.tasks.persons import DetectorOptions
+from sapiens_ray.tasks.pose import PoseOptions
 from sapiens_ray.tasks.seg import SegOptions
-
-ENV_PATTERN = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-# Fields that hold a path or URI: relative ones are relative to the YAML.
-PATH_FIELDS = (("input", "uri"), ("output", "uri"), ("tasks", "checkpoint"))
 
 
 class Input(Section):
@@ -74,7 +76,7 @@ class Input(Section):
 
 
 class Visualize(Section):
-    """The pictures `[photo | overlay]` beside the Parquet files."""
+    """The pictures beside the Parquet files."""
 
     fraction: float = Field(
         1.0,
@@ -86,7 +88,8 @@ class Visualize(Section):
     max_side: int = Field(1280, ge=16, le=16384, description="Longest side of each panel in pixels.")
     format: Literal["jpg", "png"] = Field("jpg", description="File type of the pictures.")
     quality: int = Field(90, ge=1, le=100, description="JPEG quality.")
-    opacity: float = Field(0.5, ge=0, le=1, description="Weight of the label colours over the photo.")
+    opacity: float = Field(0.5, ge=0, le=1, description="Weight of the class colours over the photo.")
+    keypoint_score: float = Field(0.3, description="Keypoints with a lower score are not drawn.")
 
 
 class Output(Section):
@@ -97,7 +100,13 @@ class Output(Section):
     storage_options: dict[str, Any] = Field({}, repr=False, description="Passed to fsspec. Never written or logged.")
 
 
-TaskOptions = Annotated[SegOptions, Field(description="What to predict, and with which checkpoint.")]
+TaskOptions = Annotated[
+    SegOptions | DepthOptions | NormalOptions | PoseOptions | FeaturesOptions,
+    Field(discriminator="task", description="What to predict, and with which checkpoint."),
+]
+_TASKS: dict[str, type[BaseModel]] = {
+    "seg": SegOptions, "depth": DepthOptions, "normal": NormalOptions, "pose": PoseOptions, "features": FeaturesOptions,
+}  # fmt: skip
 
 
 class Job(Section):
@@ -128,6 +137,26 @@ class Job(Section):
         "errors. Everything written is kept.",
     )
 
+    @field_validator("tasks")
+    @classmethod
+    def _find_seg(cls, tasks: list[TaskOptions]) -> list[TaskOptions]:
+        """Settle which seg task gives foreground and boxes."""
+        segs = [task.column for task in tasks if isinstance(task, SegOptions)]
+        settled: list[TaskOptions] = []
+        for number, task in enumerate(tasks):
+            if isinstance(task, DepthOptions | NormalOptions):
+                mask = task.mask
+                if mask.source == "auto":
+                    mask = mask.model_copy(update={"source": "seg", "seg": segs[0]} if segs else {"source": "none"})
+                elif mask.source == "seg":
+                    mask = mask.model_copy(update={"seg": _seg_named(mask.seg, segs, f"[{number}].mask")})
+                task = task.model_copy(update={"mask": mask})
+            elif isinstance(task, PoseOptions) and task.boxes.source == "seg":
+                seg = _seg_named(task.boxes.seg, segs, f"[{number}].boxes")
+                task = task.model_copy(update={"boxes": task.boxes.model_copy(update={"seg": seg})})
+            settled.append(task)
+        return settled
+
     @model_validator(mode="after")
     def _column_names(self) -> Job:
         names = [task.column for task in self.tasks]
@@ -154,9 +183,9 @@ class Job(Section):
             raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(raw, dict):
             raise ConfigError(f"{file}: a job file is a mapping with `input`, `output` and `tasks`")
-        raw = _resolve_paths(_expand(raw, str(file)), file.resolve().parent)
+        raw = resolve_paths(expand_environment(raw, str(file)), file.resolve().parent)
         for override in overrides:
-            _apply_override(raw, override)
+            apply_override(raw, override)
         if not raw.get("name"):
             raw["name"] = file.stem
         return cls.parse(raw, source=str(file))
@@ -165,10 +194,38 @@ class Job(Section):
     def parse(cls, raw: dict[str, Any], source: str = "job") -> Job:
         """Validate a plain dict; relative paths are relative to the current folder."""
         try:
-            return cls.model_validate(_resolve_paths(raw, Path.cwd()))
+            return cls.model_validate(resolve_paths(raw, Path.cwd()))
         except ValidationError as error:
             lines = [f"{source}: {_explain(item)}" for item in error.errors()]
             raise ConfigError("\n".join(lines)) from None
+
+    @property
+    def detectors(self) -> list[DetectorOptions]:
+        """The distinct person detectors of the tasks: two tasks with the same one share what it finds."""
+        found = [task.boxes.detector for task in self.tasks if isinstance(task, PoseOptions)]
+        return list({detector.carried: detector for detector in found if detector is not None}.values())
+
+    @property
+    def models(self) -> list[PoolOptions]:
+        """Everything that holds a model in actors: the tasks, then the detectors."""
+        return [*self.tasks, *self.detectors]
+
+    @property
+    def box_columns(self) -> list[str]:
+        """Input columns that tasks take boxes from."""
+        columns = [task.boxes.column for task in self.tasks if isinstance(task, PoseOptions)]
+        return list(dict.fromkeys(column for column in columns if column))
+
+    @property
+    def masks(self) -> list[Mask]:
+        """The distinct masks that the user brings."""
+        masks = [task.mask for task in self.tasks if isinstance(task, DepthOptions | NormalOptions)]
+        return list({mask.carried: mask for mask in masks if mask.carried}.values())
+
+    @property
+    def label_columns(self) -> list[str]:
+        """Input columns that tasks read boxes or masks from, beside the passthrough columns."""
+        return list(dict.fromkeys([*self.box_columns, *(mask.column for mask in self.masks if mask.column)]))
 
     def public_dict(self) -> dict[str, Any]:
         """The resolved job without storage options, which may hold credentials."""
@@ -181,11 +238,17 @@ class Job(Section):
     def result_settings(self, model_hashes: list[str]) -> dict[str, Any]:
         """What decides the content of the rows; two runs may share an output only if this is equal.
 
-        The input may grow and pictures may change; neither is in here, nor is how fast the job runs.
+        model_hashes: SHA-256 of each of `models`. The input may grow and pictures may change; neither is in here,
+        nor is how fast the job runs.
         """
-        tasks = [
-            {**task.result_settings(), "sha256": digest} for task, digest in zip(self.tasks, model_hashes, strict=True)
-        ]
+        detectors = [detector.carried for detector in self.detectors]
+        of_detector = dict(zip(detectors, model_hashes[len(self.tasks) :], strict=True))
+        tasks = []
+        for task, digest in zip(self.tasks, model_hashes, strict=False):
+            settings = {**task.result_settings(), "sha256": digest}
+            if isinstance(task, PoseOptions) and task.boxes.detector:
+                settings["detector_sha256"] = of_detector[task.boxes.detector.carried]
+            tasks.append(settings)
         reading = {name: getattr(self.input, name) for name in ("include", "image_column", "id_column", "columns")}
         return {"tasks": tasks, "max_pixels": self.max_pixels, "input": reading}
 
@@ -215,93 +278,10 @@ def difference(old: Any, new: Any, path: str = "") -> list[str]:
     return [] if old == new else [f"{path}: was {old!r}, now {new!r}"]
 
 
-def _expand(value: Any, source: str, where: str = "") -> Any:
-    """Replace ${NAME} and ${NAME:-default} in every string."""
-    if isinstance(value, dict):
-        return {key: _expand(item, source, f"{where}.{key}".lstrip(".")) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_expand(item, source, f"{where}[{i}]") for i, item in enumerate(value)]
-    if not isinstance(value, str):
-        return value
-
-    def replace(match: re.Match[str]) -> str:
-        name, default = match.group(1), match.group(2)
-        if name in os.environ:
-            return os.environ[name]
-        if default is not None:
-            return default
-        raise ConfigError(
-            f"{source}: {where}: environment variable {name} is not set; export it, or write ${{{name}:-default}}"
-        )
-
-    return ENV_PATTERN.sub(replace, value)
-
-
-def _absolute(uri: Any, base: Path) -> Any:
-    if not isinstance(uri, str) or not uri or "://" in uri:
-        return uri
-    expanded = os.path.expanduser(uri)
-    return os.path.normpath(expanded if os.path.isabs(expanded) else base / expanded) + (
-        os.sep if uri.endswith("/") else ""
-    )
-
-
-def _resolve_paths(raw: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Make the path fields absolute; leaves anything oddly shaped for validation to refuse."""
-    resolved = dict(raw)
-    for section, field in PATH_FIELDS:
-        value = resolved.get(section)
-        if isinstance(value, dict) and field in value:
-            item = value[field]
-            new = [_absolute(uri, base) for uri in item] if isinstance(item, list) else _absolute(item, base)
-            resolved[section] = {**value, field: new}
-        elif isinstance(value, list):
-            resolved[section] = [
-                {**item, field: _absolute(item[field], base)} if isinstance(item, dict) and field in item else item
-                for item in value
-            ]
-    return resolved
-
-
-def _apply_override(raw: dict[str, Any], override: str) -> None:
-    """Apply one `--set a.b.0.c=value`; the value is read as YAML."""
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set {override}: write it as key=value, such as output.uri=/data/labels")
-    try:
-        value = _expand(yaml.safe_load(text), "--set", key)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from None
-    parts = key.split(".")
-    if any(parts[0] == section and parts[-1] == field for section, field in PATH_FIELDS):
-        base = Path.cwd()
-        value = [_absolute(uri, base) for uri in value] if isinstance(value, list) else _absolute(value, base)
-    here: Any = raw
-    for part in parts[:-1]:
-        if isinstance(here, list):
-            if not part.isdigit() or int(part) >= len(here):
-                raise ConfigError(f"--set {key}: {part!r} is not one of the {len(here)} entries, numbered from 0")
-            here = here[int(part)]
-        elif isinstance(here, dict):
-            if here.get(part) is None:
-                here[part] = {}
-            here = here[part]
-        else:
-            raise ConfigError(f"--set {key}: {part!r} lies inside a plain value")
-    last = parts[-1]
-    if isinstance(here, list):
-        if not last.isdigit() or int(last) >= len(here):
-            raise ConfigError(f"--set {key}: {last!r} is not one of the {len(here)} entries, numbered from 0")
-        here[int(last)] = value
-    elif isinstance(here, dict):
-        here[last] = value
-    else:
-        raise ConfigError(f"--set {key}: {last!r} lies inside a plain value")
-
-
 def _explain(item: Any) -> str:
     """One line for one pydantic error: the field, what is wrong, and the mend."""
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]).lstrip(".")
+    loc = tuple(part for number, part in enumerate(item["loc"]) if not (number == 2 and item["loc"][0] == "tasks"))
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
     if item["type"] == "extra_forbidden":
         known = _known_keys(item["loc"][:-1])
         close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
@@ -309,24 +289,51 @@ def _explain(item: Any) -> str:
         return f"{where}: unknown key; {hint}"
     if item["type"] == "missing":
         return f"{where}: is missing"
+    if item["type"] == "union_tag_not_found":
+        given = item.get("input")
+        return f"{where}.task: is missing" if isinstance(given, dict) else f"{where}: should be a mapping with `task`"
+    if item["type"] == "union_tag_invalid":
+        tag = item["ctx"]["tag"]
+        close = difflib.get_close_matches(tag, list(_TASKS), n=1)
+        return f"{where}.task: {tag!r} is none of {', '.join(_TASKS)}" + (
+            f"; did you mean {close[0]!r}?" if close else ""
+        )
     plain = {
         "model_type": "should be a mapping of `key: value` lines",
+        "model_attributes_type": "should be a mapping of `key: value` lines",
         "dict_type": "should be a mapping of `key: value` lines",
         "list_type": "should be a list, each entry on a line that begins with `- `",
         "string_pattern_mismatch": f"does not have the right form, {item.get('ctx', {}).get('pattern')}",
     }
     message = plain.get(item["type"]) or item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
+    if message.startswith("["):  # a validator of the whole list named the entry
+        return f"{where}{message}"
     got = item.get("input")
     secret = "storage_options" in item["loc"]
     shown = f" (got {got!r})" if (not secret and isinstance(got, str | int | float | bool)) or got is None else ""
     return f"{where}: {message}{shown}" if where else message
 
 
+def _seg_named(name: str | None, segs: list[str], where: str) -> str:
+    """The column of the seg task that is meant. Raises ValueError if there is none."""
+    if name is None and segs:
+        return segs[0]
+    if name in segs:
+        return str(name)
+    there = f"they are {', '.join(segs)}" if segs else "add one to `tasks`"
+    raise ValueError(f"{where}: the job has no seg task{f' named {name!r}' if name else ''}; {there}")
+
+
 def _known_keys(loc: tuple[Any, ...]) -> list[str]:
-    sections: dict[str, type[BaseModel]] = {"input": Input, "output": Output, "tasks": SegOptions}
-    if not loc:
-        return list(Job.model_fields)
-    if loc[-1] == "visualize":
-        return list(Visualize.model_fields)
-    return list(sections.get(str(loc[0]), Job).model_fields)
+    """The keys of the section at a place in the job."""
+    section: type[BaseModel] = Job
+    for part in loc:
+        if part in _TASKS and section is Job:
+            section = _TASKS[part]
+        elif isinstance(part, str) and part != "tasks":
+            annotation = section.model_fields[part].annotation
+            kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+            section = next(kind for kind in kinds if issubclass(kind, BaseModel))
+    hidden = {"source"}  # follows from the others
+    return [key for key in section.model_fields if key not in hidden]

@@ -3,97 +3,138 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from sapiens_ray import stages, storage
+from sapiens_ray import inference, stages, storage
 from sapiens_ray.config import Job, Visualize
 from sapiens_ray.errors import ImageError
-from sapiens_ray.images import decode_map, encode_png
+from sapiens_ray.images import encode_png
 from sapiens_ray.models.checkpoint import resolve
+from sapiens_ray.preflight import resolve_detector
+from sapiens_ray.reading import Size, decoders
 from sapiens_ray.sources import Encoded, reason
-from sapiens_ray.tasks.seg import Seg
+from sapiens_ray.tasks import make_task
 from sapiens_ray.units import Unit
 
 ImageLike = str | os.PathLike[str] | bytes | np.ndarray
 
 
 class Labeler:
-    """Holds one model and labels images with the very code of the pipeline's stages.
+    """Holds the models of one or more tasks and labels images with the very code of the pipeline's stages.
 
     >>> labeler = Labeler(task="seg", checkpoint="checkpoints/sapiens_1b_seg_torchscript.pt2")
     >>> row = labeler(["person.jpg"])[0]
     >>> row["seg"].shape, row["error_kind"]
+
+    >>> labeler = Labeler(task="pose", keypoints=17, checkpoint="…", boxes={"column": "boxes"})
+    >>> labeler(["people.jpg"], columns={"boxes": [[[10, 20, 110, 320], [150, 30, 240, 310]]]})
     """
 
     def __init__(
         self,
-        task: str,
-        checkpoint: str | os.PathLike[str],
+        task: str | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
         *,
+        tasks: Sequence[dict[str, Any]] | None = None,
         device: str = "auto",
         batch_size: int | None = None,
         max_pixels: int | None = None,
         unit_size: int = 16,
         **options: Any,
     ) -> None:
-        """Load the model. Raises ConfigError for wrong options, CheckpointError for a wrong file."""
-        raw: dict[str, Any] = {
-            "input": {"uri": "-"},
-            "output": {"uri": "-"},
-            "device": device,
-            "tasks": [{"task": task, "checkpoint": os.fspath(checkpoint), "batch_size": batch_size, **options}],
-        }
+        """Load the models. Raises ConfigError for wrong options, CheckpointError for a wrong file.
+
+        tasks: the `tasks` of a job file, for several at once; else `task`, `checkpoint` and the options of one.
+        """
+        if tasks is None:
+            one = {"task": task, "checkpoint": os.fspath(checkpoint or ""), "batch_size": batch_size, **options}
+            tasks = [{key: value for key, value in one.items() if value is not None}]
+        raw: dict[str, Any] = {"input": {"uri": "-"}, "output": {"uri": "-"}, "device": device, "tasks": list(tasks)}
         if max_pixels is not None:
             raw["max_pixels"] = max_pixels
         job = Job.parse(raw, source="Labeler")
-        self.task = Seg(job.tasks[0])
-        self.max_pixels = job.max_pixels
+        self.job = job
+        self.tasks = [make_task(one) for one in job.tasks]
         self.unit_size = unit_size
-        found = resolve(job.tasks[0], "checkpoint", {})
-        self.infer = stages.Infer(self.task, found, job.device, None, True)
+        self._wanted = stages.Wanted.of(job)
+        self._models: list[inference.Detect | inference.Infer] = [
+            inference.Detect(options, resolve_detector(options, {}), job.device, None, False)
+            for options in job.detectors
+        ]
+        for model in sorted(self.tasks, key=inference.rank):
+            found = resolve(model.options.checkpoint, model.options.sha256, "checkpoint", {})
+            self._models.append(inference.Infer(model, found, job.device, None, False))
 
-    def __call__(self, images: ImageLike | Iterable[ImageLike], decode: bool = True) -> list[dict[str, Any]]:
+    def __call__(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        decode: bool = True,
+        size: Size = "stored",
+        columns: dict[str, Sequence[Any]] | None = None,
+    ) -> list[dict[str, Any]]:
         """Label images; returns one row (dict) an image, in order, with the columns of the output files that
         concern the image itself.
 
         images: paths or URLs, encoded bytes, or H x W x 3 uint8 arrays in BGR order, as OpenCV reads them.
-        decode: label maps as H x W uint8 arrays; False leaves them PNG bytes as in the Parquet files.
+        decode, size: maps as arrays, as `read_labels` gives them; False leaves the bytes of the Parquet files.
+        columns: for each input column that the tasks name (boxes, masks) its value for each image.
         A bad image gives a row with `error_kind` and `error`, like in a job.
         """
+        about = {task.column: {"task": task.options.task, **task.metadata} for task in self.tasks}
+        found = decoders(about, size) if decode else {}
         rows: list[dict[str, Any]] = []
-        for unit in self._units(images):
-            finished = self.infer(stages.prepare(unit, [self.task], self.max_pixels))
-            rows += finished.rows.drop_columns([stages.DATA]).to_pylist()
-        for row in rows if decode else ():
-            for name in self.task.image_columns:
-                row[name] = None if row[name] is None else decode_map(row[name])
+        for unit in self._units(images, columns or {}):
+            finished = self._label(unit)
+            carried = [name for name in finished.rows.column_names if name.startswith("_")]
+            rows += finished.rows.drop_columns(carried).to_pylist()
+        for row in rows:
+            for name, decoder in found.items():
+                row[name] = None if row[name] is None else decoder(row[name], row["width"], row["height"])
         return rows
 
-    def preview(self, image: ImageLike, visualize: Visualize | None = None) -> np.ndarray:
-        """The picture `[photo | overlay]` of one image, h x w x 3 uint8 BGR. Raises ImageError for a bad one."""
-        unit = next(self._units([image]))
-        finished = self.infer(stages.prepare(unit, [self.task], self.max_pixels))
-        row = finished.rows.to_pylist()[0]
+    def preview(
+        self, image: ImageLike, visualize: Visualize | None = None, columns: dict[str, Any] | None = None
+    ) -> np.ndarray:
+        """The picture of one image, of the first task that has one, h x w x 3 uint8 BGR, as a job would write it.
+
+        columns: value of each input column that the tasks name. Raises ImageError for a bad image.
+        """
+        unit = self._label(next(self._units([image], {name: [value] for name, value in (columns or {}).items()})))
+        row = unit.cells(0, ("error_kind", "error"))
         if row["error_kind"] is not None:
             raise ImageError(row["error_kind"], row["error"])
-        return stages.draw_one(row[stages.DATA], row, [self.task], visualize or Visualize())
+        pictures = stages.draw_one(unit, 0, self.tasks, visualize or Visualize())
+        if not pictures:
+            raise ImageError("failed", "none of the tasks has a picture of this image")
+        return next(iter(pictures.values()))
 
-    def _units(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[Unit]:
+    def _label(self, unit: Unit) -> Unit:
+        unit = stages.prepare(unit, self.tasks, self.job.max_pixels)
+        for model in self._models:
+            unit = model(unit)
+        return unit
+
+    def _units(self, images: ImageLike | Iterable[ImageLike], columns: dict[str, Sequence[Any]]) -> Iterator[Unit]:
         if isinstance(images, str | os.PathLike | bytes) or (isinstance(images, np.ndarray) and images.ndim <= 3):
             images = [images]
         held: list[Encoded] = []
         for index, image in enumerate(images):
             held.append(_encoded(index, image))
+            held[-1].extra = {name: values[index] for name, values in columns.items()}
             if len(held) == self.unit_size:
-                yield stages.make_unit(held, pa.schema([]), start=held[0].index)
+                yield self._unit(held)
                 held = []
         if held:
-            yield stages.make_unit(held, pa.schema([]), start=held[0].index)
+            yield self._unit(held)
+
+    def _unit(self, encoded: list[Encoded]) -> Unit:
+        unit = stages.make_unit(encoded, pa.schema([]), self._wanted, start=encoded[0].index)
+        return stages.add_masks(unit, encoded, self._wanted.masks, os.getcwd(), {})
 
 
 def _encoded(index: int, image: ImageLike) -> Encoded:

@@ -1,7 +1,7 @@
 """The journey of one image, top to bottom. Read this file first.
 
-    job.yaml -> plan -> read -> prepare -> infer (one actor pool a task) -> draw and write
-                (driver) (tasks)  (tasks)   (actors)                         (tasks)
+    job.yaml -> plan -> read -> prepare -> infer (one actor pool a model) -> draw and write
+                (driver) (tasks)  (tasks)   (actors)                          (tasks)
 
 A unit of consecutive images is one row of the Ray dataset from `read` on, and one file in the end. Ray Data
 streams, schedules, holds back and retries; the plan, the stages and the sink are ours. The last stage returns
@@ -16,26 +16,27 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from sapiens_ray import inference, stages
 from sapiens_ray import plan as planning
-from sapiens_ray import stages
-from sapiens_ray.cluster import Placement, connected_cluster, last_line, place, start_ray
+from sapiens_ray.cluster import ActorNeeds, Placement, connected_cluster, last_line, place, start_ray
 from sapiens_ray.config import Job
 from sapiens_ray.errors import CheckpointError, JobFailed, SapiensRayError, TooManyErrors
 from sapiens_ray.merging import Merger
+from sapiens_ray.models.checkpoint import Checkpoint
 from sapiens_ray.plan import Shard
 from sapiens_ray.preflight import Prepared, prepare_job, save_job
 from sapiens_ray.sink import write_unit
 from sapiens_ray.sources import Done
 from sapiens_ray.storage import Folder
 from sapiens_ray.summary import Summary, errors_in_files
-from sapiens_ray.tasks.seg import Seg
-from sapiens_ray.units import Unit, UnitName
+from sapiens_ray.tasks import Task
+from sapiens_ray.units import PHOTO, Unit, UnitName
 
 if TYPE_CHECKING:
     import ray.data
@@ -156,6 +157,7 @@ def build_dataset(prepared: Prepared, placement: Placement) -> ray.data.Dataset:
             output=prepared.output,
             unit_size=prepared.plan.unit_size,
             extra=prepared.plan.extra_schema,
+            wanted=stages.Wanted.of(job),
         ),
         num_cpus=placement.read_cpus,
         **task_stage,
@@ -165,11 +167,13 @@ def build_dataset(prepared: Prepared, placement: Placement) -> ray.data.Dataset:
         num_cpus=placement.work_cpus,
         **task_stage,
     )
-    for position, (task, checkpoint, pool) in enumerate(zip(tasks, prepared.checkpoints, placement.pools, strict=True)):
-        needed_later = any(later.input_kind == task.input_kind for later in tasks[position + 1 :])
+    models = in_order(prepared, placement)
+    for position, model in enumerate(models):
+        last_of_kind = all(later.input_kind != model.input_kind for later in models[position + 1 :])
+        pool = model.pool
         dataset = dataset.map_batches(
-            _InferBlock,
-            fn_constructor_args=(task, checkpoint, pool.device, pool.threads, not needed_later),
+            _ModelBlock,
+            fn_constructor_args=(model.stage, model.what, model.checkpoint, pool.device, pool.threads, last_of_kind),
             num_cpus=pool.num_cpus,
             num_gpus=pool.num_gpus,
             compute=ray.data.ActorPoolStrategy(
@@ -185,6 +189,29 @@ def build_dataset(prepared: Prepared, placement: Placement) -> ray.data.Dataset:
         num_cpus=placement.work_cpus,
         **task_stage,
     )
+
+
+@dataclass(frozen=True)
+class Model:
+    """One actor pool: what its actors are made of."""
+
+    stage: type[inference.Infer] | type[inference.Detect]
+    what: Any  # the task, or the options of the detector
+    input_kind: str
+    checkpoint: Checkpoint
+    pool: ActorNeeds
+
+
+def in_order(prepared: Prepared, placement: Placement) -> list[Model]:
+    """The models of a job in the order in which a unit meets them: detectors, then tasks by `inference.rank`."""
+    tasks, detectors = prepared.tasks, prepared.job.detectors
+    models = [
+        *(Model(inference.Infer, task, task.input_kind, checkpoint, pool)
+          for task, checkpoint, pool in zip(tasks, prepared.checkpoints, placement.pools, strict=False)),
+        *(Model(inference.Detect, options, PHOTO, checkpoint, pool) for options, checkpoint, pool in zip(
+            detectors, prepared.checkpoints[len(tasks):], placement.pools[len(tasks):], strict=True)),
+    ]  # fmt: skip
+    return sorted(models, key=lambda model: -1 if model.stage is inference.Detect else inference.rank(model.what))
 
 
 @contextlib.contextmanager
@@ -212,33 +239,36 @@ def settings_of_ray_data() -> Iterator[None]:
         ray.data.DataContext._set_current(before)
 
 
-def _read_block(block: pa.Table, settings: Any, output: Folder, unit_size: int, extra: pa.Schema) -> Iterator[pa.Table]:
+def _read_block(
+    block: pa.Table, settings: Any, output: Folder, unit_size: int, extra: pa.Schema, wanted: stages.Wanted
+) -> Iterator[pa.Table]:
     row = block.to_pylist()[0]
     shard = Shard(**row["shard"])
     done = Done(tuple((start, stop) for start, stop in row["ranges"]), row["total"])
-    for unit in stages.read_units(shard, done, settings, output, unit_size, extra):
+    for unit in stages.read_units(shard, done, settings, output, unit_size, extra, wanted):
         yield unit.to_block()
 
 
-def _prepare_block(block: pa.Table, tasks: list[Seg], max_pixels: int) -> pa.Table:
+def _prepare_block(block: pa.Table, tasks: list[Task], max_pixels: int) -> pa.Table:
     import cv2
 
     cv2.setNumThreads(1)  # one task a core; more threads would only fight
     return stages.prepare(Unit.from_block(block), tasks, max_pixels).to_block()
 
 
-class _InferBlock:
-    def __init__(self, *args: Any) -> None:
+class _ModelBlock:
+    def __init__(self, stage: Callable[..., Any], *args: Any) -> None:
         import cv2
 
         cv2.setNumThreads(1)
-        self.infer = stages.Infer(*args)
+        self.model = stage(*args)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        return self.infer(Unit.from_block(block)).to_block()
+        result: pa.Table = self.model(Unit.from_block(block)).to_block()
+        return result
 
 
-def _write_block(block: pa.Table, tasks: list[Seg], visualize: Any, schema: pa.Schema, output: Folder) -> pa.Table:
+def _write_block(block: pa.Table, tasks: list[Task], visualize: Any, schema: pa.Schema, output: Folder) -> pa.Table:
     import cv2
 
     cv2.setNumThreads(1)

@@ -102,7 +102,15 @@ def make_plan(
     changed: list[int] = []
     fields: dict[str, pa.DataType] = {}
 
-    for found in find_input(job.input, job.output.uri):
+    labels = job.label_columns
+    # Lists record the columns with boxes and masks beside the passthrough ones.
+    reading = job.input.model_copy(update={"columns": [*job.input.columns, *labels]})
+    for found in find_input(reading, job.output.uri):
+        if labels and found.format in ("webdataset", "images"):
+            raise InputError(
+                f"tasks: column {labels[0]!r} is to be read from the input, but {found.uri} has no columns; "
+                "columns are those of Parquet files and .csv or .jsonl lists"
+            )
         if found.format in ("webdataset", "parquet"):
             size, stamp = storage.stamp(found.uri, job.input.storage_options)
             previous = known.get(found.uri)
@@ -113,7 +121,7 @@ def make_plan(
                 raise InputError(_changed_message(previous, size))
             images = None
             if found.format == "parquet":
-                images, types = _look_into_parquet(found.uri, job.input)
+                images, types = _look_into_parquet(found.uri, job)
                 fields = {**fields, **{name: _joined(name, fields.get(name), kind) for name, kind in types.items()}}
             number = previous.number if previous else len(shards)
             shard = Shard(number, found.format, found.uri, found.name, size, stamp, images)
@@ -188,19 +196,25 @@ def _changed_message(shard: Shard, size: int) -> str:
     )
 
 
-def _look_into_parquet(uri: str, settings: Input) -> tuple[int | None, dict[str, pa.DataType]]:
+def _look_into_parquet(uri: str, job: Job) -> tuple[int | None, dict[str, pa.DataType]]:
     """Row count and types of the passthrough columns; (None, {}) for a file without a readable footer, which
     becomes an error row. Raises InputError for a column that is not there."""
+    settings = job.input
     try:
         with storage.open_read(uri, settings.storage_options) as stream, pq.ParquetFile(stream) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
     except (OSError, pa.ArrowException):
         return 1, {}
     choose_column(schema, settings.image_column, uri)
-    for setting, names in (("id_column", [settings.id_column]), ("columns", settings.columns)):
+    wanted = (
+        ("input.id_column", [settings.id_column]),
+        ("input.columns", settings.columns),
+        ("tasks[].boxes.column or .mask.column", job.label_columns),
+    )
+    for setting, names in wanted:
         for name in names:
             if name is not None and name not in schema.names:
-                raise InputError(f"input.{setting}: {uri} has no column {name!r}; it has {', '.join(schema.names)}")
+                raise InputError(f"{setting}: {uri} has no column {name!r}; it has {', '.join(schema.names)}")
     return rows, {name: schema.field(name).type for name in settings.columns}
 
 

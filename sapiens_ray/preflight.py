@@ -5,7 +5,9 @@ Runs on the driver. `check` shows the result, `run` runs it. Nothing here writes
 
 from __future__ import annotations
 
+import contextlib
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,25 +17,30 @@ import yaml
 from sapiens_ray import plan as planning
 from sapiens_ray import storage
 from sapiens_ray.config import Job, difference, fingerprint
-from sapiens_ray.errors import OutputError
-from sapiens_ray.models.checkpoint import Checkpoint, resolve
+from sapiens_ray.errors import CheckpointError, InputError, OutputError
+from sapiens_ray.models.checkpoint import Checkpoint, resolve, resolve_hub
 from sapiens_ray.plan import Plan, Shard
 from sapiens_ray.rows import output_schema
 from sapiens_ray.sources import Done
 from sapiens_ray.storage import Folder
 from sapiens_ray.summary import JOB_FILE
-from sapiens_ray.tasks.seg import Seg
+from sapiens_ray.tasks import Task, make_task
+from sapiens_ray.tasks.foreground import Mask
+from sapiens_ray.tasks.persons import DetectorOptions
 from sapiens_ray.units import UnitName
 from sapiens_ray.version import __version__
 
 
 @dataclass
 class Prepared:
-    """Everything that is known before the first image is read: what `check` shows and `run` runs."""
+    """Everything that is known before the first image is read: what `check` shows and `run` runs.
+
+    checkpoints: those of `job.models`, the tasks first, then the detectors.
+    """
 
     job: Job
     output: Folder
-    tasks: list[Seg]
+    tasks: list[Task]
     checkpoints: list[Checkpoint]
     plan: Plan
     done: dict[int, Done]
@@ -43,9 +50,11 @@ class Prepared:
     @property
     def schema(self) -> pa.Schema:
         """The Arrow schema of the output files."""
+        columns = [task.column for task in self.tasks]
+        columns += [detector.carried.removeprefix("_boxes:") for detector in self.job.detectors]
         models = {
-            task.column: {"checkpoint": checkpoint.uri.rsplit("/", 1)[-1], "sha256": checkpoint.sha256}
-            for task, checkpoint in zip(self.tasks, self.checkpoints, strict=True)
+            column: {"checkpoint": checkpoint.uri.rsplit("/", 1)[-1], "sha256": checkpoint.sha256}
+            for column, checkpoint in zip(columns, self.checkpoints, strict=True)
         }
         about = {"fingerprint": fingerprint(self.settings), "models": models, "versions": versions()}
         return output_schema(self.tasks, self.plan.extra_schema, about)
@@ -68,9 +77,12 @@ def prepare_job(job: Job, redo_changed: bool = False) -> Prepared:
     """
     output = open_output(job)
     checkpoints = [
-        resolve(options, f"tasks[{position}].checkpoint", job.input.storage_options)
+        resolve(options.checkpoint, options.sha256, f"tasks[{position}].checkpoint", job.input.storage_options)
         for position, options in enumerate(job.tasks)
     ]
+    checkpoints += [resolve_detector(detector, job.input.storage_options) for detector in job.detectors]
+    for mask in job.masks:
+        _refuse_missing_folder(mask, job.input.storage_options)
     settings = job.result_settings([checkpoint.sha256 for checkpoint in checkpoints])
     with storage.asking(OutputError, f"output.uri: cannot read {output.uri}"):
         _refuse_other_results(output, settings)
@@ -81,11 +93,45 @@ def prepare_job(job: Job, redo_changed: bool = False) -> Prepared:
     if files and old is None:
         raise OutputError(f"output.uri: {output.uri} holds data files but no plan.parquet; choose another folder")
     done = planning.done_by_shard(files)
-    tasks = [Seg(options) for options in job.tasks]
+    tasks = [make_task(options) for options in job.tasks]
     prepared = Prepared(job, output, tasks, checkpoints, plan, done, files, settings)
     _ = prepared.schema  # a column name that stands twice is refused now, not by the first unit
     prepared.plan = planning.with_counts(plan, done)
     return prepared
+
+
+def resolve_detector(options: DetectorOptions, storage_options: dict[str, Any]) -> Checkpoint:
+    """Find a detector's weights. Raises CheckpointError."""
+    where = "tasks[].boxes.detector"
+    if options.model == "torchscript":
+        return resolve(str(options.checkpoint), options.sha256, f"{where}.checkpoint", storage_options)
+    from sapiens_ray.models.detectors import check_name, weights_url  # torch, only where a detector is wanted
+
+    with renamed(f"{where}.model"):
+        check_name(options.model)
+    if options.checkpoint is not None:
+        return resolve(options.checkpoint, options.sha256, f"{where}.checkpoint", storage_options, torchscript=False)
+    with renamed(f"{where}.checkpoint"):
+        return resolve_hub(weights_url(options.model), options.sha256, where)
+
+
+@contextlib.contextmanager
+def renamed(where: str) -> Iterator[None]:
+    """Put the name of a field before the message of a CheckpointError."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}: {error}") from None
+
+
+def _refuse_missing_folder(mask: Mask, options: dict[str, Any]) -> None:
+    """A folder of masks that is not there would look like photos without masks."""
+    if mask.folder is None:
+        return
+    with storage.asking(InputError, f"tasks[].mask.folder: cannot look into {mask.folder}"):
+        fs, path = storage.filesystem(mask.folder, options)
+        if not fs.isdir(path):
+            raise InputError(f"tasks[].mask.folder: {mask.folder} is not a folder that is there")
 
 
 def open_output(job: Job) -> Folder:

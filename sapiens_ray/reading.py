@@ -1,15 +1,16 @@
-"""Reading labels back: every row once, label maps decoded on request."""
+"""Reading labels back: every row once, maps decoded and resized on request."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sapiens_ray import maps
 from sapiens_ray.errors import OutputError
 from sapiens_ray.images import decode_map
 from sapiens_ray.plan import list_units, with_units
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     import pandas
     import ray.data
 
+Size = Literal["stored", "original"]
+Decoder = Callable[[bytes, int, int], np.ndarray]  # cell, width and height of the photo
+
 
 def read_labels(
     output: str,
@@ -28,50 +32,91 @@ def read_labels(
     engine: Literal["pandas", "ray"] = "pandas",
     columns: Sequence[str] | None = None,
     decode: bool = False,
+    size: Size = "stored",
     storage_options: dict[str, Any] | None = None,
 ) -> pandas.DataFrame | ray.data.Dataset:
     """The labels of an output folder, finished or not: one row an image, in the order of the input.
 
     engine: "pandas" for a DataFrame, "ray" for a lazy Ray Dataset (for what does not fit into memory).
     columns: only these; all by default.
-    decode: label maps as H x W uint8 arrays instead of PNG bytes (None on error rows).
+    decode: maps as arrays instead of PNG and .npy bytes (None on error rows): classes H x W uint8, depth h x w,
+        normals h x w x 3, features C x h x w.
+    size: "stored", or "original" for maps at the size of the photo, float32, normals of unit length; implies
+        `decode`. Feature maps are resized too, which with many channels takes gigabytes.
     Raises OutputError if there is nothing to read.
     """
     folder = Folder(output.rstrip("/"), storage_options or {})
     wanted = list(columns) if columns is not None else None
+    arrays = decode or size == "original"
 
     def load(units: list[UnitName]) -> Any:
         names = [f"data/{unit.file}" for unit in units]
         if not names:
             raise OutputError(f"{output} holds no labels: no files in {folder.join('data')}")
-        maps = [name for name in map_columns(folder, names[0]) if wanted is None or name in wanted]
+        chosen = decoders(task_table(folder, names[0]), size) if arrays else {}
+        chosen = {name: decoder for name, decoder in chosen.items() if wanted is None or name in wanted}
         if engine == "ray":
-            return _ray_dataset(folder, names, wanted, maps if decode else []), maps
-        tables = [_read(folder, name, wanted) for name in names]
-        return pa.concat_tables(tables, promote_options="default"), maps
+            return _ray_dataset(folder, names, wanted, chosen), chosen
+        reading = wanted if wanted is None or not chosen else list(dict.fromkeys([*wanted, "width", "height"]))
+        return pa.concat_tables([_read(folder, name, reading) for name in names], promote_options="default"), chosen
 
-    table, maps = with_units(folder, load)
+    table, chosen = with_units(folder, load)
     if engine == "ray":
         return table
     frame = table.to_pandas()
-    for name in maps if decode else ():
-        frame[name] = frame[name].map(_decode_cell)
-    return frame
+    for name, decoder in chosen.items():
+        cells = zip(frame[name], frame["width"], frame["height"], strict=True)
+        frame[name] = [_decoded(cell, width, height, decoder) for cell, width, height in cells]
+    return frame if wanted is None else frame[wanted]
 
 
-def map_columns(folder: Folder, name: str) -> list[str]:
-    """Columns that hold a label map as PNG, as the metadata of a file says."""
+def task_table(folder: Folder, name: str) -> dict[str, dict[str, Any]]:
+    """Each task's column and what the metadata of a file says about it; `task` is its kind."""
     with folder.open(name) as stream:
         metadata = pq.read_schema(stream).metadata or {}
     tasks = json.loads(metadata.get(JOB_KEY, b"{}")).get("tasks", {})
-    return [column for column, about in tasks.items() if "class_names" in about]
+    return {column: {"task": "seg", **about} for column, about in tasks.items()}
+
+
+def decoders(tasks: dict[str, dict[str, Any]], size: Size = "stored") -> dict[str, Decoder]:
+    """How the columns with maps become arrays."""
+    found: dict[str, Decoder] = {}
+    for column, about in tasks.items():
+        if about["task"] == "seg":
+            found[column] = lambda cell, width, height: decode_map(cell)
+        elif about["task"] in ("depth", "normal"):
+            found[column] = _FULL[about["task"]] if size == "original" else _stored_map
+        elif about["task"] == "features" and about["save"] != "mean":
+            found[f"{column}_map"] = _full_features if size == "original" else _stored_map
+    return found
+
+
+def _stored_map(cell: bytes, width: int, height: int) -> np.ndarray:
+    return maps.decode_npy(cell)
+
+
+def full_depth(cell: bytes, width: int, height: int) -> np.ndarray:
+    """height x width float32."""
+    return maps.resize(maps.decode_npy(cell), width, height)
+
+
+def full_normals(cell: bytes, width: int, height: int) -> np.ndarray:
+    """height x width x 3 float32, of unit length."""
+    return maps.unit_length(maps.resize(maps.decode_npy(cell), width, height))
+
+
+def _full_features(cell: bytes, width: int, height: int) -> np.ndarray:
+    return maps.resize_channels(maps.decode_npy(cell), width, height)
+
+
+_FULL: dict[str, Decoder] = {"depth": full_depth, "normal": full_normals}
 
 
 def iterate_rows(folder: Folder, columns: list[str]) -> Iterator[dict[str, Any]]:
     """Rows one after the other, a few in memory at a time."""
     for unit in list_units(folder):
         with folder.open(f"data/{unit.file}") as stream, pq.ParquetFile(stream) as file:
-            for batch in file.iter_batches(batch_size=64, columns=columns):
+            for batch in file.iter_batches(batch_size=16, columns=columns):
                 yield from batch.to_pylist()
 
 
@@ -80,22 +125,25 @@ def _read(folder: Folder, name: str, columns: list[str] | None) -> pa.Table:
         return pq.read_table(stream, columns=columns).replace_schema_metadata(None)
 
 
-def _decode_cell(png: Any) -> np.ndarray | None:
-    return decode_map(png) if isinstance(png, bytes) else None
+def _decoded(cell: Any, width: Any, height: Any, decoder: Decoder) -> np.ndarray | None:
+    return decoder(cell, int(width), int(height)) if isinstance(cell, bytes) else None
 
 
-def _ray_dataset(folder: Folder, names: list[str], columns: list[str] | None, maps: list[str]) -> ray.data.Dataset:
+def _ray_dataset(
+    folder: Folder, names: list[str], columns: list[str] | None, chosen: dict[str, Decoder]
+) -> ray.data.Dataset:
     import ray.data
 
-    def load(row: dict[str, Any]) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = _read(folder, row["file"], columns).to_pylist()
-        for one in rows:
-            for name in maps:
-                one[name] = _decode_cell(one[name])
-        return rows
+    reading = columns if columns is None else list(dict.fromkeys([*columns, "width", "height"]))
+
+    def load(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for one in _read(folder, row["file"], reading).to_pylist():
+            for name, decoder in chosen.items():
+                one[name] = _decoded(one[name], one["width"], one["height"], decoder)
+            yield one if columns is None else {name: one[name] for name in columns}
 
     dataset = ray.data.from_items([{"file": name} for name in names], override_num_blocks=len(names))
-    if maps:
+    if chosen:
         return dataset.flat_map(load)
     return dataset.map_batches(
         lambda block: _read(folder, block["file"][0].as_py(), columns), batch_size=1, batch_format="pyarrow"

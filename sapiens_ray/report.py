@@ -20,11 +20,12 @@ from sapiens_ray.preflight import Prepared, prepare_job
 from sapiens_ray.sources import Done
 from sapiens_ray.storage import Folder, asking
 from sapiens_ray.summary import SUMMARY_FILE, Summary, duration, errors_in_files
-from sapiens_ray.tasks.seg import Seg
+from sapiens_ray.tasks import Task
+from sapiens_ray.tasks.dense import FloatMapOptions
+from sapiens_ray.tasks.persons import DetectorOptions
+from sapiens_ray.tasks.pose import PoseOptions
 
-# Orders of magnitude. Seen with small stand-in models: class maps of photos of 1 to 9 megapixels 25 to 90 kB,
-# their pictures at max_side 1280 200 to 340 kB.
-SEG_BYTES = 60_000
+# Order of magnitude, seen with small stand-in models: pictures at max_side 1280 have 200 to 340 kB.
 PICTURE_BYTES = 250_000
 
 
@@ -89,17 +90,39 @@ def print_plan(job: Job, address: str | None, load: bool) -> None:
     count = str(expected) if expected is not None else "counted when read"
     table.add_row("images", f"{count} in {shards} shard{'s' if shards != 1 else ''} ({formats})")
     table.add_row("already done", f"{prepared.already_done} images, {shards - len(prepared.pending)} whole shards")
-    for task, checkpoint in zip(prepared.tasks, prepared.checkpoints, strict=True):
-        table.add_row("task", f"{task.column}: {task.options.task}, mode {task.options.mode}")
-        table.add_row("  checkpoint", checkpoint.uri)
-        table.add_row("", f"{size(checkpoint.size)}, sha256 {checkpoint.sha256}")
+    for task, checkpoint in zip(prepared.tasks, prepared.checkpoints, strict=False):
+        table.add_row("task", f"{task.column}: {task.options.task}, mode {task.options.mode}{_about(task.options)}")
+        _add_file(table, checkpoint)
         if load:
             table.add_row("", _load(task, checkpoint))
+    for detector, checkpoint in zip(job.detectors, prepared.checkpoints[len(prepared.tasks) :], strict=True):
+        table.add_row("detector", f"{detector.model}, label {detector.label}, score from {detector.score:g}")
+        _add_file(table, checkpoint)
+        if load:
+            table.add_row("", _load_detector(detector, checkpoint))
     for line in _needs(placement, cluster, prepared):
         table.add_row("actors", line)
     table.add_row("output", prepared.output.uri)
     table.add_row("", _output_estimate(job, prepared, expected))
     _print(table)
+
+
+def _add_file(table: Table, checkpoint: Checkpoint) -> None:
+    table.add_row("  checkpoint", checkpoint.uri)
+    table.add_row("", f"{size(checkpoint.size)}, sha256 {checkpoint.sha256}")
+
+
+def _about(options: Any) -> str:
+    """Where a task looks for persons, for `check`."""
+    if isinstance(options, PoseOptions):
+        boxes = options.boxes
+        named = boxes.column or boxes.seg or (boxes.detector.model if boxes.detector else "the whole image is one")
+        return f", {options.keypoints} keypoints, persons: {boxes.source} ({named}), crop {options.crop}"
+    if isinstance(options, FloatMapOptions):
+        mask = options.mask
+        where = mask.seg or mask.column or mask.folder
+        return f", foreground: {mask.source}" + (f" ({where})" if where else "")
+    return ""
 
 
 def _cluster(address: str | None) -> Cluster:
@@ -113,9 +136,9 @@ def _cluster(address: str | None) -> Cluster:
 
 def _needs(placement: Placement, cluster: Cluster, prepared: Prepared) -> list[str]:
     lines = []
-    for task, pool in zip(prepared.tasks, placement.pools, strict=True):
+    for model, pool in zip(prepared.job.models, placement.pools, strict=True):
         gpu = f"{pool.num_gpus:g} GPU and " if pool.num_gpus else ""
-        lines.append(f"{task.column}: {pool.actors} x ({gpu}{pool.num_cpus:g} CPU)")
+        lines.append(f"{model.column}: {pool.actors} x ({gpu}{pool.num_cpus:g} CPU)")
     cpus = sum(pool.actors * pool.num_cpus for pool in placement.pools)
     gpus = sum(pool.actors * pool.num_gpus for pool in placement.pools)
     lines.append(
@@ -126,16 +149,18 @@ def _needs(placement: Placement, cluster: Cluster, prepared: Prepared) -> list[s
 
 
 def _output_estimate(job: Job, prepared: Prepared, expected: int | None) -> str:
-    pictures = PICTURE_BYTES * job.output.visualize.fraction
-    an_image = SEG_BYTES * len(prepared.tasks) + pictures
+    drawn = sum(options.task != "features" for options in job.tasks)
+    pictures = PICTURE_BYTES * drawn * job.output.visualize.fraction
+    labels_each = sum(options.bytes_an_image for options in job.tasks)
+    an_image = labels_each + pictures
     if expected is None:
         return f"about {size(an_image)} an image with its pictures"
     left = max(0, expected - prepared.already_done)
-    labels = left * SEG_BYTES * len(prepared.tasks)
+    labels = left * labels_each
     return f"about {size(labels)} of labels and {size(left * pictures)} of pictures to come"
 
 
-def _load(task: Seg, checkpoint: Checkpoint) -> str:
+def _load(task: Task, checkpoint: Checkpoint) -> str:
     """Run the model once on a black image."""
     import numpy as np
 
@@ -144,7 +169,7 @@ def _load(task: Seg, checkpoint: Checkpoint) -> str:
     started = time.perf_counter()
     runner = Runner(checkpoint.local_file(), "auto", 1)
     loaded = time.perf_counter() - started
-    black = task.prepare(np.zeros((64, 48, 3), np.uint8))[None]
+    black = task.prepare(np.zeros((1024, 768, 3), np.uint8))[None]  # PHOTO: already of the size of a crop
     started = time.perf_counter()
     try:
         (output,) = [task.check_output(output, 1) for _, _, output in runner(black)]
@@ -154,6 +179,21 @@ def _load(task: Seg, checkpoint: Checkpoint) -> str:
     shape = " x ".join(map(str, output.shape))
     spent = time.perf_counter() - started
     return f"loads in {loaded:.1f} s on {runner.device.type}, one image gives {shape} in {spent:.2f} s"
+
+
+def _load_detector(options: DetectorOptions, checkpoint: Checkpoint) -> str:
+    """Run the detector once on a black photo."""
+    import numpy as np
+
+    from sapiens_ray.models.detectors import Detector
+
+    started = time.perf_counter()
+    detector = Detector(options, checkpoint.local_file(), "auto")
+    loaded = time.perf_counter() - started
+    started = time.perf_counter()
+    found = detector(np.zeros((480, 640, 3), np.uint8))
+    spent = time.perf_counter() - started
+    return f"loads in {loaded:.1f} s, finds {len(found)} persons in a black photo in {spent:.2f} s"
 
 
 def output_status(output: Folder) -> dict[str, Any]:

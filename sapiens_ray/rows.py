@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from sapiens_ray.errors import ConfigError
-from sapiens_ray.tasks.seg import Seg
+from sapiens_ray.tasks import Task
 
 HEAD = [
     pa.field("image_id", pa.string()),
@@ -29,7 +29,7 @@ ERRORS_KEY = b"sapiens_ray.errors"
 JOB_KEY = b"sapiens_ray.job"
 
 
-def output_schema(tasks: Sequence[Seg], extra: pa.Schema, job: dict[str, Any]) -> pa.Schema:
+def output_schema(tasks: Sequence[Task], extra: pa.Schema, job: dict[str, Any]) -> pa.Schema:
     """The Arrow schema of every file under `data/`: head, tasks, passthrough columns, and metadata.
 
     `job` (fingerprint, models, versions) is stored as JSON under `sapiens_ray.job`, with each task's class
@@ -42,7 +42,7 @@ def output_schema(tasks: Sequence[Seg], extra: pa.Schema, job: dict[str, Any]) -
         raise ConfigError(
             f"input.columns or tasks[].name: {doubled[0]!r} is a column of the output already; choose another name"
         )
-    about = {**job, "tasks": {task.column: task.metadata for task in tasks}}
+    about = {**job, "tasks": {task.column: {"task": task.options.task, **task.metadata} for task in tasks}}
     return pa.schema(fields, metadata={JOB_KEY: json.dumps(about)})
 
 

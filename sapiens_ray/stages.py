@@ -16,31 +16,67 @@ import numpy as np
 import pyarrow as pa
 
 from sapiens_ray import images
-from sapiens_ray.config import Input, Visualize
+from sapiens_ray.config import Input, Job, Visualize
 from sapiens_ray.errors import ImageError
-from sapiens_ray.models.checkpoint import Checkpoint
 from sapiens_ray.plan import Shard, read_entries
 from sapiens_ray.rows import READ_FIELDS
 from sapiens_ray.sources import Done, Encoded, Images, cut_units, parquet, webdataset
 from sapiens_ray.sources import images as image_files
 from sapiens_ray.storage import Folder
-from sapiens_ray.tasks.seg import Seg
-from sapiens_ray.units import Unit, set_column, set_errors
+from sapiens_ray.tasks import Task, foreground, make_task, persons
+from sapiens_ray.tasks.foreground import Mask
+from sapiens_ray.units import PHOTO, Unit, set_column, set_errors
 
 DATA = "_data"  # column of encoded bytes in units under way; no column of a task or an input can have this name
-MAX_UNIT_BYTES = 256 << 20  # encoded bytes of a unit: 64 scans of 50 MB would be 3 GB
+MAX_UNIT_BYTES = 512 << 20  # what travels of a unit: 64 photos of 8 megapixels, decoded, would be 1.6 GB
+MASK_THREADS = 16
+BOX_LIST = pa.list_(pa.list_(pa.float64()))  # x1, y1, x2, y2, score of each person
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the tasks ask of `read` beside the encoded images."""
+
+    box_columns: tuple[str, ...] = ()
+    masks: tuple[Mask, ...] = ()
+    photos: bool = False  # decoded photos travel on, for tasks that cut persons out of them
+    bytes_an_image: int = 0  # of results
+    passthrough: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, job: Job) -> Wanted:
+        return cls(
+            box_columns=tuple(job.box_columns),
+            masks=tuple(job.masks),
+            photos=any(make_task(options).input_kind == PHOTO for options in job.tasks),
+            bytes_an_image=sum(options.bytes_an_image for options in job.tasks),
+            passthrough=tuple(job.input.columns),
+        )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Input columns to read."""
+        labels = (*self.box_columns, *(mask.column for mask in self.masks if mask.column))
+        return tuple(dict.fromkeys((*self.passthrough, *labels)))
+
+    def weigh(self, image: Encoded) -> int:
+        """Bytes that an image adds to its unit."""
+        weight = len(image.data or b"") + self.bytes_an_image
+        if self.photos and image.data:
+            width, height = images.header_size(image.data) or (0, 0)
+            weight += width * height * 3
+        return weight
 
 
 # --- read --------------------------------------------------------------------------------------------------
 
 
-def open_shard(shard: Shard, done: Done, settings: Input, output: Folder) -> Images:
+def open_shard(shard: Shard, done: Done, settings: Input, output: Folder, columns: tuple[str, ...] = ()) -> Images:
     """The images of a shard that are not done."""
     options = settings.storage_options
     if shard.format == "webdataset":
         return webdataset.read(shard.uri, shard.shard_id, done, options, settings.include)
     if shard.format == "parquet":
-        columns = tuple(settings.columns)
         return parquet.read(
             shard.uri, shard.shard_id, done, options, settings.image_column, settings.id_column, columns
         )
@@ -49,20 +85,36 @@ def open_shard(shard: Shard, done: Done, settings: Input, output: Folder) -> Ima
 
 
 def read_units(
-    shard: Shard, done: Done, settings: Input, output: Folder, unit_size: int, extra: pa.Schema
+    shard: Shard, done: Done, settings: Input, output: Folder, unit_size: int, extra: pa.Schema, wanted: Wanted
 ) -> Iterator[Unit]:
     """Stream the units of a shard that are not done."""
     started = time.perf_counter()
-    for encoded, last in cut_units(open_shard(shard, done, settings, output), unit_size, MAX_UNIT_BYTES):
+    encoded_images = open_shard(shard, done, settings, output, wanted.columns)
+    base = shard.uri.rsplit("/", 1)[0]
+    for encoded, last in cut_units(encoded_images, unit_size, MAX_UNIT_BYTES, wanted.weigh):
         start = encoded[0].index if encoded else (done.ranges[-1][1] if done.ranges else 0)
-        unit = make_unit(encoded, extra, shard=shard.number, start=start, last=last)
+        unit = make_unit(encoded, extra, wanted, shard=shard.number, start=start, last=last)
+        unit = add_masks(unit, encoded, wanted.masks, base, settings.storage_options)
         unit.seconds["read"] = time.perf_counter() - started
         yield unit
         started = time.perf_counter()
 
 
-def make_unit(encoded: list[Encoded], extra: pa.Schema, shard: int = 0, start: int = 0, last: bool = True) -> Unit:
-    """A unit of encoded images. `extra`: names and types of the passthrough columns."""
+def make_unit(
+    encoded: list[Encoded], extra: pa.Schema, wanted: Wanted, shard: int = 0, start: int = 0, last: bool = True
+) -> Unit:
+    """A unit of encoded images. `extra`: names and types of the passthrough columns.
+
+    Boxes that the input brings are checked here; wrong ones make an error row.
+    """
+    boxes: dict[str, list[list[list[float]] | None]] = {column: [] for column in wanted.box_columns}
+    for image in encoded:
+        for column, cells in boxes.items():
+            try:
+                cells.append(persons.parse(image.extra.get(column)))
+            except ImageError as error:
+                cells.append(None)
+                image.error = image.error or ImageError(error.kind, f"column {column!r}: {error.message}")
     columns = {
         "index": [image.index for image in encoded],
         "image_id": [image.image_id for image in encoded],
@@ -70,11 +122,28 @@ def make_unit(encoded: list[Encoded], extra: pa.Schema, shard: int = 0, start: i
         "error_kind": [image.error.kind if image.error else None for image in encoded],
         "error": [image.error.message if image.error else None for image in encoded],
     }
-    fields = [*READ_FIELDS, pa.field(DATA, pa.large_binary()), *extra]
+    fields = [*READ_FIELDS, pa.field(DATA, pa.large_binary())]
+    fields += [pa.field(f"_boxes:column:{column}", BOX_LIST) for column in boxes]
     arrays = [pa.array(columns[field.name], field.type) for field in READ_FIELDS]
     arrays.append(pa.array([image.data for image in encoded], pa.large_binary()))
+    arrays += [pa.array(cells, BOX_LIST) for cells in boxes.values()]
     arrays += [_passthrough([image.extra.get(field.name) for image in encoded], field.type) for field in extra]
-    return Unit(shard, start, last, pa.Table.from_arrays(arrays, schema=pa.schema(fields)))
+    return Unit(shard, start, last, pa.Table.from_arrays(arrays, schema=pa.schema([*fields, *extra])))
+
+
+def add_masks(unit: Unit, encoded: list[Encoded], masks: Sequence[Mask], base: str, options: dict[str, Any]) -> Unit:
+    """The unit with the bytes of the masks that the user brings, several fetched at a time."""
+    if not masks:
+        return unit
+    rows = unit.rows
+    with ThreadPoolExecutor(MASK_THREADS, thread_name_prefix="masks") as pool:
+        for mask in masks:
+            cells = [image.extra.get(str(mask.column)) for image in encoded]
+            ids = [image.image_id for image in encoded]
+            count = len(encoded)
+            found = pool.map(foreground.fetch, [mask] * count, ids, cells, [base] * count, [options] * count)
+            rows = set_column(rows, str(mask.carried), pa.array(list(found), pa.large_binary()))
+    return replace(unit, rows=rows)
 
 
 def _passthrough(values: list[Any], kind: pa.DataType) -> pa.Array:
@@ -96,7 +165,7 @@ def _fitting(value: Any, kind: pa.DataType) -> Any:
 # --- prepare -----------------------------------------------------------------------------------------------
 
 
-def prepare(unit: Unit, tasks: Sequence[Seg], max_pixels: int) -> Unit:
+def prepare(unit: Unit, tasks: Sequence[Task], max_pixels: int) -> Unit:
     """Decode each image once and make every distinct network input of the tasks. Adds `width` and `height`."""
     started = time.perf_counter()
     kinds = {task.input_kind: task for task in tasks}
@@ -106,7 +175,7 @@ def prepare(unit: Unit, tasks: Sequence[Seg], max_pixels: int) -> Unit:
     inputs: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
     errors: dict[int, tuple[str, str]] = {}
     data = unit.rows[DATA]
-    for position in unit.good_rows().tolist():
+    for position in unit.good_rows():
         try:
             image = images.decode(memoryview(data[position].as_buffer()), max_pixels)
             prepared = {kind: task.prepare(image) for kind, task in kinds.items()}
@@ -120,9 +189,14 @@ def prepare(unit: Unit, tasks: Sequence[Seg], max_pixels: int) -> Unit:
     rows = set_column(rows, "width", pa.array(widths, pa.int32()))
     rows = set_column(rows, "height", pa.array(heights, pa.int32()))
     # With nothing decoded the shape is unknown, and nothing will ask for it.
-    stacked = {kind: np.stack(arrays) for kind, arrays in inputs.items() if arrays}
+    stacked = {kind: _joined(kind, arrays) for kind, arrays in inputs.items() if arrays}
     seconds = {**unit.seconds, "prepare": time.perf_counter() - started}
     return replace(unit, rows=rows, inputs=stacked, seconds=seconds)
+
+
+def _joined(kind: str, arrays: list[np.ndarray]) -> np.ndarray:
+    """One array of inputs of one size, or of the pixels of photos of any size."""
+    return np.concatenate([array.reshape(-1) for array in arrays]) if kind == PHOTO else np.stack(arrays)
 
 
 def error_columns(error: Exception, stage: str) -> tuple[str, str]:
@@ -130,69 +204,6 @@ def error_columns(error: Exception, stage: str) -> tuple[str, str]:
     if isinstance(error, ImageError):
         return error.kind, error.message
     return "failed", f"{stage}: {type(error).__name__}: {error}"[:500]
-
-
-# --- infer -------------------------------------------------------------------------------------------------
-
-
-class Infer:
-    """One task's model. Lives in an actor of its pool, or in the process of a Labeler."""
-
-    def __init__(self, task: Seg, checkpoint: Checkpoint, device: str, threads: int | None, drop_input: bool) -> None:
-        from sapiens_ray.models.runner import Runner
-
-        self.task = task
-        self.drop_input = drop_input
-        self.runner = Runner(checkpoint.local_file(), device, task.options.batch_size, threads)
-        self._pool = ThreadPoolExecutor(2 if self.runner.device.type == "cpu" else 4, thread_name_prefix="finish")
-
-    def __call__(self, unit: Unit) -> Unit:
-        """Run the model on the unit's images; adds the task's columns.
-
-        Results are reduced on the device, batch by batch, and encoded by threads meanwhile.
-        """
-        started = time.perf_counter()
-        task = self.task
-        positions = unit.good_rows().tolist()
-        widths, heights = unit.rows["width"].to_pylist(), unit.rows["height"].to_pylist()
-        futures: dict[int, Any] = {}
-        errors: dict[int, tuple[str, str]] = {}
-        inputs = unit.inputs.get(task.input_kind, np.empty((0,)))
-        for start, stop, output in self.runner(inputs):
-            outputs = task.check_output(output, stop - start)
-            for position, result in zip(positions[start:stop], outputs, strict=True):
-                try:
-                    reduced = self._reduce(result, widths[position], heights[position])
-                except ImageError as error:
-                    errors[position] = error_columns(error, task.column)
-                    continue
-                futures[position] = self._pool.submit(task.finish, reduced)
-        finished: dict[int, dict[str, Any]] = {}
-        for position, future in futures.items():
-            try:
-                finished[position] = future.result()
-            except Exception as error:
-                errors[position] = error_columns(error, task.column)
-        rows = set_errors(unit.rows, errors)
-        for field in task.fields:
-            values = [finished.get(position, {}).get(field.name) for position in range(rows.num_rows)]
-            rows = set_column(rows, field.name, pa.array(values, field.type))
-        kept = {kind: array for kind, array in unit.inputs.items() if not (self.drop_input and kind == task.input_kind)}
-        if errors:  # inputs belong to the rows without error
-            still = np.array([position not in errors for position in positions])
-            kept = {kind: array[still] for kind, array in kept.items()}
-        seconds = {**unit.seconds, task.column: time.perf_counter() - started}
-        return replace(unit, rows=rows, inputs=kept, seconds=seconds)
-
-    def _reduce(self, result: Any, width: int, height: int) -> Any:
-        """The task's reduction; on the CPU where the photo is too large for what is left of the GPU."""
-        import torch
-
-        try:
-            return self.task.reduce(result, width, height)
-        except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            return self.task.reduce(result.cpu(), width, height)
 
 
 # --- draw --------------------------------------------------------------------------------------------------
@@ -206,33 +217,49 @@ class Picture:
     data: bytes
 
 
-def draw(unit: Unit, tasks: Sequence[Seg], settings: Visualize) -> tuple[Unit, list[Picture]]:
-    """Draw `[photo | panel of each task]` for the chosen images.
+def draw(unit: Unit, tasks: Sequence[Task], settings: Visualize) -> tuple[Unit, list[Picture]]:
+    """Draw the pictures of the chosen images, one a task.
 
-    Adds `visualization`, the picture's path under the output; null for images that have none.
+    Adds `visualization`, the path under the output of the first task's picture; null for images that have none.
     """
     started = time.perf_counter()
     pictures: list[Picture] = []
     names: list[str | None] = [None] * unit.rows.num_rows
-    for position in unit.good_rows().tolist():
+    for position in unit.good_rows():
         image_id = unit.rows["image_id"][position].as_py()
         if images.hash_fraction(image_id) >= settings.fraction:
             continue
-        row = {name: unit.rows[name][position].as_py() for name in unit.rows.column_names if name != DATA}
-        data = memoryview(unit.rows[DATA][position].as_buffer())
-        try:
-            picture = images.encode_picture(draw_one(data, row, tasks, settings), settings.format, settings.quality)
-        except Exception:
-            continue  # labels without a picture are better than an error row without labels
-        name = images.picture_name(image_id, settings.format)
-        pictures.append(Picture(name, picture))
-        names[position] = f"visualizations/{name}"
+        drawn = draw_one(unit, position, tasks, settings)
+        for column, picture in drawn.items():
+            try:
+                data = images.encode_picture(picture, settings.format, settings.quality)
+            except ValueError:  # wider than a JPEG can be
+                continue
+            # With one task its folder would say nothing.
+            name = images.picture_name(image_id, settings.format)
+            pictures.append(Picture(name if len(tasks) == 1 else f"{column}/{name}", data))
+            names[position] = names[position] or f"visualizations/{pictures[-1].name}"
     rows = set_column(unit.rows, "visualization", pa.array(names, pa.string()))
     seconds = {**unit.seconds, "draw": time.perf_counter() - started}
     return replace(unit, rows=rows, seconds=seconds), pictures
 
 
-def draw_one(data: bytes | memoryview, row: dict[str, Any], tasks: Sequence[Seg], settings: Visualize) -> np.ndarray:
-    """The picture of one finished row, h x w x 3 uint8 BGR, photo and panels side by side."""
-    photo = images.decode_small(data, row["width"], row["height"], settings.max_side)
-    return np.hstack([photo, *(task.draw(photo, row, settings.opacity) for task in tasks)])
+def draw_one(unit: Unit, position: int, tasks: Sequence[Task], settings: Visualize) -> dict[str, np.ndarray]:
+    """The pictures of one finished row, h x w x 3 uint8 BGR, by the column of their task. What cannot be drawn is
+    left out: labels without a picture are better than an error row without labels."""
+    head = unit.cells(position, ("width", "height"))
+    pictures: dict[str, np.ndarray] = {}
+    try:
+        data = memoryview(unit.rows[DATA][position].as_buffer())
+        photo = images.decode_small(data, head["width"], head["height"], settings.max_side)
+    except Exception:
+        return {}
+    for task in tasks:
+        row = {**head, **unit.cells(position, {*task.needs, *(field.name for field in task.fields)})}
+        try:
+            picture = task.draw(photo, row, settings)
+        except Exception:
+            continue
+        if picture is not None:
+            pictures[task.column] = picture
+    return pictures

@@ -7,11 +7,14 @@ unit, so what goes in as a unit of N images comes out as one file of N rows.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+PHOTO = "photo"  # input kind: the decoded photos themselves
 _NAME = re.compile(r"s(\d{6,})-(\d{8,})-(\d{8,})(-end)?\.parquet")
 
 
@@ -46,7 +49,9 @@ class Unit:
 
     rows: Arrow table, one row an image, in the order of the shard: `index`, `image_id`, `uri`, `_data`
         (encoded bytes, null if unreadable), `error_kind`, `error`, passthrough columns; each stage adds its own.
-    inputs: for each network input kind, an N x H x W x 3 uint8 BGR array of the N images without error.
+    inputs: for each network input kind, an N x H x W x 3 uint8 BGR array of the N images that could be decoded, in
+        their order; of kind PHOTO one flat array of their pixels (see `photos`). Images that meet an error later
+        keep their places.
     seconds: time each stage spent on this unit.
     """
 
@@ -85,8 +90,8 @@ class Unit:
         for name in block.column_names:
             if name.startswith("input:"):
                 _, kind, shape = name.split(":")
-                height, width, channels = map(int, shape.split("x"))
-                inputs[kind] = _view_bytes(block.column(name)).reshape(-1, height, width, channels)
+                flat = _view_bytes(block.column(name))
+                inputs[kind] = flat.reshape(-1, *map(int, shape.split("x"))) if shape else flat
         return cls(
             shard=block["shard"][0].as_py(),
             start=block["start"][0].as_py(),
@@ -96,9 +101,32 @@ class Unit:
             seconds=dict(block["seconds"][0].as_py()),
         )
 
-    def good_rows(self) -> np.ndarray:
-        """Positions of the rows without error, to which `inputs` belong in this order."""
-        return np.flatnonzero(self.rows["error_kind"].is_null().to_numpy())
+    def good_rows(self) -> list[int]:
+        """Positions of the rows without error."""
+        positions: list[int] = np.flatnonzero(self.rows["error_kind"].is_null().to_numpy()).tolist()
+        return positions
+
+    def decoded_rows(self) -> list[int]:
+        """Positions of the rows to which `inputs` belong, in this order: those that have a width."""
+        if "width" not in self.rows.column_names:
+            return []
+        positions: list[int] = np.flatnonzero(self.rows["width"].is_valid().to_numpy()).tolist()
+        return positions
+
+    def photos(self) -> dict[int, np.ndarray]:
+        """Position of each decoded row to its H x W x 3 uint8 BGR photo, a view into `inputs[PHOTO]`."""
+        flat = self.inputs.get(PHOTO, np.empty(0, np.uint8))
+        widths, heights = self.rows["width"].to_pylist(), self.rows["height"].to_pylist()
+        photos, start = {}, 0
+        for position in self.decoded_rows():
+            stop = start + heights[position] * widths[position] * 3
+            photos[position] = flat[start:stop].reshape(heights[position], widths[position], 3)
+            start = stop
+        return photos
+
+    def cells(self, position: int, columns: Iterable[str]) -> dict[str, Any]:
+        """Some columns of one row as Python values."""
+        return {name: self.rows[name][position].as_py() for name in columns}
 
 
 def _wrap_bytes(array: np.ndarray) -> pa.Array:

@@ -1,4 +1,4 @@
-"""Class tables as data files, and how to read them."""
+"""Class and keypoint tables as data files, and how to read them."""
 
 from __future__ import annotations
 
@@ -28,6 +28,40 @@ def body_parts() -> ClassTable:
         names=tuple(entry["name"] for entry in table["classes"]),
         colours=tuple(_rgb(entry["colour"]) for entry in table["classes"]),
         swap_pairs=tuple((left, right) for left, right in table["swap_pairs"]),
+    )
+
+
+@dataclass(frozen=True)
+class KeypointTable:
+    """Keypoints of a pose model, in the order of its heatmaps.
+
+    `swap`: the partner of each keypoint in a mirrored image, itself if it has none. `groups`: body, feet, face,
+    left_hand, right_hand or extra. `sigmas`: COCO's falloff constants for OKS. `links`: pairs of keypoints, in
+    drawing order. Colours are RGB, 0 to 255.
+    """
+
+    names: tuple[str, ...]
+    colours: tuple[tuple[int, int, int], ...]
+    swap: tuple[int, ...]
+    groups: tuple[str, ...]
+    sigmas: tuple[float, ...]
+    links: tuple[tuple[int, int], ...]
+    link_colours: tuple[tuple[int, int, int], ...]
+
+
+@cache
+def keypoints(count: int) -> KeypointTable:
+    """The table of 17 (COCO), 133 (COCO-WholeBody) or 308 (Goliath) keypoints."""
+    table = json.loads((files(__package__) / f"keypoints_{count}.json").read_text(encoding="utf-8"))
+    points, links = table["keypoints"], table["links"]
+    return KeypointTable(
+        names=tuple(point["name"] for point in points),
+        colours=tuple(_rgb(point["colour"]) for point in points),
+        swap=tuple(point["swap"] for point in points),
+        groups=tuple(point["group"] for point in points),
+        sigmas=tuple(point["sigma"] for point in points),
+        links=tuple((link["from"], link["to"]) for link in links),
+        link_colours=tuple(_rgb(link["colour"]) for link in links),
     )
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from sapiens_ray import storage
 from sapiens_ray.errors import CheckpointError
-from sapiens_ray.tasks.options import ModelOptions
 
 
 @dataclass(frozen=True)
@@ -24,13 +23,16 @@ class Checkpoint:
     size: int
     sha256: str
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    hub: bool = False  # `uri` is a URL whose file lies in the torch hub cache
 
     def local_file(self) -> Path:
         """The file on this node's disk, fetched once a node if it lies elsewhere.
 
         Raises CheckpointError if it is not there, or no longer the file the job was started with.
         """
-        if not storage.is_remote(self.uri):
+        if self.hub:
+            path = hub_file(self.uri)
+        elif not storage.is_remote(self.uri):
             path = Path(storage.local_path(self.uri))
             if not path.is_file():
                 raise CheckpointError(
@@ -43,9 +45,13 @@ class Checkpoint:
         return path
 
 
-def resolve(options: ModelOptions, where: str, storage_options: dict[str, Any]) -> Checkpoint:
-    """Find a task's checkpoint and hash it. `where` names the field for messages. Raises CheckpointError."""
-    uri = options.checkpoint
+def resolve(
+    uri: str, sha256: str | None, where: str, storage_options: dict[str, Any], torchscript: bool = True
+) -> Checkpoint:
+    """Find a checkpoint and hash it. `where` names the field for messages; `sha256`: refuse another file.
+
+    torchscript: it must hold a TorchScript program. Raises CheckpointError.
+    """
     try:
         path = _fetch(uri, storage_options) if storage.is_remote(uri) else Path(storage.local_path(uri))
     except Exception as error:
@@ -60,15 +66,43 @@ def resolve(options: ModelOptions, where: str, storage_options: dict[str, Any]) 
             "`make demo` writes one to try with)"
         )
         raise CheckpointError(f"{where}: {uri} {what}; {hint}")
-    digest = _sha256(path)
-    if options.sha256 and digest != options.sha256.lower():
-        raise CheckpointError(
-            f"{where}: {uri} has SHA-256 {digest}, but the job pins {options.sha256.lower()}: "
-            "it is another file, or damaged"
-        )
-    if not _has_code(path):  # told apart here, before any process is started to load it
+    digest = _verified(path, uri, sha256, where)
+    if torchscript and not _has_code(path):  # told apart here, before any process is started to load it
         raise CheckpointError(f"{where}: {uri} is not a TorchScript file: {seems_to_be(path)}")
     return Checkpoint(uri, path.stat().st_size, digest, storage_options if storage.is_remote(uri) else {})
+
+
+def resolve_hub(url: str, sha256: str | None, where: str) -> Checkpoint:
+    """Find weights in the torch hub cache, downloading them if they are not there. Raises CheckpointError."""
+    path = hub_file(url)
+    return Checkpoint(url, path.stat().st_size, _verified(path, url, sha256, where), hub=True)
+
+
+def hub_file(url: str) -> Path:
+    """The file of a URL in the torch hub cache ($TORCH_HOME/hub/checkpoints), downloaded if it is not there."""
+    import torch
+
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:  # checks the hash in the file's name
+            torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, check_hash=True)
+        except Exception as error:
+            raise CheckpointError(
+                f"cannot download {url} ({type(error).__name__}: {error}): put the file at {path}, or name a file "
+                "with `checkpoint:`"
+            ) from None
+    return path
+
+
+def _verified(path: Path, uri: str, pin: str | None, where: str) -> str:
+    """The SHA-256 of a file. Raises CheckpointError if the job pins another one."""
+    digest = _sha256(path)
+    if pin and digest != pin.lower():
+        raise CheckpointError(
+            f"{where}: {uri} has SHA-256 {digest}, but the job pins {pin.lower()}: it is another file, or damaged"
+        )
+    return digest
 
 
 def _has_code(path: Path) -> bool:

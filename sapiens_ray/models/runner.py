@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,16 +30,36 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
+class Batches(Protocol):
+    """Network inputs in order: an array of them, or something that makes them when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, span: slice) -> np.ndarray: ...
+
+
 class Runner:
     """Holds one TorchScript model and feeds it full batches.
 
     Safe to call from several threads: the model runs one batch at a time, what surrounds it overlaps.
     """
 
-    def __init__(self, checkpoint: Path, device: str, batch_size: int | None, threads: int | None = None) -> None:
-        """Load the model. `threads`: CPU threads for torch in this process. Raises CheckpointError."""
+    def __init__(
+        self,
+        checkpoint: Path,
+        device: str,
+        batch_size: int | None,
+        threads: int | None = None,
+        flip_test: Callable[[Any, Any, int], torch.Tensor] | None = None,
+    ) -> None:
+        """Load the model. Raises CheckpointError.
+
+        threads: CPU threads for torch in this process. flip_test: what the output for a batch and that for the
+        mirrored batch make together; without it nothing is mirrored.
+        """
         if threads:
             torch.set_num_threads(threads)
+        self.flip_test = flip_test
         self.device = choose_device(device)
         self.batch_size = batch_size or DEFAULT_BATCH[self.device.type]
         self.model = load_torchscript(checkpoint, self.device)
@@ -47,8 +67,8 @@ class Runner:
         self._std = torch.tensor(STD_RGB, device=self.device).view(1, 3, 1, 1)
         self._lock = threading.Lock()
 
-    def __call__(self, inputs: np.ndarray) -> Iterator[tuple[int, int, Any]]:
-        """Run N x H x W x 3 uint8 BGR through the model.
+    def __call__(self, inputs: Batches) -> Iterator[tuple[int, int, Any]]:
+        """Run N x H x W x 3 uint8 BGR through the model; `inputs` is sliced a batch at a time.
 
         Yields (start, stop, output) for consecutive batches; `output` is what the model returns, on the device.
         Out of memory halves the batch and goes on, for the rest of this process.
@@ -70,7 +90,9 @@ class Runner:
 
     def _forward(self, batch: np.ndarray) -> Any:
         with self._lock, torch.inference_mode():
-            return self.model(self._normalize(batch))
+            normal = self._normalize(batch)
+            output = self.model(normal)
+            return self.flip_test(output, self.model(normal.flip(-1)), len(batch)) if self.flip_test else output
 
     def _normalize(self, batch: np.ndarray) -> torch.Tensor:
         """B x H x W x 3 uint8 BGR to B x 3 x H x W float32 RGB, (x - mean) / std, on the device.

@@ -7,7 +7,7 @@ what is done and returns how many images the shard holds. Nothing else is asked 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,8 +66,10 @@ class Done:
 Images = Generator[Encoded, None, int]
 
 
-def cut_units(images: Images, size: int, max_bytes: int) -> Generator[tuple[list[Encoded], bool], None, None]:
-    """Group consecutive images into units of at most `size` images or `max_bytes` encoded bytes.
+def cut_units(
+    images: Images, size: int, max_bytes: int, weigh: Callable[[Encoded], int] = lambda image: len(image.data or b"")
+) -> Generator[tuple[list[Encoded], bool], None, None]:
+    """Group consecutive images into units of at most `size` images or `max_bytes`, as `weigh` says of each.
 
     Cuts fall on multiples of `size`, wherever a run begins, so that two attempts at the same images cut alike.
     Yields (images, last). A unit is held back until it is known whether another image follows it. Where a
@@ -87,7 +89,7 @@ def cut_units(images: Images, size: int, max_bytes: int) -> Generator[tuple[list
             yield held, False
             emitted, held, held_bytes = True, [], 0
         held.append(image)
-        held_bytes += len(image.data or b"")
+        held_bytes += weigh(image)
     if held:
         yield held, held[-1].index + 1 == total
     elif not emitted:

@@ -49,7 +49,9 @@ def find(
         named = columns or []
         for column in [*named, *([id_column] if id_column else [])]:
             if column not in row:
-                raise InputError(f"input.columns: {uri}, line {line}: no column {column!r}; it has {', '.join(row)}")
+                raise InputError(
+                    f"input.columns, boxes or masks: {uri}, line {line}: no column {column!r}; it has {', '.join(row)}"
+                )
         relative = "://" not in path and not path.startswith("/")
         image_id = (id_prefix if relative else "") + path.removeprefix("./")
         if id_column and row[id_column] is not None:

@@ -13,7 +13,30 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
 
 
-class ModelOptions(Section):
+class PoolOptions(Section):
+    """The actors that hold a model."""
+
+    actors: int | None = Field(
+        None, ge=1, description="Processes that hold the model; default: one a GPU, or one on a CPU machine."
+    )
+    num_gpus: float | None = Field(
+        None, gt=0, description="GPUs an actor takes; default 1. 0.5 puts two actors on one GPU."
+    )
+
+    @property
+    def column(self) -> str:
+        """Name of the model in logs and reports; of a task also its output column."""
+        raise NotImplementedError
+
+    @field_validator("num_gpus")
+    @classmethod
+    def _whole_above_one(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and value != int(value):
+            raise ValueError("above 1 only whole GPUs can be given")
+        return value
+
+
+class ModelOptions(PoolOptions):
     """What every task says about its model and the actors that hold it."""
 
     task: str
@@ -30,21 +53,8 @@ class ModelOptions(Section):
     )
     mode: Literal["torchscript"] = Field("torchscript", description="torchscript: fp32, runs everywhere.")
     batch_size: int | None = Field(
-        None, ge=1, le=1024, description="Images a forward pass; default: 8 on a GPU, 1 on a CPU."
+        None, ge=1, le=1024, description="Images (for pose: persons) a forward pass; default: 8 on a GPU, 1 on a CPU."
     )
-    actors: int | None = Field(
-        None, ge=1, description="Processes that hold the model; default: one a GPU, or one on a CPU machine."
-    )
-    num_gpus: float | None = Field(
-        None, gt=0, description="GPUs an actor takes; default 1. 0.5 puts two actors on one GPU."
-    )
-
-    @field_validator("num_gpus")
-    @classmethod
-    def _whole_above_one(cls, value: float | None) -> float | None:
-        if value is not None and value > 1 and value != int(value):
-            raise ValueError("above 1 only whole GPUs can be given")
-        return value
 
     @property
     def column(self) -> str:
@@ -53,3 +63,8 @@ class ModelOptions(Section):
     def result_settings(self) -> dict[str, Any]:
         """The options that decide the labels: not where the file lies, and not how fast it runs."""
         return self.model_dump(mode="json", exclude={"checkpoint", "sha256", "batch_size", "actors", "num_gpus"})
+
+
+def choice_schema(words: list[str], section: dict[str, Any]) -> dict[str, Any]:
+    """JSON schema of a section that may also be written as one of a few words."""
+    return {"anyOf": [{"enum": words, "type": "string"}, section]}

@@ -1,0 +1,184 @@
+"""What lives in actors: a task's model, or a person detector. Plain callables from unit to unit.
+
+Device batches are cut here, inside the actor, which sees whole units: they are full whatever the number of
+images in an image's neighbourhood or of persons in an image.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pyarrow as pa
+
+from sapiens_ray.errors import ImageError
+from sapiens_ray.models.checkpoint import Checkpoint
+from sapiens_ray.stages import BOX_LIST, error_columns
+from sapiens_ray.tasks import Task
+from sapiens_ray.tasks.persons import DetectorOptions
+from sapiens_ray.tasks.pose import Pose
+from sapiens_ray.units import PHOTO, Unit, set_column, set_errors
+
+if TYPE_CHECKING:
+    import torch
+
+    from sapiens_ray.models.runner import Batches
+
+
+def rank(task: Task) -> int:
+    """Where a task stands in the order in which a unit meets the models: what others wait for comes first, and
+    decoded photos, which weigh most, are needed by no late one."""
+    if task.options.task == "pose":
+        return 2 if task.options.boxes.source == "seg" else 0
+    return 1 if task.options.task == "seg" else 3
+
+
+class Infer:
+    """One task's model. Lives in an actor of its pool, or in the process of a Labeler."""
+
+    def __init__(self, task: Task, checkpoint: Checkpoint, device: str, threads: int | None, drop_input: bool) -> None:
+        """Load the model. drop_input: no later stage needs the inputs of this kind. Raises CheckpointError."""
+        from sapiens_ray.models.runner import Runner
+
+        self.task = task
+        self.drop_input = drop_input
+        flip_test = task.average if isinstance(task, Pose) and task.options.flip_test else None
+        self.runner = Runner(checkpoint.local_file(), device, task.options.batch_size, threads, flip_test)
+        workers = 2 if self.runner.device.type == "cpu" else 4
+        self._finishers = ThreadPoolExecutor(workers, thread_name_prefix="finish")
+        self._cutters = ThreadPoolExecutor(workers, thread_name_prefix="cut")
+
+    def __call__(self, unit: Unit) -> Unit:
+        """Run the model on the unit's images; adds the task's columns.
+
+        Results are reduced on the device, batch by batch, and encoded by threads meanwhile.
+        """
+        started = time.perf_counter()
+        task = self.task
+        columns = ("width", "height", *task.needs)
+        rows = {position: unit.cells(position, columns) for position in unit.good_rows()}
+        errors: dict[int, tuple[str, str]] = {}
+        inputs, owners = self._inputs(unit, rows, errors)
+        missing = Counter(owners)
+        results: dict[int, list[Any]] = defaultdict(list)
+        futures: dict[int, Future[dict[str, Any]]] = {
+            position: self._finishers.submit(task.finish, [], row)
+            for position, row in rows.items()
+            if position not in missing and position not in errors
+        }
+        for start, stop, output in self.runner(inputs):
+            outputs = task.check_output(output, stop - start)
+            sizes = [(rows[position]["width"], rows[position]["height"]) for position in owners[start:stop]]
+            for position, result in zip(owners[start:stop], self._reduce(outputs, sizes), strict=True):
+                if isinstance(result, ImageError):
+                    errors[position] = error_columns(result, task.column)
+                results[position].append(result)
+                missing[position] -= 1
+                if missing[position] == 0:
+                    complete = results.pop(position)
+                    if position not in errors:
+                        futures[position] = self._finishers.submit(task.finish, complete, rows[position])
+        finished: dict[int, dict[str, Any]] = {}
+        for position, future in futures.items():
+            try:
+                finished[position] = future.result()
+            except Exception as error:
+                errors[position] = error_columns(error, task.column)
+        table = set_errors(unit.rows, errors)
+        for field in task.fields:
+            values = [finished.get(position, {}).get(field.name) for position in range(table.num_rows)]
+            table = set_column(table, field.name, pa.array(values, field.type))
+        seconds = {**unit.seconds, task.column: time.perf_counter() - started}
+        return replace(unit, rows=table, inputs=_left(unit, task.input_kind, self.drop_input), seconds=seconds)
+
+    def _inputs(
+        self, unit: Unit, rows: dict[int, dict[str, Any]], errors: dict[int, tuple[str, str]]
+    ) -> tuple[Batches, list[int]]:
+        """The network inputs of the unit in order, and the row each belongs to."""
+        if not isinstance(self.task, Pose):
+            places = [place for place, position in enumerate(unit.decoded_rows()) if position in rows]
+            array = unit.inputs.get(self.task.input_kind, np.empty((0,)))
+            return array if len(places) == len(array) else array[places], list(rows)
+        photos = unit.photos()
+        persons: list[tuple[np.ndarray, np.ndarray]] = []
+        owners: list[int] = []
+        found = [self._cutters.submit(self.task.boxes, row) for row in rows.values()]  # may decode class maps
+        for position, future in zip(rows, found, strict=True):
+            try:
+                boxes = future.result()
+            except Exception as error:
+                errors[position] = error_columns(error, self.task.column)
+                continue
+            persons += [(photos[position], box) for box in boxes]
+            owners += [position] * len(boxes)
+        return cast("Batches", Crops(self.task, persons, self._cutters)), owners
+
+    def _reduce(self, outputs: torch.Tensor, sizes: list[tuple[int, int]]) -> list[Any]:
+        """The task's results for a batch; an ImageError for each output that is not finite, since arg-max and
+        peaks of NaN look like labels. On the CPU where photos are too large for what is left of the GPU."""
+        import torch
+
+        finite = outputs.flatten(1).isfinite().all(1).tolist()
+        chosen = [number for number, good in enumerate(finite) if good]
+        sound = outputs if all(finite) else outputs[chosen]
+        try:
+            reduced = iter(self.task.reduce(sound, [sizes[number] for number in chosen]))
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            reduced = iter(self.task.reduce(sound.cpu(), [sizes[number] for number in chosen]))
+        message = f"{self.task.column}: the model's output holds NaN or infinity"
+        return [next(reduced) if good else ImageError("not_finite", message) for good in finite]
+
+
+class Crops:
+    """The persons of a unit as network inputs, cut when a batch of them is asked for: uint8 crops of a crowd
+    weigh far more than its photo."""
+
+    def __init__(self, task: Pose, persons: Sequence[tuple[np.ndarray, np.ndarray]], pool: ThreadPoolExecutor) -> None:
+        """persons: photo (H x W x 3 uint8 BGR) and box of each."""
+        self._task, self._persons, self._pool = task, persons, pool
+
+    def __len__(self) -> int:
+        return len(self._persons)
+
+    def __getitem__(self, span: slice) -> np.ndarray:
+        """N x 1024 x 768 x 3 uint8 BGR."""
+        return np.stack(list(self._pool.map(lambda person: self._task.cut(*person), self._persons[span])))
+
+
+class Detect:
+    """One person detector. Lives in an actor of its pool, or in the process of a Labeler."""
+
+    def __init__(
+        self, options: DetectorOptions, checkpoint: Checkpoint, device: str, threads: int | None, drop_input: bool
+    ) -> None:
+        from sapiens_ray.models.detectors import Detector
+
+        self.options = options
+        self.drop_input = drop_input
+        self.detector = Detector(options, checkpoint.local_file(), device, threads)
+
+    def __call__(self, unit: Unit) -> Unit:
+        """Find the persons of each photo; adds the column of boxes that pose looks for."""
+        started = time.perf_counter()
+        photos = unit.photos()
+        boxes: list[list[list[float]] | None] = [None] * unit.rows.num_rows
+        errors: dict[int, tuple[str, str]] = {}
+        for position in unit.good_rows():
+            try:
+                boxes[position] = self.detector(photos[position]).tolist()
+            except ImageError as error:
+                errors[position] = error_columns(error, self.options.column)
+        rows = set_column(set_errors(unit.rows, errors), self.options.carried, pa.array(boxes, BOX_LIST))
+        seconds = {**unit.seconds, self.options.column: time.perf_counter() - started}
+        return replace(unit, rows=rows, inputs=_left(unit, PHOTO, self.drop_input), seconds=seconds)
+
+
+def _left(unit: Unit, kind: str, drop: bool) -> dict[str, np.ndarray]:
+    """The inputs that later stages need."""
+    return {name: array for name, array in unit.inputs.items() if not (drop and name == kind)}

@@ -1,0 +1,88 @@
+"""From a person's box to the network's input, and from heatmap cells back to pixels of the photo.
+
+UDP (Huang et al., "The Devil is in the Details", CVPR 2020) measures lengths between the centres of the first
+and the last pixel, so a crop of `size` photo pixels on W network pixels has the scale (W - 1) / size, and
+mapping back is the exact inverse whatever the resolution of the heatmap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+NETWORK_WIDTH, NETWORK_HEIGHT = 768, 1024
+PADDING = 1.25  # room round the box, as in training
+SMALLEST = 1.0  # pixels; a box without area has no scale
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A rectangle of the photo in pixels: its centre and its size, padding and aspect included."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    @property
+    def left(self) -> float:
+        return self.x - self.width / 2
+
+    @property
+    def top(self) -> float:
+        return self.y - self.height / 2
+
+
+def crop_around(box: np.ndarray, aspect: float) -> Crop:
+    """The crop of a box (x1, y1, x2, y2): padded, then its shorter side enlarged to width / height = aspect.
+
+    In the precision of the box: float32 gives Sapiens-Lite's numbers to the last bit.
+    """
+    corner, opposite = box[:2], box[2:4]
+    x, y = (corner + opposite) * box.dtype.type(0.5)
+    width, height = np.maximum(opposite - corner, SMALLEST) * box.dtype.type(PADDING)
+    if width > height * aspect:
+        height = width / aspect
+    else:
+        width = height * aspect
+    return Crop(x, y, width, height)
+
+
+def warp_matrix(crop: Crop, width: int, height: int) -> np.ndarray:
+    """2 x 3: pixels of the photo to pixels of a width x height canvas that shows the crop."""
+    scale_x, scale_y = (width - 1) / crop.width, (height - 1) / crop.height
+    return np.array([[scale_x, 0, -crop.left * scale_x], [0, scale_y, -crop.top * scale_y]])
+
+
+def trained_geometry(box: np.ndarray) -> Crop:
+    """The crop the models are trained on: the box grown to 3:4."""
+    return crop_around(np.asarray(box, np.float64), NETWORK_WIDTH / NETWORK_HEIGHT)
+
+
+def trained_crop(image: np.ndarray, crop: Crop) -> np.ndarray:
+    """H x W x 3 uint8 BGR to 1024 x 768 x 3 uint8 BGR in one warp, black outside the photo."""
+    matrix = warp_matrix(crop, NETWORK_WIDTH, NETWORK_HEIGHT)
+    return cv2.warpAffine(image, matrix, (NETWORK_WIDTH, NETWORK_HEIGHT), flags=cv2.INTER_LINEAR)
+
+
+def lite_geometry(box: np.ndarray, width: int, height: int) -> Crop:
+    """The crop Sapiens-Lite makes: the box grown to the aspect of the whole photo."""
+    return crop_around(np.asarray(box, np.float32), width / height)
+
+
+def lite_crop(image: np.ndarray, crop: Crop) -> np.ndarray:
+    """H x W x 3 uint8 BGR, warped to a canvas of its own size, then squeezed to 1024 x 768 x 3 uint8 BGR.
+
+    For equality with Sapiens-Lite's outputs; persons in wide photos are distorted by it.
+    """
+    height, width = image.shape[:2]
+    canvas = cv2.warpAffine(image, warp_matrix(crop, width, height), (width, height), flags=cv2.INTER_LINEAR)
+    return cv2.resize(canvas, (NETWORK_WIDTH, NETWORK_HEIGHT), interpolation=cv2.INTER_LINEAR)
+
+
+def to_photo(points: np.ndarray, crop: Crop, heatmap_width: int, heatmap_height: int) -> np.ndarray:
+    """N x 2 (x, y) in cells of the heatmap to pixels of the photo, float64. Not clipped to the photo."""
+    scale = np.array([crop.width / (heatmap_width - 1), crop.height / (heatmap_height - 1)])
+    return np.asarray(points, np.float64) * scale + np.array([crop.left, crop.top], np.float64)

@@ -1,0 +1,126 @@
+"""Relative depth: one value a pixel; larger is farther, without unit.
+
+The models are trained on depth scaled to 0..1 over the person of each photo, so values of two photos cannot be
+compared, and what is not a person has no meaning.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from sapiens_ray import maps
+from sapiens_ray.tasks.dense import SQUEEZE, FloatMapOptions, output_maps, squeeze, stored
+from sapiens_ray.tasks.foreground import foreground
+
+if TYPE_CHECKING:
+    import torch
+
+    from sapiens_ray.config import Visualize
+
+OUTSIDE_GREY = 100
+SOBEL = 7  # kernel of the picture's normals
+
+
+class DepthOptions(FloatMapOptions):
+    """Options of `task: depth`."""
+
+    task: Literal["depth"]
+
+
+class Depth:
+    """Everything that makes the task depth. Holds no model and no state."""
+
+    input_kind = SQUEEZE
+
+    def __init__(self, options: DepthOptions) -> None:
+        self.options = options
+        self.column = options.column
+        self.needs = tuple(options.needs)
+
+    @property
+    def fields(self) -> list[pa.Field]:
+        """Arrow columns: the map as `.npy` (h x w) and its least and largest value over the foreground, at the
+        size of the photo; null where there is no foreground, or its mask is missing."""
+        return [
+            pa.field(self.column, pa.binary()),
+            pa.field(f"{self.column}_min", pa.float32()),
+            pa.field(f"{self.column}_max", pa.float32()),
+        ]
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return {"unit": "relative to the photo; larger is farther", "resolution": self.options.resolution}
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """H x W x 3 uint8 BGR to the network's 1024 x 768 x 3 uint8 BGR, bilinear, aspect not kept."""
+        return squeeze(image)
+
+    def check_output(self, output: Any, batch: int) -> torch.Tensor:
+        """The B x 1 x h x w depth in what the model returned. Raises CheckpointError for anything else."""
+        return output_maps(output, batch, 1, self.options, "depth")
+
+    def reduce(self, depth: torch.Tensor, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
+        """B x 1 x h x w to B float32 arrays h x w, as the network gave them."""
+        return list(depth[:, 0].float().cpu().numpy())
+
+    def finish(self, depths: list[np.ndarray], row: dict[str, Any]) -> dict[str, Any]:
+        """The columns of one row. Without a mask the whole photo counts as foreground."""
+        full = maps.resize(depths[0], row["width"], row["height"])
+        mask = foreground(self.options.mask, row)
+        values = full if self.options.mask.source == "none" else full[mask] if mask is not None else full[:0]
+        kept = full if self.options.resolution == "original" else depths[0]
+        return {
+            self.column: stored(kept, self.options),
+            f"{self.column}_min": float(values.min()) if values.size else None,
+            f"{self.column}_max": float(values.max()) if values.size else None,
+        }
+
+    def draw(self, photo: np.ndarray, row: dict[str, Any], settings: Visualize) -> np.ndarray:
+        """The picture [photo | depth in inferno colours, near is bright | normals of the depth], outside the
+        foreground grey and black, as Sapiens-Lite draws it; h x 3w x 3 uint8 BGR.
+
+        A missing mask leaves the whole photo. Normals are those of the full-size map whatever the size of the
+        picture: its slopes are scaled.
+        """
+        height, width = photo.shape[:2]
+        depth = maps.resize(maps.decode_npy(row[self.column]), width, height)
+        mask = foreground(self.options.mask, row)
+        if mask is None:
+            inside = np.ones((height, width), bool)
+        else:
+            inside = cv2.resize(mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+        near = nearness(depth, inside)
+        colours = cv2.applyColorMap((near * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+        colours[~inside] = OUTSIDE_GREY
+        slopes = (width / row["width"], height / row["height"])
+        return np.hstack([photo, colours, normals_of_depth(near, inside, slopes)])
+
+
+def nearness(depth: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """h x w float32: 1 at the nearest point of the foreground, 0 at the farthest and outside; 0.5 if it is flat."""
+    near = np.zeros(depth.shape, np.float32)
+    values = depth[inside]
+    if values.size:
+        low, high = values.min(), values.max()
+        near[inside] = 1 - (values - low) / (high - low) if high > low else 0.5
+    return near
+
+
+def normals_of_depth(near: np.ndarray, inside: np.ndarray, slopes: tuple[float, float] = (1, 1)) -> np.ndarray:
+    """h x w x 3 uint8 BGR: (n + 1) / 2 of n = (-gx, -gy, -1) / |...|, g the Sobel slopes (kernel 7) of nearness.
+
+    What a kernel that reaches outside cannot know is black: a rim of 3 pixels. slopes: factors on gx and gy.
+    """
+    height = near.astype(np.float32)
+    height[~inside] = np.inf
+    gx = cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=SOBEL) * np.float32(slopes[0])
+    gy = cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=SOBEL) * np.float32(slopes[1])
+    with np.errstate(invalid="ignore"):
+        norm = np.sqrt(gx * gx + gy * gy + 1) + np.float32(1e-5)
+        normals = np.stack([-1 / norm, -gy / norm, -gx / norm], -1)  # z, y, x are the picture's B, G, R
+    normals[np.isnan(normals)] = -1
+    return ((normals + 1) / 2 * 255).astype(np.uint8)

@@ -1,0 +1,161 @@
+"""Where the persons are: boxes that the user brings, that segmentation shows, or that a detector finds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic_core import CoreSchema
+
+from sapiens_ray.errors import ImageError
+from sapiens_ray.images import decode_map
+from sapiens_ray.tasks.foreground import expand
+from sapiens_ray.tasks.options import PoolOptions, Section, choice_schema
+
+FARTHEST = 1e6  # pixels; a coordinate beyond is no place in a photo
+
+
+class DetectorOptions(PoolOptions):
+    """A person detector, in an actor pool of its own."""
+
+    model: str = Field(
+        "fasterrcnn_resnet50_fpn_v2",
+        pattern=r"^[a-z0-9_]+$",
+        description="A torchvision detection model by name, such as ssdlite320_mobilenet_v3_large, or `torchscript`.",
+    )
+    checkpoint: str | None = Field(
+        None,
+        min_length=1,
+        description="Weights (state dict) of the torchvision model, or the TorchScript file; a path (relative to "
+        "the YAML) or URL. Default for torchvision models: its published COCO weights, from the torch hub cache.",
+    )
+    sha256: str | None = Field(
+        None, pattern=r"^[0-9a-fA-F]{64}$", description="Refuse any other file than the one with this SHA-256."
+    )
+    label: int = Field(1, ge=0, description="Label of persons; 1 in torchvision's COCO models.")
+    score: float = Field(0.3, ge=0, le=1, description="Boxes below this score are dropped.")
+    nms: float = Field(0.3, gt=0, le=1, description="Of two boxes that overlap by more than this IoU the better stays.")
+
+    @model_validator(mode="after")
+    def _file_of_torchscript(self) -> DetectorOptions:
+        if self.model == "torchscript" and self.checkpoint is None:
+            raise ValueError("model: torchscript needs a `checkpoint`")
+        return self
+
+    @property
+    def column(self) -> str:
+        """Name of the stage in logs and reports."""
+        return "detector"
+
+    def result_settings(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude={"checkpoint", "sha256", "actors", "num_gpus"})
+
+    @property
+    def carried(self) -> str:
+        """The column of a unit that holds what this detector found."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return f"_boxes:detector:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+class Boxes(Section):
+    """`none` (the whole image), `seg`, `detector`, `{column: name}`, `{seg: name}` or `{detector: {…}}`."""
+
+    source: Literal["none", "seg", "column", "detector"] = "none"
+    column: str | None = Field(
+        None,
+        description="Input column (Parquet and lists): a list of [x1, y1, x2, y2] or [x1, y1, x2, y2, score] in "
+        "pixels of the decoded photo. In csv files as JSON text.",
+    )
+    seg: str | None = Field(None, description="Name of the seg task of the same job: one box round its foreground.")
+    detector: DetectorOptions | None = Field(None, description="Find the persons with a detector.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        value = expand(value, ("none", "seg", "detector"), ("column", "seg", "detector"))
+        if isinstance(value, dict) and value.get("source") == "detector" and value.get("detector") is None:
+            return {**value, "detector": {}}
+        return value
+
+    @field_validator("column")
+    @classmethod
+    def _named(cls, value: str | None) -> str | None:
+        if value == "":
+            raise ValueError("name the column")
+        return value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return choice_schema(["none", "seg", "detector"], handler(core))
+
+    @property
+    def carried(self) -> str | None:
+        """The column of a unit that holds the boxes, if they do not follow from the row alone."""
+        if self.source == "column":
+            return f"_boxes:column:{self.column}"
+        return self.detector.carried if self.source == "detector" and self.detector else None
+
+    def result_settings(self) -> dict[str, Any]:
+        detector = self.detector.result_settings() if self.detector else None
+        return {"source": self.source, "column": self.column, "seg": self.seg, "detector": detector}
+
+    def of(self, row: dict[str, Any]) -> np.ndarray:
+        """N x 5 float64 (x1, y1, x2, y2, score; NaN without score) of an image; N may be 0.
+
+        `row` holds `width`, `height`, and the column of the class map or of the boxes.
+        """
+        if self.source == "none":
+            return np.array([[0, 0, row["width"], row["height"], math.nan]], np.float64)
+        if self.source == "seg":
+            return around(decode_map(row[str(self.seg)]) > 0)
+        return np.array(row[str(self.carried)], np.float64).reshape(-1, 5)
+
+
+def around(mask: np.ndarray) -> np.ndarray:
+    """The box round all that is True in H x W bools, 1 x 5; 0 x 5 if nothing is."""
+    if not mask.any():
+        return np.empty((0, 5))
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return np.array([[x, y, x + width, y + height, math.nan]], np.float64)
+
+
+def parse(value: Any) -> list[list[float]]:
+    """The boxes in a cell of an input column, each x1, y1, x2, y2, score (NaN if none); none for a null.
+
+    Raises ImageError `bad_boxes` with what is wrong.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else None
+        except ValueError:
+            raise ImageError("bad_boxes", f"not JSON: {value[:80]!r}; write [[x1, y1, x2, y2], …]") from None
+    if hasattr(value, "tolist"):  # numpy, from a Labeler's caller
+        value = value.tolist()
+    if value is None:
+        return []
+    if not isinstance(value, list | tuple):
+        raise ImageError("bad_boxes", f"{type(value).__name__} where a list of [x1, y1, x2, y2] should be")
+    if value and all(_is_number(item) for item in value):
+        value = [value]  # one person, not wrapped
+    return [_parse_box(box) for box in value]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _parse_box(box: Any) -> list[float]:
+    if not isinstance(box, list | tuple) or len(box) not in (4, 5) or not all(map(_is_number, box[:4])):
+        raise ImageError("bad_boxes", f"{str(box)[:80]} is not [x1, y1, x2, y2] or [x1, y1, x2, y2, score]")
+    x1, y1, x2, y2 = map(float, box[:4])
+    if not all(abs(number) <= FARTHEST for number in (x1, y1, x2, y2)):  # not NaN either
+        raise ImageError("bad_boxes", f"{str(box)[:80]} holds coordinates that are no pixels")
+    if x2 < x1 or y2 < y1:
+        raise ImageError("bad_boxes", f"{str(box)[:80]}: x2 < x1 or y2 < y1; corners are meant, not width and height")
+    score: Any = box[4] if len(box) == 5 else None
+    return [x1, y1, x2, y2, float(score) if _is_number(score) else math.nan]

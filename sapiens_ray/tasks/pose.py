@@ -1,0 +1,185 @@
+"""Keypoints of every person: 17 (COCO), 133 (COCO-WholeBody) or 308 (Goliath), top-down.
+
+Each box is cut out of the photo, the network gives a heatmap a keypoint, and the peaks go back to the photo.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import cv2
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from sapiens_ray.labels import KeypointTable, keypoints
+from sapiens_ray.tasks import crops
+from sapiens_ray.tasks.dense import output_maps
+from sapiens_ray.tasks.options import ModelOptions
+from sapiens_ray.tasks.persons import Boxes
+from sapiens_ray.units import PHOTO
+
+if TYPE_CHECKING:
+    import torch
+
+    from sapiens_ray.config import Visualize
+
+
+class PoseOptions(ModelOptions):
+    """Options of `task: pose`."""
+
+    task: Literal["pose"]
+    keypoints: Literal[17, 133, 308] = Field(description="Which keypoints the checkpoint predicts.")
+    boxes: Boxes = Field(
+        Boxes(source="none"),
+        description="Where the persons are: none (one, the whole image), {column: name}, seg (one, round the "
+        "foreground of the job's seg task), detector, {detector: {…}}.",
+    )
+    crop: Literal["trained", "lite"] = Field(
+        "trained",
+        description="trained: the box grown to 3:4, as in training. lite: grown to the aspect of the photo, for "
+        "equality with Sapiens-Lite's outputs.",
+    )
+    flip_test: bool = Field(
+        False, description="Also run the mirrored crop and average, as the original evaluation does: twice the cost."
+    )
+
+    @property
+    def column(self) -> str:
+        return self.name or "persons"
+
+    @property
+    def bytes_an_image(self) -> int:
+        return self.keypoints * 12  # x, y, score; a person
+
+    def result_settings(self) -> dict[str, Any]:
+        return {**super().result_settings(), "boxes": self.boxes.result_settings()}
+
+
+class Pose:
+    """Everything that makes the task pose. Holds no model and no state."""
+
+    input_kind = PHOTO
+
+    def __init__(self, options: PoseOptions) -> None:
+        self.options = options
+        self.column = options.column
+        boxes = options.boxes
+        column = boxes.seg if boxes.source == "seg" else boxes.carried
+        self.needs = (column,) if column else ()
+
+    @property
+    def table(self) -> KeypointTable:
+        return keypoints(self.options.keypoints)
+
+    @property
+    def fields(self) -> list[pa.Field]:
+        """Arrow column: a list of persons, in the order of the boxes."""
+        person = pa.struct(
+            [
+                pa.field("box", pa.list_(pa.float32(), 4)),
+                pa.field("box_score", pa.float32()),
+                pa.field("keypoints", pa.list_(pa.list_(pa.float32(), 2))),
+                pa.field("scores", pa.list_(pa.float32())),
+            ]
+        )
+        return [pa.field(self.column, pa.list_(person))]
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Names, links and mirror partners of the keypoints, for the metadata of the output files."""
+        table = self.table
+        return {
+            "keypoint_names": list(table.names),
+            "keypoint_links": [list(link) for link in table.links],
+            "keypoint_swap": list(table.swap),
+        }
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """The photo as it is: persons are cut when the network is ready for them, so a crowd of a hundred weighs
+        what the photo weighs."""
+        return image
+
+    def boxes(self, row: dict[str, Any]) -> np.ndarray:
+        """N x 5 float64 (x1, y1, x2, y2, score) of an image: one network input each."""
+        return self.options.boxes.of(row)
+
+    def cut(self, photo: np.ndarray, box: np.ndarray) -> np.ndarray:
+        """A person of an H x W x 3 uint8 BGR photo as the network's 1024 x 768 x 3 uint8 BGR."""
+        cut = crops.trained_crop if self.options.crop == "trained" else crops.lite_crop
+        return cut(photo, self._crop(box, photo.shape[1], photo.shape[0]))
+
+    def _crop(self, box: np.ndarray, width: int, height: int) -> crops.Crop:
+        if self.options.crop == "trained":
+            return crops.trained_geometry(box)
+        return crops.lite_geometry(box, width, height)
+
+    def check_output(self, output: Any, batch: int) -> torch.Tensor:
+        """The B x K x h x w heatmaps in what the model returned. Raises CheckpointError for anything else."""
+        return output_maps(output, batch, self.options.keypoints, self.options, "heatmaps")
+
+    def average(self, output: Any, mirrored: Any, batch: int) -> torch.Tensor:
+        """The flip test: mean of the heatmaps of the crops and of those of the mirrored crops, which are mirrored
+        back, left and right swapped. No shift by a pixel, as UDP needs none."""
+        there, back = self.check_output(output, batch), self.check_output(mirrored, batch)
+        return (there + back.flip(-1)[:, list(self.table.swap)]) / 2
+
+    def reduce(self, heatmaps: torch.Tensor, sizes: list[tuple[int, int]]) -> list[tuple[np.ndarray, int, int]]:
+        """B x K x h x w heatmaps, on the device, to K x 3 float64 (x, y in cells, score), with w and h."""
+        from sapiens_ray.models.dark import decode_heatmaps
+
+        height, width = heatmaps.shape[2:]
+        return [(points, width, height) for points in decode_heatmaps(heatmaps).cpu().numpy()]
+
+    def finish(self, results: list[tuple[np.ndarray, int, int]], row: dict[str, Any]) -> dict[str, Any]:
+        """The column of one row, positions in pixels of the photo."""
+        persons = []
+        for box, (points, width, height) in zip(self.boxes(row), results, strict=True):
+            crop = self._crop(box, row["width"], row["height"])
+            persons.append(
+                {
+                    "box": box[:4].astype(np.float32),
+                    "box_score": None if math.isnan(box[4]) else float(box[4]),
+                    "keypoints": list(crops.to_photo(points[:, :2], crop, width, height).astype(np.float32)),
+                    "scores": points[:, 2].astype(np.float32),
+                }
+            )
+        return {self.column: persons}
+
+    def draw(self, photo: np.ndarray, row: dict[str, Any], settings: Visualize) -> np.ndarray:
+        """The photo with the skeletons of all persons: keypoints, then links over them, in the table's colours.
+
+        Drawn are points with a score of `settings.keypoint_score` and more, sized by the box of the person.
+        """
+        canvas = photo.copy()
+        scale = np.array([photo.shape[1] / row["width"], photo.shape[0] / row["height"]])
+        for person in row[self.column]:
+            points = np.array(person["keypoints"], np.float64).reshape(-1, 2) * scale
+            x1, y1, x2, y2 = np.array(person["box"], np.float64)
+            size = math.sqrt(max(1.0, (x2 - x1) * scale[0] * (y2 - y1) * scale[1]))
+            _draw_person(canvas, points, np.array(person["scores"]), self.table, size, settings.keypoint_score)
+        return canvas
+
+
+SHIFT = 3  # OpenCV draws at eighths of a pixel
+
+
+def _draw_person(
+    canvas: np.ndarray, points: np.ndarray, scores: np.ndarray, table: KeypointTable, size: float, least: float
+) -> None:
+    """Draw one skeleton. size: side of the person's box in pixels of the canvas."""
+    thickness = max(1, round(size / 220))
+    # Far off the canvas OpenCV's fixed-point numbers overflow.
+    limit = 4.0 * max(canvas.shape)
+    seen = (scores >= least) & (np.abs(points) < limit).all(1)
+    places = np.where(seen[:, None], points, 0) * (1 << SHIFT)
+    corners = [(round(x), round(y)) for x, y in places]
+    for number in np.flatnonzero(seen):
+        # Faces have hundreds of points and hands dozens, where bodies have seventeen.
+        radius = size / 110 if table.groups[number] in ("body", "feet") else size / 260
+        fixed = round(max(0.75, radius) * (1 << SHIFT))
+        cv2.circle(canvas, corners[number], fixed, table.colours[number][::-1], -1, cv2.LINE_AA, SHIFT)
+    for (start, end), colour in zip(table.links, table.link_colours, strict=True):
+        if seen[start] and seen[end]:
+            cv2.line(canvas, corners[start], corners[end], colour[::-1], thickness, cv2.LINE_AA, SHIFT)
