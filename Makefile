@@ -7,15 +7,15 @@ BIN := $(VENV)/bin
 # spares the download of CUDA.
 PIP_FLAGS ?=
 TORCH := torch==2.14.1 torchvision==0.29.1
-DEMO_MODEL := checkpoints/demo/seg_random_torchscript.pt2
+DEMO_MODELS := checkpoints/demo
 
 .PHONY: demo test lint format clean
 
 demo: $(VENV)/installed
-	@$(BIN)/python -m sapiens_ray.demo $(DEMO_MODEL)
+	@$(BIN)/python -m sapiens_ray.demo $(DEMO_MODELS)
 	@$(BIN)/sapiens-ray run configs/demo.yaml
 	@echo
-	@echo "The demo model has random weights: its labels mean nothing. README, 'Real weights', says where to get real ones."
+	@echo "The demo models have random weights: their labels mean nothing. README, 'Real weights', says where to get real ones."
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest tests

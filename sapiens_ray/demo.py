@@ -1,9 +1,9 @@
-"""What `make demo` needs beside the package: a small model that anybody may have.
+"""What `make demo` needs beside the package: small models that anybody may have.
 
-    python -m sapiens_ray.demo checkpoints/demo/seg_random_torchscript.pt2
+    python -m sapiens_ray.demo checkpoints/demo
 
-The model has the inputs, outputs and file format of Sapiens-Lite's segmentation checkpoints, and seeded random
-weights. It finds regions of like colour; its labels mean nothing.
+The models have the inputs, outputs and file format of Sapiens-Lite's checkpoints, and seeded random weights.
+They look at colours; their labels mean nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,13 @@ import torch.nn.functional as F
 from torch import nn
 
 CLASSES = 28
+FEATURES = 64
+TASKS = ("seg", "depth", "normal", "pose17", "pose133", "pose308", "features")
+
+
+def _smooth(images: torch.Tensor) -> torch.Tensor:
+    small = F.avg_pool2d(images, 16)
+    return F.avg_pool2d(F.pad(small, [1, 1, 1, 1], mode="replicate"), 3, stride=1)
 
 
 class RandomSegmenter(nn.Module):
@@ -33,29 +40,95 @@ class RandomSegmenter(nn.Module):
             self.classify.bias.copy_(-(prototypes**2).sum(1))  # type: ignore[union-attr]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        small = F.avg_pool2d(images, 16)
-        smooth = F.avg_pool2d(F.pad(small, [1, 1, 1, 1], mode="replicate"), 3, stride=1)
-        return F.interpolate(self.classify(smooth), (512, 384), mode="bilinear", align_corners=False)
+        return F.interpolate(self.classify(_smooth(images)), (512, 384), mode="bilinear", align_corners=False)
 
 
-def write_model(path: Path, seed: int = 0) -> None:
-    """Write the model as a TorchScript file."""
+class RandomMaps(nn.Module):
+    """B x 3 x 1024 x 768 float32 to B x channels x height x width: a random mix of smoothed colours.
+
+    One channel: depth between 0 and 1. Three: normals that face the camera more or less.
+    """
+
+    def __init__(self, channels: int, height: int, width: int, seed: int = 0) -> None:
+        super().__init__()
+        self.size = (height, width)
+        self.mix = nn.Conv2d(3, channels, 1)
+        facing = [[0.0], [0.0, 0.0, 1.5]][channels == 3]
+        with torch.no_grad():
+            self.mix.weight.copy_(torch.randn(channels, 3, 1, 1, generator=torch.Generator().manual_seed(seed)))
+            self.mix.bias.copy_(torch.tensor(facing))  # type: ignore[union-attr]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        mixed = torch.tanh(self.mix(_smooth(images))) / 2 + 0.5 * (self.mix.bias.view(1, -1, 1, 1) + 1)
+        return F.interpolate(mixed, self.size, mode="bilinear", align_corners=False)
+
+
+class RandomPose(nn.Module):
+    """B x 3 x 1024 x 768 float32 to B x K x 256 x 192 heatmaps: a bump each, moved a little by the colours."""
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.places = nn.Parameter(torch.rand(count, 2, generator=generator) * 0.6 + 0.2)
+        self.pull = nn.Parameter(torch.randn(count, 3, generator=generator) * 0.03)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pulled = images.mean((2, 3)) @ self.pull.t()
+        x = (self.places[:, 0] + pulled)[:, :, None, None] * 191
+        y = (self.places[:, 1] - pulled)[:, :, None, None] * 255
+        columns, rows = torch.arange(192.0).to(x), torch.arange(256.0).to(x)[:, None]
+        return 0.9 * torch.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 72)
+
+
+class RandomEncoder(nn.Module):
+    """B x 3 x 1024 x 1024 float32 to a tuple of B x 64 x 64 x 64 features, normalised over the channels."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, FEATURES, 16, stride=16)
+        with torch.no_grad():
+            shape = self.patches.weight.shape
+            self.patches.weight.copy_(torch.randn(shape, generator=torch.Generator().manual_seed(seed)) / 16)
+            nn.init.zeros_(self.patches.bias)  # type: ignore[arg-type]
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+        tokens = self.patches(images).permute(0, 2, 3, 1)
+        return (F.layer_norm(tokens, (FEATURES,)).permute(0, 3, 1, 2),)
+
+
+def build(task: str, seed: int = 0) -> nn.Module:
+    """The model of one of TASKS, in eval mode."""
+    if task.startswith("pose"):
+        model: nn.Module = RandomPose(int(task.removeprefix("pose")), seed)
+    elif task == "depth":
+        model = RandomMaps(1, 1024, 768, seed)
+    elif task == "normal":
+        model = RandomMaps(3, 512, 384, seed)
+    else:
+        model = RandomSegmenter(seed) if task == "seg" else RandomEncoder(seed)
+    return model.eval()
+
+
+def write_model(path: Path, task: str = "seg", seed: int = 0) -> None:
+    """Write a model as a TorchScript file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.trace(RandomSegmenter(seed).eval(), torch.zeros(1, 3, 1024, 768)).save(str(path))
+        images = torch.zeros(2, 3, 1024, 1024 if task == "features" else 768)
+        torch.jit.trace(build(task, seed), images, check_trace=False).save(str(path))
 
 
 def main() -> None:
-    path = Path(sys.argv[1])
-    if path.exists():
-        return
-    write_model(path)
-    print(
-        f"Wrote {path}: a segmentation model with RANDOM weights, to try the pipeline with.\n"
-        "Its labels mean nothing. README, 'Real weights', says where to get real ones.",
-        file=sys.stderr,
-    )
+    folder = Path(sys.argv[1])
+    missing = [task for task in TASKS if not (folder / f"{task}_random_torchscript.pt2").exists()]
+    for task in missing:
+        write_model(folder / f"{task}_random_torchscript.pt2", task)
+    if missing:
+        print(
+            f"Wrote models with RANDOM weights to {folder}, to try the pipeline with: {', '.join(missing)}.\n"
+            "Their labels mean nothing. README, 'Real weights', says where to get real ones.",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

@@ -101,7 +101,12 @@ def read_units(
 
 
 def make_unit(
-    encoded: list[Encoded], extra: pa.Schema, wanted: Wanted, shard: int = 0, start: int = 0, last: bool = True
+    encoded: list[Encoded],
+    extra: pa.Schema,
+    wanted: Wanted = Wanted(),
+    shard: int = 0,
+    start: int = 0,
+    last: bool = True,
 ) -> Unit:
     """A unit of encoded images. `extra`: names and types of the passthrough columns.
 

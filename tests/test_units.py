@@ -46,7 +46,7 @@ def test_a_unit_travels_unchanged(datas, start, last):
     assert arrived.rows.equals(unit.rows)
     assert (arrived.name, arrived.seconds) == (unit.name, unit.seconds)
     assert np.array_equal(arrived.inputs["kind"], unit.inputs["kind"])
-    assert arrived.good_rows().tolist() == [number for number, data in enumerate(datas) if data]
+    assert arrived.good_rows() == [number for number, data in enumerate(datas) if data]
 
 
 @st.composite

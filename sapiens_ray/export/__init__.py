@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +41,7 @@ def write_each(
     source: Folder, columns: list[str], done: Exported, write: Callable[[dict[str, Any], str], None]
 ) -> None:
     """Call `write(row, file name without ending)` for every image that has labels; count in `done`."""
-    names = _Names(source)
+    names = Names(row["image_id"] for row in labelled(source, []))
     for row in labelled(source, columns, done):
         name, renamed = names.of(row["image_id"])
         write(row, name)
@@ -59,11 +59,11 @@ def labelled(source: Folder, columns: list[str], done: Exported | None = None) -
             yield row
 
 
-class _Names:
+class Names:
     """File names of images, no two alike."""
 
-    def __init__(self, source: Folder) -> None:
-        self._wanted = Counter(_stem(row["image_id"]) for row in labelled(source, []))
+    def __init__(self, image_ids: Iterable[str]) -> None:
+        self._wanted = Counter(map(_stem, image_ids))
         self._used: set[str] = set()
 
     def of(self, image_id: str) -> tuple[str, bool]:
