@@ -1,0 +1,116 @@
+"""DARK decoding against a plain float64 reference that blurs whole maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sapiens_ray.models.dark import decode_heatmaps
+
+
+def plain_decode(heatmap: np.ndarray) -> tuple[np.ndarray, float]:
+    """One h x w map to (x, y) and score, step by step as published, in float64."""
+    values = heatmap.astype(np.float64)
+    h, w = values.shape
+    y, x = np.unravel_index(values.argmax(), values.shape)
+    score = values[y, x]
+    if score <= 0:
+        return np.array([-1.0, -1.0]), score
+    offsets = np.arange(-5, 6)
+    kernel = np.exp(-(offsets**2) / 8.0)
+    kernel /= kernel.sum()
+    padded = np.pad(values, 5)
+    blurred = np.zeros_like(values)
+    for down, weight_y in enumerate(kernel):
+        for right, weight_x in enumerate(kernel):
+            blurred += weight_y * weight_x * padded[down : down + h, right : right + w]
+    if blurred.max() <= 0:
+        return np.array([x, y], float), score  # nothing to refine
+    blurred *= score / blurred.max()
+    logs = np.pad(np.log(np.clip(blurred, 1e-3, 50)), 1, mode="edge")
+
+    def at(right: int, down: int) -> float:
+        return logs[y + 1 + down, x + 1 + right]
+
+    gradient = np.array([at(1, 0) - at(-1, 0), at(0, 1) - at(0, -1)]) / 2
+    dxx = at(1, 0) - 2 * at(0, 0) + at(-1, 0)
+    dyy = at(0, 1) - 2 * at(0, 0) + at(0, -1)
+    dxy = (at(1, 1) - at(1, 0) - at(0, 1) + 2 * at(0, 0) - at(-1, 0) - at(0, -1) + at(-1, -1)) / 2
+    hessian = np.array([[dxx, dxy], [dxy, dyy]]) + np.finfo(np.float32).eps * np.eye(2)
+    step = -np.linalg.solve(hessian, gradient)
+    return np.array([x, y]) + step, score
+
+
+def bump(h: int, w: int, x: float, y: float, sigma: float, height: float) -> np.ndarray:
+    rows, columns = np.mgrid[:h, :w]
+    return (height * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * sigma**2))).astype(np.float32)
+
+
+@st.composite
+def heatmaps(draw: st.DrawFn) -> np.ndarray:
+    h, w = draw(st.integers(2, 40)), draw(st.integers(2, 30))
+    seed = draw(st.integers(0, 2**32 - 1))
+    random = np.random.default_rng(seed)
+    kind = draw(st.sampled_from(["bump", "border", "ties", "noise", "low", "negative", "lonely", "high"]))
+    place = random.uniform(0, w - 1), random.uniform(0, h - 1)
+    if kind == "border":
+        place = random.choice([0, w - 1]), random.choice([0, h - 1])
+    heights = {"low": 10 ** random.uniform(-5, -2), "high": random.uniform(20, 200)}
+    map_ = bump(h, w, *place, random.uniform(1, 7), heights.get(kind, random.uniform(0.05, 1.5)))
+    if kind == "ties":  # as bfloat16 leaves them: steps of 1/64
+        map_ = np.round(map_ * 64) / 64
+    if kind == "noise":
+        map_ += random.normal(0, 0.02, map_.shape).astype(np.float32)
+    if kind == "negative":
+        map_ -= map_.max() + np.float32(random.choice([0, 0.01]))
+    if kind == "lonely":
+        map_ = np.full((h, w), -1, np.float32)
+        map_[h // 2, w // 2] = 0.1
+    return map_.astype(np.float32)
+
+
+@settings(max_examples=300, deadline=None)
+@given(heatmaps())
+@example(np.full((9, 7), 0.5, np.float32))  # flat
+@example(np.full((32, 24), -0.01, np.float32))
+@example(np.zeros((32, 24), np.float32))
+@example(bump(256, 192, 100.3, 60.7, 6, 0.9))
+def test_decoding_equals_the_plain_reference(heatmap):
+    (points,) = decode_heatmaps(torch.from_numpy(heatmap)[None, None])[0].numpy()
+    place, score = plain_decode(heatmap)
+    assert points[2] == score
+    # Where the Hessian is nearly singular, rounding in float64 is all that a long step may differ by.
+    length = np.abs(place - points[:2]).max()
+    assert length <= 1e-6 * (1 + np.abs(place).max()), (place, points)
+    assert np.isfinite(points).all()
+
+
+@pytest.mark.parametrize("height", [0.0, -0.3])
+def test_what_is_nowhere_positive_has_a_score_and_no_wild_position(height):
+    map_ = np.full((256, 192), height - 1, np.float32)
+    map_[40, 60] = height
+    assert decode_heatmaps(torch.from_numpy(map_)[None, None]).tolist() == [[[-1, -1, np.float32(height)]]]
+
+
+def test_a_gaussian_is_found_to_a_thousandth():
+    for x, y in ((50.0, 50.0), (50.25, 120.5), (100.49, 3.2), (188.7, 250.9)):
+        found = decode_heatmaps(torch.from_numpy(bump(256, 192, x, y, 6, 0.8))[None, None])[0, 0]
+        inside = 12 < x < 180 and 12 < y < 244
+        assert abs(found[0] - x) < (1e-3 if inside else 1.5) and abs(found[1] - y) < (1e-3 if inside else 1.5)
+
+
+def test_maps_do_not_know_their_neighbours():
+    random = np.random.default_rng(0)
+    maps = np.stack([[bump(64, 48, *random.uniform(5, 40, 2), 4, 1) for _ in range(5)] for _ in range(3)])
+    together = decode_heatmaps(torch.from_numpy(maps))
+    alone = [[decode_heatmaps(torch.from_numpy(one)[None, None])[0, 0] for one in person] for person in maps]
+    assert torch.equal(together, torch.stack([torch.stack(person) for person in alone]))
+
+
+def test_of_equal_peaks_the_first_counts():
+    map_ = np.maximum(bump(64, 48, 30, 10, 3, 1), bump(64, 48, 8, 50, 3, 1))
+    found = decode_heatmaps(torch.from_numpy(map_)[None, None])[0, 0]
+    assert (found[:2] - torch.tensor([30.0, 10.0])).abs().max() < 1e-3

@@ -1,0 +1,181 @@
+"""Person detectors against torchvision called by hand, and TorchScript ones of every shape."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+import sapiens_ray as sr
+from sapiens_ray.demo import write_model
+from sapiens_ray.errors import CheckpointError, ImageError
+from sapiens_ray.models.detectors import Detector
+from sapiens_ray.tasks.persons import DetectorOptions
+from tests.conftest import photo
+
+SSD = "ssdlite320_mobilenet_v3_large"
+
+
+class Bright(torch.nn.Module):
+    """Finds bright rectangles: the left half and the right half of the image, each if its mean is over 0.5."""
+
+    def halves(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        height, width = image.shape[1], image.shape[2]
+        middle = width // 2
+        boxes = torch.tensor(
+            [[0.0, 0.0, float(middle), float(height)], [float(middle), 0.0, float(width), float(height)]]
+        )
+        scores = torch.stack([image[:, :, :middle].mean(), image[:, :, middle:].mean()])
+        return {"boxes": boxes, "labels": torch.tensor([1, 1]), "scores": scores}
+
+    def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        return [self.halves(image) for image in images]
+
+
+class BrightBatch(Bright):
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        found = self.halves(images[0])
+        return found["boxes"][None], found["labels"][None], found["scores"][None]
+
+
+class LikeTorchvision(Bright):
+    def forward(  # type: ignore[override]
+        self, images: list[torch.Tensor]
+    ) -> tuple[dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
+        empty: dict[str, torch.Tensor] = {}
+        return empty, [self.halves(image) for image in images]
+
+
+def scripted(module: torch.nn.Module, path: Any) -> Any:
+    torch.jit.script(module).save(str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def ssd(tmp_path_factory):
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(SSD, weights=None, weights_backbone=None)
+    path = tmp_path_factory.mktemp("ssd") / "ssd.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def halves(left: int, right: int, width: int = 80, height: int = 60) -> np.ndarray:
+    image = np.full((height, width, 3), left, np.uint8)
+    image[:, width // 2 :] = right
+    return image
+
+
+@pytest.mark.parametrize("module", [Bright, BrightBatch, LikeTorchvision])
+def test_torchscript_detectors_of_every_shape(tmp_path, module):
+    path = scripted(module(), tmp_path / "d.pt2")
+    detector = Detector(DetectorOptions(model="torchscript", checkpoint="x", score=0.5), path, "cpu")
+    assert np.allclose(detector(halves(255, 204)), [[0, 0, 40, 60, 1.0], [40, 0, 80, 60, 0.8]])
+    assert np.allclose(detector(halves(153, 204)), [[40, 0, 80, 60, 0.8], [0, 0, 40, 60, 0.6]]), "best first"
+    assert detector(halves(0, 10)).shape == (0, 5)
+    other = Detector(DetectorOptions(model="torchscript", checkpoint="x", label=2), path, "cpu")
+    assert other(halves(255, 255)).shape == (0, 5)
+
+
+def test_the_detector_sees_rgb(tmp_path):
+    class Red(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            return torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([1]), images[0, 0].mean().reshape(1)
+
+    path = scripted(Red(), tmp_path / "red.pt2")
+    detector = Detector(DetectorOptions(model="torchscript", checkpoint="x", score=0.01), path, "cpu")
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[..., 2] = 51  # red, in BGR
+    assert detector(image)[0, 4] == pytest.approx(0.2)
+
+
+def test_overlapping_boxes_of_one_person_become_one(tmp_path):
+    class Doubled(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0], [20.0, 0.0, 30.0, 9.0]])
+            return boxes, torch.tensor([1, 1, 1]), torch.tensor([0.6, 0.9, 0.4])
+
+    path = scripted(Doubled(), tmp_path / "doubled.pt2")
+    found = {nms: Detector(DetectorOptions(model="torchscript", checkpoint="x", nms=nms), path, "cpu")(halves(0, 0))
+             for nms in (0.3, 1.0)}  # fmt: skip
+    assert np.allclose(found[0.3][:, 4], [0.9, 0.4]) and np.allclose(found[1.0][:, 4], [0.9, 0.6, 0.4])
+
+
+def test_what_is_no_detector_is_refused(tmp_path):
+    path = scripted(torch.nn.Identity(), tmp_path / "identity.pt2")
+    with pytest.raises(CheckpointError, match="not boxes, labels and scores"):
+        Detector(DetectorOptions(model="torchscript", checkpoint="x"), path, "cpu")(halves(0, 0))
+
+
+def test_boxes_that_are_no_numbers_are_an_error(tmp_path):
+    class Nan(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            return torch.full((1, 4), float("nan")), torch.tensor([1]), torch.tensor([0.9])
+
+    path = scripted(Nan(), tmp_path / "nan.pt2")
+    with pytest.raises(ImageError, match="NaN"):
+        Detector(DetectorOptions(model="torchscript", checkpoint="x"), path, "cpu")(halves(0, 0))
+
+
+def test_torchvision_models_answer_as_torchvision_does(ssd):
+    options = DetectorOptions(model=SSD, checkpoint="x", score=0.0, nms=1.0, label=1)
+    detector = Detector(options, ssd, "cpu")
+    network = torchvision.models.get_model(SSD, weights=None, weights_backbone=None)
+    network.load_state_dict(torch.load(ssd, weights_only=True))
+    for size in ((120, 90), (1, 1), (3, 700), (333, 47)):
+        image = photo(*size)
+        found = detector(image)
+        if max(size) > 50 * min(size):
+            assert (found[:, [0, 2]] <= size[0]).all() and (found[:, [1, 3]] <= size[1]).all()
+            continue
+        tensor = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1) / 255
+        with torch.inference_mode():
+            (expected,) = network.eval()([tensor])
+        wanted = expected["labels"] == 1
+        assert len(found) == int(wanted.sum())
+        assert np.allclose(found[:, :4], expected["boxes"][wanted]), size
+        assert np.allclose(found[:, 4], expected["scores"][wanted])
+
+
+def test_weights_of_another_model_are_refused(ssd):
+    with pytest.raises(CheckpointError, match="does not hold the weights of fasterrcnn"):
+        Detector(DetectorOptions(model="fasterrcnn_mobilenet_v3_large_320_fpn", checkpoint="x"), ssd, "cpu")
+
+
+def test_weights_come_from_the_torch_hub_cache(ssd, tmp_path, monkeypatch):
+    """A file of the published name in the cache is used as it is; nothing is downloaded."""
+    from sapiens_ray.models.detectors import weights_url
+    from sapiens_ray.preflight import resolve_detector
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    url = weights_url(SSD)
+    cached = tmp_path / "hub" / "checkpoints" / url.rsplit("/", 1)[-1]
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(ssd.read_bytes())
+    found = resolve_detector(DetectorOptions(model=SSD), {})
+    assert found.local_file() == cached and found.sha256 == hashlib.sha256(cached.read_bytes()).hexdigest()
+    with pytest.raises(CheckpointError, match="is no detection model of torchvision"):
+        resolve_detector(DetectorOptions(model="yolov99"), {})
+    with pytest.raises(CheckpointError, match="pins"):
+        resolve_detector(DetectorOptions(model=SSD, sha256="0" * 64), {})
+
+
+def test_persons_are_found_and_posed(tmp_path):
+    """The whole way: detector, crops, keypoints; two tasks share one detector; nobody found is an empty list."""
+    write_model(tmp_path / "p17.pt2", "pose17")
+    detector = {"model": "torchscript", "checkpoint": str(scripted(Bright(), tmp_path / "d.pt2")), "score": 0.5}
+    pose = {"task": "pose", "keypoints": 17, "checkpoint": str(tmp_path / "p17.pt2"), "boxes": {"detector": detector}}
+    label = sr.Labeler(tasks=[pose, {**pose, "name": "again", "flip_test": True}])
+    assert len(label._models) == 3
+    rows = label([halves(255, 204), halves(0, 0), b"junk", halves(0, 204)])
+    assert [row["error_kind"] for row in rows] == [None, None, "not_an_image", None]
+    assert [len(row["persons"] or []) for row in rows] == [2, 0, 0, 1] and rows[2]["persons"] is None
+    assert rows[0]["persons"][1]["box"] == [40, 0, 80, 60]
+    assert rows[0]["persons"][1]["box_score"] == pytest.approx(0.8)
+    assert [[p["box"] for p in row["again"] or []] for row in rows] == [
+        [p["box"] for p in row["persons"] or []] for row in rows
+    ]
