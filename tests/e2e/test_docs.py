@@ -21,8 +21,8 @@ def checkout(tmp_path):
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, tmp_path / name)
-    model = tmp_path / "checkpoints" / "demo" / "seg_random_torchscript.pt2"
-    subprocess.run([sys.executable, "-m", "sapiens_ray.demo", model], check=True, cwd=tmp_path)
+    models = tmp_path / "checkpoints" / "demo"
+    subprocess.run([sys.executable, "-m", "sapiens_ray.demo", models], check=True, cwd=tmp_path)
     return tmp_path
 
 
@@ -43,14 +43,17 @@ def test_the_readme_works(cluster, checkout):
     blocks = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 7, "a block was added or lost its language"
     printed = [run_block(language, code, checkout, cluster.dashboard) for language, code in blocks]
-    assert "5 in 1 shard (images)" in printed[0] and "5 of 5 (100.0 %)" in printed[0]
+    assert "5 in 1 shard (list)" in printed[0] and "5 of 5 (100.0 %)" in printed[0]
     assert "5 (5 ok, 0 errors)" in printed[1]
     assert len(list((checkout / "runs" / "on-cluster" / "data").iterdir())) == 1
-    assert printed[2].strip() == "astronaut.jpg (512, 512)"
+    assert printed[2].split("\n")[:2] == ["astronaut.jpg (512, 512)", "(512, 512) (512, 512, 3)"]
     assert "grace_hopper.jpg" in printed[4]
     assert "(512, 512)" in printed[5]
-    assert "(512, 512)" in printed[6]
+    assert "(512, 512)" in printed[6] and "1 person, 17 keypoints" in printed[6]
     assert (checkout / "runs" / "lite" / "seg" / "crops" / "hopper_face_seg.npy").exists()
+    exported = ("lite/persons/astronaut.json", "lite/depth/crops/hopper_face.npy", "coco/persons.json", "coco/seg.json")
+    for written in (*exported, "masks/seg/grace_hopper.png"):
+        assert (checkout / "runs" / written).exists(), written
 
 
 def test_the_job_of_the_readme_is_a_job():
@@ -83,7 +86,7 @@ def test_make_demo_says_that_it_is_done(tmp_path):
             for _ in range(2)]  # fmt: skip
     for done in runs:
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "random weights: its labels mean nothing" in done.stdout
+        assert "random weights: their labels mean nothing" in done.stdout
         assert f"{tmp_path}/runs/demo/data/*.parquet" in done.stdout
         assert "Deprecat" not in done.stderr
         (line,) = [line for line in done.stdout.splitlines() if line.startswith("read a row")]
