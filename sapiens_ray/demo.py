@@ -52,14 +52,13 @@ class RandomMaps(nn.Module):
     def __init__(self, channels: int, height: int, width: int, seed: int = 0) -> None:
         super().__init__()
         self.size = (height, width)
-        self.mix = nn.Conv2d(3, channels, 1)
-        facing = [[0.0], [0.0, 0.0, 1.5]][channels == 3]
+        self.mix = nn.Conv2d(3, channels, 1, bias=False)
+        self.facing = nn.Parameter(torch.tensor([0.5] if channels == 1 else [0.5, 0.5, 1.25]))
         with torch.no_grad():
             self.mix.weight.copy_(torch.randn(channels, 3, 1, 1, generator=torch.Generator().manual_seed(seed)))
-            self.mix.bias.copy_(torch.tensor(facing))  # type: ignore[union-attr]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        mixed = torch.tanh(self.mix(_smooth(images))) / 2 + 0.5 * (self.mix.bias.view(1, -1, 1, 1) + 1)
+        mixed = torch.tanh(self.mix(_smooth(images))) / 2 + self.facing.view(1, -1, 1, 1)
         return F.interpolate(mixed, self.size, mode="bilinear", align_corners=False)
 
 

@@ -71,13 +71,13 @@ class Depth:
         """The columns of one row. Without a mask the whole photo counts as foreground."""
         full = maps.resize(depths[0], row["width"], row["height"])
         mask = foreground(self.options.mask, row)
-        values = full if self.options.mask.source == "none" else full[mask] if mask is not None else full[:0]
+        least, most = None, None
+        if self.options.mask.source == "none":
+            least, most, *_ = cv2.minMaxLoc(full)
+        elif mask is not None and mask.any():
+            least, most, *_ = cv2.minMaxLoc(full, mask.view(np.uint8))
         kept = full if self.options.resolution == "original" else depths[0]
-        return {
-            self.column: stored(kept, self.options),
-            f"{self.column}_min": float(values.min()) if values.size else None,
-            f"{self.column}_max": float(values.max()) if values.size else None,
-        }
+        return {self.column: stored(kept, self.options), f"{self.column}_min": least, f"{self.column}_max": most}
 
     def draw(self, photo: np.ndarray, row: dict[str, Any], settings: Visualize) -> np.ndarray:
         """The picture [photo | depth in inferno colours, near is bright | normals of the depth], outside the
