@@ -106,10 +106,10 @@ def make_plan(
     # Lists record the columns with boxes and masks beside the passthrough ones.
     reading = job.input.model_copy(update={"columns": [*job.input.columns, *labels]})
     for found in find_input(reading, job.output.uri):
-        if labels and found.format in ("webdataset", "images"):
+        if labels and found.format == "images":
             raise InputError(
-                f"tasks: column {labels[0]!r} is to be read from the input, but {found.uri} has no columns; "
-                "columns are those of Parquet files and .csv or .jsonl lists"
+                f"tasks: column {labels[0]!r} is to be read from the input, but {found.uri} has no columns; they are "
+                "those of Parquet files, of .csv and .jsonl lists, and of the <key>.json members of tars"
             )
         if found.format in ("webdataset", "parquet"):
             size, stamp = storage.stamp(found.uri, job.input.storage_options)

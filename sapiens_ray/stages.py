@@ -54,10 +54,14 @@ class Wanted:
         )
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Input columns with boxes and masks."""
+        return (*self.box_columns, *(mask.column for mask in self.masks if mask.column))
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Input columns to read."""
-        labels = (*self.box_columns, *(mask.column for mask in self.masks if mask.column))
-        return tuple(dict.fromkeys((*self.passthrough, *labels)))
+        return tuple(dict.fromkeys((*self.passthrough, *self.labels)))
 
     def weigh(self, image: Encoded) -> int:
         """Bytes that an image adds to its unit."""
@@ -71,14 +75,14 @@ class Wanted:
 # --- read --------------------------------------------------------------------------------------------------
 
 
-def open_shard(shard: Shard, done: Done, settings: Input, output: Folder, columns: tuple[str, ...] = ()) -> Images:
+def open_shard(shard: Shard, done: Done, settings: Input, output: Folder, wanted: Wanted) -> Images:
     """The images of a shard that are not done."""
     options = settings.storage_options
     if shard.format == "webdataset":
-        return webdataset.read(shard.uri, shard.shard_id, done, options, settings.include)
+        return webdataset.read(shard.uri, shard.shard_id, done, options, settings.include, wanted.labels)
     if shard.format == "parquet":
         return parquet.read(
-            shard.uri, shard.shard_id, done, options, settings.image_column, settings.id_column, columns
+            shard.uri, shard.shard_id, done, options, settings.image_column, settings.id_column, wanted.columns
         )
     entries = [entry for _, entry in read_entries(output, [shard.number])]
     return image_files.read(entries, done, options)
@@ -89,7 +93,7 @@ def read_units(
 ) -> Iterator[Unit]:
     """Stream the units of a shard that are not done."""
     started = time.perf_counter()
-    encoded_images = open_shard(shard, done, settings, output, wanted.columns)
+    encoded_images = open_shard(shard, done, settings, output, wanted)
     base = shard.uri.rsplit("/", 1)[0]
     for encoded, last in cut_units(encoded_images, unit_size, MAX_UNIT_BYTES, wanted.weigh):
         start = encoded[0].index if encoded else (done.ranges[-1][1] if done.ranges else 0)

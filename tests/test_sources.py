@@ -290,3 +290,46 @@ def test_a_folder_of_another_file_system(tmp_path):
     found, _ = drain(images.read([*entries, Entry("memory://bucket/gone.jpg", "gone")], Done(), {}))
     assert [image.data for image in found] == [b"two", b"one", None]
     assert found[2].error.kind == "missing"
+
+
+def test_boxes_stand_in_the_json_beside_the_image(tmp_path):
+    members = [
+        ("a.json", b'{"boxes": [[1, 2, 3, 4]], "other": 1}'),
+        ("a.jpg", b"\xff\xd8\xff a"),
+        ("b.jpg", b"\xff\xd8\xff b"),
+        ("b.crop.jpg", b"\xff\xd8\xff b2"),
+        ("b.json", b'{"boxes": []}'),
+        ("c.jpg", b"\xff\xd8\xff c"),
+        ("d.json", b'{"boxes": [[5, 6, 7, 8]]}'),
+        ("e.jpg", b"\xff\xd8\xff e"),
+        ("e.json", b'{"boxes": [[1, 2'),
+        ("f/g.jpg", b"\xff\xd8\xff g"),
+        ("f/g.json", b'{"boxes": [[9, 9, 10, 10]]}'),
+    ]
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members))
+
+    def read(done: Done) -> list[Encoded]:
+        return drain(webdataset.read(str(tmp_path / "x.tar"), "x.tar", done, {}, (), ("boxes",)))[0]
+
+    found = read(NOTHING)
+    assert [(image.image_id, image.extra["boxes"]) for image in found] == [
+        ("x.tar/a.jpg", [[1, 2, 3, 4]]),
+        ("x.tar/b.jpg", []),
+        ("x.tar/b.crop.jpg", []),
+        ("x.tar/c.jpg", None),
+        ("x.tar/e.jpg", None),
+        ("x.tar/f/g.jpg", [[9, 9, 10, 10]]),
+    ]
+    assert [image.error.kind if image.error else None for image in found] == [None] * 4 + ["bad_boxes", None]
+    assert "e.json cannot be used" in str(found[4].error)
+    resumed = read(Done(((0, 2), (3, 5)), 6))
+    assert [(image.index, image.extra["boxes"]) for image in resumed] == [(2, []), (5, [[9, 9, 10, 10]])]
+
+
+def test_one_key_for_a_whole_tar_is_an_error_not_a_full_memory(tmp_path):
+    members = [(f"frame.{number}.jpg", b"\xff\xd8\xff") for number in range(300)]
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members))
+    found, total = drain(webdataset.read(str(tmp_path / "x.tar"), "x.tar", NOTHING, {}, (), ("boxes",)))
+    assert total == len(found) == 300
+    assert {image.error.kind for image in found if image.error} == {"bad_boxes"}
+    assert all(image.error for image in found), "none silently without persons"

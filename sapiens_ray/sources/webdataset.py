@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import tarfile
 import zlib
 from collections import Counter
@@ -21,6 +22,8 @@ from sapiens_ray.images import has_image_suffix, looks_like_image
 from sapiens_ray.sources import Done, Encoded, Images, matches, readable
 
 BLOCK = tarfile.BLOCKSIZE
+MAX_JSON = 16 << 20
+MAX_SAMPLE = 256  # images of one key that are held until their JSON is seen
 MAX_MEMBER = 1 << 30  # an encoded image of more than 1 GiB is no image
 _LOST = (tarfile.HeaderError, tarfile.ReadError, ValueError, EOFError, zlib.error, gzip.BadGzipFile)
 
@@ -46,6 +49,7 @@ def read(
     done: Done,
     options: dict[str, Any],
     include: Sequence[str] = (),
+    fields: Sequence[str] = (),
 ) -> Images:
     """The image members of a tar (.tar, .tar.gz, .tgz), read once, front to back.
 
@@ -54,26 +58,69 @@ def read(
     gets `#2` after its name. A member is an image if its name
     ends like one, or if its first bytes are those of one; with `include` the patterns alone decide.
 
+    fields: also look for them in the `<key>.json` beside the images of a key, and give them in `extra`. Members of
+    a key stand together, as WebDataset asks.
+
     Raises OSError if the storage fails: that is not damage, and another run may find the rest.
     """
     index = 0
     seen: Counter[str] = Counter()
+    sample = _Sample("")
     with storage.open_read(uri, options) as raw:
-        for member in _members(raw, include):
-            if done.total is not None and index >= done.total:
+        for member in _members(raw, include, bool(fields)):
+            ours = member.is_json and member.key == sample.key
+            if done.total is not None and index >= done.total and not ours:
                 break
+            if member.key != sample.key:
+                yield from sample.complete(fields)
+                sample = _Sample(member.key)
+            if member.is_json:
+                sample.read(member)
+                continue
             seen[member.name or ""] += 1
             if not done.has(index):
-                yield _row(index, member, uri, shard_id, seen[member.name or ""])
+                sample.images.append(_row(index, member, uri, shard_id, seen[member.name or ""]))
             index += 1
+            if len(sample.images) == MAX_SAMPLE:
+                sample.error = ImageError("bad_boxes", f"more than {MAX_SAMPLE} images share the key {sample.key!r}")
+            if not fields or sample.error:  # nothing to wait for
+                yield from sample.complete(fields)
+    yield from sample.complete(fields)
     return index
+
+
+class _Sample:
+    """The images of one key, held until its JSON has been seen."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.images: list[Encoded] = []
+        self.values: dict[str, Any] = {}
+        self.error: ImageError | None = None
+
+    def read(self, member: _Member) -> None:
+        """Take the fields of a JSON member; one that cannot be read is an error of the images."""
+        try:
+            if member.size > MAX_JSON:
+                raise ValueError(f"{member.size} bytes")
+            values = json.loads(member.load())
+            if not isinstance(values, dict):
+                raise ValueError("not an object")
+            self.values = values
+        except (ValueError, RecursionError, ImageError) as error:
+            self.error = ImageError("bad_boxes", f"{readable(member.name or '')} cannot be used: {error}"[:500])
+
+    def complete(self, fields: Sequence[str]) -> Iterator[Encoded]:
+        for image in self.images:
+            image.extra.update({field: self.values.get(field) for field in fields})
+            image.error = image.error or self.error
+            yield image
+        self.images = []
 
 
 def _row(index: int, member: _Member, uri: str, shard_id: str, occurrence: int) -> Encoded:
     if member.name is None:
         return Encoded(index, shard_id, readable(uri), error=member.error)
-    folder, _, base = member.name.rpartition("/")
-    key = f"{folder}/{base.split('.', 1)[0]}".lstrip("/")
     data = None
     error = member.error
     if error is None:
@@ -87,19 +134,26 @@ def _row(index: int, member: _Member, uri: str, shard_id: str, occurrence: int) 
         uri=f"{readable(uri)}#{readable(member.name)}",
         data=data,
         error=error,
-        extra={"key": readable(key)},
+        extra={"key": readable(member.key)},
     )
 
 
 class _Member:
-    """An image member, or a place of damage (`name` is None). Data is read only if asked for."""
+    """An image or JSON member, or a place of damage (`name` is None). Data is read only if asked for."""
 
     def __init__(
         self, name: str | None, stream: IO[bytes] | None = None, size: int = 0, head: bytes = b"",
-        error: ImageError | None = None,
+        error: ImageError | None = None, is_json: bool = False,
     ) -> None:  # fmt: skip
         self.name, self.stream, self.size, self.head, self.error = name, stream, size, head, error
+        self.is_json = is_json
         self.complete: bool | None = None  # whether the archive holds all of it; known once it is loaded
+
+    @property
+    def key(self) -> str:
+        """The member's name up to the first dot of its last part; empty for damage."""
+        folder, _, base = (self.name or "").rpartition("/")
+        return f"{folder}/{base.split('.', 1)[0]}".lstrip("/")
 
     def load(self) -> bytes:
         """The member's bytes. Raises ImageError if the archive ends or breaks inside it."""
@@ -119,8 +173,8 @@ class _Member:
         return data
 
 
-def _members(raw: IO[bytes], include: Sequence[str]) -> Iterator[_Member]:
-    """Image members and places of damage, in the order of the archive."""
+def _members(raw: IO[bytes], include: Sequence[str], with_json: bool) -> Iterator[_Member]:
+    """Image members (and JSON ones) and places of damage, in the order of the archive."""
     stream: IO[bytes] = raw
     if raw.read(2) == b"\x1f\x8b":
         stream = gzip.GzipFile(fileobj=raw, mode="rb")  # type: ignore[assignment]
@@ -135,7 +189,7 @@ def _members(raw: IO[bytes], include: Sequence[str]) -> Iterator[_Member]:
             if info.size < 0 or headers.offset <= position:  # would send the reader back, for ever
                 raise _Damage(f"a header at byte {position} says {info.size} bytes", fatal=False)
             position = headers.offset
-            member = _image_member(info, stream, include)
+            member = _member(info, stream, include, with_json)
             if member is not None:
                 yield member
             if member is None or member.complete is None:
@@ -177,8 +231,11 @@ def _next_header(headers: tarfile.TarFile, stream: IO[bytes], position: int) -> 
             ) from None
 
 
-def _image_member(info: tarfile.TarInfo, stream: IO[bytes], include: Sequence[str]) -> _Member | None:
+def _member(info: tarfile.TarInfo, stream: IO[bytes], include: Sequence[str], with_json: bool) -> _Member | None:
     name = info.name.removeprefix("./")
+    if with_json and info.isreg() and name.lower().endswith(".json"):
+        stream.seek(info.offset_data)
+        return _Member(name, stream, info.size, is_json=True)
     suffixed = matches(name, include) if include else has_image_suffix(name)
     if info.islnk() or info.issym():
         if not suffixed:

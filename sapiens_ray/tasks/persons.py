@@ -68,8 +68,8 @@ class Boxes(Section):
     source: Literal["none", "seg", "column", "detector"] = "none"
     column: str | None = Field(
         None,
-        description="Input column (Parquet and lists): a list of [x1, y1, x2, y2] or [x1, y1, x2, y2, score] in "
-        "pixels of the decoded photo. In csv files as JSON text.",
+        description="Input column (Parquet and lists; of tars a field of the <key>.json members): a list of "
+        "[x1, y1, x2, y2] or [x1, y1, x2, y2, score] in pixels of the decoded photo. In csv files as JSON text.",
     )
     seg: str | None = Field(None, description="Name of the seg task of the same job: one box round its foreground.")
     detector: DetectorOptions | None = Field(None, description="Find the persons with a detector.")
