@@ -6,13 +6,14 @@ import contextlib
 import math
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sapiens_ray.config import Job
 from sapiens_ray.errors import ClusterError
 from sapiens_ray.storage import asking
+from sapiens_ray.tasks.options import PoolOptions
 
 # With one thread torch takes other paths, whose sums differ in the last bits (1e-5 in logits, measured): labels
 # would depend on how many actors share a machine.
@@ -152,29 +153,10 @@ def place(job: Job, cluster: Cluster) -> Placement:
     on_gpu = job.device == "cuda" or (job.device == "auto" and cluster.limit_gpus > 0)
     if job.device == "cuda" and cluster.limit_gpus == 0:
         raise ClusterError(f"device: cuda was asked for, but {cluster.where} has no GPU; use device: auto")
-    counts, gpus = [], []
     models = job.models
-    for model in models:
-        # With fewer GPUs than models, models share them.
-        share = min(1.0, max(cluster.gpus, 1) / len(models))
-        num_gpus = (model.num_gpus or share) if on_gpu else 0.0
-        default = int(max(cluster.gpus, 1) / num_gpus / len(models) + 1e-9) if on_gpu else 1
-        counts.append(model.actors or max(1, default))
-        gpus.append(num_gpus)
-    needed = sum(count * share for count, share in zip(counts, gpus, strict=True))
-    if needed > cluster.limit_gpus + 1e-9:
-        raise ClusterError(
-            f"tasks[].actors: {sum(counts)} actors need {needed:g} GPUs, but {cluster.where} has "
-            f"{cluster.limit_gpus:g}; ask for fewer actors or a smaller num_gpus"
-        )
-    grows = cluster.limit_gpus > cluster.gpus  # then nodes to come decide
-    for model, count, share in zip(models, counts, gpus, strict=True):
-        room = sum(int(node / share + 1e-9) for node in cluster.node_gpus) if share else count
-        if count > room and not grows:
-            raise ClusterError(
-                f"tasks[].num_gpus: {count} actors of {model.column} need {share:g} GPUs each on one node, but the "
-                f"nodes of {cluster.where} have room for {room}; ask for fewer actors or a smaller num_gpus"
-            )
+    counts, gpus = (
+        _gpu_shares(models, cluster) if on_gpu else ([model.actors or 1 for model in models], [0.0] * len(models))
+    )
     if cluster.limit_cpus < 1:
         raise ClusterError(f"{cluster.where} has {cluster.limit_cpus:g} CPUs; a job needs at least one")
 
@@ -194,7 +176,67 @@ def place(job: Job, cluster: Cluster) -> Placement:
     return Placement(pools, read_cpus=work_cpus / 2, work_cpus=work_cpus)
 
 
+def _gpu_shares(models: Sequence[PoolOptions], cluster: Cluster) -> tuple[list[int], list[float]]:
+    """Actors of each model, and the GPUs each of them takes. Raises ClusterError if they cannot all be placed.
+
+    Fractions do not span GPUs. With fewer GPUs than models every GPU is cut into as many equal parts as it takes;
+    what is left over goes to the models that have fewest actors.
+    """
+    share = 1 / max(1, math.ceil(len(models) / max(cluster.gpus, 1)))
+    gpus = [model.num_gpus or share for model in models]
+    counts = [model.actors or 1 for model in models]
+    needed = sum(count * each for count, each in zip(counts, gpus, strict=True))
+    if needed > cluster.limit_gpus + 1e-9:
+        raise ClusterError(
+            f"tasks[].actors: {sum(counts)} actors need {needed:g} GPUs, but {cluster.where} has "
+            f"{cluster.limit_gpus:g}; ask for fewer actors or a smaller num_gpus"
+        )
+    if cluster.limit_gpus > cluster.gpus:  # nodes to come decide
+        return counts, gpus
+    left_out = _not_placed(counts, gpus, cluster)
+    if left_out is not None:
+        raise ClusterError(
+            f"tasks[].num_gpus: the actors ({', '.join(_spelled(models, counts, gpus))}) do not fit on the GPUs of "
+            f"{cluster.where}: no room is left for one of {models[left_out].column}; ask for fewer actors or a "
+            "smaller num_gpus"
+        )
+    open_ended = [number for number, model in enumerate(models) if model.actors is None]
+    while open_ended:
+        fewest = min(open_ended, key=lambda number: counts[number])
+        more = [count + (number == fewest) for number, count in enumerate(counts)]
+        if _not_placed(more, gpus, cluster) is None:
+            counts = more
+        else:
+            open_ended.remove(fewest)
+    return counts, gpus
+
+
+def _spelled(models: Sequence[PoolOptions], counts: list[int], gpus: list[float]) -> list[str]:
+    return [f"{count} x {each:g} {model.column}" for model, count, each in zip(models, counts, gpus, strict=True)]
+
+
+def _not_placed(counts: list[int], gpus: list[float], cluster: Cluster) -> int | None:
+    """Number of a model of which an actor finds no room, largest shares placed first; None if all do."""
+    nodes = [[1.0] * int(count) for count in cluster.node_gpus]
+    for number in sorted(range(len(gpus)), key=lambda number: -gpus[number]):
+        for _ in range(counts[number]):
+            if not _take(nodes, gpus[number]):
+                return number
+    return None
+
+
+def _take(nodes: list[list[float]], share: float) -> bool:
+    """Take a share of one GPU, or several whole ones of one node, out of what is free."""
+    for free in nodes:
+        places = [place for place, room in enumerate(free) if room + 1e-6 >= min(share, 1.0)][: math.ceil(share - 1e-6)]
+        if len(places) * 1.0 >= share - 1e-6:
+            for place in places:
+                free[place] -= min(share, 1.0)
+            return True
+    return False
+
+
 def last_line(error: Exception) -> str:
-    """What a Ray exception says in the end, below its stack traces."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """What a Ray exception says in the end, below its stack traces; not Ray Data's advice on retries below that."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "ray.data.DataContext" not in line]
     return lines[-1][:500] if lines else type(error).__name__

@@ -232,7 +232,8 @@ class Job(Section):
         dump = self.model_dump(mode="json")
         dump["input"].pop("storage_options")
         dump["output"].pop("storage_options")
-        dump["input"]["uri"] = [_without_secrets(uri) for uri in dump["input"]["uri"]]
+        dump["input"]["uri"] = [without_secrets(uri) for uri in dump["input"]["uri"]]
+        dump["tasks"] = without_secrets(dump["tasks"])
         return dump
 
     def result_settings(self, model_hashes: list[str]) -> dict[str, Any]:
@@ -250,11 +251,19 @@ class Job(Section):
                 settings["detector_sha256"] = of_detector[task.boxes.detector.carried]
             tasks.append(settings)
         reading = {name: getattr(self.input, name) for name in ("include", "image_column", "id_column", "columns")}
-        return {"tasks": tasks, "max_pixels": self.max_pixels, "input": reading}
+        return {"tasks": without_secrets(tasks), "max_pixels": self.max_pixels, "input": reading}
+
+
+def without_secrets(value: Any) -> Any:
+    """URLs without user, password and query, where signatures stand, also inside of lists and mappings."""
+    if isinstance(value, dict):
+        return {key: without_secrets(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_secrets(item) for item in value]
+    return _without_secrets(value) if isinstance(value, str) else value
 
 
 def _without_secrets(uri: str) -> str:
-    """A URL without user, password and query, where signatures stand."""
     scheme, mark, rest = uri.partition("://")
     if not mark:
         return uri

@@ -217,6 +217,14 @@ def picture_name(image_id: str, suffix: str) -> str:
     return f"{name}.{suffix}"
 
 
+def file_names(image_id: str) -> tuple[str, str]:
+    """Relative file names of an image, without ending, that stay inside a folder: without the image's suffix, and
+    with it. What exports write, and where masks of images are looked for."""
+    full = picture_name(image_id, "x").removesuffix(".x")
+    folder, slash, base = full.rpartition("/")
+    return f"{folder}{slash}{base.rsplit('.', 1)[0] or base}", full
+
+
 def _safe_part(part: str) -> str:
     if part == "..":
         return "__"

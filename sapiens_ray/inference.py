@@ -13,13 +13,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+import cv2
 import numpy as np
 import pyarrow as pa
 
-from sapiens_ray.errors import ImageError
+from sapiens_ray.errors import CheckpointError, ImageError
 from sapiens_ray.models.checkpoint import Checkpoint
 from sapiens_ray.stages import BOX_LIST, error_columns
-from sapiens_ray.tasks import Task
+from sapiens_ray.tasks import Task, crops
 from sapiens_ray.tasks.persons import DetectorOptions
 from sapiens_ray.tasks.pose import Pose
 from sapiens_ray.units import PHOTO, Unit, set_column, set_errors
@@ -72,6 +73,8 @@ class Infer:
             if position not in missing and position not in errors
         }
         for start, stop, output in self.runner(inputs):
+            if isinstance(inputs, Crops):
+                errors |= {owners[person]: error_columns(why, task.column) for person, why in inputs.failed.items()}
             outputs = task.check_output(output, stop - start)
             sizes = [(rows[position]["width"], rows[position]["height"]) for position in owners[start:stop]]
             for position, result in zip(owners[start:stop], self._reduce(outputs, sizes), strict=True):
@@ -142,13 +145,21 @@ class Crops:
     def __init__(self, task: Pose, persons: Sequence[tuple[np.ndarray, np.ndarray]], pool: ThreadPoolExecutor) -> None:
         """persons: photo (H x W x 3 uint8 BGR) and box of each."""
         self._task, self._persons, self._pool = task, persons, pool
+        self.failed: dict[int, Exception] = {}  # persons that could not be cut, and are black instead
 
     def __len__(self) -> int:
         return len(self._persons)
 
     def __getitem__(self, span: slice) -> np.ndarray:
         """N x 1024 x 768 x 3 uint8 BGR."""
-        return np.stack(list(self._pool.map(lambda person: self._task.cut(*person), self._persons[span])))
+        return np.stack(list(self._pool.map(self._cut, range(len(self))[span])))
+
+    def _cut(self, number: int) -> np.ndarray:
+        try:
+            return self._task.cut(*self._persons[number])
+        except cv2.error as error:  # OpenCV before 5 warps no photo with a side of 32767 pixels and more
+            self.failed[number] = error
+            return np.zeros((crops.NETWORK_HEIGHT, crops.NETWORK_WIDTH, 3), np.uint8)
 
 
 class Detect:
@@ -172,10 +183,13 @@ class Detect:
         for position in unit.good_rows():
             try:
                 boxes[position] = self.detector(photos[position]).tolist()
-            except ImageError as error:
+            except Exception as error:
+                if isinstance(error, CheckpointError) or "CUDA" in str(error):  # not this photo's fault
+                    raise
                 errors[position] = error_columns(error, self.options.column)
         rows = set_column(set_errors(unit.rows, errors), self.options.carried, pa.array(boxes, BOX_LIST))
-        seconds = {**unit.seconds, self.options.column: time.perf_counter() - started}
+        spent = unit.seconds.get(self.options.column, 0.0) + time.perf_counter() - started  # there may be two
+        seconds = {**unit.seconds, self.options.column: spent}
         return replace(unit, rows=rows, inputs=_left(unit, PHOTO, self.drop_input), seconds=seconds)
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from sapiens_ray import inference, stages, storage
 from sapiens_ray.config import Job, Visualize
-from sapiens_ray.errors import ImageError
+from sapiens_ray.errors import ConfigError, ImageError
 from sapiens_ray.images import encode_png
 from sapiens_ray.models.checkpoint import resolve
 from sapiens_ray.preflight import resolve_detector
@@ -51,6 +51,8 @@ class Labeler:
 
         tasks: the `tasks` of a job file, for several at once; else `task`, `checkpoint` and the options of one.
         """
+        if tasks is not None and (task or checkpoint or batch_size or options):
+            raise TypeError("Labeler: with `tasks` every option stands in its entries")
         if tasks is None:
             one = {"task": task, "checkpoint": os.fspath(checkpoint or ""), "batch_size": batch_size, **options}
             tasks = [{key: value for key, value in one.items() if value is not None}]
@@ -85,6 +87,7 @@ class Labeler:
         columns: for each input column that the tasks name (boxes, masks) its value for each image.
         A bad image gives a row with `error_kind` and `error`, like in a job.
         """
+        self._require(columns or {})
         about = {task.column: {"task": task.options.task, **task.metadata} for task in self.tasks}
         found = decoders(about, size) if decode else {}
         rows: list[dict[str, Any]] = []
@@ -104,6 +107,7 @@ class Labeler:
 
         columns: value of each input column that the tasks name. Raises ImageError for a bad image.
         """
+        self._require(columns or {})
         unit = self._label(next(self._units([image], {name: [value] for name, value in (columns or {}).items()})))
         row = unit.cells(0, ("error_kind", "error"))
         if row["error_kind"] is not None:
@@ -113,11 +117,16 @@ class Labeler:
             raise ImageError("failed", "none of the tasks has a picture of this image")
         return next(iter(pictures.values()))
 
+    def _require(self, columns: dict[str, Any]) -> None:
+        missing = [name for name in self._wanted.labels if name not in columns]
+        if missing:
+            raise ConfigError(f"Labeler: the tasks look for {missing[0]!r}; give it in `columns`")
+
     def _label(self, unit: Unit) -> Unit:
         unit = stages.prepare(unit, self.tasks, self.job.max_pixels)
         for model in self._models:
             unit = model(unit)
-        return unit
+        return stages.without_half_labels(unit, self.tasks)
 
     def _units(self, images: ImageLike | Iterable[ImageLike], columns: dict[str, Sequence[Any]]) -> Iterator[Unit]:
         if isinstance(images, str | os.PathLike | bytes) or (isinstance(images, np.ndarray) and images.ndim <= 3):
@@ -125,7 +134,10 @@ class Labeler:
         held: list[Encoded] = []
         for index, image in enumerate(images):
             held.append(_encoded(index, image))
-            held[-1].extra = {name: values[index] for name, values in columns.items()}
+            for name, values in columns.items():
+                if index >= len(values):
+                    raise ConfigError(f"Labeler: column {name!r} has {len(values)} values, and there are more images")
+                held[-1].extra[name] = values[index]
             if len(held) == self.unit_size:
                 yield self._unit(held)
                 held = []

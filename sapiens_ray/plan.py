@@ -221,8 +221,10 @@ def _look_into_parquet(uri: str, job: Job) -> tuple[int | None, dict[str, pa.Dat
 def _type_of(name: str, values: list[Any]) -> pa.DataType:
     try:
         return pa.array(values).type
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        raise InputError(f"input.columns: {name!r} mixes types, such as numbers and text") from None
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        raise InputError(
+            f"input.columns: {name!r} mixes types, such as numbers and text, or holds numbers beyond 64 bits"
+        ) from None
 
 
 MAX_TARS_TO_COUNT = 200  # a look at the headers of more would delay the start

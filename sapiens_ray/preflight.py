@@ -16,9 +16,9 @@ import yaml
 
 from sapiens_ray import plan as planning
 from sapiens_ray import storage
-from sapiens_ray.config import Job, difference, fingerprint
+from sapiens_ray.config import Job, difference, fingerprint, without_secrets
 from sapiens_ray.errors import CheckpointError, InputError, OutputError
-from sapiens_ray.models.checkpoint import Checkpoint, resolve, resolve_hub
+from sapiens_ray.models.checkpoint import Checkpoint, has_code, resolve, resolve_hub
 from sapiens_ray.plan import Plan, Shard
 from sapiens_ray.rows import output_schema
 from sapiens_ray.sources import Done
@@ -46,6 +46,7 @@ class Prepared:
     done: dict[int, Done]
     files: list[UnitName]
     settings: dict[str, Any]
+    restarted: bool = False  # the output holds a plan of other settings, and no rows
 
     @property
     def schema(self) -> pa.Schema:
@@ -85,16 +86,20 @@ def prepare_job(job: Job, redo_changed: bool = False) -> Prepared:
         _refuse_missing_folder(mask, job.input.storage_options)
     settings = job.result_settings([checkpoint.sha256 for checkpoint in checkpoints])
     with storage.asking(OutputError, f"output.uri: cannot read {output.uri}"):
-        _refuse_other_results(output, settings)
-        old = planning.load_plan(output)
+        written = planning.list_units(output)
+        # Without rows there is nothing to mix with: a run that found its job file wrong leaves no trace.
+        restarted = not written and _other_settings(output, settings) != []
+        if not restarted:
+            _refuse_other_results(output, settings)
+        old = None if restarted else planning.load_plan(output)
     entries = planning.read_entries(output, [shard.number for shard in old.shards]) if old else ()
     plan = planning.make_plan(job, old, entries, redo_changed)
-    files = [name for name in planning.list_units(output) if name.shard not in plan.changed]
+    files = [name for name in written if name.shard not in plan.changed]
     if files and old is None:
         raise OutputError(f"output.uri: {output.uri} holds data files but no plan.parquet; choose another folder")
     done = planning.done_by_shard(files)
     tasks = [make_task(options) for options in job.tasks]
-    prepared = Prepared(job, output, tasks, checkpoints, plan, done, files, settings)
+    prepared = Prepared(job, output, tasks, checkpoints, plan, done, files, settings, restarted)
     _ = prepared.schema  # a column name that stands twice is refused now, not by the first unit
     prepared.plan = planning.with_counts(plan, done)
     return prepared
@@ -110,7 +115,12 @@ def resolve_detector(options: DetectorOptions, storage_options: dict[str, Any]) 
     with renamed(f"{where}.model"):
         check_name(options.model)
     if options.checkpoint is not None:
-        return resolve(options.checkpoint, options.sha256, f"{where}.checkpoint", storage_options, torchscript=False)
+        found = resolve(options.checkpoint, options.sha256, f"{where}.checkpoint", storage_options, torchscript=False)
+        if has_code(found.local_file()):
+            raise CheckpointError(
+                f"{where}.model: {options.checkpoint} is a TorchScript file; say `model: torchscript`"
+            )
+        return found
     with renamed(f"{where}.checkpoint"):
         return resolve_hub(weights_url(options.model), options.sha256, where)
 
@@ -148,25 +158,30 @@ def open_output(job: Job) -> Folder:
 
 
 def _refuse_other_results(output: Folder, settings: dict[str, Any]) -> None:
+    lines = _other_settings(output, settings)
+    if lines:
+        raise OutputError(
+            f"output.uri: {output.uri} holds results of other settings ({'; '.join(lines)}); choose another "
+            "output.uri, or go back to the old settings"
+        )
+
+
+def _other_settings(output: Folder, settings: dict[str, Any]) -> list[str]:
+    """In what the settings of an output differ from these."""
     if not output.exists(JOB_FILE):
-        return
+        return []
     try:
         stored = yaml.safe_load(output.read(JOB_FILE))["result_settings"]
     except (yaml.YAMLError, TypeError, KeyError):
         raise OutputError(f"output.uri: {output.join(JOB_FILE)} was not written by sapiens-ray") from None
-    if fingerprint(stored) != fingerprint(settings):
-        lines = "; ".join(difference(stored, settings))
-        raise OutputError(
-            f"output.uri: {output.uri} holds results of other settings ({lines}); choose another output.uri, "
-            "or go back to the old settings"
-        )
+    return difference(stored, settings)
 
 
 def versions() -> dict[str, str]:
     """Versions of what decides the labels."""
     from importlib.metadata import version
 
-    libraries = ("torch", "opencv-python-headless", "numpy", "pyarrow", "ray")
+    libraries = ("torch", "torchvision", "opencv-python-headless", "numpy", "pyarrow", "ray")
     return {
         "sapiens_ray": __version__,
         "python": platform.python_version(),
@@ -181,7 +196,10 @@ def save_job(prepared: Prepared) -> None:
         "job": job.public_dict(),
         "fingerprint": fingerprint(prepared.settings),
         "result_settings": prepared.settings,
-        "models": [{"checkpoint": one.uri, "size": one.size, "sha256": one.sha256} for one in prepared.checkpoints],
+        "models": [
+            {"checkpoint": without_secrets(one.uri), "size": one.size, "sha256": one.sha256}
+            for one in prepared.checkpoints
+        ],
         "versions": versions(),
     }
     with storage.asking(OutputError, f"output.uri: cannot write to {output.uri}"):
@@ -194,4 +212,6 @@ def _write_job(prepared: Prepared, output: Folder, record: dict[str, Any]) -> No
         name = UnitName.parse(file)
         if name is not None and name.shard in prepared.plan.changed:
             output.delete(f"data/{file}")
+    if prepared.restarted:
+        output.delete(planning.PLAN_FILE)
     planning.save_plan(prepared.plan, output)

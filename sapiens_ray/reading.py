@@ -39,12 +39,18 @@ def read_labels(
 
     engine: "pandas" for a DataFrame, "ray" for a lazy Ray Dataset (for what does not fit into memory).
     columns: only these; all by default.
-    decode: maps as arrays instead of PNG and .npy bytes (None on error rows): classes H x W uint8, depth h x w,
-        normals h x w x 3, features C x h x w.
+    decode: maps as arrays instead of PNG and .npy bytes: classes H x W uint8, depth h x w, normals h x w x 3,
+        features C x h x w. On error rows None; with Ray, whose tensor columns hold no None, arrays without elements.
     size: "stored", or "original" for maps at the size of the photo, float32, normals of unit length; implies
         `decode`. Feature maps are resized too, which with many channels takes gigabytes.
     Raises OutputError if there is nothing to read.
     """
+    if engine not in ("pandas", "ray"):
+        raise ValueError(f"engine={engine!r}: it is 'pandas' or 'ray'")
+    if size not in ("stored", "original"):
+        raise ValueError(f"size={size!r}: it is 'stored' or 'original'")
+    if isinstance(columns, str):
+        raise TypeError(f"columns={columns!r}: give a list of names")
     folder = Folder(output.rstrip("/"), storage_options or {})
     wanted = list(columns) if columns is not None else None
     arrays = decode or size == "original"
@@ -53,10 +59,12 @@ def read_labels(
         names = [f"data/{unit.file}" for unit in units]
         if not names:
             raise OutputError(f"{output} holds no labels: no files in {folder.join('data')}")
-        chosen = decoders(task_table(folder, names[0]), size) if arrays else {}
+        _refuse_unknown(folder, names[0], wanted)
+        about = task_table(folder, names[0])
+        chosen = decoders(about, size) if arrays else {}
         chosen = {name: decoder for name, decoder in chosen.items() if wanted is None or name in wanted}
         if engine == "ray":
-            return _ray_dataset(folder, names, wanted, chosen), chosen
+            return _ray_dataset(folder, names, wanted, chosen, _without_elements(about, size)), chosen
         reading = wanted if wanted is None or not chosen else list(dict.fromkeys([*wanted, "width", "height"]))
         return pa.concat_tables([_read(folder, name, reading) for name in names], promote_options="default"), chosen
 
@@ -68,6 +76,14 @@ def read_labels(
         cells = zip(frame[name], frame["width"], frame["height"], strict=True)
         frame[name] = [_decoded(cell, width, height, decoder) for cell, width, height in cells]
     return frame if wanted is None else frame[wanted]
+
+
+def _refuse_unknown(folder: Folder, name: str, columns: list[str] | None) -> None:
+    with folder.open(name) as stream:
+        there = pq.read_schema(stream).names
+    unknown = [column for column in columns or [] if column not in there]
+    if unknown:
+        raise OutputError(f"{folder.uri} has no column {unknown[0]!r}; it has {', '.join(there)}")
 
 
 def task_table(folder: Folder, name: str) -> dict[str, dict[str, Any]]:
@@ -89,6 +105,17 @@ def decoders(tasks: dict[str, dict[str, Any]], size: Size = "stored") -> dict[st
         elif about["task"] == "features" and about["save"] != "mean":
             found[f"{column}_map"] = _full_features if size == "original" else _stored_map
     return found
+
+
+def _without_elements(tasks: dict[str, dict[str, Any]], size: Size) -> dict[str, np.ndarray]:
+    """What stands for the map of an error row in a Ray dataset."""
+    empty: dict[str, np.ndarray] = {}
+    for column, about in tasks.items():
+        kind = np.dtype(about.get("dtype", "uint8") if size == "stored" or about["task"] == "seg" else "float32")
+        dimensions = 2 if about["task"] in ("seg", "depth") else 3
+        name = f"{column}_map" if about["task"] == "features" else column
+        empty[name] = np.empty((0,) * dimensions, kind)
+    return empty
 
 
 def _stored_map(cell: bytes, width: int, height: int) -> np.ndarray:
@@ -130,7 +157,11 @@ def _decoded(cell: Any, width: Any, height: Any, decoder: Decoder) -> np.ndarray
 
 
 def _ray_dataset(
-    folder: Folder, names: list[str], columns: list[str] | None, chosen: dict[str, Decoder]
+    folder: Folder,
+    names: list[str],
+    columns: list[str] | None,
+    chosen: dict[str, Decoder],
+    without_elements: dict[str, np.ndarray],
 ) -> ray.data.Dataset:
     import ray.data
 
@@ -139,7 +170,8 @@ def _ray_dataset(
     def load(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for one in _read(folder, row["file"], reading).to_pylist():
             for name, decoder in chosen.items():
-                one[name] = _decoded(one[name], one["width"], one["height"], decoder)
+                array = _decoded(one[name], one["width"], one["height"], decoder)
+                one[name] = without_elements[name] if array is None else array
             yield one if columns is None else {name: one[name] for name in columns}
 
     dataset = ray.data.from_items([{"file": name} for name in names], override_num_blocks=len(names))

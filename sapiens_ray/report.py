@@ -73,7 +73,8 @@ def print_summary(summary: Summary) -> None:
     table.add_row("pictures", f"{summary.output}/visualizations/")
     python = "python" if shutil.which("python") == sys.executable else sys.executable
     code = f"import sapiens_ray as sr; print(sr.read_labels({summary.output!r}).iloc[0])"
-    table.add_row("read a row", f'{python} -c "{code}"')
+    if summary.images:
+        table.add_row("read a row", f'{python} -c "{code}"')
     _print(table)
 
 
@@ -151,7 +152,7 @@ def _needs(placement: Placement, cluster: Cluster, prepared: Prepared) -> list[s
 def _output_estimate(job: Job, prepared: Prepared, expected: int | None) -> str:
     drawn = sum(options.task != "features" for options in job.tasks)
     pictures = PICTURE_BYTES * drawn * job.output.visualize.fraction
-    labels_each = sum(options.bytes_an_image for options in job.tasks)
+    labels_each = sum(options.stored_bytes(2_000_000) for options in job.tasks)
     an_image = labels_each + pictures
     if expected is None:
         return f"about {size(an_image)} an image with its pictures"
@@ -191,7 +192,11 @@ def _load_detector(options: DetectorOptions, checkpoint: Checkpoint) -> str:
     detector = Detector(options, checkpoint.local_file(), "auto")
     loaded = time.perf_counter() - started
     started = time.perf_counter()
-    found = detector(np.zeros((480, 640, 3), np.uint8))
+    try:
+        found = detector(np.zeros((480, 640, 3), np.uint8))
+    except Exception as error:
+        last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise CheckpointError(f"{checkpoint.uri} cannot run a 480 x 640 x 3 photo: {last[0]}") from None
     spent = time.perf_counter() - started
     return f"loads in {loaded:.1f} s, finds {len(found)} persons in a black photo in {spent:.2f} s"
 

@@ -29,6 +29,7 @@ from sapiens_ray.units import PHOTO, Unit, set_column, set_errors
 
 DATA = "_data"  # column of encoded bytes in units under way; no column of a task or an input can have this name
 MAX_UNIT_BYTES = 512 << 20  # what travels of a unit: 64 photos of 8 megapixels, decoded, would be 1.6 GB
+UNKNOWN_PIXELS = 8_000_000  # of a format whose header Pillow does not read
 MASK_THREADS = 16
 BOX_LIST = pa.list_(pa.list_(pa.float64()))  # x1, y1, x2, y2, score of each person
 
@@ -40,7 +41,7 @@ class Wanted:
     box_columns: tuple[str, ...] = ()
     masks: tuple[Mask, ...] = ()
     photos: bool = False  # decoded photos travel on, for tasks that cut persons out of them
-    bytes_an_image: int = 0  # of results
+    tasks: tuple[Any, ...] = ()  # options of the tasks, which know what their inputs and results weigh
     passthrough: tuple[str, ...] = ()
 
     @classmethod
@@ -49,7 +50,7 @@ class Wanted:
             box_columns=tuple(job.box_columns),
             masks=tuple(job.masks),
             photos=any(make_task(options).input_kind == PHOTO for options in job.tasks),
-            bytes_an_image=sum(options.bytes_an_image for options in job.tasks),
+            tasks=tuple(job.tasks),
             passthrough=tuple(job.input.columns),
         )
 
@@ -64,12 +65,14 @@ class Wanted:
         return tuple(dict.fromkeys((*self.passthrough, *self.labels)))
 
     def weigh(self, image: Encoded) -> int:
-        """Bytes that an image adds to its unit."""
-        weight = len(image.data or b"") + self.bytes_an_image
-        if self.photos and image.data:
-            width, height = images.header_size(image.data) or (0, 0)
-            weight += width * height * 3
-        return weight
+        """Bytes that an image adds to its unit, about: encoded, as network inputs, as results, passed through."""
+        if image.data is None:
+            return 0
+        size = images.header_size(image.data)
+        pixels = size[0] * size[1] if size else UNKNOWN_PIXELS
+        weight = len(image.data) + sum(options.weight(pixels) for options in self.tasks)
+        weight += sum(len(value) for value in image.extra.values() if isinstance(value, bytes | str))
+        return weight + (pixels * 3 if self.photos else 0)
 
 
 # --- read --------------------------------------------------------------------------------------------------
@@ -120,6 +123,8 @@ def make_unit(
     for image in encoded:
         for column, cells in boxes.items():
             try:
+                if column not in image.extra and image.error is None:
+                    raise ImageError("bad_boxes", "not given for this image; write null or [] where nobody is")
                 cells.append(persons.parse(image.extra.get(column)))
             except ImageError as error:
                 cells.append(None)
@@ -226,12 +231,26 @@ class Picture:
     data: bytes
 
 
+def without_half_labels(unit: Unit, tasks: Sequence[Task]) -> Unit:
+    """The unit whose error rows hold no labels: not those of the tasks that came before the error either."""
+    good = set(unit.good_rows())
+    if len(good) == unit.rows.num_rows:
+        return unit
+    rows = unit.rows
+    chosen = pa.array([row if row in good else None for row in range(rows.num_rows)], pa.int64())
+    for field in (field for task in tasks for field in task.fields):
+        if field.name in rows.column_names:
+            rows = set_column(rows, field.name, rows[field.name].take(chosen))
+    return replace(unit, rows=rows)
+
+
 def draw(unit: Unit, tasks: Sequence[Task], settings: Visualize) -> tuple[Unit, list[Picture]]:
     """Draw the pictures of the chosen images, one a task.
 
     Adds `visualization`, the path under the output of the first task's picture; null for images that have none.
     """
     started = time.perf_counter()
+    unit = without_half_labels(unit, tasks)
     pictures: list[Picture] = []
     names: list[str | None] = [None] * unit.rows.num_rows
     for position in unit.good_rows():

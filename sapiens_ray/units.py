@@ -69,6 +69,8 @@ class Unit:
     def to_block(self) -> pa.Table:
         """This unit as a table of one row; arrays are wrapped, not copied."""
         structs = self.rows.combine_chunks().to_struct_array()
+        if structs.num_chunks > 1:  # Arrow splits columns of 2 GiB and more; the rest would be lost
+            raise RuntimeError(f"unit {self.name.file} is too large for Arrow: lower unit_size")
         rows = structs.chunk(0) if structs.num_chunks else pa.array([], type=structs.type)
         columns: dict[str, pa.Array] = {
             "shard": pa.array([self.shard], pa.int32()),

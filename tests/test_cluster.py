@@ -45,8 +45,8 @@ def test_defaults():
     ("options", "nodes", "message"),
     [
         ({"actors": 5}, [(16, 4)], "5 actors need 5 GPUs, but it has 4"),
-        ({"actors": 1, "num_gpus": 2}, [(8, 1)] * 4, "room for 0"),
-        ({"actors": 3, "num_gpus": 0.6}, [(8, 1)] * 2, "room for 2"),
+        ({"actors": 1, "num_gpus": 2}, [(8, 1)] * 4, "no room is left for one of t0"),
+        ({"actors": 3, "num_gpus": 0.6}, [(8, 1)] * 2, "3 x 0.6 t0"),
         ({"device": "cuda"}, [(8, 0)], "it has no GPU"),
         ({"actors": 5000}, [(4, 0)], "5000 actors are too many for the 4 CPUs"),
     ],
@@ -54,6 +54,15 @@ def test_defaults():
 def test_what_can_never_be_is_refused(options, nodes, message):
     with pytest.raises(ClusterError, match=message):
         place(job(**options), machines(*nodes))
+
+
+@given(st.integers(1, 9), st.lists(st.integers(1, 8), min_size=1, max_size=3))
+def test_every_default_can_be_placed_and_leaves_no_gpu_idle(tasks, nodes):
+    pools = place(job(tasks), machines(*((32, gpus) for gpus in nodes))).pools
+    parts = round(1 / pools[0].num_gpus)
+    assert {pool.num_gpus for pool in pools} == {1 / parts}, "equal shares fit in whatever order Ray places them"
+    assert sum(pool.actors for pool in pools) == parts * sum(nodes)
+    assert max(pool.actors for pool in pools) - min(pool.actors for pool in pools) <= 1
 
 
 def test_what_an_autoscaler_may_bring_is_waited_for():

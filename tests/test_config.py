@@ -122,3 +122,58 @@ def test_the_shipped_configs_are_valid(monkeypatch):
 
     for path in (ROOT / "configs").glob("*.yaml"):
         assert Job.load(path).tasks
+
+
+def test_urls_lose_their_secrets_wherever_they_stand():
+    url = "https://user:word@host/masks?sig=SECRET"
+    job = Job.parse(
+        {
+            "input": {"uri": url},
+            "output": {"uri": "y"},
+            "tasks": [{"task": "depth", "checkpoint": url, "mask": {"folder": url}}],
+        }
+    )
+    for public in (job.public_dict(), job.result_settings(["0" * 64])):
+        assert "SECRET" not in str(public) and "word" not in str(public)
+        assert public["tasks"][0]["mask"]["folder"] == "https://host/masks"
+
+
+def test_what_means_the_same_has_one_fingerprint():
+    def settings(**task: object) -> dict[str, object]:
+        tasks = [{"task": "seg", "checkpoint": "a"}, {"task": "depth", "checkpoint": "b", **task}]
+        return Job.parse({"input": {"uri": "x"}, "output": {"uri": "y"}, "tasks": tasks}).result_settings(["1", "2"])
+
+    assert settings() == settings(name="depth") == settings(mask="seg") == settings(mask={"seg": "seg"}, actors=3)
+    assert settings(mask={"folder": "m"}) == settings(mask={"folder": "m/"}) != settings()
+    assert settings(resolution="original") != settings() != settings(dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"task": "pose", "boxes": "none"}, "tasks[0].keypoints: is missing"),
+        ({"task": "pose", "keypoints": 18}, "tasks[0].keypoints: input should be 17, 133 or 308"),
+        ({"task": "pose", "keypoints": 17, "boxes": "seg"}, "tasks[0].boxes: the job has no seg task"),
+        ({"task": "pose", "keypoints": 17, "boxes": {"colum": "b"}}, "boxes.colum: unknown key; did you mean 'column'"),
+        (
+            {"task": "pose", "keypoints": 17, "boxes": {"column": "b", "seg": "s"}},
+            "boxes: give only one of column, seg",
+        ),
+        ({"task": "pose", "keypoints": 17, "boxes": {"detector": {"scor": 1}}}, "did you mean 'score'"),
+        ({"task": "pose", "keypoints": 17, "boxes": {"detector": {"model": "torchscript"}}}, "needs a `checkpoint`"),
+        ({"task": "pose", "keypoints": 17, "boxes": "detectors"}, "'detectors' is none of none, seg, detector"),
+        (
+            {"task": "depht"},
+            "tasks[0].task: 'depht' is none of seg, depth, normal, pose, features; did you mean 'depth'?",
+        ),
+        ({}, "tasks[0].task: is missing"),
+        ({"task": "depth", "mask": {"source": "none", "folder": "x"}}, "source none has no folder"),
+        ({"task": "normal", "mask": {"seg": "s"}}, "tasks[0].mask: the job has no seg task named 's'"),
+        ({"task": "features", "save": "all"}, "tasks[0].save: input should be 'mean', 'map' or 'both'"),
+    ],
+)
+def test_wrong_task_options_are_one_line_each(task, message):
+    raw = {"input": {"uri": "x"}, "output": {"uri": "y"}, "tasks": [{"checkpoint": "c", **task}]}
+    with pytest.raises(ConfigError) as caught:
+        Job.parse(raw)
+    assert message in str(caught.value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import io
 
 import cv2
 import numpy as np
@@ -10,14 +10,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import sapiens_ray as sr
 from sapiens_ray import maps
 from sapiens_ray.config import Visualize
 from sapiens_ray.demo import build, write_model
+from sapiens_ray.errors import CheckpointError
+from sapiens_ray.export import Names
 from sapiens_ray.images import encode_png
 from sapiens_ray.tasks.depth import Depth, DepthOptions, nearness, normals_of_depth
-from sapiens_ray.tasks.foreground import Mask, foreground
+from sapiens_ray.tasks.foreground import Mask, fetch, foreground
 from sapiens_ray.tasks.normal import Normal, NormalOptions
 from tests.conftest import photo
 
@@ -93,6 +96,12 @@ def test_features_equal_the_plain_pipeline(models, size, dtype):
     assert np.abs(np.array(row["features"], np.float64) - mean).max() < (1e-3 if dtype == "float16" else 1e-6)
 
 
+def test_the_checkpoint_of_another_task_is_refused(models):
+    for task, other in (("features", "seg"), ("depth", "normal"), ("normal", "seg")):
+        with pytest.raises(CheckpointError, match="Is this the checkpoint of another task"):
+            sr.Labeler(task=task, checkpoint=models / f"{other}.pt2")([photo(20, 20)])
+
+
 def test_features_saves_what_is_asked_for(models):
     for save, columns in (("mean", {"features"}), ("map", {"features_map"}), ("both", {"features", "features_map"})):
         (row,) = sr.Labeler(task="features", checkpoint=models / "features.pt2", save=save)([photo(30, 40)])
@@ -112,6 +121,24 @@ def test_neighbours_batches_and_units_change_nothing(models):
         for row, other in zip(alone, sr.Labeler(tasks=many, unit_size=3)(images), strict=True):
             for name in ("depth", "normal", "features"):
                 assert np.allclose(np.array(row[name], float), np.array(other[name], float), atol=1e-3), name
+
+
+def test_an_error_row_holds_no_labels_of_other_tasks(models, tmp_path):
+    """Depth that is not finite: neither seg, which came before, nor normals, which come after."""
+
+    class Broken(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean(1, keepdim=True) / (images.mean((1, 2, 3), keepdim=True) + 1.9).clamp(min=0)
+
+    torch.jit.script(Broken()).save(str(tmp_path / "broken.pt2"))
+    tasks = [{"task": task, "checkpoint": str(models / f"{task}.pt2")} for task in ("seg", "normal")]
+    tasks.insert(1, {"task": "depth", "checkpoint": str(tmp_path / "broken.pt2")})
+    black, white = np.zeros((20, 30, 3), np.uint8), np.full((20, 30, 3), 255, np.uint8)
+    good, bad, again = sr.Labeler(tasks=tasks)([white, black, white])
+    assert bad["error_kind"] == "not_finite" and "depth" in bad["error"]
+    labels = [name for name in bad if name.startswith(("seg", "depth", "normal"))]
+    assert len(labels) == 7 and all(bad[name] is None for name in labels)
+    assert all(good[name] is not None and np.array_equal(good[name], again[name]) for name in labels)
 
 
 # --- foreground ------------------------------------------------------------------------------------------------
@@ -134,6 +161,18 @@ def npy(array: np.ndarray) -> bytes:
     return maps.encode_npy(array)
 
 
+def palette_png(mask: np.ndarray) -> bytes:
+    """As `export --format masks` writes it: the colour of class 0 is not black."""
+    image = Image.fromarray(mask.astype(np.uint8))
+    image.putpalette([50, 50, 50, 255, 218, 0])
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+HUGE_HEADER = b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999, 99999), }".ljust(
+    128
+)
 MARK = np.zeros((40, 30), bool)
 MARK[10:20, 5:9] = True
 
@@ -153,22 +192,39 @@ MARK[10:20, 5:9] = True
         (npy(np.zeros(5)), None),
         (npy(np.zeros((0, 3))), None),
         (npy(MARK)[:-20], None),
+        (npy(np.float32(1)), None),
+        (npy(np.zeros(3, [("a", int)])), None),
+        (HUGE_HEADER, None),
+        (palette_png(MARK), MARK),
     ],
 )
 def test_masks_of_every_kind(data, expected):
     mask = Mask.model_validate({"column": "m"})
-    found = foreground(mask, {"width": 30, "height": 40, "_mask:column:m": data})
+    fetched = fetch(mask, "x", data, "", {})
+    found = foreground(mask, {"width": 30, "height": 40, "_mask:column:m": fetched})
     assert found is None if expected is None else np.array_equal(found, expected)
 
 
 def test_a_pickle_is_no_mask():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        buffer = npy(np.zeros((40, 30)))
-    pickled = buffer.replace(b"'<f8'", b"'|O' ")
-    assert (
-        foreground(Mask.model_validate({"column": "m"}), {"width": 30, "height": 40, "_mask:column:m": pickled}) is None
-    )
+    pickled = npy(np.zeros((40, 30))).replace(b"'<f8'", b"'|O' ")
+    assert fetch(Mask.model_validate({"column": "m"}), "x", pickled, "", {}) is None
+
+
+@pytest.mark.parametrize("cell", ["", "a" * 5000, "a\0b", "foo://bar/x.npy", "not-there.npy", 7, {"path": None}])
+def test_what_is_no_mask_does_not_end_a_job(cell, tmp_path):
+    assert fetch(Mask.model_validate({"column": "m"}), "x", cell, str(tmp_path), {}) is None
+
+
+@pytest.mark.parametrize(
+    "image_id", ["a/b.jpg", "s3://bucket/a.jpg", "/data/a.jpg", "a:1.jpg", "../x/a.jpg", "x.tar/k.png"]
+)
+def test_masks_are_looked_for_under_the_names_of_exports(image_id, tmp_path):
+    (name, _) = Names([image_id]).of(image_id)
+    (tmp_path / f"{name}.npy").parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / f"{name}.npy").write_bytes(npy(MARK))
+    mask = Mask.model_validate({"folder": str(tmp_path)})
+    data = fetch(mask, image_id, None, "", {})
+    assert np.array_equal(foreground(mask, {"width": 30, "height": 40, mask.carried: data}), MARK)
 
 
 def test_missing_and_empty_masks_are_normal(models):

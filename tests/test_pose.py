@@ -6,6 +6,7 @@ import math
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 import sapiens_ray as sr
 from sapiens_ray.config import Visualize
 from sapiens_ray.demo import write_model
-from sapiens_ray.errors import CheckpointError, ImageError
+from sapiens_ray.errors import CheckpointError, ConfigError, ImageError
 from sapiens_ray.labels import keypoints
 from sapiens_ray.models.runner import Runner
 from sapiens_ray.tasks import crops, persons
@@ -35,11 +36,11 @@ def labeler(path, **options):
     return sr.Labeler(task="pose", keypoints=17, checkpoint=path, **{"boxes": COLUMN, **options})
 
 
-COORDINATE = st.floats(-2000, 6000, width=32)
+COORDINATE = st.floats(0, 4000, width=32)
 
 
 @settings(max_examples=200, deadline=None)
-@given(COORDINATE, COORDINATE, st.floats(0, 4000), st.floats(0, 4000), st.integers(1, 5000), st.integers(1, 5000))
+@given(COORDINATE, COORDINATE, st.floats(0, 1000), st.floats(0, 1000), st.integers(2, 5000), st.integers(2, 5000))
 def test_box_to_crop_and_back(x, y, w, h, width, height):
     box = np.array([x, y, x + w, y + h])
     for crop in (crops.trained_geometry(box), crops.lite_geometry(box, width, height)):
@@ -48,7 +49,8 @@ def test_box_to_crop_and_back(x, y, w, h, width, height):
         inside = corners @ matrix[:, :2].T + matrix[:, 2]
         cells = inside * [(192 - 1) / (768 - 1), (256 - 1) / (1024 - 1)]
         exact = crop.x.dtype == np.float64
-        assert np.abs(crops.to_photo(cells, crop, 192, 256) - corners).max() < (1e-6 if exact else 2e-2)
+        limit = 1e-6 if exact else max(1e-3, 2e-7 * max(crop.width, crop.height))  # lite's float32
+        assert np.abs(crops.to_photo(cells, crop, 192, 256) - corners).max() < limit
     trained = crops.trained_geometry(box)
     assert trained.width / trained.height == pytest.approx(3 / 4)
     assert trained.width >= 1.25 * w - 1e-9 and trained.height >= 1.25 * h - 1e-9
@@ -149,6 +151,8 @@ def test_batches_are_full_whatever_the_number_of_persons(pose17):
         ([[50, 50, 10, 90]], "corners are meant"),
         (7, "int where a list"),
         ([[0, 0, 1e9, 4]], "no pixels"),
+        ([[0, 1, 10**400, 3]], "no pixels"),
+        ([[0, 1, 10, 30, "0.9"]], "score is no number"),
     ],
 )
 def test_wrong_boxes_are_an_error_row_that_says_what(pose17, cell, message):
@@ -159,12 +163,19 @@ def test_wrong_boxes_are_an_error_row_that_says_what(pose17, cell, message):
 
 def test_boxes_in_every_notation():
     expected = [[1.0, 2.0, 30.0, 40.0, 0.5]]
-    for cell in (expected, expected[0], "[[1, 2, 30, 40, 0.5]]", np.array(expected), tuple(expected)):
+    nested = pa.table({"b": [expected]}).to_pandas()["b"][0]  # an array of arrays
+    numbers = [[np.float32(1), np.int64(2), 30, 40, np.float16(0.5)]]
+    for cell in (expected, expected[0], "[[1, 2, 30, 40, 0.5]]", np.array(expected), tuple(expected), nested, numbers):
         assert persons.parse(cell) == expected
     assert math.isnan(persons.parse([[1, 2, 3, 4]])[0][4]) and math.isnan(persons.parse([[1, 2, 3, 4, None]])[0][4])
     assert persons.parse(None) == persons.parse([]) == persons.parse("") == persons.parse("[]") == []
     with pytest.raises(ImageError):
         persons.parse([[1, 2, 3, 4, 5, 6]])
+
+
+def test_a_labeler_says_which_column_it_misses(pose17):
+    with pytest.raises(ConfigError, match="look for 'boxes'"):
+        labeler(pose17)([photo(10, 10)])
 
 
 def test_the_box_round_a_mask():

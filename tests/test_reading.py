@@ -29,8 +29,12 @@ def test_labeler_pandas_and_ray_agree(cluster, write_job, tmp_path, model):
     rows = sorted(sr.read_labels(output, engine="ray", decode=True).take_all(), key=lambda row: row["image_id"])
     assert [row["image_id"] for row in rows] == frame["image_id"].tolist()
     for row, png in zip(rows, frame["seg"], strict=True):
-        assert row["seg"] is None if not isinstance(png, bytes) else np.array_equal(row["seg"], decode_map(png))
+        assert row["seg"].size == 0 if not isinstance(png, bytes) else np.array_equal(row["seg"], decode_map(png))
     assert sr.read_labels(output, engine="ray", columns=["image_id"]).count() == 5
+
+    for wrong in ({"engine": "polars"}, {"size": "full"}, {"columns": "seg"}, {"columns": ["nope"]}):
+        with pytest.raises((ValueError, TypeError, OutputError), match=r"polars|full|list of names|no column 'nope'"):
+            sr.read_labels(output, **wrong)
 
     direct = sr.Labeler(task="seg", checkpoint=model)([str(file) for file in files], decode=False)
     for row, (_, written) in zip(direct, frame.iterrows(), strict=True):

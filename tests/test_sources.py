@@ -299,6 +299,7 @@ def test_boxes_stand_in_the_json_beside_the_image(tmp_path):
         ("b.jpg", b"\xff\xd8\xff b"),
         ("b.crop.jpg", b"\xff\xd8\xff b2"),
         ("b.json", b'{"boxes": []}'),
+        ("b.meta.json", b'{"boxes": [[0, 0, 1, 1]]}'),
         ("c.jpg", b"\xff\xd8\xff c"),
         ("d.json", b'{"boxes": [[5, 6, 7, 8]]}'),
         ("e.jpg", b"\xff\xd8\xff e"),
@@ -312,12 +313,12 @@ def test_boxes_stand_in_the_json_beside_the_image(tmp_path):
         return drain(webdataset.read(str(tmp_path / "x.tar"), "x.tar", done, {}, (), ("boxes",)))[0]
 
     found = read(NOTHING)
-    assert [(image.image_id, image.extra["boxes"]) for image in found] == [
+    assert [(image.image_id, image.extra.get("boxes", "not given")) for image in found] == [
         ("x.tar/a.jpg", [[1, 2, 3, 4]]),
         ("x.tar/b.jpg", []),
         ("x.tar/b.crop.jpg", []),
-        ("x.tar/c.jpg", None),
-        ("x.tar/e.jpg", None),
+        ("x.tar/c.jpg", "not given"),
+        ("x.tar/e.jpg", "not given"),
         ("x.tar/f/g.jpg", [[9, 9, 10, 10]]),
     ]
     assert [image.error.kind if image.error else None for image in found] == [None] * 4 + ["bad_boxes", None]

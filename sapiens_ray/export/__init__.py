@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sapiens_ray.errors import OutputError
-from sapiens_ray.images import picture_name
+from sapiens_ray.images import file_names
 from sapiens_ray.plan import list_units
 from sapiens_ray.reading import iterate_rows, task_table
 from sapiens_ray.storage import Folder
@@ -63,12 +63,12 @@ class Names:
     """File names of images, no two alike."""
 
     def __init__(self, image_ids: Iterable[str]) -> None:
-        self._wanted = Counter(map(_stem, image_ids))
+        self._wanted = Counter(file_names(image_id)[0] for image_id in image_ids)
         self._used: set[str] = set()
 
     def of(self, image_id: str) -> tuple[str, bool]:
         """(name without ending, whether it is not the stem)."""
-        stem, full = _stem(image_id), _safe(image_id)
+        stem, full = file_names(image_id)
         candidates = itertools.chain(
             [stem] if self._wanted[stem] == 1 else [], [full], (f"{full}-{n}" for n in itertools.count(2))
         )
@@ -76,13 +76,3 @@ class Names:
         name = next(one for one in candidates if not {one, f"{one}_seg"} & self._used)
         self._used |= {name, f"{name}_seg"}
         return name, name != stem
-
-
-def _stem(image_id: str) -> str:
-    folder, slash, base = _safe(image_id).rpartition("/")
-    return f"{folder}{slash}{base.rsplit('.', 1)[0] or base}"
-
-
-def _safe(image_id: str) -> str:
-    """The id as a relative path that stays inside the folder."""
-    return picture_name(image_id, "x").removesuffix(".x")

@@ -22,17 +22,18 @@ def export_coco(source: Folder, target: Folder, keypoint_score: float = KEYPOINT
     0 below, and `keypoint_scores` holds the scores. Segmentation has one annotation a class and image, background
     left out, category ids being class ids. Raises OutputError if there are no labels.
     """
-    done = Exported()
+    left_out: dict[str, str] = {}
+    done = Exported(left_out=left_out)
     for column, about in tasks_of(source).items():
         if about["task"] not in ("pose", "seg"):
-            done.left_out[column] = f"COCO has no {about['task']}"
+            left_out[column] = f"COCO has no {about['task']}"
             continue
-        counted = done = Exported(left_out=done.left_out)
+        done = Exported(left_out=left_out)  # every task's file has the same images
         pose = about["task"] == "pose"
         with target.replacing(f"{column}.json") as path, path.open("w", encoding="utf-8") as file:
             file.write('{"info": ' + json.dumps({"description": f"{column} of {source.uri}"}))
             file.write(', "categories": ' + json.dumps(_person(about) if pose else _classes(about)))
-            _write_list(file, "images", _images(labelled(source, [], counted)))
+            _write_list(file, "images", _images(labelled(source, [], done)))
             rows = labelled(source, [column])
             _write_list(file, "annotations", _persons(rows, column, keypoint_score) if pose else _masks(rows, column))
             file.write("}\n")

@@ -67,7 +67,7 @@ def resolve(
         )
         raise CheckpointError(f"{where}: {uri} {what}; {hint}")
     digest = _verified(path, uri, sha256, where)
-    if torchscript and not _has_code(path):  # told apart here, before any process is started to load it
+    if torchscript and not has_code(path):  # told apart here, before any process is started to load it
         raise CheckpointError(f"{where}: {uri} is not a TorchScript file: {seems_to_be(path)}")
     return Checkpoint(uri, path.stat().st_size, digest, storage_options if storage.is_remote(uri) else {})
 
@@ -85,8 +85,9 @@ def hub_file(url: str) -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:  # checks the hash in the file's name
-            torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, check_hash=True)
+        try:
+            prefix = path.stem.rpartition("-")[2]  # torchvision's files are named after their hash
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix, progress=False)
         except Exception as error:
             raise CheckpointError(
                 f"cannot download {url} ({type(error).__name__}: {error}): put the file at {path}, or name a file "
@@ -105,7 +106,7 @@ def _verified(path: Path, uri: str, pin: str | None, where: str) -> str:
     return digest
 
 
-def _has_code(path: Path) -> bool:
+def has_code(path: Path) -> bool:
     """Whether a file is a zip with a TorchScript program in it."""
     if not zipfile.is_zipfile(path):
         return False

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 import torchvision
 
 from sapiens_ray.errors import CheckpointError, ImageError
 from sapiens_ray.models.runner import choose_device, load_torchscript
-from sapiens_ray.tasks.persons import DetectorOptions
+from sapiens_ray.tasks.persons import FARTHEST, DetectorOptions
 
 TORCHSCRIPT = "torchscript"
 MOST_ASPECT = 50
+STRIP_SIDE = 4000
 
 
 def weights_url(name: str) -> str:
@@ -62,29 +66,53 @@ class Detector:
         Kept are boxes with the wanted label and score, after non-maximum suppression. Raises ImageError
         `not_finite` if the model's answer is not made of numbers.
         """
+        height, width = photo.shape[:2]
+        seen = photo
+        if max(height, width) > MOST_ASPECT * min(height, width):
+            seen = _widened(photo)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # "not writable": it is only read
-            pixels = torch.from_numpy(photo)
+            pixels = torch.from_numpy(seen)
         rgb = pixels.to(self.device).permute(2, 0, 1).flip(0).to(torch.float32) / 255
-        height, width = rgb.shape[1:]
-        least = max(height, width) // MOST_ASPECT
-        if min(height, width) < least:  # torchvision would scale such a strip to nothing
-            rgb = F.pad(rgb, (0, max(0, least - width), 0, max(0, least - height)))
         with self._lock, torch.inference_mode():
             boxes, labels, scores = detections(self._forward(rgb))
-        if rgb.shape[1:] != (height, width):
-            boxes = torchvision.ops.clip_boxes_to_image(boxes, (height, width))
-        wanted = (labels == self.options.label) & (scores >= self.options.score)
+        wanted = labels == self.options.label
         boxes, scores = boxes[wanted], scores[wanted]
-        if not bool(boxes.isfinite().all()):
-            raise ImageError("not_finite", "the detector's boxes hold NaN or infinity")
+        if not bool(boxes.isfinite().all() and scores.isfinite().all()):
+            raise ImageError("not_finite", "the detector's boxes or scores hold NaN or infinity")
+        good = scores >= self.options.score
+        boxes, scores = boxes[good], scores[good]
+        if bool((boxes[:, 2:] < boxes[:, :2]).any() or (boxes.abs() > FARTHEST).any()):
+            raise ImageError("bad_boxes", "the detector gives boxes that are not x1, y1, x2, y2 in pixels")
+        if seen is not photo:
+            boxes = boxes * (max(height, width) / max(seen.shape[:2]))
+            boxes = torchvision.ops.clip_boxes_to_image(boxes, (height, width))
+            inside = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)  # not in the black beside the strip
+            boxes, scores = boxes[inside], scores[inside]
         kept = torchvision.ops.nms(boxes, scores, self.options.nms)
         return torch.cat([boxes[kept], scores[kept, None]], 1).double().cpu().numpy()
+
+
+def _widened(strip: np.ndarray) -> np.ndarray:
+    """A strip, which torchvision would scale to nothing, as a photo: shrunk to STRIP_SIDE if it is longer, black
+    beside it."""
+    height, width = strip.shape[:2]
+    scale = min(1.0, STRIP_SIDE / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(strip, size, interpolation=cv2.INTER_AREA) if scale < 1 else strip
+    least = max(size) // MOST_ASPECT
+    below, beside = max(0, least - size[1]), max(0, least - size[0])
+    return np.pad(small, ((0, below), (0, beside), (0, 0)))
 
 
 def load_torchvision(name: str, weights: Path) -> torch.nn.Module:
     """A torchvision detection model with the weights of a file (a state dict, or one under `model`), in eval mode."""
     check_name(name)
+    published = weights_url(name)
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if published.rpartition("-")[2].removesuffix(".pth") == digest[:8]:
+        return load_published(name, weights, published.rsplit("/", 1)[-1])
     network: torch.nn.Module = torchvision.models.get_model(name, weights=None, weights_backbone=None)
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
@@ -92,6 +120,17 @@ def load_torchvision(name: str, weights: Path) -> torch.nn.Module:
     except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise CheckpointError(f"{weights} does not hold the weights of {name}: {' '.join(lines)[:300]}") from None
+    return network.eval()
+
+
+def load_published(name: str, weights: Path, published_as: str) -> torch.nn.Module:
+    """A torchvision model as torchvision builds it for its own weights: some have other constants then (frozen
+    batch norms, with epsilon 0 in the oldest ones). It finds the file under its published name in a hub cache."""
+    with tempfile.TemporaryDirectory() as folder, mock.patch("torch.hub.get_dir", lambda: folder):
+        cached = Path(folder) / "checkpoints" / published_as
+        cached.parent.mkdir()
+        cached.symlink_to(weights.resolve())
+        network: torch.nn.Module = torchvision.models.get_model(name, weights="DEFAULT")
     return network.eval()
 
 
@@ -119,6 +158,8 @@ def detections(answer: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         )
     if all(isinstance(part, torch.Tensor) for part in parts):
         boxes, labels, scores = (part.float() for part in parts)
+        if boxes.numel() == 0:  # traced detectors find nobody in many shapes
+            boxes, labels, scores = boxes.reshape(0, 4), labels.reshape(-1)[:0], scores.reshape(-1)[:0]
         if boxes.dim() == 3:  # a batch of one
             boxes, labels, scores = boxes[0], labels[0], scores[0]
         if boxes.dim() == 2 and boxes.shape[1] == 4 and labels.shape == scores.shape == boxes.shape[:1]:

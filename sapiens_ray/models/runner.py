@@ -79,8 +79,8 @@ class Runner:
             batch = inputs[start : start + size]
             try:
                 output = self._forward(batch)
-            except torch.cuda.OutOfMemoryError:
-                if len(batch) == 1:
+            except RuntimeError as error:
+                if len(batch) == 1 or not out_of_memory(error):
                     raise
                 torch.cuda.empty_cache()
                 self.batch_size = min(self.batch_size, max(1, len(batch) // 2))
@@ -110,6 +110,11 @@ class Runner:
         """Wait for the device, so that times mean something."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """TorchScript throws what its operators throw as plain RuntimeError."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error)
 
 
 def load_torchscript(path: Path, device: torch.device) -> torch.jit.ScriptModule:

@@ -58,8 +58,8 @@ def read(
     gets `#2` after its name. A member is an image if its name
     ends like one, or if its first bytes are those of one; with `include` the patterns alone decide.
 
-    fields: also look for them in the `<key>.json` beside the images of a key, and give them in `extra`. Members of
-    a key stand together, as WebDataset asks.
+    fields: also look for them in the `<key>.json` beside the images of a key, and give those that it has in `extra`.
+    Members of a key stand together, as WebDataset asks.
 
     Raises OSError if the storage fails: that is not damage, and another run may find the rest.
     """
@@ -112,7 +112,7 @@ class _Sample:
 
     def complete(self, fields: Sequence[str]) -> Iterator[Encoded]:
         for image in self.images:
-            image.extra.update({field: self.values.get(field) for field in fields})
+            image.extra.update({field: self.values[field] for field in fields if field in self.values})
             image.error = image.error or self.error
             yield image
         self.images = []
@@ -233,7 +233,7 @@ def _next_header(headers: tarfile.TarFile, stream: IO[bytes], position: int) -> 
 
 def _member(info: tarfile.TarInfo, stream: IO[bytes], include: Sequence[str], with_json: bool) -> _Member | None:
     name = info.name.removeprefix("./")
-    if with_json and info.isreg() and name.lower().endswith(".json"):
+    if with_json and info.isreg() and name.rpartition("/")[2].split(".", 1)[1:] == ["json"]:
         stream.seek(info.offset_data)
         return _Member(name, stream, info.size, is_json=True)
     suffixed = matches(name, include) if include else has_image_suffix(name)

@@ -41,11 +41,16 @@ class FloatMapOptions(ModelOptions):
         column = self.mask.seg if self.mask.source == "seg" else self.mask.carried
         return [column] if column else []
 
-    @property
-    def bytes_an_image(self) -> int:
-        """What the stored map weighs at network size, about."""
+    def result_settings(self) -> dict[str, Any]:
+        settings = super().result_settings()
+        folder = self.mask.folder
+        return {**settings, "mask": {**settings["mask"], "folder": folder and folder.rstrip("/")}}
+
+    def stored_bytes(self, pixels: int) -> int:
         values = NETWORK_WIDTH * NETWORK_HEIGHT  # normals: three values at a quarter of the pixels
-        return values * (4 if self.dtype == "float32" else 2)
+        if self.resolution == "original":
+            values = pixels * (3 if self.task == "normal" else 1)
+        return values * np.dtype(self.dtype).itemsize
 
 
 def squeeze(image: np.ndarray) -> np.ndarray:

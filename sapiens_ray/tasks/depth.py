@@ -53,7 +53,11 @@ class Depth:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        return {"unit": "relative to the photo; larger is farther", "resolution": self.options.resolution}
+        return {
+            "unit": "relative to the photo; larger is farther",
+            "resolution": self.options.resolution,
+            "dtype": self.options.dtype,
+        }
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """H x W x 3 uint8 BGR to the network's 1024 x 768 x 3 uint8 BGR, bilinear, aspect not kept."""

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from sapiens_ray import maps
+from sapiens_ray.errors import CheckpointError
 from sapiens_ray.tasks.dense import output_maps
 from sapiens_ray.tasks.options import ModelOptions
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from sapiens_ray.config import Visualize
 
 NETWORK_SIDE = 1024
+GRID = 64  # patches of 16 pixels
 
 
 class FeaturesOptions(ModelOptions):
@@ -33,8 +35,7 @@ class FeaturesOptions(ModelOptions):
         "float32", description="Type in which they are stored. float16 halves the size of maps, and rounds to 1e-3."
     )
 
-    @property
-    def bytes_an_image(self) -> int:
+    def stored_bytes(self, pixels: int) -> int:
         width = 1536  # C of the 1B model
         return width * np.dtype(self.dtype).itemsize * (1 if self.save == "mean" else 64 * 64)
 
@@ -58,7 +59,7 @@ class Features:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        return {"save": self.options.save}
+        return {"save": self.options.save, "dtype": self.options.dtype}
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """H x W x 3 uint8 BGR to the network's 1024 x 1024 x 3 uint8 BGR, bilinear, aspect not kept."""
@@ -66,7 +67,14 @@ class Features:
 
     def check_output(self, output: Any, batch: int) -> torch.Tensor:
         """The B x C x h x w features in what the model returned. Raises CheckpointError for anything else."""
-        return output_maps(output, batch, None, self.options, "features")
+        features = output_maps(output, batch, None, self.options, "features")
+        if features.shape[2:] != (GRID, GRID):
+            shape = " x ".join(map(str, features.shape))
+            raise CheckpointError(
+                f"{self.column}: the model returns {shape} for {batch} images; task features needs "
+                f"{batch} x C x {GRID} x {GRID}. Is this the checkpoint of another task?"
+            )
+        return features
 
     def reduce(self, features: torch.Tensor, sizes: list[tuple[int, int]]) -> list[dict[str, np.ndarray]]:
         """B x C x h x w to what is saved of each image: `mean`, C float32; `map`, C x h x w float32."""

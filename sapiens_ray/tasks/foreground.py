@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import posixpath
+import errno
+import io
 from typing import Any, Literal
 
 import cv2
 import numpy as np
+from PIL import Image
 from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
 from sapiens_ray import storage
-from sapiens_ray.images import decode_map, picture_name
-from sapiens_ray.maps import decode_npy
+from sapiens_ray.images import decode_map, encode_png, file_names, header_size
+from sapiens_ray.maps import decode_npy, encode_npy
 from sapiens_ray.tasks.options import Section, choice_schema
 
+ENDINGS = (".npy", ".png")
+MAX_PIXELS = 1 << 28
 Source = Literal["auto", "none", "seg", "column", "folder"]
 
 
@@ -24,7 +28,9 @@ class Mask(Section):
     source: Source = "auto"
     seg: str | None = Field(None, description="Name of the seg task of the same job whose classes above 0 are meant.")
     column: str | None = Field(
-        None, description="Input column (Parquet and lists) with mask bytes (.npy, PNG) or paths of mask files."
+        None,
+        description="Input column (Parquet and lists; of tars a field of the <key>.json members) with mask bytes "
+        "(.npy, PNG) or paths of mask files.",
     )
     folder: str | None = Field(
         None,
@@ -61,35 +67,68 @@ def expand(value: Any, words: tuple[str, ...], keys: tuple[str, ...]) -> Any:
         given = [key for key in keys if value.get(key) is not None]
         if len(given) == 1:
             return {**value, "source": given[0]}
+        if len(given) > 1:
+            raise ValueError(f"give only one of {', '.join(given)}")
         if not set(value) - set(keys):  # leaves an unknown key to the usual message
             raise ValueError(f"give one of {', '.join(keys)}")
     source = value.get("source") if isinstance(value, dict) else None
     if source in keys and source not in words and value.get(source) is None:
         raise ValueError(f"{source}: is missing")
+    others = [key for key in keys if isinstance(value, dict) and key != source and value.get(key) is not None]
+    if source is not None and others:
+        raise ValueError(f"source {source} has no {others[0]}")
     return value
 
 
 def fetch(mask: Mask, image_id: str, value: Any, base: str, options: dict[str, Any]) -> bytes | None:
-    """The bytes of an image's mask; None if there is no such mask. `value`: the cell of the column, if one is
-    meant, where a path is relative to `base`. Raises OSError if the storage fails."""
+    """An image's mask as PNG (uint8, 1 on persons); None if there is none, or one that cannot be read.
+
+    value: the cell of the column, if one is meant; a path in it is relative to `base`. Raises what a storage that
+    fails raises: another try may find the mask.
+    """
     if mask.source == "folder":
-        stem = picture_name(posixpath.splitext(image_id)[0], "x").removesuffix(".x")
-        full = picture_name(image_id, "x").removesuffix(".x")
-        paths = [f"{str(mask.folder).rstrip('/')}/{name}{end}" for name in (stem, full) for end in (".npy", ".png")]
+        paths = [f"{str(mask.folder).rstrip('/')}/{name}{end}" for name in file_names(image_id) for end in ENDINGS]
     else:
+        if isinstance(value, np.ndarray):  # from a Labeler's caller
+            return normalized(encode_npy(value))
         cell = value.get("bytes") if isinstance(value, dict) else value
         if isinstance(cell, bytes):
-            return cell
+            return normalized(cell)
         path = value.get("path") if isinstance(value, dict) else value
         if not isinstance(path, str) or not path:
             return None
         paths = [path if "://" in path or path.startswith("/") else f"{base}/{path}"]
     for path in paths:
         try:
-            return storage.read_bytes(path, options)
+            return normalized(storage.read_bytes(path, options))
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             continue
+        except Exception as error:
+            no_path = isinstance(error, ValueError) or type(error).__name__ == "ParamValidationError"
+            if no_path or (isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG):
+                continue  # what stands in the column is no path
+            raise
     return None
+
+
+def normalized(data: bytes) -> bytes | None:
+    """A mask in `.npy` or any image format, 0 being background, as PNG of 0 and 1; None if it cannot be read.
+
+    Of a palette PNG the indices count: their colours need not be black where they are 0.
+    """
+    try:
+        if data[:6] == b"\x93NUMPY":
+            array = decode_npy(data)
+        else:
+            size = header_size(data)
+            if size is None or size[0] * size[1] > MAX_PIXELS:
+                return None
+            with Image.open(io.BytesIO(data)) as image:
+                array = np.array(image) if image.mode == "P" else decode_map(data)
+        marked: np.ndarray = np.asarray(array[..., :3].any(-1) if array.ndim == 3 else array != 0)
+        return encode_png(np.uint8(1) * marked) if marked.ndim == 2 and marked.size else None
+    except Exception:  # foreign bytes; numpy and Pillow raise many kinds
+        return None
 
 
 def foreground(mask: Mask, row: dict[str, Any]) -> np.ndarray | None:
@@ -100,14 +139,8 @@ def foreground(mask: Mask, row: dict[str, Any]) -> np.ndarray | None:
     data = row.get(mask.carried) if mask.carried else None
     if data is None:
         return None
-    try:
-        array = decode_npy(data) if data[:6] == b"\x93NUMPY" else decode_map(data)
-    except (ValueError, EOFError, cv2.error):
-        return None
-    marked = array != 0 if array.ndim == 2 else (array[..., :3] != 0).any(-1)
-    if marked.ndim != 2 or 0 in marked.shape:
-        return None
+    marked = decode_map(data)
     size = (row["width"], row["height"])
     if marked.shape != size[::-1]:
-        marked = cv2.resize(marked.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-    return marked
+        marked = cv2.resize(marked, size, interpolation=cv2.INTER_NEAREST)
+    return marked > 0

@@ -45,7 +45,11 @@ class Normal:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        return {"axes": "x, y, z in camera coordinates; signs not stated", "resolution": self.options.resolution}
+        return {
+            "axes": "x, y, z in camera coordinates; signs not stated",
+            "resolution": self.options.resolution,
+            "dtype": self.options.dtype,
+        }
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """H x W x 3 uint8 BGR to the network's 1024 x 768 x 3 uint8 BGR, bilinear, aspect not kept."""

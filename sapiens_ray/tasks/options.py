@@ -60,9 +60,25 @@ class ModelOptions(PoolOptions):
     def column(self) -> str:
         return self.name or self.task
 
+    @property
+    def input_bytes(self) -> int:
+        """What a network input weighs on its way."""
+        return 1024 * 1024 * 3
+
+    def stored_bytes(self, pixels: int) -> int:
+        """What the labels of an image of so many pixels weigh, about."""
+        raise NotImplementedError
+
+    def weight(self, pixels: int) -> int:
+        """What an image of so many pixels weighs on its way to the file, about."""
+        return self.input_bytes + self.stored_bytes(pixels)
+
     def result_settings(self) -> dict[str, Any]:
         """The options that decide the labels: not where the file lies, and not how fast it runs."""
-        return self.model_dump(mode="json", exclude={"checkpoint", "sha256", "batch_size", "actors", "num_gpus"})
+        skipped = {"checkpoint", "sha256", "batch_size", "actors", "num_gpus"}
+        settings = self.model_dump(mode="json", exclude=skipped)
+        unnamed = self.model_copy(update={"name": None}).column
+        return {**settings, "name": None if self.column == unnamed else self.name}
 
 
 def choice_schema(words: list[str], section: dict[str, Any]) -> dict[str, Any]:

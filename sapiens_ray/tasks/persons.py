@@ -58,7 +58,7 @@ class DetectorOptions(PoolOptions):
     @property
     def carried(self) -> str:
         """The column of a unit that holds what this detector found."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        text = json.dumps([self.result_settings(), self.checkpoint, self.sha256], sort_keys=True)
         return f"_boxes:detector:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
@@ -134,8 +134,7 @@ def parse(value: Any) -> list[list[float]]:
             value = json.loads(value) if value.strip() else None
         except ValueError:
             raise ImageError("bad_boxes", f"not JSON: {value[:80]!r}; write [[x1, y1, x2, y2], …]") from None
-    if hasattr(value, "tolist"):  # numpy, from a Labeler's caller
-        value = value.tolist()
+    value = _plain(value)
     if value is None:
         return []
     if not isinstance(value, list | tuple):
@@ -145,6 +144,13 @@ def parse(value: Any) -> list[list[float]]:
     return [_parse_box(box) for box in value]
 
 
+def _plain(value: Any) -> Any:
+    """Numpy arrays and numbers, which pandas nests in each other, as lists and numbers."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -152,10 +158,15 @@ def _is_number(value: Any) -> bool:
 def _parse_box(box: Any) -> list[float]:
     if not isinstance(box, list | tuple) or len(box) not in (4, 5) or not all(map(_is_number, box[:4])):
         raise ImageError("bad_boxes", f"{str(box)[:80]} is not [x1, y1, x2, y2] or [x1, y1, x2, y2, score]")
-    x1, y1, x2, y2 = map(float, box[:4])
+    try:
+        x1, y1, x2, y2 = map(float, box[:4])
+    except OverflowError:
+        raise ImageError("bad_boxes", f"{str(box)[:80]} holds coordinates that are no pixels") from None
     if not all(abs(number) <= FARTHEST for number in (x1, y1, x2, y2)):  # not NaN either
         raise ImageError("bad_boxes", f"{str(box)[:80]} holds coordinates that are no pixels")
     if x2 < x1 or y2 < y1:
         raise ImageError("bad_boxes", f"{str(box)[:80]}: x2 < x1 or y2 < y1; corners are meant, not width and height")
     score: Any = box[4] if len(box) == 5 else None
-    return [x1, y1, x2, y2, float(score) if _is_number(score) else math.nan]
+    if score is not None and not _is_number(score):
+        raise ImageError("bad_boxes", f"{str(box)[:80]}: the score is no number")
+    return [x1, y1, x2, y2, math.nan if score is None else float(score)]

@@ -49,12 +49,15 @@ class PoseOptions(ModelOptions):
     def column(self) -> str:
         return self.name or "persons"
 
-    @property
-    def bytes_an_image(self) -> int:
+    def stored_bytes(self, pixels: int) -> int:
         return self.keypoints * 12  # x, y, score; a person
 
     def result_settings(self) -> dict[str, Any]:
         return {**super().result_settings(), "boxes": self.boxes.result_settings()}
+
+    @property
+    def input_bytes(self) -> int:
+        return 0  # persons are cut out of the photo, which is weighed by itself
 
 
 class Pose:
@@ -157,7 +160,7 @@ class Pose:
         for person in row[self.column]:
             points = np.array(person["keypoints"], np.float64).reshape(-1, 2) * scale
             x1, y1, x2, y2 = np.array(person["box"], np.float64)
-            size = math.sqrt(max(1.0, (x2 - x1) * scale[0] * (y2 - y1) * scale[1]))
+            size = min(math.sqrt(max(1.0, (x2 - x1) * scale[0] * (y2 - y1) * scale[1])), max(photo.shape[:2]))
             _draw_person(canvas, points, np.array(person["scores"]), self.table, size, settings.keypoint_score)
         return canvas
 

@@ -144,10 +144,16 @@ def test_labels_come_back_at_original_size(everything):
     assert list(full.columns) == ["image_id", "depth", "normal", "seg"]
     by_ray = sr.read_labels(str(folder / "job-out"), size="original", engine="ray", columns=["image_id", "depth"])
     from_ray = {row["image_id"]: row["depth"] for row in by_ray.take_all()}
+    assert sum(len(batch["image_id"]) for batch in by_ray.iter_batches(batch_size=4)) == len(stored)
+    whole = sr.read_labels(
+        str(folder / "job-out"), decode=True, engine="ray", columns=["seg", "normal", "features_map"]
+    )
+    shapes = [array.shape for batch in whole.iter_batches(batch_size=3) for array in batch["normal"]]
+    assert sorted(set(shapes)) == [(0, 0, 0), (512, 384, 3)], "no None: Ray's tensor columns cannot hold it"
     for before, after in zip(stored.to_dict("records"), full.to_dict("records"), strict=True):
         name = after["image_id"]
         if name not in images:
-            assert after["depth"] is None and from_ray[name] is None and before["features_map"] is None
+            assert after["depth"] is None and from_ray[name].size == 0 and before["features_map"] is None
             continue
         size = images[name].shape[:2]
         assert before["depth"].shape == (1024, 768) and before["normal"].shape == (512, 384, 3)
@@ -338,3 +344,20 @@ def test_an_image_is_decoded_once_whatever_the_tasks(models, monkeypatch):
     tasks = [{**task, "checkpoint": str(models / str(task["checkpoint"]))} for task in EVERYTHING]
     sr.Labeler(tasks=tasks)([photo(40, 50)] * 3, columns={"people": [[[0, 0, 9, 9]]] * 3})
     assert len(decoded) == 3
+
+
+def test_an_output_without_rows_takes_new_settings(sapiens_ray, models, tmp_path):
+    """A run that finds its checkpoint wrong is mended and run again, into the same output."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(encode_png(photo(20, 20)))
+    task: dict[str, object] = {"task": "pose", "checkpoint": "pose17.pt2", "keypoints": 133}
+    job = write_job(tmp_path, models, "job", "photos", [task])
+    failed = sapiens_ray("run", job)
+    assert (
+        failed.code == 2 and "Is this the checkpoint of another task" in failed.err and "read a row" not in failed.out
+    )
+    mended = sapiens_ray("run", job, "--set", "tasks.0.keypoints=17", "--set", "unit_size=3")
+    assert mended.code == 0, mended.text
+    assert len(read_output(tmp_path / "job-out")["persons"][0].as_py()[0]["keypoints"]) == 17
+    refused = sapiens_ray("run", job, "--set", "tasks.0.keypoints=17", "--set", "tasks.0.crop=lite")
+    assert refused.code == 2 and "was 'trained', now 'lite'" in refused.err
