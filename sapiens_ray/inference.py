@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -129,8 +129,10 @@ class Infer:
         finite = outputs.flatten(1).isfinite().all(1).tolist()
         chosen = [number for number, good in enumerate(finite) if good]
         sound = outputs if all(finite) else outputs[chosen]
+        reduced: Iterator[Any] = iter(())
         try:
-            reduced = iter(self.task.reduce(sound, [sizes[number] for number in chosen]))
+            if chosen:
+                reduced = iter(self.task.reduce(sound, [sizes[number] for number in chosen]))
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
             reduced = iter(self.task.reduce(sound.cpu(), [sizes[number] for number in chosen]))

@@ -209,6 +209,22 @@ def test_flip_test_changes_what_it_should(pose17):
     assert np.abs(moved).max() > 1, "the demo model is not symmetric"
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_heatmaps_that_are_not_finite_are_an_error_row(tmp_path, batch_size):
+    class Broken(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            heatmaps = torch.rand(images.shape[0], 17, 256, 192)
+            return heatmaps / (images.mean((1, 2, 3)) > 0).float()[:, None, None, None]
+
+    torch.jit.script(Broken()).save(str(tmp_path / "broken.pt2"))
+    black, white = np.zeros((60, 40, 3), np.uint8), np.full((60, 40, 3), 255, np.uint8)
+    boxes = [[[5, 5, 30, 50]] * 2, [[5, 5, 30, 50]] * 2, [], [[5, 5, 30, 50]]]
+    label = labeler(tmp_path / "broken.pt2", batch_size=batch_size)
+    rows = label([white, black, black, black], columns={"boxes": boxes})
+    assert [row["error_kind"] for row in rows] == [None, "not_finite", None, "not_finite"]
+    assert [row["persons"] and len(row["persons"]) for row in rows] == [2, None, [], None]
+
+
 def test_the_checkpoint_of_other_keypoints_is_refused(pose17):
     with pytest.raises(CheckpointError, match="1 x 17 x 256 x 192 for 1 images; task pose needs 1 x 133"):
         sr.Labeler(task="pose", keypoints=133, checkpoint=pose17)([photo(40, 50)])

@@ -88,7 +88,7 @@ def _blur_around(maps: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.
     inside_y, inside_x = rows - RADIUS, columns - RADIUS
     weight_y = kernel * ((inside_y >= 0) & (inside_y < h))
     weight_x = kernel * ((inside_x >= 0) & (inside_x < w))
-    cell = inside_y.clamp(0, h - 1).view(count, -1, 1) * w + inside_x.clamp(0, w - 1).view(count, 1, -1)
+    cell = inside_y.clamp(0, h - 1).flatten(1)[:, :, None] * w + inside_x.clamp(0, w - 1).flatten(1)[:, None]
     window = maps.flatten(1).gather(1, cell.flatten(1)).double().view(count, *rows.shape[1:], *columns.shape[1:])
     return torch.einsum("nyaxb,nya,nxb->nyx", window, weight_y, weight_x)
 
