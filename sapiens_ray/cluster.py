@@ -227,11 +227,12 @@ def _not_placed(counts: list[int], gpus: list[float], cluster: Cluster) -> int |
 
 def _take(nodes: list[list[float]], share: float) -> bool:
     """Take a share of one GPU, or several whole ones of one node, out of what is free."""
+    each, count = min(share, 1.0), max(1, math.ceil(share - 1e-6))
     for free in nodes:
-        places = [place for place, room in enumerate(free) if room + 1e-6 >= min(share, 1.0)][: math.ceil(share - 1e-6)]
-        if len(places) * 1.0 >= share - 1e-6:
+        places = [place for place, room in enumerate(free) if room + 1e-6 >= each][:count]
+        if len(places) == count:
             for place in places:
-                free[place] -= min(share, 1.0)
+                free[place] -= each
             return True
     return False
 

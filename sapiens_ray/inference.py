@@ -20,7 +20,8 @@ import pyarrow as pa
 from sapiens_ray.errors import CheckpointError, ImageError
 from sapiens_ray.models.checkpoint import Checkpoint
 from sapiens_ray.stages import BOX_LIST, error_columns
-from sapiens_ray.tasks import Task, crops
+from sapiens_ray.tasks import Task
+from sapiens_ray.tasks.dense import NETWORK_HEIGHT, NETWORK_WIDTH
 from sapiens_ray.tasks.persons import DetectorOptions
 from sapiens_ray.tasks.pose import Pose
 from sapiens_ray.units import PHOTO, Unit, set_column, set_errors
@@ -161,7 +162,7 @@ class Crops:
             return self._task.cut(*self._persons[number])
         except cv2.error as error:  # OpenCV before 5 warps no photo with a side of 32767 pixels and more
             self.failed[number] = error
-            return np.zeros((crops.NETWORK_HEIGHT, crops.NETWORK_WIDTH, 3), np.uint8)
+            return np.zeros((NETWORK_HEIGHT, NETWORK_WIDTH, 3), np.uint8)
 
 
 class Detect:

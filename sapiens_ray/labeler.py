@@ -17,6 +17,7 @@ from sapiens_ray.images import encode_png
 from sapiens_ray.models.checkpoint import resolve
 from sapiens_ray.preflight import resolve_detector
 from sapiens_ray.reading import Size, decoders
+from sapiens_ray.rows import about_tasks
 from sapiens_ray.sources import Encoded, reason
 from sapiens_ray.tasks import make_task
 from sapiens_ray.units import Unit
@@ -88,8 +89,7 @@ class Labeler:
         A bad image gives a row with `error_kind` and `error`, like in a job.
         """
         self._require(columns or {})
-        about = {task.column: {"task": task.options.task, **task.metadata} for task in self.tasks}
-        found = decoders(about, size) if decode else {}
+        found = decoders(about_tasks(self.tasks), size) if decode else {}
         rows: list[dict[str, Any]] = []
         for unit in self._units(images, columns or {}):
             finished = self._label(unit)

@@ -18,7 +18,7 @@ from sapiens_ray import plan as planning
 from sapiens_ray import storage
 from sapiens_ray.config import Job, difference, fingerprint, without_secrets
 from sapiens_ray.errors import CheckpointError, InputError, OutputError
-from sapiens_ray.models.checkpoint import Checkpoint, has_code, resolve, resolve_hub
+from sapiens_ray.models.checkpoint import Checkpoint, resolve, resolve_hub
 from sapiens_ray.plan import Plan, Shard
 from sapiens_ray.rows import output_schema
 from sapiens_ray.sources import Done
@@ -88,9 +88,13 @@ def prepare_job(job: Job, redo_changed: bool = False) -> Prepared:
     with storage.asking(OutputError, f"output.uri: cannot read {output.uri}"):
         written = planning.list_units(output)
         # Without rows there is nothing to mix with: a run that found its job file wrong leaves no trace.
-        restarted = not written and _other_settings(output, settings) != []
-        if not restarted:
-            _refuse_other_results(output, settings)
+        lines = _other_settings(output, settings)
+        if lines and written:
+            raise OutputError(
+                f"output.uri: {output.uri} holds results of other settings ({'; '.join(lines)}); choose another "
+                "output.uri, or go back to the old settings"
+            )
+        restarted = bool(lines)
         old = None if restarted else planning.load_plan(output)
     entries = planning.read_entries(output, [shard.number for shard in old.shards]) if old else ()
     plan = planning.make_plan(job, old, entries, redo_changed)
@@ -115,12 +119,7 @@ def resolve_detector(options: DetectorOptions, storage_options: dict[str, Any]) 
     with renamed(f"{where}.model"):
         check_name(options.model)
     if options.checkpoint is not None:
-        found = resolve(options.checkpoint, options.sha256, f"{where}.checkpoint", storage_options, torchscript=False)
-        if has_code(found.local_file()):
-            raise CheckpointError(
-                f"{where}.model: {options.checkpoint} is a TorchScript file; say `model: torchscript`"
-            )
-        return found
+        return resolve(options.checkpoint, options.sha256, f"{where}.checkpoint", storage_options, torchscript=False)
     with renamed(f"{where}.checkpoint"):
         return resolve_hub(weights_url(options.model), options.sha256, where)
 
@@ -155,15 +154,6 @@ def open_output(job: Job) -> Folder:
     if uri.startswith("memory://"):
         raise OutputError(f"output.uri: {uri} is the memory of one process, and a job has many; give a folder or a URL")
     return Folder(uri.rstrip("/"), job.output.storage_options)
-
-
-def _refuse_other_results(output: Folder, settings: dict[str, Any]) -> None:
-    lines = _other_settings(output, settings)
-    if lines:
-        raise OutputError(
-            f"output.uri: {output.uri} holds results of other settings ({'; '.join(lines)}); choose another "
-            "output.uri, or go back to the old settings"
-        )
 
 
 def _other_settings(output: Folder, settings: dict[str, Any]) -> list[str]:

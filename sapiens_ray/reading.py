@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +13,7 @@ from sapiens_ray import maps
 from sapiens_ray.errors import OutputError
 from sapiens_ray.images import decode_map
 from sapiens_ray.plan import list_units, with_units
-from sapiens_ray.rows import JOB_KEY
+from sapiens_ray.rows import tasks_in
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import UnitName
 
@@ -59,8 +58,11 @@ def read_labels(
         names = [f"data/{unit.file}" for unit in units]
         if not names:
             raise OutputError(f"{output} holds no labels: no files in {folder.join('data')}")
-        _refuse_unknown(folder, names[0], wanted)
-        about = task_table(folder, names[0])
+        schema = _schema(folder, names[0])
+        unknown = [column for column in wanted or [] if column not in schema.names]
+        if unknown:
+            raise OutputError(f"{output} has no column {unknown[0]!r}; it has {', '.join(schema.names)}")
+        about = tasks_in(schema)
         chosen = decoders(about, size) if arrays else {}
         chosen = {name: decoder for name, decoder in chosen.items() if wanted is None or name in wanted}
         if engine == "ray":
@@ -78,20 +80,14 @@ def read_labels(
     return frame if wanted is None else frame[wanted]
 
 
-def _refuse_unknown(folder: Folder, name: str, columns: list[str] | None) -> None:
+def _schema(folder: Folder, name: str) -> pa.Schema:
     with folder.open(name) as stream:
-        there = pq.read_schema(stream).names
-    unknown = [column for column in columns or [] if column not in there]
-    if unknown:
-        raise OutputError(f"{folder.uri} has no column {unknown[0]!r}; it has {', '.join(there)}")
+        return pq.read_schema(stream)
 
 
 def task_table(folder: Folder, name: str) -> dict[str, dict[str, Any]]:
     """Each task's column and what the metadata of a file says about it; `task` is its kind."""
-    with folder.open(name) as stream:
-        metadata = pq.read_schema(stream).metadata or {}
-    tasks = json.loads(metadata.get(JOB_KEY, b"{}")).get("tasks", {})
-    return {column: {"task": "seg", **about} for column, about in tasks.items()}
+    return tasks_in(_schema(folder, name))
 
 
 def decoders(tasks: dict[str, dict[str, Any]], size: Size = "stored") -> dict[str, Decoder]:

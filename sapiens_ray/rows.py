@@ -42,8 +42,19 @@ def output_schema(tasks: Sequence[Task], extra: pa.Schema, job: dict[str, Any]) 
         raise ConfigError(
             f"input.columns or tasks[].name: {doubled[0]!r} is a column of the output already; choose another name"
         )
-    about = {**job, "tasks": {task.column: {"task": task.options.task, **task.metadata} for task in tasks}}
+    about = {**job, "tasks": about_tasks(tasks)}
     return pa.schema(fields, metadata={JOB_KEY: json.dumps(about)})
+
+
+def about_tasks(tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
+    """Each task's column, its kind under `task`, and what else readers of the column must know."""
+    return {task.column: {"task": task.options.task, **task.metadata} for task in tasks}
+
+
+def tasks_in(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    """Each task's column and what the schema of a file says about it; `task` is its kind."""
+    tasks = json.loads((schema.metadata or {}).get(JOB_KEY, b"{}")).get("tasks", {})
+    return {column: {"task": "seg", **about} for column, about in tasks.items()}
 
 
 def with_errors(schema: pa.Schema, kinds: dict[str, int]) -> pa.Schema:

@@ -7,7 +7,6 @@ published before the file that names them.
 from __future__ import annotations
 
 import io
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sapiens_ray.rows import JOB_KEY, count_errors, read_errors, with_errors
+from sapiens_ray.rows import count_errors, read_errors, tasks_in, with_errors
 from sapiens_ray.stages import Picture
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import Unit, UnitName
@@ -98,8 +97,7 @@ def _write_merged(output: Folder, ordered: Sequence[UnitName], merged: UnitName)
 
 def _writer(where: Any, schema: pa.Schema) -> pq.ParquetWriter:
     """zstd for what is not compressed already; dictionaries only where values repeat."""
-    tasks = json.loads((schema.metadata or {}).get(JOB_KEY, b"{}")).get("tasks", {})
-    encoded = [column for column, about in tasks.items() if about["task"] == "seg"]  # PNG
+    encoded = [column for column, about in tasks_in(schema).items() if about["task"] == "seg"]  # PNG
     # Dotted paths: the leaves of lists and structs are columns of their own to Parquet.
     compression = {path: "none" if path in encoded else "zstd" for path in _leaves(schema)}
     return pq.ParquetWriter(where, schema, compression=compression, use_dictionary=["error_kind"])

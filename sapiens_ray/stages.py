@@ -40,6 +40,7 @@ class Wanted:
 
     box_columns: tuple[str, ...] = ()
     masks: tuple[Mask, ...] = ()
+    labels: tuple[str, ...] = ()  # input columns with boxes and masks
     photos: bool = False  # decoded photos travel on, for tasks that cut persons out of them
     tasks: tuple[Any, ...] = ()  # options of the tasks, which know what their inputs and results weigh
     passthrough: tuple[str, ...] = ()
@@ -49,15 +50,11 @@ class Wanted:
         return cls(
             box_columns=tuple(job.box_columns),
             masks=tuple(job.masks),
+            labels=tuple(job.label_columns),
             photos=any(make_task(options).input_kind == PHOTO for options in job.tasks),
             tasks=tuple(job.tasks),
             passthrough=tuple(job.input.columns),
         )
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Input columns with boxes and masks."""
-        return (*self.box_columns, *(mask.column for mask in self.masks if mask.column))
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ def resolve(
 ) -> Checkpoint:
     """Find a checkpoint and hash it. `where` names the field for messages; `sha256`: refuse another file.
 
-    torchscript: it must hold a TorchScript program. Raises CheckpointError.
+    torchscript: it must hold a TorchScript program, or else must not. Raises CheckpointError.
     """
     try:
         path = _fetch(uri, storage_options) if storage.is_remote(uri) else Path(storage.local_path(uri))
@@ -67,8 +67,10 @@ def resolve(
         )
         raise CheckpointError(f"{where}: {uri} {what}; {hint}")
     digest = _verified(path, uri, sha256, where)
-    if torchscript and not has_code(path):  # told apart here, before any process is started to load it
+    if torchscript and not _has_code(path):  # told apart here, before any process is started to load it
         raise CheckpointError(f"{where}: {uri} is not a TorchScript file: {seems_to_be(path)}")
+    if not torchscript and _has_code(path):
+        raise CheckpointError(f"{where}: {uri} is a TorchScript file, not weights; say `model: torchscript`")
     return Checkpoint(uri, path.stat().st_size, digest, storage_options if storage.is_remote(uri) else {})
 
 
@@ -106,7 +108,7 @@ def _verified(path: Path, uri: str, pin: str | None, where: str) -> str:
     return digest
 
 
-def has_code(path: Path) -> bool:
+def _has_code(path: Path) -> bool:
     """Whether a file is a zip with a TorchScript program in it."""
     if not zipfile.is_zipfile(path):
         return False

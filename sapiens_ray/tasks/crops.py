@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-NETWORK_WIDTH, NETWORK_HEIGHT = 768, 1024
+from sapiens_ray.tasks.dense import NETWORK_HEIGHT, NETWORK_WIDTH
+
 PADDING = 1.25  # room round the box, as in training
 SMALLEST = 1.0  # pixels; a box without area has no scale
 

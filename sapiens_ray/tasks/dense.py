@@ -58,10 +58,13 @@ def squeeze(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image, (NETWORK_WIDTH, NETWORK_HEIGHT), interpolation=cv2.INTER_LINEAR)
 
 
-def output_maps(output: Any, batch: int, channels: int | None, options: ModelOptions, what: str) -> torch.Tensor:
+def output_maps(
+    output: Any, batch: int, channels: int | None, options: ModelOptions, what: str, side: int | None = None
+) -> torch.Tensor:
     """The B x channels x h x w tensor in what a model returned (itself, or alone in a tuple or list).
 
-    channels: None for any number. Raises CheckpointError, with `what` was expected, for anything else.
+    channels: None for any number. side: h and w, if they are settled. Raises CheckpointError,
+    with `what` was expected, for anything else.
     """
     import torch
 
@@ -70,11 +73,12 @@ def output_maps(output: Any, batch: int, channels: int | None, options: ModelOpt
     if not isinstance(output, torch.Tensor):
         raise CheckpointError(f"{options.column}: the model returns {type(output).__name__}, not a tensor of {what}")
     wrong = output.dim() != 4 or output.shape[0] != batch or 0 in output.shape
-    if wrong or (channels is not None and output.shape[1] != channels):
+    wrong = wrong or (channels is not None and output.shape[1] != channels)
+    if wrong or (side is not None and output.shape[2:] != (side, side)):
         shape = " x ".join(map(str, output.shape))
         raise CheckpointError(
-            f"{options.column}: the model returns {shape} for {batch} images; task {options.task} needs "
-            f"{batch} x {channels or 'C'} x h x w {what}. Is this the checkpoint of another task?"
+            f"{options.column}: the model returns {shape} for {batch} images; task {options.task} needs {batch} x "
+            f"{channels or 'C'} x {side or 'h'} x {side or 'w'} {what}. Is this the checkpoint of another task?"
         )
     return output
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from sapiens_ray import maps
 from sapiens_ray.tasks.dense import SQUEEZE, FloatMapOptions, output_maps, squeeze, stored
-from sapiens_ray.tasks.foreground import foreground
+from sapiens_ray.tasks.foreground import foreground, foreground_at
 
 if TYPE_CHECKING:
     import torch
@@ -92,11 +92,8 @@ class Depth:
         """
         height, width = photo.shape[:2]
         depth = maps.resize(maps.decode_npy(row[self.column]), width, height)
-        mask = foreground(self.options.mask, row)
-        if mask is None:
-            inside = np.ones((height, width), bool)
-        else:
-            inside = cv2.resize(mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+        mask = foreground_at(self.options.mask, row, width, height)
+        inside = np.ones((height, width), bool) if mask is None else mask
         near = nearness(depth, inside)
         colours = cv2.applyColorMap((near * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
         colours[~inside] = OUTSIDE_GREY

@@ -10,7 +10,6 @@ import pyarrow as pa
 from pydantic import Field
 
 from sapiens_ray import maps
-from sapiens_ray.errors import CheckpointError
 from sapiens_ray.tasks.dense import output_maps
 from sapiens_ray.tasks.options import ModelOptions
 
@@ -67,14 +66,7 @@ class Features:
 
     def check_output(self, output: Any, batch: int) -> torch.Tensor:
         """The B x C x h x w features in what the model returned. Raises CheckpointError for anything else."""
-        features = output_maps(output, batch, None, self.options, "features")
-        if features.shape[2:] != (GRID, GRID):
-            shape = " x ".join(map(str, features.shape))
-            raise CheckpointError(
-                f"{self.column}: the model returns {shape} for {batch} images; task features needs "
-                f"{batch} x C x {GRID} x {GRID}. Is this the checkpoint of another task?"
-            )
-        return features
+        return output_maps(output, batch, None, self.options, "features", side=GRID)
 
     def reduce(self, features: torch.Tensor, sizes: list[tuple[int, int]]) -> list[dict[str, np.ndarray]]:
         """B x C x h x w to what is saved of each image: `mean`, C float32; `map`, C x h x w float32."""

@@ -9,21 +9,23 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 from PIL import Image
-from pydantic import Field, GetJsonSchemaHandler, model_validator
-from pydantic_core import CoreSchema
+from pydantic import Field
 
 from sapiens_ray import storage
 from sapiens_ray.images import decode_map, encode_png, file_names, header_size
 from sapiens_ray.maps import decode_npy, encode_npy
-from sapiens_ray.tasks.options import Section, choice_schema
+from sapiens_ray.tasks.options import Choice
 
 ENDINGS = (".npy", ".png")
 MAX_PIXELS = 1 << 28
 Source = Literal["auto", "none", "seg", "column", "folder"]
 
 
-class Mask(Section):
+class Mask(Choice):
     """`auto`, `none`, `seg`, `{seg: name}`, `{column: name}` or `{folder: uri}`."""
+
+    words = ("auto", "none", "seg")
+    keys = ("seg", "column", "folder")
 
     source: Source = "auto"
     seg: str | None = Field(None, description="Name of the seg task of the same job whose classes above 0 are meant.")
@@ -38,46 +40,12 @@ class Mask(Section):
         "`sapiens-ray export --format lite` and Sapiens-Lite write.",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _short_forms(cls, value: Any) -> Any:
-        return expand(value, ("auto", "none", "seg"), ("seg", "column", "folder"))
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return choice_schema(["auto", "none", "seg"], handler(core))
-
     @property
     def carried(self) -> str | None:
         """The column of a unit that holds the mask bytes, for masks that the user brings."""
         if self.source == "column":
             return f"_mask:column:{self.column}"
         return f"_mask:folder:{self.folder}" if self.source == "folder" else None
-
-
-def expand(value: Any, words: tuple[str, ...], keys: tuple[str, ...]) -> Any:
-    """The one-word and one-key forms of a section as the whole section with `source`."""
-    if value is None:
-        return {"source": "none"}
-    if isinstance(value, str):
-        if value not in words:
-            raise ValueError(f"{value!r} is none of {', '.join(words)}, or a mapping with {' or '.join(keys)}")
-        return {"source": value}
-    if isinstance(value, dict) and "source" not in value:
-        given = [key for key in keys if value.get(key) is not None]
-        if len(given) == 1:
-            return {**value, "source": given[0]}
-        if len(given) > 1:
-            raise ValueError(f"give only one of {', '.join(given)}")
-        if not set(value) - set(keys):  # leaves an unknown key to the usual message
-            raise ValueError(f"give one of {', '.join(keys)}")
-    source = value.get("source") if isinstance(value, dict) else None
-    if source in keys and source not in words and value.get(source) is None:
-        raise ValueError(f"{source}: is missing")
-    others = [key for key in keys if isinstance(value, dict) and key != source and value.get(key) is not None]
-    if source is not None and others:
-        raise ValueError(f"source {source} has no {others[0]}")
-    return value
 
 
 def fetch(mask: Mask, image_id: str, value: Any, base: str, options: dict[str, Any]) -> bytes | None:
@@ -144,3 +112,11 @@ def foreground(mask: Mask, row: dict[str, Any]) -> np.ndarray | None:
     if marked.shape != size[::-1]:
         marked = cv2.resize(marked, size, interpolation=cv2.INTER_NEAREST)
     return marked > 0
+
+
+def foreground_at(mask: Mask, row: dict[str, Any], width: int, height: int) -> np.ndarray | None:
+    """`foreground` at the size of a picture, by nearest neighbour."""
+    marked = foreground(mask, row)
+    if marked is None:
+        return None
+    return cv2.resize(marked.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0

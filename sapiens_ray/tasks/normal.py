@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-import cv2
 import numpy as np
 import pyarrow as pa
 
 from sapiens_ray import maps
 from sapiens_ray.tasks.dense import SQUEEZE, FloatMapOptions, output_maps, squeeze, stored
-from sapiens_ray.tasks.foreground import foreground
+from sapiens_ray.tasks.foreground import foreground_at
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +73,7 @@ class Normal:
         """The picture [photo | (n + 1) / 2 as RGB, black outside the foreground]; h x 2w x 3 uint8 BGR."""
         height, width = photo.shape[:2]
         normals = maps.unit_length(maps.resize(maps.decode_npy(row[self.column]), width, height))
-        mask = foreground(self.options.mask, row)
+        mask = foreground_at(self.options.mask, row, width, height)
         if mask is not None:
-            normals[cv2.resize(mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) == 0] = -1
+            normals[~mask] = -1
         return np.hstack([photo, ((normals[..., ::-1] + 1) / 2 * 255).astype(np.uint8)])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic_core import CoreSchema
 
 
 class Section(BaseModel):
@@ -81,6 +82,42 @@ class ModelOptions(PoolOptions):
         return {**settings, "name": None if self.column == unnamed else self.name}
 
 
-def choice_schema(words: list[str], section: dict[str, Any]) -> dict[str, Any]:
-    """JSON schema of a section that may also be written as one of a few words."""
-    return {"anyOf": [{"enum": words, "type": "string"}, section]}
+class Choice(Section):
+    """A section that may be written as one of `words`, or with one of `keys` alone; `source` says what is meant."""
+
+    words: ClassVar[tuple[str, ...]]
+    keys: ClassVar[tuple[str, ...]]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        return expand(value, cls.words, cls.keys)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"enum": list(cls.words), "type": "string"}, handler(core)]}
+
+
+def expand(value: Any, words: tuple[str, ...], keys: tuple[str, ...]) -> Any:
+    """The one-word and one-key forms of a section as the whole section with `source`."""
+    if value is None:
+        return {"source": "none"}
+    if isinstance(value, str):
+        if value not in words:
+            raise ValueError(f"{value!r} is none of {', '.join(words)}, or a mapping with {' or '.join(keys)}")
+        return {"source": value}
+    if isinstance(value, dict) and "source" not in value:
+        given = [key for key in keys if value.get(key) is not None]
+        if len(given) == 1:
+            return {**value, "source": given[0]}
+        if len(given) > 1:
+            raise ValueError(f"give only one of {', '.join(given)}")
+        if not set(value) - set(keys):  # leaves an unknown key to the usual message
+            raise ValueError(f"give one of {', '.join(keys)}")
+    source = value.get("source") if isinstance(value, dict) else None
+    if source in keys and source not in words and value.get(source) is None:
+        raise ValueError(f"{source}: is missing")
+    others = [key for key in keys if isinstance(value, dict) and key != source and value.get(key) is not None]
+    if source is not None and others:
+        raise ValueError(f"source {source} has no {others[0]}")
+    return value

@@ -9,13 +9,11 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-from pydantic import Field, GetJsonSchemaHandler, field_validator, model_validator
-from pydantic_core import CoreSchema
+from pydantic import Field, field_validator, model_validator
 
 from sapiens_ray.errors import ImageError
 from sapiens_ray.images import decode_map
-from sapiens_ray.tasks.foreground import expand
-from sapiens_ray.tasks.options import PoolOptions, Section, choice_schema
+from sapiens_ray.tasks.options import Choice, PoolOptions, expand
 
 FARTHEST = 1e6  # pixels; a coordinate beyond is no place in a photo
 
@@ -62,8 +60,11 @@ class DetectorOptions(PoolOptions):
         return f"_boxes:detector:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-class Boxes(Section):
+class Boxes(Choice):
     """`none` (the whole image), `seg`, `detector`, `{column: name}`, `{seg: name}` or `{detector: {…}}`."""
+
+    words = ("none", "seg", "detector")
+    keys = ("column", "seg", "detector")
 
     source: Literal["none", "seg", "column", "detector"] = "none"
     column: str | None = Field(
@@ -77,7 +78,7 @@ class Boxes(Section):
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, value: Any) -> Any:
-        value = expand(value, ("none", "seg", "detector"), ("column", "seg", "detector"))
+        value = expand(value, cls.words, cls.keys)
         if isinstance(value, dict) and value.get("source") == "detector" and value.get("detector") is None:
             return {**value, "detector": {}}
         return value
@@ -88,10 +89,6 @@ class Boxes(Section):
         if value == "":
             raise ValueError("name the column")
         return value
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return choice_schema(["none", "seg", "detector"], handler(core))
 
     @property
     def carried(self) -> str | None:
