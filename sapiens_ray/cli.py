@@ -86,6 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     _storage_arguments(export)
     export.set_defaults(command=_export)
 
+    from sapiens_ray.checkpoints_cli import add_commands
+
+    add_commands(commands)
+
     schema = commands.add_parser("schema", help="print the JSON schema of the job file, for editors")
     schema.set_defaults(command=_schema)
     return parser

@@ -119,6 +119,13 @@ class Job(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where the models run; auto: on GPUs if the cluster has any, else on CPUs."
     )
+    cache: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder, local or any fsspec URL, where compiled code (`compile:`) is kept for other nodes and "
+        "later jobs; opened with the storage_options of the output. Default: each node keeps its own. Code in it is "
+        "run: trust whoever may write there.",
+    )
     unit_size: int = Field(
         64,
         ge=1,
@@ -234,6 +241,7 @@ class Job(Section):
         dump["output"].pop("storage_options")
         dump["input"]["uri"] = [without_secrets(uri) for uri in dump["input"]["uri"]]
         dump["tasks"] = without_secrets(dump["tasks"])
+        dump["cache"] = without_secrets(dump["cache"])
         return dump
 
     def result_settings(self, model_hashes: list[str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import pyarrow as pa
 from sapiens_ray.errors import CheckpointError, ImageError
 from sapiens_ray.models.checkpoint import Checkpoint
 from sapiens_ray.stages import BOX_LIST, error_columns
+from sapiens_ray.storage import Folder
 from sapiens_ray.tasks import Task
 from sapiens_ray.tasks.dense import NETWORK_HEIGHT, NETWORK_WIDTH
 from sapiens_ray.tasks.persons import DetectorOptions
@@ -43,14 +44,34 @@ def rank(task: Task) -> int:
 class Infer:
     """One task's model. Lives in an actor of its pool, or in the process of a Labeler."""
 
-    def __init__(self, task: Task, checkpoint: Checkpoint, device: str, threads: int | None, drop_input: bool) -> None:
-        """Load the model. drop_input: no later stage needs the inputs of this kind. Raises CheckpointError."""
+    def __init__(
+        self,
+        task: Task,
+        checkpoint: Checkpoint,
+        device: str,
+        threads: int | None,
+        drop_input: bool,
+        cache: Folder | None,
+    ) -> None:
+        """Load the model, and run it once. Raises CheckpointError.
+
+        drop_input: no later stage needs the inputs of this kind. cache: where compiled code is kept for all nodes.
+        """
+        from sapiens_ray.models.compiling import CompileCache
+        from sapiens_ray.models.loading import refuse_other_task
         from sapiens_ray.models.runner import Runner
 
         self.task = task
         self.drop_input = drop_input
         flip_test = task.average if isinstance(task, Pose) and task.options.flip_test else None
-        self.runner = Runner(checkpoint.local_file(), device, task.options.batch_size, threads, flip_test)
+        options = task.options
+        path = checkpoint.local_file()
+        self.runner = Runner(path, device, options.batch_size, threads, flip_test, options.mode)
+        if self.runner.loaded.architecture:
+            refuse_other_task(self.runner.loaded.architecture, str(path), options)
+        compiled = CompileCache(checkpoint.sha256, cache)
+        height, width = options.network_size
+        task.check_output(*self.runner.warm_up(height, width, options.compile, compiled))
         workers = 2 if self.runner.device.type == "cpu" else 4
         self._finishers = ThreadPoolExecutor(workers, thread_name_prefix="finish")
         self._cutters = ThreadPoolExecutor(workers, thread_name_prefix="cut")
@@ -98,7 +119,10 @@ class Infer:
             values = [finished.get(position, {}).get(field.name) for position in range(table.num_rows)]
             table = set_column(table, field.name, pa.array(values, field.type))
         seconds = {**unit.seconds, task.column: time.perf_counter() - started}
-        return replace(unit, rows=table, inputs=_left(unit, task.input_kind, self.drop_input), seconds=seconds)
+        new, self.runner.notes = self.runner.notes, []
+        notes = (*unit.notes, *(f"{task.column}: {note}" for note in new))
+        left = _left(unit, task.input_kind, self.drop_input)
+        return replace(unit, rows=table, inputs=left, seconds=seconds, notes=notes)
 
     def _inputs(
         self, unit: Unit, rows: dict[int, dict[str, Any]], errors: dict[int, tuple[str, str]]
@@ -169,8 +193,15 @@ class Detect:
     """One person detector. Lives in an actor of its pool, or in the process of a Labeler."""
 
     def __init__(
-        self, options: DetectorOptions, checkpoint: Checkpoint, device: str, threads: int | None, drop_input: bool
+        self,
+        options: DetectorOptions,
+        checkpoint: Checkpoint,
+        device: str,
+        threads: int | None,
+        drop_input: bool,
+        cache: Folder | None = None,
     ) -> None:
+        """Load the detector, which is never compiled. Raises CheckpointError."""
         from sapiens_ray.models.detectors import Detector
 
         self.options = options

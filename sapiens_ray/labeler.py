@@ -14,8 +14,7 @@ from sapiens_ray import inference, stages, storage
 from sapiens_ray.config import Job, Visualize
 from sapiens_ray.errors import ConfigError, ImageError
 from sapiens_ray.images import encode_png
-from sapiens_ray.models.checkpoint import resolve
-from sapiens_ray.preflight import resolve_detector
+from sapiens_ray.preflight import resolve_detector, resolve_model
 from sapiens_ray.reading import Size, decoders
 from sapiens_ray.rows import about_tasks
 from sapiens_ray.sources import Encoded, reason
@@ -70,8 +69,8 @@ class Labeler:
             for options in job.detectors
         ]
         for model in sorted(self.tasks, key=inference.rank):
-            found = resolve(model.options.checkpoint, model.options.sha256, "checkpoint", {})
-            self._models.append(inference.Infer(model, found, job.device, None, False))
+            found = resolve_model(model.options, "checkpoint", {})
+            self._models.append(inference.Infer(model, found, job.device, None, False, None))
 
     def __call__(
         self,

@@ -173,7 +173,15 @@ def build_dataset(prepared: Prepared, placement: Placement) -> ray.data.Dataset:
         pool = model.pool
         dataset = dataset.map_batches(
             _ModelBlock,
-            fn_constructor_args=(model.stage, model.what, model.checkpoint, pool.device, pool.threads, last_of_kind),
+            fn_constructor_args=(
+                model.stage,
+                model.what,
+                model.checkpoint,
+                pool.device,
+                pool.threads,
+                last_of_kind,
+                cache_of(job),
+            ),
             num_cpus=pool.num_cpus,
             num_gpus=pool.num_gpus,
             compute=ray.data.ActorPoolStrategy(
@@ -212,6 +220,11 @@ def in_order(prepared: Prepared, placement: Placement) -> list[Model]:
             detectors, prepared.checkpoints[len(tasks):], placement.pools[len(tasks):], strict=True)),
     ]  # fmt: skip
     return sorted(models, key=lambda model: -1 if model.stage is inference.Detect else inference.rank(model.what))
+
+
+def cache_of(job: Job) -> Folder | None:
+    """Where compiled code is kept for all nodes."""
+    return Folder(job.cache.rstrip("/"), job.output.storage_options) if job.cache else None
 
 
 @contextlib.contextmanager

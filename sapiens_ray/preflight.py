@@ -5,9 +5,7 @@ Runs on the driver. `check` shows the result, `run` runs it. Nothing here writes
 
 from __future__ import annotations
 
-import contextlib
 import platform
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +15,15 @@ import yaml
 from sapiens_ray import plan as planning
 from sapiens_ray import storage
 from sapiens_ray.config import Job, difference, fingerprint, without_secrets
-from sapiens_ray.errors import CheckpointError, InputError, OutputError
-from sapiens_ray.models.checkpoint import Checkpoint, resolve, resolve_hub
+from sapiens_ray.errors import InputError, OutputError
+from sapiens_ray.models.checkpoint import (
+    Checkpoint,
+    container_of,
+    renamed,
+    resolve,
+    resolve_hub,
+    resolve_weights,
+)
 from sapiens_ray.plan import Plan, Shard
 from sapiens_ray.rows import output_schema
 from sapiens_ray.sources import Done
@@ -26,6 +31,7 @@ from sapiens_ray.storage import Folder
 from sapiens_ray.summary import JOB_FILE
 from sapiens_ray.tasks import Task, make_task
 from sapiens_ray.tasks.foreground import Mask
+from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.persons import DetectorOptions
 from sapiens_ray.units import UnitName
 from sapiens_ray.version import __version__
@@ -78,7 +84,7 @@ def prepare_job(job: Job, redo_changed: bool = False) -> Prepared:
     """
     output = open_output(job)
     checkpoints = [
-        resolve(options.checkpoint, options.sha256, f"tasks[{position}].checkpoint", job.input.storage_options)
+        resolve_model(options, f"tasks[{position}].checkpoint", job.input.storage_options)
         for position, options in enumerate(job.tasks)
     ]
     checkpoints += [resolve_detector(detector, job.input.storage_options) for detector in job.detectors]
@@ -109,28 +115,30 @@ def prepare_job(job: Job, redo_changed: bool = False) -> Prepared:
     return prepared
 
 
+def resolve_model(options: ModelOptions, where: str, storage_options: dict[str, Any]) -> Checkpoint:
+    """Find the checkpoint of a task, and see from the names in it that it fits. Raises CheckpointError."""
+    checkpoint, path = resolve(options.checkpoint, options.sha256, where, storage_options, options.mode)
+    if container_of(path) != "torchscript":  # whose names are not read without loading it
+        from sapiens_ray.models.loading import refuse_unfit  # torch
+
+        with renamed(where):
+            refuse_unfit(path, options)
+    return checkpoint
+
+
 def resolve_detector(options: DetectorOptions, storage_options: dict[str, Any]) -> Checkpoint:
     """Find a detector's weights. Raises CheckpointError."""
     where = "tasks[].boxes.detector"
     if options.model == "torchscript":
-        return resolve(str(options.checkpoint), options.sha256, f"{where}.checkpoint", storage_options)
+        return resolve_weights(str(options.checkpoint), options.sha256, f"{where}.checkpoint", storage_options, True)
     from sapiens_ray.models.detectors import check_name, weights_url  # torch, only where a detector is wanted
 
     with renamed(f"{where}.model"):
         check_name(options.model)
     if options.checkpoint is not None:
-        return resolve(options.checkpoint, options.sha256, f"{where}.checkpoint", storage_options, torchscript=False)
+        return resolve_weights(options.checkpoint, options.sha256, f"{where}.checkpoint", storage_options, False)
     with renamed(f"{where}.checkpoint"):
         return resolve_hub(weights_url(options.model), options.sha256, where)
-
-
-@contextlib.contextmanager
-def renamed(where: str) -> Iterator[None]:
-    """Put the name of a field before the message of a CheckpointError."""
-    try:
-        yield
-    except CheckpointError as error:
-        raise CheckpointError(f"{where}: {error}") from None
 
 
 def _refuse_missing_folder(mask: Mask, options: dict[str, Any]) -> None:

@@ -44,6 +44,7 @@ class ProgressView:
         self.console = Console(file=sys.stderr)
         self.live = self.console.is_terminal
         self._summary: Summary | None = None
+        self._told = 0  # notes of the summary that stand on the screen
         self._ended = threading.Event()
         self._bar = Progress(
             SpinnerColumn(),
@@ -66,6 +67,9 @@ class ProgressView:
     def __call__(self, summary: Summary) -> None:
         first = self._summary is None
         self._summary = summary
+        for note in summary.notes[self._told :]:
+            self.console.print(note, markup=False, highlight=False, soft_wrap=True)
+        self._told = len(summary.notes)
         if self.live:
             self._bar.update(self._task, total=summary.expected, completed=summary.images, summary=summary)
         elif first:

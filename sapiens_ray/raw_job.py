@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from sapiens_ray.errors import ConfigError
+from sapiens_ray.models.catalog import is_name
 
 ENV_PATTERN = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 # Fields that hold a path or URI: relative ones are relative to the YAML.
@@ -19,6 +20,7 @@ PATH_FIELDS = (
     ("tasks", "checkpoint"),
     ("tasks", "mask", "folder"),
     ("tasks", "boxes", "detector", "checkpoint"),
+    ("cache",),
 )
 
 
@@ -44,8 +46,8 @@ def expand_environment(value: Any, source: str, where: str = "") -> Any:
     return ENV_PATTERN.sub(replace, value)
 
 
-def _absolute(uri: Any, base: Path) -> Any:
-    if not isinstance(uri, str) or not uri or "://" in uri:
+def _absolute(uri: Any, base: Path, field: str) -> Any:
+    if not isinstance(uri, str) or not uri or "://" in uri or (field == "checkpoint" and is_name(uri)):
         return uri
     expanded = os.path.expanduser(uri)
     return os.path.normpath(expanded if os.path.isabs(expanded) else base / expanded) + (
@@ -60,13 +62,13 @@ def resolve_paths(raw: dict[str, Any], base: Path) -> dict[str, Any]:
     return raw
 
 
-def _with_absolute(value: Any, fields: tuple[str, ...], base: Path) -> Any:
+def _with_absolute(value: Any, fields: tuple[str, ...], base: Path, field: str = "") -> Any:
     if isinstance(value, list):
-        return [_with_absolute(item, fields, base) for item in value]
+        return [_with_absolute(item, fields, base, field) for item in value]
     if not fields:
-        return _absolute(value, base)
+        return _absolute(value, base, field)
     if isinstance(value, dict) and fields[0] in value:
-        return {**value, fields[0]: _with_absolute(value[fields[0]], fields[1:], base)}
+        return {**value, fields[0]: _with_absolute(value[fields[0]], fields[1:], base, fields[0])}
     return value
 
 
@@ -82,7 +84,8 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     parts = key.split(".")
     if any(parts[0] == fields[0] and parts[-1] == fields[-1] for fields in PATH_FIELDS):
         base = Path.cwd()
-        value = [_absolute(uri, base) for uri in value] if isinstance(value, list) else _absolute(value, base)
+        one = parts[-1]
+        value = [_absolute(uri, base, one) for uri in value] if isinstance(value, list) else _absolute(value, base, one)
     here: Any = raw
     for part in parts[:-1]:
         if isinstance(here, list):

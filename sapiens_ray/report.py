@@ -163,20 +163,18 @@ def _output_estimate(job: Job, prepared: Prepared, expected: int | None) -> str:
 
 def _load(task: Task, checkpoint: Checkpoint) -> str:
     """Run the model once on a black image."""
-    import numpy as np
-
     from sapiens_ray.models.runner import Runner
 
     started = time.perf_counter()
-    runner = Runner(checkpoint.local_file(), "auto", 1)
+    runner = Runner(checkpoint.local_file(), "auto", 1, mode=task.options.mode)
     loaded = time.perf_counter() - started
-    black = task.prepare(np.zeros((1024, 768, 3), np.uint8))[None]  # PHOTO: already of the size of a crop
+    height, width = task.options.network_size
     started = time.perf_counter()
     try:
-        (output,) = [task.check_output(output, 1) for _, _, output in runner(black)]
+        output = task.check_output(*runner.warm_up(height, width))
     except RuntimeError as error:
-        shape = " x ".join(map(str, black.shape))
-        raise CheckpointError(f"{checkpoint.uri} cannot run a {shape} batch: {str(error).splitlines()[-1]}") from None
+        last = str(error).splitlines()[-1]
+        raise CheckpointError(f"{checkpoint.uri} cannot run a {height} x {width} image: {last}") from None
     shape = " x ".join(map(str, output.shape))
     spent = time.perf_counter() - started
     return f"loads in {loaded:.1f} s on {runner.device.type}, one image gives {shape} in {spent:.2f} s"

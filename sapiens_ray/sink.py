@@ -25,7 +25,7 @@ REMOTE_THREADS = 16
 
 
 def write_unit(unit: Unit, pictures: Sequence[Picture], schema: pa.Schema, output: Folder) -> dict[str, Any]:
-    """Write a finished unit. Returns its report: file name, rows, errors by kind, seconds by stage."""
+    """Write a finished unit. Returns its report: file name, rows, errors by kind, seconds by stage, notes."""
     started = time.perf_counter()
     name = unit.name
     table = file_table(unit, schema)
@@ -38,7 +38,7 @@ def write_unit(unit: Unit, pictures: Sequence[Picture], schema: pa.Schema, outpu
             list(pool.map(lambda one: output.write(f"visualizations/{one.name}", one.data, durable=False), pictures))
     output.write(f"data/{name.file}", buffer.getbuffer())
     seconds = {**unit.seconds, "write": time.perf_counter() - started}
-    return {"file": name.file, "rows": table.num_rows, "errors": errors, "seconds": seconds}
+    return {"file": name.file, "rows": table.num_rows, "errors": errors, "seconds": seconds, "notes": list(unit.notes)}
 
 
 def file_table(unit: Unit, schema: pa.Schema) -> pa.Table:

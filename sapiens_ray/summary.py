@@ -26,7 +26,8 @@ class Summary:
     """The state of a job. images = ok + errors = already_done + what this run labelled.
 
     expected: images the plan knows of, None while some tar is uncounted. stages: seconds of work an image,
-    summed over all processes (so they may well exceed elapsed_s / images).
+    summed over all processes (so they may well exceed elapsed_s / images). notes: what the actors had to say of
+    their start: batch sizes that were found, what was compiled and how long it took.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Summary:
     errors: Counter[str] = field(default_factory=Counter)
     labelled: int = 0
     message: str = ""
+    notes: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
     elapsed: float = 0.0
     _seconds: Counter[str] = field(default_factory=Counter)
@@ -47,6 +49,7 @@ class Summary:
         self.labelled += report["rows"]
         self.errors.update(report["errors"])
         self._seconds.update(report["seconds"])
+        self.notes += report["notes"]
         self.tick()
         self._first = self._first or (self.labelled, self.elapsed)
 
@@ -84,6 +87,7 @@ class Summary:
             "elapsed_s": round(self.elapsed, 3),
             "images_per_s": round(self.rate, 3),
             "stages": {stage: round(spent, 6) for stage, spent in self.stages.items()},
+            "notes": self.notes,
             "written_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
 

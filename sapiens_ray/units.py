@@ -53,6 +53,7 @@ class Unit:
         their order; of kind PHOTO one flat array of their pixels (see `photos`). Images that meet an error later
         keep their places.
     seconds: time each stage spent on this unit.
+    notes: what users should know of how the models were started, told once by each actor.
     """
 
     shard: int
@@ -61,6 +62,7 @@ class Unit:
     rows: pa.Table
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> UnitName:
@@ -78,6 +80,7 @@ class Unit:
             "last": pa.array([self.last]),
             "rows": pa.LargeListArray.from_arrays(pa.array([0, len(rows)], pa.int64()), rows),
             "seconds": pa.array([list(self.seconds.items())], pa.map_(pa.string(), pa.float64())),
+            "notes": pa.array([list(self.notes)], pa.list_(pa.string())),
         }
         for kind, array in self.inputs.items():
             columns[f"input:{kind}:{'x'.join(map(str, array.shape[1:]))}"] = _wrap_bytes(array)
@@ -101,6 +104,7 @@ class Unit:
             rows=pa.Table.from_struct_array(block["rows"].chunk(0).flatten()),
             inputs=inputs,
             seconds=dict(block["seconds"][0].as_py()),
+            notes=tuple(block["notes"][0].as_py()),
         )
 
     def good_rows(self) -> list[int]:

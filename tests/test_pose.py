@@ -134,7 +134,7 @@ def test_crowds_empty_lists_and_boxes_outside(pose17):
 def test_batches_are_full_whatever_the_number_of_persons(pose17):
     label = labeler(pose17, batch_size=4)
     sizes: list[int] = []
-    model = label._models[0].runner.model
+    model = label._models[0].runner.module
     label._models[0].runner.model = lambda batch: sizes.append(len(batch)) or model(batch)
     boxes = [[[0, 0, 10, 20]] * count for count in (1, 0, 5, 2, 0, 3)]
     label([photo(40, 50)] * 6, columns={"boxes": boxes})
@@ -196,7 +196,7 @@ def test_flip_test_is_that_of_the_original_pipeline(pose17):
             expected = (there[:, number, :, x] + back[:, partner, :, 4 - x]) / 2
             assert torch.equal(averaged[:, number, :, x], expected)
     runner = Runner(pose17, "cpu", 2, flip_test=lambda output, mirrored, batch: (output, mirrored))
-    runner.model = lambda batch: batch
+    runner.module = lambda batch: batch
     batch = np.random.default_rng(0).integers(0, 256, (1, 4, 6, 3), np.uint8)
     ((_, _, (output, mirrored)),) = runner(batch)
     assert torch.equal(mirrored, output.flip(-1)) and not torch.equal(mirrored, output)

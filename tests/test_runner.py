@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from sapiens_ray.errors import CheckpointError
-from sapiens_ray.models.runner import Runner, load_torchscript
+from sapiens_ray.models.loading import load_model
+from sapiens_ray.models.runner import Runner
+from sapiens_ray.models.weights import load_torchscript
 
 
 def test_normalisation_is_the_documented_one(model):
@@ -23,7 +25,7 @@ def test_normalisation_is_the_documented_one(model):
 def test_batches_are_full_and_cover_everything(model):
     runner = Runner(model, "cpu", 3)
     sizes: list[int] = []
-    runner.model = lambda batch: sizes.append(len(batch)) or batch.sum()
+    runner.module = lambda batch: sizes.append(len(batch)) or batch.sum()
     spans = [(start, stop) for start, stop, _ in runner(np.zeros((8, 4, 4, 3), np.uint8))]
     assert spans == [(0, 3), (3, 6), (6, 8)] and sizes == [3, 3, 2]
     assert list(runner(np.empty((0,)))) == []
@@ -41,7 +43,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(model):
             raise torch.cuda.OutOfMemoryError("too much")
         return batch
 
-    runner.model = hungry
+    runner.module = hungry
     spans = [(start, stop) for start, stop, _ in runner(np.zeros((5, 4, 4, 3), np.uint8))]
     assert spans == [(0, 2), (2, 4), (4, 5)] and tried == [5, 2, 2, 1]
     assert runner.batch_size == 2, "and does not try the large batch again"
@@ -60,4 +62,4 @@ def test_files_that_are_no_torchscript_say_what_they_are(tmp_path, model):
     half = torch.jit.script(torch.nn.Linear(2, 2).to(torch.bfloat16))
     half.save(str(tmp_path / "half.pt2"))
     with pytest.raises(CheckpointError, match="float32"):
-        load_torchscript(tmp_path / "half.pt2", torch.device("cpu"))
+        load_model(tmp_path / "half.pt2", "torchscript", torch.device("cpu"))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from filelock import FileLock
 
 from sapiens_ray import storage
 from sapiens_ray.errors import CheckpointError
+from sapiens_ray.models import catalog
+
+Container = Literal["torchscript", "export", "old export", "pickle", "safetensors"]
 
 
 @dataclass(frozen=True)
@@ -23,15 +30,19 @@ class Checkpoint:
     size: int
     sha256: str
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
-    hub: bool = False  # `uri` is a URL whose file lies in the torch hub cache
+    # What `uri` is: a path or URL, a URL whose file lies in the torch hub cache, or a name of the catalogue.
+    kind: Literal["file", "torch hub", "catalogue"] = "file"
+    mode: str = "torchscript"
 
     def local_file(self) -> Path:
         """The file on this node's disk, fetched once a node if it lies elsewhere.
 
         Raises CheckpointError if it is not there, or no longer the file the job was started with.
         """
-        if self.hub:
+        if self.kind == "torch hub":
             path = hub_file(self.uri)
+        elif self.kind == "catalogue":
+            path = catalog.find(self.uri, self.mode)
         elif not storage.is_remote(self.uri):
             path = Path(storage.local_path(self.uri))
             if not path.is_file():
@@ -46,12 +57,41 @@ class Checkpoint:
 
 
 def resolve(
-    uri: str, sha256: str | None, where: str, storage_options: dict[str, Any], torchscript: bool = True
-) -> Checkpoint:
-    """Find a checkpoint and hash it. `where` names the field for messages; `sha256`: refuse another file.
+    uri: str, sha256: str | None, where: str, storage_options: dict[str, Any], mode: str = "torchscript"
+) -> tuple[Checkpoint, Path]:
+    """Find the checkpoint of a task and hash it; with its file here. Raises CheckpointError, also for other files.
 
-    torchscript: it must hold a TorchScript program, or else must not. Raises CheckpointError.
+    uri: a path, a URL, or a name of the catalogue, whose file for this `mode` is downloaded if it is nowhere.
+    where: the field, for messages. sha256: refuse another file.
     """
+    named = catalog.is_name(uri)
+    if named:
+        with renamed(where):
+            path = catalog.find(uri, mode)
+    else:
+        path = _file(uri, where, storage_options)
+    digest = _verified(path, uri, sha256, where)
+    if container_of(path) is None:  # told apart here, before any process is started to load it
+        raise CheckpointError(f"{where}: {uri} is no checkpoint: {seems_to_be(path)}")
+    options = storage_options if storage.is_remote(uri) else {}
+    return Checkpoint(uri, path.stat().st_size, digest, options, "catalogue" if named else "file", mode), path
+
+
+def resolve_weights(
+    uri: str, sha256: str | None, where: str, storage_options: dict[str, Any], torchscript: bool
+) -> Checkpoint:
+    """Find the file of a person detector: a TorchScript program, or weights without one. Raises CheckpointError."""
+    path = _file(uri, where, storage_options)
+    digest = _verified(path, uri, sha256, where)
+    is_script = container_of(path) == "torchscript"
+    if torchscript and not is_script:
+        raise CheckpointError(f"{where}: {uri} is not a TorchScript file: {seems_to_be(path)}")
+    if not torchscript and is_script:
+        raise CheckpointError(f"{where}: {uri} is a TorchScript file, not weights; say `model: torchscript`")
+    return Checkpoint(uri, path.stat().st_size, digest, storage_options if storage.is_remote(uri) else {})
+
+
+def _file(uri: str, where: str, storage_options: dict[str, Any]) -> Path:
     try:
         path = _fetch(uri, storage_options) if storage.is_remote(uri) else Path(storage.local_path(uri))
     except Exception as error:
@@ -62,22 +102,26 @@ def resolve(
             "it was not sent with --working-dir (which leaves out what .gitignore and .rayignore name): "
             "give an absolute path that every node sees, or a URL"
             if storage.in_working_dir(uri)
-            else "give the path of a TorchScript .pt2 file (README: 'Real weights' says where to get one; "
-            "`make demo` writes one to try with)"
+            else "give the path or URL of a file, or a name that `sapiens-ray checkpoints list` shows"
+            f"{catalog.suggestion(uri)} (`make demo` writes checkpoints to try with)"
         )
         raise CheckpointError(f"{where}: {uri} {what}; {hint}")
-    digest = _verified(path, uri, sha256, where)
-    if torchscript and not _has_code(path):  # told apart here, before any process is started to load it
-        raise CheckpointError(f"{where}: {uri} is not a TorchScript file: {seems_to_be(path)}")
-    if not torchscript and _has_code(path):
-        raise CheckpointError(f"{where}: {uri} is a TorchScript file, not weights; say `model: torchscript`")
-    return Checkpoint(uri, path.stat().st_size, digest, storage_options if storage.is_remote(uri) else {})
+    return path
+
+
+@contextlib.contextmanager
+def renamed(where: str) -> Iterator[None]:
+    """Put the name of a field before the message of a CheckpointError."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}: {error}") from None
 
 
 def resolve_hub(url: str, sha256: str | None, where: str) -> Checkpoint:
     """Find weights in the torch hub cache, downloading them if they are not there. Raises CheckpointError."""
     path = hub_file(url)
-    return Checkpoint(url, path.stat().st_size, _verified(path, url, sha256, where), hub=True)
+    return Checkpoint(url, path.stat().st_size, _verified(path, url, sha256, where), kind="torch hub")
 
 
 def hub_file(url: str) -> Path:
@@ -108,27 +152,57 @@ def _verified(path: Path, uri: str, pin: str | None, where: str) -> str:
     return digest
 
 
-def _has_code(path: Path) -> bool:
-    """Whether a file is a zip with a TorchScript program in it."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name or name.endswith("/constants.pkl") for name in archive.namelist())
+def container_of(path: Path) -> Container | None:
+    """What kind of file holds a checkpoint, told by its directory or its first bytes; None if it is none.
+
+    torchscript: a scripted program. export: a program of torch.export, in the layout of torch 2.9 and later.
+    old export: in an earlier one. pickle: what torch.save writes. safetensors.
+    """
+    if zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except (zipfile.BadZipFile, OSError):
+            return None
+        if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
+            return "torchscript"
+        ends: dict[str, Container] = {
+            "serialized_state_dict.pt": "old export", "/model_weights_config.json": "export", "/data.pkl": "pickle",
+        }  # fmt: skip
+        return next((kind for end, kind in ends.items() if any(name.endswith(end) for name in names)), None)
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04"):  # pickles, as torch wrote them before 1.6
+        return "pickle"
+    if len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        return "safetensors"
+    return None
 
 
 def seems_to_be(path: Path) -> str:
-    """What a file that is no TorchScript seems to be, for messages."""
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
-            head = file.read(16)
-        return "it is empty" if not head else f"no archive at all, its first bytes are {head!r}"
-    with zipfile.ZipFile(path) as archive:
-        names = [name.rsplit("/", 1)[-1] for name in archive.namelist()]
-    if "serialized_exported_program.json" in names or "serialized_state_dict.pt" in names:
-        return "it was saved by torch.export (a bfloat16 file?); take the -torchscript file of the same model"
-    if "data.pkl" in names:
-        return "it looks like a torch.save file (weights without code); take the -torchscript file of the same model"
-    return "a zip file of something else"
+    """What a file seems to be, for messages."""
+    container = container_of(path)
+    if container is not None:
+        return {
+            "torchscript": "it is a TorchScript program",
+            "export": "it was saved by torch.export",
+            "old export": "it was saved by torch.export of an older torch",
+            "pickle": "it looks like a torch.save file (weights without code)",
+            "safetensors": "it looks like a safetensors file (weights without code)",
+        }[container]
+    if zipfile.is_zipfile(path):
+        return "a zip file of something else"
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head.startswith(b"version https://git-"):
+        return "a pointer of Git LFS instead of the file; run `git lfs pull`"
+    return "it is empty" if not head else f"no archive at all, its first bytes are {head!r}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what a library has to say, for messages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0][:200]
 
 
 def cache_folder() -> Path:
@@ -145,15 +219,18 @@ def _fetch(uri: str, options: dict[str, Any]) -> Path:
     if target.is_file() and target.stat().st_size == size:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=storage.TEMPORARY, delete=False) as temporary:
-        try:
-            with storage.open_read(uri, options) as stream:
-                shutil.copyfileobj(stream, temporary, 1 << 22)
-            temporary.flush()
-            Path(temporary.name).replace(target)  # actors of one node that fetch at once end with one whole file
-        except BaseException:
-            Path(temporary.name).unlink(missing_ok=True)
-            raise
+    with FileLock(target.parent / ".lock"):  # the actors of a node fetch it once
+        if target.is_file() and target.stat().st_size == size:
+            return target
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=storage.TEMPORARY, delete=False) as temporary:
+            try:
+                with storage.open_read(uri, options) as stream:
+                    shutil.copyfileobj(stream, temporary, 1 << 22)
+                temporary.flush()
+                Path(temporary.name).replace(target)
+            except BaseException:
+                Path(temporary.name).unlink(missing_ok=True)
+                raise
     return target
 
 

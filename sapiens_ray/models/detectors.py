@@ -18,7 +18,8 @@ import torch
 import torchvision
 
 from sapiens_ray.errors import CheckpointError, ImageError
-from sapiens_ray.models.runner import choose_device, load_torchscript
+from sapiens_ray.models.runner import choose_device
+from sapiens_ray.models.weights import load_torchscript
 from sapiens_ray.tasks.persons import FARTHEST, DetectorOptions
 
 TORCHSCRIPT = "torchscript"

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 
 from sapiens_ray.errors import CheckpointError
-from sapiens_ray.models.checkpoint import seems_to_be
+from sapiens_ray.models.checkpoint import first_line
+from sapiens_ray.models.compiling import CompileCache, compile_native, no_compiler, run_eagerly
+from sapiens_ray.models.loading import Model, load_model
 
 # Sapiens-Lite's constants, on the 0..255 scale, RGB: the ImageNet ones, rounded.
 MEAN_RGB = (123.5, 116.5, 103.5)
 STD_RGB = (58.5, 57.0, 57.5)
 
 DEFAULT_BATCH = {"cuda": 8, "cpu": 1}  # batches do not help on a CPU, and memory grows
+LARGEST_BATCH = 64  # that `auto` tries
+WORTHWHILE = 1.05  # `auto` takes a larger batch only if it labels so many times as many images a second
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -30,6 +35,21 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
+def capability(device: torch.device) -> str:
+    """What code tuned for this device may count on: other machines of the same kind give the same text."""
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"{torch.cuda.get_device_name(device)}, sm_{major}{minor}, CUDA {torch.version.cuda}"
+    try:  # inductor compiles for the very instructions of this CPU
+        text = Path("/proc/cpuinfo").read_text()
+        flags = next(line for line in text.splitlines() if line.startswith(("flags", "Features")))
+        return " ".join(sorted(flags.partition(":")[2].split()))
+    except (OSError, StopIteration):
+        import platform
+
+        return f"{platform.machine()} {platform.processor()}"
+
+
 class Batches(Protocol):
     """Network inputs in order: an array of them, or something that makes them when they are asked for."""
 
@@ -39,20 +59,22 @@ class Batches(Protocol):
 
 
 class Runner:
-    """Holds one TorchScript model and feeds it full batches.
+    """Holds one model and feeds it full batches.
 
     Safe to call from several threads: the model runs one batch at a time, what surrounds it overlaps.
+    `loaded` is the model, `batch_size` what it is fed now, `notes` what a user should know of its start.
     """
 
     def __init__(
         self,
         checkpoint: Path,
         device: str,
-        batch_size: int | None,
+        batch_size: int | Literal["auto"] | None,
         threads: int | None = None,
         flip_test: Callable[[Any, Any, int], torch.Tensor] | None = None,
+        mode: str = "torchscript",
     ) -> None:
-        """Load the model. Raises CheckpointError.
+        """Load the model. Raises CheckpointError. It has not run yet: `warm_up` does that.
 
         threads: CPU threads for torch in this process. flip_test: what the output for a batch and that for the
         mirrored batch make together; without it nothing is mirrored.
@@ -61,41 +83,104 @@ class Runner:
             torch.set_num_threads(threads)
         self.flip_test = flip_test
         self.device = choose_device(device)
-        self.batch_size = batch_size or DEFAULT_BATCH[self.device.type]
-        self.model = load_torchscript(checkpoint, self.device)
+        self.mode = mode
+        self.notes: list[str] = []
+        started = time.perf_counter()
+        self.loaded: Model = load_model(checkpoint, mode, self.device)
+        self.load_seconds = time.perf_counter() - started
+        self.auto = batch_size == "auto" and self.device.type != "cpu"
+        self.batch_size = batch_size if isinstance(batch_size, int) else DEFAULT_BATCH[self.device.type]
+        self.fixed = self.loaded.batch is not None  # the shape of a batch never changes: short ones are filled up
+        if self.loaded.batch is not None:
+            self.batch_size, self.auto = self.loaded.batch, False
+        self.module: Callable[[torch.Tensor], Any] = self.loaded.module
         self._mean = torch.tensor(MEAN_RGB, device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(STD_RGB, device=self.device).view(1, 3, 1, 1)
         self._lock = threading.Lock()
 
+    def warm_up(
+        self, height: int, width: int, compiling: str = "none", cache: CompileCache | None = None
+    ) -> tuple[Any, int]:
+        """Run once on black images of the size that is coming, after settling the batch size and compiling.
+
+        compiling: none, default or max-autotune. cache: where compiled code is kept; nothing is compiled without.
+        Returns the output, and the size of the batch it is for.
+        """
+        black = np.zeros((1, height, width, 3), np.uint8)
+        if self.auto:
+            self.batch_size = fitting_batch(lambda size: self._timed(np.repeat(black, size, 0)), LARGEST_BATCH)
+            self.notes.append(f"batch size {self.batch_size}, found by trying")
+        if compiling != "none" and cache is not None:
+            self._compile(compiling, cache, black)
+        (_, stop, output), *_ = self(np.repeat(black, self.batch_size, 0))
+        return output, stop
+
+    def _compile(self, compiling: str, cache: CompileCache, black: np.ndarray) -> None:
+        if self.loaded.native is None:
+            self.notes.append(f"not compiled: a {self.loaded.container} program runs as it is in mode {self.mode}")
+            return
+        missing = no_compiler(self.device)
+        if missing:
+            self.notes.append(f"not compiled, runs eagerly: {missing}")
+            return
+        self.fixed = True
+        code = [
+            self.mode, compiling, self.device.type, capability(self.device), f"batch {self.batch_size}",
+        ]  # fmt: skip
+        compile_native(self.loaded.native, compiling)
+        try:
+            with cache.entered(code) as start:
+                self._forward(np.repeat(black, self.batch_size, 0))
+            self.notes.append(start.line)
+        except Exception as error:  # of any kind, from the depths of torch and of compilers
+            if isinstance(error, RuntimeError) and out_of_memory(error):
+                return  # running will find the batch that fits, and compile for it
+            run_eagerly(self.loaded.native)
+            self.fixed = False
+            self.notes.append(f"compiling failed, runs eagerly: {type(error).__name__}: {first_line(error)}")
+
+    def _timed(self, batch: np.ndarray) -> float:
+        self._forward(batch)  # the first of its size also chooses algorithms
+        started = time.perf_counter()
+        self._forward(batch)
+        self.synchronize()
+        return time.perf_counter() - started
+
     def __call__(self, inputs: Batches) -> Iterator[tuple[int, int, Any]]:
         """Run N x H x W x 3 uint8 BGR through the model; `inputs` is sliced a batch at a time.
 
-        Yields (start, stop, output) for consecutive batches; `output` is what the model returns, on the device.
-        Out of memory halves the batch and goes on, for the rest of this process.
+        Yields (start, stop, output) for consecutive batches; `output` is what the model returns, float32, on the
+        device. Out of memory halves the batch and goes on, for the rest of this process.
         """
         start = 0
         while start < len(inputs):
-            size = self.batch_size
-            batch = inputs[start : start + size]
+            batch = inputs[start : start + self.batch_size]
             try:
                 output = self._forward(batch)
             except RuntimeError as error:
-                if len(batch) == 1 or not out_of_memory(error):
+                if len(batch) == 1 or self.loaded.batch is not None or not out_of_memory(error):
                     raise
-                torch.cuda.empty_cache()
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
                 self.batch_size = min(self.batch_size, max(1, len(batch) // 2))
+                self.notes.append(f"out of memory: batches of {self.batch_size} from now on")
                 continue
             yield start, start + len(batch), output
             start += len(batch)
 
     def _forward(self, batch: np.ndarray) -> Any:
         with self._lock, torch.inference_mode():
-            normal = self._normalize(batch)
-            output = self.model(normal)
-            return self.flip_test(output, self.model(normal.flip(-1)), len(batch)) if self.flip_test else output
+            images = self._normalize(batch)
+            filled = self.batch_size - len(batch) if self.fixed else 0
+            if filled > 0:  # compiled code and some programs take one shape only
+                images = torch.cat([images, images[-1:].expand(filled, -1, -1, -1)])
+            output = _float32(self.module(images), filled)
+            if self.flip_test is None:
+                return output
+            return self.flip_test(output, _float32(self.module(images.flip(-1)), filled), len(batch))
 
     def _normalize(self, batch: np.ndarray) -> torch.Tensor:
-        """B x H x W x 3 uint8 BGR to B x 3 x H x W float32 RGB, (x - mean) / std, on the device.
+        """B x H x W x 3 uint8 BGR to B x 3 x H x W RGB, (x - mean) / std, of the model's type, on the device.
 
         uint8 crosses to the device: a quarter of the bytes of float32.
         """
@@ -104,7 +189,7 @@ class Runner:
             pixels = torch.from_numpy(batch)
         pixels = pixels.to(self.device, non_blocking=True)
         rgb = pixels.permute(0, 3, 1, 2).flip(1).to(torch.float32, memory_format=torch.contiguous_format)
-        return rgb.sub_(self._mean).div_(self._std)
+        return rgb.sub_(self._mean).div_(self._std).to(self.loaded.dtype)
 
     def synchronize(self) -> None:
         """Wait for the device, so that times mean something."""
@@ -112,28 +197,34 @@ class Runner:
             torch.cuda.synchronize(self.device)
 
 
+def _float32(output: Any, filled: int) -> Any:
+    """A model's output, a tensor or a sequence of them, as float32, without the last `filled` of the batch."""
+    if isinstance(output, torch.Tensor):
+        return (output[:-filled] if filled > 0 else output).float()
+    return tuple(_float32(one, filled) for one in output) if isinstance(output, list | tuple) else output
+
+
+def fitting_batch(seconds: Callable[[int], float], largest: int) -> int:
+    """The batch size to use: doubled until memory is full, or until it labels no more images a second.
+
+    seconds: time of one batch of a size; raises what a model raises. Raises that where not even one image fits.
+    """
+    best, speed = 1, 1 / seconds(1)
+    size = 2
+    while size <= largest:
+        try:
+            now = size / seconds(size)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            break
+        if now < speed * WORTHWHILE:
+            break
+        best, speed = size, now
+        size *= 2
+    return best
+
+
 def out_of_memory(error: RuntimeError) -> bool:
     """TorchScript throws what its operators throw as plain RuntimeError."""
     return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error)
-
-
-def load_torchscript(path: Path, device: torch.device) -> torch.jit.ScriptModule:
-    """A TorchScript file as a module in eval mode on the device.
-
-    Raises CheckpointError for anything else, with what the file seems to be.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit works, and is what Meta released
-            warnings.simplefilter("ignore", FutureWarning)
-            model = torch.jit.load(str(path), map_location=device)
-    except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a TorchScript file: {seems_to_be(path)} ({_first_line(error)})") from None
-    if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
-        raise CheckpointError(f"{path}: mode torchscript runs float32 checkpoints; this one holds other types")
-    return model.eval()
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:200]

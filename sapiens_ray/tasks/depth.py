@@ -30,6 +30,10 @@ class DepthOptions(FloatMapOptions):
 
     task: Literal["depth"]
 
+    @property
+    def channels(self) -> int:
+        return 1
+
 
 class Depth:
     """Everything that makes the task depth. Holds no model and no state."""

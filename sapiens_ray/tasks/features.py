@@ -34,6 +34,10 @@ class FeaturesOptions(ModelOptions):
         "float32", description="Type in which they are stored. float16 halves the size of maps, and rounds to 1e-3."
     )
 
+    @property
+    def network_size(self) -> tuple[int, int]:
+        return NETWORK_SIDE, NETWORK_SIDE
+
     def stored_bytes(self, pixels: int) -> int:
         width = 1536  # C of the 1B model
         return width * np.dtype(self.dtype).itemsize * (1 if self.save == "mean" else 64 * 64)

@@ -26,6 +26,10 @@ class NormalOptions(FloatMapOptions):
 
     task: Literal["normal"]
 
+    @property
+    def channels(self) -> int:
+        return 3
+
 
 class Normal:
     """Everything that makes the task normals. Holds no model and no state."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, field_validator, model_validator
 from pydantic_core import CoreSchema
@@ -45,21 +45,43 @@ class ModelOptions(PoolOptions):
         None, pattern=r"^[A-Za-z][A-Za-z0-9_]*$", description="Name of the output column; default: the task."
     )
     checkpoint: str = Field(
-        min_length=1, description="Checkpoint file: a path (relative to the YAML) or any fsspec URL."
+        min_length=1,
+        description="Checkpoint: a name such as seg-1b (`sapiens-ray checkpoints list`), a path (relative to the "
+        "YAML) or any fsspec URL. TorchScript, torch.export, .pth or .safetensors.",
     )
     sha256: str | None = Field(
         None,
         pattern=r"^[0-9a-fA-F]{64}$",
         description="Refuse any other file than the one with this SHA-256.",
     )
-    mode: Literal["torchscript"] = Field("torchscript", description="torchscript: fp32, runs everywhere.")
-    batch_size: int | None = Field(
-        None, ge=1, le=1024, description="Images (for pose: persons) a forward pass; default: 8 on a GPU, 1 on a CPU."
+    mode: Literal["torchscript", "bfloat16"] = Field(
+        "torchscript",
+        description="torchscript: float32, and TorchScript files as they are. bfloat16: faster, half the memory.",
+    )
+    compile: Literal["none", "default", "max-autotune"] = Field(
+        "none",
+        description="Compile with torch.compile: default in seconds, max-autotune in minutes, once for a kind of "
+        "machine (see `cache`). For native models, that is, all but TorchScript files in mode torchscript.",
+    )
+    batch_size: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] | None = Field(
+        None,
+        description="Images (for pose: persons) a forward pass; default: 8 on a GPU, 1 on a CPU. auto: found by "
+        "trying, on a GPU.",
     )
 
     @property
     def column(self) -> str:
         return self.name or self.task
+
+    @property
+    def network_size(self) -> tuple[int, int]:
+        """Height and width of the network's input in pixels."""
+        return 1024, 768
+
+    @property
+    def channels(self) -> int | None:
+        """Channels of the network's output; None: any number."""
+        return None
 
     @property
     def input_bytes(self) -> int:
@@ -76,7 +98,7 @@ class ModelOptions(PoolOptions):
 
     def result_settings(self) -> dict[str, Any]:
         """The options that decide the labels: not where the file lies, and not how fast it runs."""
-        skipped = {"checkpoint", "sha256", "batch_size", "actors", "num_gpus"}
+        skipped = {"checkpoint", "sha256", "compile", "batch_size", "actors", "num_gpus"}
         settings = self.model_dump(mode="json", exclude=skipped)
         unnamed = self.model_copy(update={"name": None}).column
         return {**settings, "name": None if self.column == unnamed else self.name}

@@ -49,6 +49,10 @@ class PoseOptions(ModelOptions):
     def column(self) -> str:
         return self.name or "persons"
 
+    @property
+    def channels(self) -> int:
+        return self.keypoints
+
     def stored_bytes(self, pixels: int) -> int:
         return self.keypoints * 12  # x, y, score; a person
 

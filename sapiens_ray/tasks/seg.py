@@ -28,6 +28,10 @@ class SegOptions(ModelOptions):
 
     task: Literal["seg"]
 
+    @property
+    def channels(self) -> int:
+        return 28
+
     def stored_bytes(self, pixels: int) -> int:
         # Order of magnitude, with small stand-in models: photos of 1 to 9 megapixels gave 25 to 90 kB.
         return 60_000

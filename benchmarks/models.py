@@ -1,0 +1,141 @@
+"""What a model of full size costs: loading it, and an image, in each container and mode. Weights are random.
+
+    python benchmarks/models.py [--size 0.3b] [--task seg] [--repeat 3]
+
+Every line is a process of its own, so that its peak memory is its own. `start` is loading, compiling and the first
+image; `memory` is what loading adds to the process at its peak, of which `weights` are the tensors themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HEADS = {
+    "seg": ((768,) * 3, (768,) * 3, 28, "decode_head", "conv_seg"),
+    "depth": ((384,) * 4, (384,) * 2, 1, "decode_head", "conv_seg"),
+    "normal": ((768,) * 3, (768,) * 3, 3, "decode_head", "conv_seg"),
+    "pose": ((768,) * 2, (768,) * 2, 308, "head", "final_layer"),
+    "features": ((), (), None, "", ""),
+}
+LAYERS = {"0.3b": (1024, 24), "0.6b": (1280, 32), "1b": (1536, 40), "2b": (1920, 48)}
+
+
+def write_random(path: Path, task: str, size: str) -> None:
+    """A checkpoint with the shapes of a published one, in the container of the original."""
+    import torch
+
+    from sapiens_ray.models.sapiens import SIZES, Architecture, Sapiens
+
+    torch.manual_seed(0)
+    width, layers = LAYERS[size]
+    deconv, conv, channels, head, last = HEADS[task]
+    about = Architecture(task, width, layers, SIZES[width][1], 4 * width, deconv, conv, channels, head, last)
+    model = Sapiens(about)
+    torch.nn.init.normal_(model.backbone.pos_embed, std=0.02)
+    torch.save({"meta": {}, "state_dict": model.state_dict()}, path)
+
+
+def photo(task: str) -> object:
+    """The sample photo as the network sees it, 1 x H x W x 3 uint8 BGR."""
+    import cv2
+    import numpy as np
+
+    import sapiens_ray
+
+    image = cv2.imread(str(Path(sapiens_ray.__file__).parent / "samples" / "astronaut.jpg"))
+    assert image is not None
+    side = 1024 if task == "features" else 768
+    return np.ascontiguousarray(cv2.resize(image, (side, 1024)))[None]
+
+
+def measure(path: Path, mode: str, compiling: str, task: str, repeat: int, reference: Path) -> dict[str, float]:
+    """Load and run a checkpoint in this process; save its output, or compare it with that of `reference`."""
+    import resource
+
+    import numpy as np
+    import torch
+
+    from sapiens_ray.models.compiling import CompileCache
+    from sapiens_ray.models.runner import Runner
+
+    def peak() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # GB
+
+    Runner  # noqa: B018
+    before = peak()
+    began = time.perf_counter()
+    runner = Runner(path, "cpu", 1, os.cpu_count(), mode=mode)
+    loaded, memory = time.perf_counter() - began, peak() - before
+    images = photo(task)
+    runner.warm_up(1024, images.shape[2], compiling, CompileCache(path.name, None))  # type: ignore[attr-defined]
+    start = time.perf_counter() - began
+    seconds = []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        ((_, _, output),) = runner(images)  # type: ignore[arg-type]
+        seconds.append(time.perf_counter() - began)
+    found = (output[0] if isinstance(output, tuple) else output).numpy()
+    state = runner.module.state_dict() if isinstance(runner.module, torch.nn.Module) else {}
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in state.values()) / 1e9
+    if not reference.exists():
+        np.save(reference, found)
+    wanted = np.load(reference)
+    error = float(np.sqrt(np.mean((found - wanted) ** 2)) / wanted.std())
+    line = {"load": loaded, "start": start, "image": min(seconds), "memory": memory, "weights": weights}
+    if runner.notes:
+        print(runner.notes[0], file=sys.stderr)
+    return {**line, "rms": error, "max": float(np.abs(found - wanted).max()), "peak": peak()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=LAYERS, default="0.3b")
+    parser.add_argument("--task", choices=HEADS, default="seg")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="only the modes, from one container")
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        path, mode, compiling, reference = arguments.one
+        line = measure(Path(path), mode, compiling, arguments.task, arguments.repeat, Path(reference))
+        print(json.dumps(line))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = folder / "model.pth"
+        write_random(source, arguments.task, arguments.size)
+        run = [sys.executable, "-m", "sapiens_ray.cli", "convert", str(source), "--to"]
+        files = {"torchscript": "model_torchscript.pt2"}
+        if not arguments.quick:
+            files |= {"bfloat16": "model_bfloat16.pt2", "safetensors": "model.safetensors"}
+        for to in files:
+            subprocess.run([*run, to], check=True)
+        lines = [("pickle", "model.pth", "torchscript", "none")]
+        lines += [(to, file, "torchscript", "none") for to, file in files.items() if to != "bfloat16"]
+        lines += [("pickle", "model.pth", "bfloat16", "none")]
+        lines += [(to, file, "bfloat16", "none") for to, file in files.items() if not arguments.quick]
+        lines += [("pickle", "model.pth", "bfloat16", "default")] * 2
+        print(f"{'container':<12} {'mode':<12} {'compile':<8} {'load s':>7} {'start s':>8} {'image s':>8} "
+              f"{'memory GB':>10} {'weights GB':>11} {'rms error':>10} {'max':>9}", flush=True)  # fmt: skip
+        for container, file, mode, compiling in lines:
+            options = ["--task", arguments.task, "--repeat", str(arguments.repeat)]
+            done = subprocess.run(
+                [sys.executable, __file__, *options, "--one", str(folder / file), mode, compiling,
+                 str(folder / "reference.npy")],
+                env={**os.environ, "SAPIENS_RAY_CACHE": str(folder / "cache")}, stdout=subprocess.PIPE, check=True,
+            )  # fmt: skip
+            seen = json.loads(done.stdout.splitlines()[-1])
+            print(f"{container:<12} {mode:<12} {compiling:<8} {seen['load']:7.1f} {seen['start']:8.1f} "
+                  f"{seen['image']:8.2f} {seen['memory']:10.2f} {seen['weights']:11.2f} {seen['rms']:10.2g} "
+                  f"{seen['max']:9.2g}", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

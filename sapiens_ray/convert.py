@@ -1,0 +1,152 @@
+"""Checkpoints as files of another container: `sapiens-ray convert`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from sapiens_ray.errors import CheckpointError, OutputError
+from sapiens_ray.models.checkpoint import container_of
+from sapiens_ray.models.loading import load_model, no_sapiens
+from sapiens_ray.models.sapiens import Architecture, Sapiens, build, tensors_of
+from sapiens_ray.models.weights import load_export, load_torchscript, read_weights
+from sapiens_ray.storage import TEMPORARY
+
+Target = Literal["torchscript", "bfloat16", "safetensors"]
+SUFFIX: dict[Target, str] = {
+    "torchscript": "_torchscript.pt2",
+    "bfloat16": "_bfloat16.pt2",
+    "safetensors": ".safetensors",
+}
+LARGEST_BATCH = 1024  # of an exported program
+TOLERANCE = {"torchscript": 1e-4, "bfloat16": 0.1, "safetensors": 1e-5}  # of the largest value of the output
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A file that was written, loaded again, and compared.
+
+    difference: largest difference of an output from that of the source in the same mode; scale: largest value.
+    """
+
+    path: Path
+    architecture: Architecture
+    difference: float
+    scale: float
+    batches: tuple[int, ...]
+
+
+def default_target(source: Path, to: Target) -> Path:
+    """The name Sapiens-Lite would give the file, beside the source."""
+    stem = source.name
+    for suffix in (".pth", ".safetensors", ".pt2", "_torchscript", "_bfloat16", "_clean"):
+        stem = stem.removesuffix(suffix)
+    return source.with_name(stem + SUFFIX[to])
+
+
+def convert(source: Path, to: Target, target: Path) -> Converted:
+    """Write a checkpoint of any container as another, load what was written, and compare its outputs.
+
+    torchscript: float32, traced; batches of any size. bfloat16: exported by the running torch; batches of 1 to 1024.
+    safetensors: the tensors, in the types they have. The file appears under its name only when it was found
+    right. Raises CheckpointError, also where the outputs differ.
+    """
+    if target.exists() and os.path.samefile(source, target):
+        raise OutputError(f"--out {target}: is the file to convert itself")
+    entries = tensors_of(read_weights(source))
+    if not entries:
+        raise no_sapiens(source)
+    dtype = torch.bfloat16 if to == "bfloat16" else torch.float32
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")  # keeps the suffix, which torch looks at
+    try:
+        if to == "safetensors":
+            model = _save_safetensors(source, temporary)
+        else:
+            model = build(entries, str(source), dtype, torch.device("cpu"))
+            (_save_torchscript if to == "torchscript" else _save_export)(model, temporary)
+        converted = _verified(source, to, temporary, target, model)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return converted
+
+
+def _images(architecture: Architecture, batch: int) -> torch.Tensor:
+    """Smooth random images, normalised; B x 3 x H x W float32."""
+    height, width = architecture.input_size
+    coarse = torch.randn(batch, 3, height // 32, width // 32, generator=torch.Generator().manual_seed(batch))
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+
+
+def _save_torchscript(model: Sapiens, path: Path) -> None:
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(model, _images(model.architecture, 2), check_trace=False)
+        traced.save(str(path))
+
+
+def _save_export(model: Sapiens, path: Path) -> None:
+    # Sapiens-Lite feeds bfloat16 images.
+    images = _images(model.architecture, 2).bfloat16()
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.export.save(torch.export.export(model, (images,), dynamic_shapes=({0: batch},)), path)
+
+
+def _save_safetensors(source: Path, path: Path) -> Sapiens:
+    from safetensors.torch import save_file
+
+    entries = tensors_of(read_weights(source))
+    model = build(entries, str(source), torch.float32, torch.device("cpu"))
+    entries = tensors_of(read_weights(source))  # those of TorchScript can be read but once
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    tensors = {name: entry.read().contiguous() for name, entry in entries.items()}
+    save_file(tensors, path, {"format": "pt", "task": model.architecture.task, "source_sha256": digest})
+    shutil.copymode(source, path)  # safetensors lets nobody else read it
+    return model
+
+
+def _verified(source: Path, to: Target, written: Path, target: Path, model: Sapiens) -> Converted:
+    """Compare what a file gives with what the model gave, and a TorchScript source with what it gives itself."""
+    cpu = torch.device("cpu")
+    run: Callable[[torch.Tensor], Any]
+    if to == "torchscript":
+        run = load_torchscript(written, cpu)
+    elif to == "bfloat16":
+        run = load_export(written).module()
+    else:
+        run = load_model(written, "torchscript", cpu).module
+    reference: Callable[[torch.Tensor], Any] = model
+    if container_of(source) == "torchscript" and to != "bfloat16":
+        reference = load_torchscript(source, cpu)
+    difference, scale, batches = 0.0, 0.0, (1, 3)
+    for batch in batches:
+        images = _images(model.architecture, batch)
+        given = images.bfloat16() if to == "bfloat16" else images
+        with torch.inference_mode():
+            found, wanted = _tensor(run(given)).float(), _tensor(reference(given)).float()
+        if found.shape != wanted.shape:
+            raise CheckpointError(f"{written} gives {tuple(found.shape)} where {source} gives {tuple(wanted.shape)}")
+        difference = max(difference, float((found - wanted).abs().max()))
+        scale = max(scale, float(wanted.abs().max()))
+    if not difference <= TOLERANCE[to] * scale:
+        raise CheckpointError(
+            f"not written: {to} of {source} gives outputs that differ by {difference:.3g} (largest value {scale:.3g})"
+        )
+    return Converted(target, model.architecture, difference, scale, batches)
+
+
+def _tensor(output: Any) -> torch.Tensor:
+    tensor: torch.Tensor = output[0] if isinstance(output, list | tuple) else output
+    return tensor

@@ -1,0 +1,70 @@
+"""The heads of Sapiens: transposed convolutions that enlarge the encoder's map, then 1 x 1 convolutions.
+
+All tasks have the same head; what differs is how often it enlarges, how wide it is, how many channels come out, and
+what the last layer is called. Written from the published description of the checkpoints; the children have the names
+of their tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+NORM_EPS = 1e-5
+STRIP = 64  # rows of the output at a time
+CACHED_ROWS = 16  # rows that a CPU's cache holds
+
+
+class InstanceNorm(nn.Module):
+    """Each channel of each image to mean 0 and variance 1; no weights. Statistics are float32."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """B x C x H x W to the same."""
+        channels_last = maps.is_contiguous(memory_format=torch.channels_last)
+        if not (maps.is_cpu and channels_last) or torch.compiler.is_compiling():
+            return F.instance_norm(maps, eps=NORM_EPS)
+        # On a CPU instance_norm would undo the channels-last order that convolutions are fast in.
+        if maps.dtype != torch.float32:
+            return F.group_norm(maps, maps.shape[1], eps=NORM_EPS)
+        # Of float32 maps the sums of group_norm are not exact enough (torch 2.14: 4e-4 where the mean is 3).
+        mean = maps.mean((2, 3), keepdim=True)
+        centred = torch.empty_like(maps)
+        squares = torch.zeros_like(mean)
+        for strip, there in zip(maps.split(CACHED_ROWS, 2), centred.split(CACHED_ROWS, 2), strict=True):
+            torch.sub(strip, mean, out=there)
+            squares += there.square().sum((2, 3), keepdim=True)
+        return centred.mul_((squares / (maps.shape[2] * maps.shape[3]) + NORM_EPS).rsqrt_())
+
+
+class Head(nn.Module):
+    """The encoder's map to the task's output: logits, heatmaps, depth or normals."""
+
+    def __init__(self, width: int, deconv: Sequence[int], conv: Sequence[int], channels: int, last: str) -> None:
+        """width: channels of the encoder. deconv, conv: channels of the layers. last: name of the last layer."""
+        super().__init__()
+        sizes = [width, *deconv, *conv]
+        enlarge: list[nn.Module] = []
+        for before, after in zip(sizes, deconv, strict=False):
+            layer = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
+            enlarge += [layer, InstanceNorm(), nn.SiLU(inplace=True)]
+        self.deconv_layers = nn.Sequential(*enlarge)
+        mix: list[nn.Module] = []
+        for before, after in zip(sizes[len(deconv) :], conv, strict=False):
+            mix += [nn.Conv2d(before, after, 1), InstanceNorm(), nn.SiLU(inplace=True)]
+        self.conv_layers = nn.Sequential(*mix)
+        self.last = last
+        self.add_module(last, nn.Conv2d(sizes[-1], channels, 1))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """B x C x h x w to float32 B x channels x (h * 2^n) x (w * 2^n), n the number of transposed convolutions."""
+        last = self.get_submodule(self.last)  # float32
+        dtype = next(self.deconv_layers.parameters()).dtype
+        maps: torch.Tensor = self.conv_layers(self.deconv_layers(features.to(dtype)))
+        if maps.dtype == torch.float32:
+            return last(maps)
+        # Eight bits of bfloat16 would make ties of peaks and steps of depth. The wide input is converted in strips:
+        # whole it would be the largest tensor by far.
+        return torch.cat([last(strip.float()) for strip in maps.split(STRIP, 2)], 2)

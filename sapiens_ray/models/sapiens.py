@@ -1,0 +1,188 @@
+"""Which Sapiens model a set of tensors is, and the model with those tensors in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from sapiens_ray.errors import CheckpointError
+from sapiens_ray.models.heads import Head
+from sapiens_ray.models.vit import PATCH, VisionTransformer, carry_position
+from sapiens_ray.models.weights import Entry
+
+# Width of the encoder: name and number of attention heads, which no tensor tells.
+SIZES = {1024: ("0.3b", 16), 1280: ("0.6b", 16), 1536: ("1b", 24), 1920: ("2b", 32)}
+OTHER_HEAD_WIDTH = 16  # of models of other sizes, which are no published ones
+SHIFTED = ("pose", "normal")  # tasks whose patches begin two pixels outside the image
+
+# The tensors that are converted to a smaller type: nearly all numbers, and all the work. The others (patches,
+# positions, norms, the last layer) stay float32: they cost nothing, and all layers inherit their errors.
+PRODUCTS = (".attn.", ".ffn.", ".deconv_layers.", ".conv_layers.")
+
+# What checkpoints hold beside the model: the decoder of the pretraining, and the constants of the preprocessor.
+IGNORED = ("neck.", "data_preprocessor.")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """All that makes a Sapiens model but its weights.
+
+    task: pose, seg, depth, normal or features. channels: of the output; None for the encoder alone.
+    """
+
+    task: str
+    width: int
+    layers: int
+    heads: int
+    hidden: int
+    deconv: tuple[int, ...] = ()
+    conv: tuple[int, ...] = ()
+    channels: int | None = None
+    head: str = field(default="", compare=False)  # name of the head's tensors
+    last: str = field(default="", compare=False)  # name of its last layer
+
+    @property
+    def size(self) -> str:
+        """Published name of the size, such as 1b, or the width and depth of others."""
+        name = SIZES.get(self.width, ("", 0))[0]
+        return name or f"{self.width} wide, {self.layers} layers"
+
+    @property
+    def padding(self) -> int:
+        """Zeros round the input in pixels; also for segmenters trained on the 20 classes of CIHP and LIP."""
+        return 2 if self.task in SHIFTED or (self.task == "seg" and self.channels == 20) else 0
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return (1024, 1024) if self.task == "features" else (1024, 768)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.input_size[0] // PATCH, self.input_size[1] // PATCH
+
+    def __str__(self) -> str:
+        if self.task == "features":
+            return f"a Sapiens encoder ({self.size})"
+        of = {"pose": "keypoints", "seg": "classes"}.get(self.task)
+        return f"a Sapiens {self.task} model ({self.size}{f', {self.channels} {of}' if of else ''})"
+
+
+class Sapiens(nn.Module):
+    """Encoder and head. Without a head the output is a tuple of one map, as Sapiens-Lite's encoders have it."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        a = self.architecture = architecture
+        self.backbone = VisionTransformer(
+            a.width, a.layers, a.heads, a.hidden, a.padding, a.grid, class_token=a.task == "features"
+        )
+        if a.channels is not None:
+            self.add_module(a.head, Head(a.width, a.deconv, a.conv, a.channels, a.last))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor]:
+        """B x 3 x H x W, RGB, normalised, to the output, float32.
+
+        seg: B x classes x 512 x 384 logits. normal: B x 3 x 512 x 384. depth: B x 1 x 1024 x 768.
+        pose: B x keypoints x 256 x 192 heatmaps. features: a tuple of B x C x 64 x 64.
+        """
+        features = self.backbone(images.float())
+        if self.architecture.channels is None:
+            return (features,)
+        output: torch.Tensor = self.get_submodule(self.architecture.head)(features)
+        return output
+
+
+def tensors_of(state: Mapping[str, Entry]) -> dict[str, Entry]:
+    """The tensors of the model under their names, without what else checkpoints hold; empty if it is no Sapiens."""
+    for prefix in ("", "backbone."):  # encoders are also saved by themselves
+        named = {prefix + name: entry for name, entry in state.items()}
+        if "backbone.patch_embed.projection.weight" in named:
+            return {name: entry for name, entry in named.items() if not name.startswith(IGNORED)}
+    return {}
+
+
+def read_architecture(tensors: Mapping[str, Entry], what: str) -> Architecture:
+    """Read the model off the shapes of its tensors. what: the file, for messages. Raises CheckpointError."""
+
+    def shape(name: str, dims: int) -> tuple[int, ...]:
+        if name not in tensors:
+            raise CheckpointError(f"{what} looks like a Sapiens model, but has no tensor {name}")
+        if len(tensors[name].shape) != dims:
+            raise CheckpointError(f"{what}: tensor {name} has shape {tensors[name].shape}, not {dims} dimensions")
+        return tensors[name].shape
+
+    def numbers(pattern: str) -> list[int]:
+        found = (re.fullmatch(pattern, name) for name in tensors)
+        return sorted({int(match[1]) for match in found if match})
+
+    width = shape("backbone.patch_embed.projection.weight", 4)[0]
+    layers = len(numbers(r"backbone\.layers\.(\d+)\.ln1\.weight"))
+    hidden = shape("backbone.layers.0.ffn.layers.0.0.weight", 2)[0]
+    heads = SIZES[width][1] if width in SIZES else max(1, width // OTHER_HEAD_WIDTH)
+    if width % heads:
+        raise CheckpointError(f"{what}: an encoder {width} wide is no Sapiens of any size that is known")
+    head, last = "", ""
+    if any(name.startswith("head.") for name in tensors):
+        head, last = "head", "final_layer"
+    elif any(name.startswith("decode_head.") for name in tensors):
+        head, last = "decode_head", "conv_seg"
+    else:
+        return Architecture("features", width, layers, heads, hidden)
+    deconv = [
+        shape(f"{head}.deconv_layers.{n}.weight", 4)[1] for n in numbers(rf"{head}\.deconv_layers\.(\d+)\.weight")
+    ]
+    conv = [shape(f"{head}.conv_layers.{n}.weight", 4)[0] for n in numbers(rf"{head}\.conv_layers\.(\d+)\.weight")]
+    channels = shape(f"{head}.{last}.weight", 4)[0]
+    if head == "head":
+        task = "pose"
+    elif len(deconv) == 4:  # up to the size of the input
+        task = "depth"
+    else:
+        task = "normal" if channels == 3 else "seg"
+    return Architecture(task, width, layers, heads, hidden, tuple(deconv), tuple(conv), channels, head, last)
+
+
+def build(tensors: Mapping[str, Entry], what: str, dtype: torch.dtype, device: torch.device) -> Sapiens:
+    """The model with these tensors, in eval mode. what: the file, for messages. dtype: of the large products.
+
+    Tensors are read and converted one by one, so that there is never a second copy of the weights. Raises
+    CheckpointError for tensors that are missing, too many or of other shapes.
+    """
+    architecture = read_architecture(tensors, what)
+    with torch.device("meta"):
+        model = Sapiens(architecture)
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    # A pretrained encoder has a class token; those of the tasks have none, and drop its position.
+    names = [name for name in tensors if name in wanted or name != "backbone.cls_token"]
+    _check_shapes({name: tensors[name].shape for name in names}, wanted, architecture, what)
+    ready: dict[str, torch.Tensor] = {}
+    for name in names:
+        tensor = tensors[name].read()
+        if tuple(tensor.shape) != wanted[name]:
+            try:
+                tensor = carry_position(tensor, architecture.grid, architecture.task == "features")
+            except ValueError as error:
+                raise CheckpointError(f"{what}: tensor {name} of shape {tuple(tensor.shape)}: {error}") from None
+        ready[name] = tensor.to(device, dtype if any(part in name for part in PRODUCTS) else torch.float32)
+    model.load_state_dict(ready, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def _check_shapes(
+    found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], architecture: Architecture, what: str
+) -> None:
+    """Raise CheckpointError with the first tensor that does not fit. Positions of other grids can be carried over."""
+    but = f"; by its other tensors it is {architecture}"
+    for name, shape in wanted.items():
+        if name not in found:
+            raise CheckpointError(f"{what}: tensor {name} of shape {shape} is missing{but}")
+        if found[name] != shape and (name != "backbone.pos_embed" or (found[name][::2] != shape[::2])):
+            raise CheckpointError(f"{what}: tensor {name} has shape {found[name]} where {shape} belongs{but}")
+    for name, shape in found.items():
+        if name not in wanted:
+            raise CheckpointError(f"{what}: tensor {name} of shape {shape} belongs to no part of the model{but}")
