@@ -57,8 +57,6 @@ def photo(task: str) -> object:
 
 def measure(path: Path, mode: str, compiling: str, task: str, repeat: int, reference: Path) -> dict[str, float]:
     """Load and run a checkpoint in this process; save its output, or compare it with that of `reference`."""
-    import resource
-
     import numpy as np
     import torch
 
@@ -66,9 +64,10 @@ def measure(path: Path, mode: str, compiling: str, task: str, repeat: int, refer
     from sapiens_ray.models.runner import Runner
 
     def peak() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # GB
+        """GB at the peak so far; getrusage would begin with the peak of the parent."""
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / 1e9
 
-    Runner  # noqa: B018
     before = peak()
     began = time.perf_counter()
     runner = Runner(path, "cpu", 1, os.cpu_count(), mode=mode)

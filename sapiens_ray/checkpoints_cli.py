@@ -61,7 +61,7 @@ def _list(arguments: argparse.Namespace) -> int:
             "mode": mode,
             "repository": model.on_hub(mode)[0],
             "file": model.on_hub(mode)[1],
-            "gigabytes": round(model.bytes(mode) / 1e9, 2),
+            "gigabytes": round(model.file_bytes(mode) / 1e9, 2),
             "licence": catalog.LICENCE,
             "accuracy": model.accuracy,
             "here": str(catalog.here(model, mode) or ""),
@@ -155,9 +155,8 @@ def _convert(arguments: argparse.Namespace) -> int:
         target = target / default_target(source, arguments.to).name
     done = convert(source, arguments.to, target)
     print(f"wrote {done.path}, {done.path.stat().st_size / 1e6:.1f} MB: {str(done.architecture).removeprefix('a ')}")
-    batches = " and ".join(map(str, done.batches))
     print(
-        f"loaded again and compared with the source on batches of {batches}: largest difference {done.difference:.2g} "
-        f"(largest value {done.scale:.2g})"
+        "loaded again, its outputs for batches of 1 and 2 compared with those of the source: they differ by "
+        f"{done.largest:.2g} of the largest value at most, rms {done.rms:.2g} of the spread"
     )
     return 0

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sapiens_ray.models.sapiens import Architecture, Sapiens
+
 CLASSES = 28
 FEATURES = 64
 TASKS = ("seg", "depth", "normal", "pose17", "pose133", "pose308", "features")
@@ -117,11 +119,23 @@ def write_model(path: Path, task: str = "seg", seed: int = 0) -> None:
         torch.jit.trace(build(task, seed), images, check_trace=False).save(str(path))
 
 
+def write_checkpoint(path: Path, seed: int = 0) -> None:
+    """Write a segmenter of Sapiens' architecture, 64 wide with 2 layers, in the container of the original training."""
+    about = Architecture("seg", 64, 2, 4, 256, (32,) * 3, (32,) * 3, CLASSES, "decode_head", "conv_seg")
+    torch.manual_seed(seed)
+    model = Sapiens(about)
+    nn.init.normal_(model.backbone.pos_embed)
+    torch.save({"meta": {}, "state_dict": model.state_dict()}, path)
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     missing = [task for task in TASKS if not (folder / f"{task}_random_torchscript.pt2").exists()]
     for task in missing:
         write_model(folder / f"{task}_random_torchscript.pt2", task)
+    if not (folder / "seg_random.pth").exists():
+        write_checkpoint(folder / "seg_random.pth")
+        missing.append("a small Sapiens segmenter")
     if missing:
         print(
             f"Wrote models with RANDOM weights to {folder}, to try the pipeline with: {', '.join(missing)}.\n"

@@ -22,6 +22,7 @@ from sapiens_ray.storage import Folder, asking
 from sapiens_ray.summary import SUMMARY_FILE, Summary, duration, errors_in_files
 from sapiens_ray.tasks import Task
 from sapiens_ray.tasks.dense import FloatMapOptions
+from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.persons import DetectorOptions
 from sapiens_ray.tasks.pose import PoseOptions
 
@@ -92,7 +93,7 @@ def print_plan(job: Job, address: str | None, load: bool) -> None:
     table.add_row("images", f"{count} in {shards} shard{'s' if shards != 1 else ''} ({formats})")
     table.add_row("already done", f"{prepared.already_done} images, {shards - len(prepared.pending)} whole shards")
     for task, checkpoint in zip(prepared.tasks, prepared.checkpoints, strict=False):
-        table.add_row("task", f"{task.column}: {task.options.task}, mode {task.options.mode}{_about(task.options)}")
+        table.add_row("task", f"{task.column}: {task.options.task}, {_mode(task.options)}{_about(task.options)}")
         _add_file(table, checkpoint)
         if load:
             table.add_row("", _load(task, checkpoint))
@@ -111,6 +112,10 @@ def print_plan(job: Job, address: str | None, load: bool) -> None:
 def _add_file(table: Table, checkpoint: Checkpoint) -> None:
     table.add_row("  checkpoint", checkpoint.uri)
     table.add_row("", f"{size(checkpoint.size)}, sha256 {checkpoint.sha256}")
+
+
+def _mode(options: ModelOptions) -> str:
+    return f"mode {options.mode}" + (f", compile {options.compile}" if options.compile != "none" else "")
 
 
 def _about(options: Any) -> str:

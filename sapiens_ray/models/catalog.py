@@ -67,7 +67,7 @@ class Published:
         suffix = "" if mode == "original" else f"-{mode}"
         return f"facebook/sapiens-{self.folder}-{self.size}{suffix}", self.file_name(mode)
 
-    def bytes(self, mode: Mode) -> float:
+    def file_bytes(self, mode: Mode) -> float:
         """Size of the file, about."""
         return self.parameters * 1e6 * (2 if mode == "bfloat16" else 4)
 
@@ -195,7 +195,7 @@ def download(model: Published, mode: Mode, to: Path | None = None) -> Path:
     target = tree_folder(to, mode) / model.tree_path(mode) if to else None
     logging.getLogger("sapiens_ray").warning(
         "Downloading %s (%s, about %.1f GB) from %s. Licence: %s, not for commercial use.",
-        model.name, mode, model.bytes(mode) / 1e9, repository, LICENCE,
+        model.name, mode, model.file_bytes(mode) / 1e9, repository, LICENCE,
     )  # fmt: skip
 
     def fetch(file: str) -> Path:

@@ -194,7 +194,7 @@ def seems_to_be(path: Path) -> str:
         return "a zip file of something else"
     with path.open("rb") as file:
         head = file.read(16)
-    if head.startswith(b"version https://git-"):
+    if head == b"version https://":
         return "a pointer of Git LFS instead of the file; run `git lfs pull`"
     return "it is empty" if not head else f"no archive at all, its first bytes are {head!r}"
 

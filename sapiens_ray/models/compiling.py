@@ -99,7 +99,7 @@ class CompileCache:
             os.environ["TRITON_CACHE_DIR"] = str(local / "triton")
             yield start
             seconds = time.perf_counter() - began
-            if _files(local) == before:
+            if there is not None and _files(local) == before:
                 start.line = f"compiled code of {there} ready in {seconds:.1f} s{problem}"
                 (local / _COMPLETE).touch()
                 return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import pickle
 import warnings
 import zipfile
@@ -82,15 +83,20 @@ def load_export(path: Path) -> torch.export.ExportedProgram:
                     foreign = True
             if foreign:
                 raise CheckpointError(f"{path}: {member} holds code or pickled objects, which are not loaded")
+    logger = logging.getLogger("torch.export")
+    level = logger.level
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            logger.setLevel(logging.CRITICAL)  # it prints a traceback of what it then raises
             return torch.export.load(str(path))
     except Exception as error:  # of many kinds, from the depths of torch
         raise CheckpointError(
             f"{path} was exported by another torch than the running {torch.__version__}, and is no Sapiens model whose "
             f"weights could be used: {first_line(error)}"
         ) from None
+    finally:
+        logger.setLevel(level)
 
 
 class _Inert:

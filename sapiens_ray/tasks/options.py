@@ -69,6 +69,14 @@ class ModelOptions(PoolOptions):
         "trying, on a GPU.",
     )
 
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _one_message(cls, value: Any) -> Any:
+        """A union of types would give a message for each."""
+        if value is None or value == "auto" or (type(value) is int and 1 <= value <= 1024):
+            return value
+        raise ValueError("should be a whole number from 1 to 1024, or auto")
+
     @property
     def column(self) -> str:
         return self.name or self.task

@@ -1,0 +1,110 @@
+"""Checkpoints from outside: inspect, convert, and jobs in both modes from every container."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import read_output, write_photos
+from tests.small_models import small, write
+
+
+def depths(folder) -> list[np.ndarray]:
+    return [np.load(io.BytesIO(one)) for one in read_output(folder)["depth"].to_pylist()]
+
+
+def test_jobs_in_both_modes_from_converted_files(cluster, sapiens_ray, write_job, tmp_path):
+    """Float32 labels do not depend on the container; bfloat16 ones are near."""
+    write_photos(tmp_path / "photos", 3)
+    source = write(tmp_path / "model.pth", small("depth"), "pth")
+    for to in ("torchscript", "bfloat16", "safetensors"):
+        done = sapiens_ray("convert", source, "--to", to)
+        assert done.code == 0 and "loaded again, its outputs" in done.out, done.text
+    files = {"model.pth", "model_torchscript.pt2", "model_bfloat16.pt2", "model.safetensors"}
+    assert {path.name for path in tmp_path.glob("model*")} == files
+    labels = {}
+    runs = [(name, "torchscript") for name in sorted(files - {"model_bfloat16.pt2"})]
+    for name, mode in [*runs, ("model_bfloat16.pt2", "bfloat16")]:
+        task = {"task": "depth", "checkpoint": str(tmp_path / name), "mode": mode, "dtype": "float32", "batch_size": 2}
+        job = write_job(tmp_path / "photos", name=f"{mode}-{name}", tasks=[task])
+        done = sapiens_ray("run", job)
+        assert done.code == 0, done.text
+        labels[name] = depths(tmp_path / f"{mode}-{name}-out")
+    first = labels["model_torchscript.pt2"]
+    spread = np.std(first)
+    for name, _ in runs:
+        assert all(np.abs(one - two).max() < 1e-4 for one, two in zip(labels[name], first, strict=True)), name
+    errors = [np.sqrt(np.mean((a - b) ** 2)) / spread for a, b in zip(labels["model_bfloat16.pt2"], first, strict=True)]
+    assert all(0 < error < 0.03 for error in errors), errors
+    # The mode is part of what the rows are: the folder refuses the other one.
+    refused = sapiens_ray("check", tmp_path / "torchscript-model.pth.yaml", "--set", "tasks.0.mode=bfloat16")
+    assert refused.code == 2 and "tasks[0].mode: was 'torchscript', now 'bfloat16'" in refused.err
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+def test_a_job_compiles_once(cluster, sapiens_ray, write_job, tmp_path):
+    write_photos(tmp_path / "photos", 3)
+    source = write(tmp_path / "model.pth", small("depth", layers=1), "pth")
+    task = {"task": "depth", "checkpoint": str(source), "mode": "bfloat16", "compile": "default", "batch_size": 2}
+    for number, expected in enumerate(("depth: compiled in ", "depth: compiled code of ")):
+        job = write_job(tmp_path / "photos", name=f"job{number}", tasks=[task], cache=str(tmp_path / "cache"))
+        # Nodes of their own, as far as the folder of compiled code goes.
+        done = sapiens_ray("run", job, env={"SAPIENS_RAY_CACHE": str(tmp_path / f"node{number}"), "RAY_ADDRESS": ""})
+        assert done.code == 0, done.text
+        (note,) = json.loads((tmp_path / f"job{number}-out" / "summary.json").read_text())["notes"]
+        assert note.startswith(expected) and str(tmp_path / "cache") in note, note
+        assert note in done.err.replace("\n", ""), "the log says which happened"
+    assert len(list((tmp_path / "cache").glob("*.zip"))) == 1
+    one, two = depths(tmp_path / "job0-out"), depths(tmp_path / "job1-out")
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True)), "the same code gives the same labels"
+
+
+def test_files_that_do_not_fit_are_refused_before_any_work(sapiens_ray, write_job, tmp_path):
+    write_photos(tmp_path / "photos", 1)
+    source = write(tmp_path / "model.pth", small("normal"), "pth")
+    pose = write(tmp_path / "pose.safetensors", small("pose17"), "safetensors")
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
+
+    def refusal(**task: object) -> str:
+        done = sapiens_ray("run", write_job(tmp_path / "photos", tasks=[task]))
+        assert done.code == 2 and "Traceback" not in done.text
+        assert not (tmp_path / "job-out").exists()
+        return done.err
+
+    text = refusal(task="seg", checkpoint=str(source))
+    assert f"tasks[0].checkpoint: {source} is a Sapiens normal model (32 wide, 2 layers)" in text
+    assert "the job asks for task seg" in text
+    assert "the job asks for 308 keypoints" in refusal(task="pose", keypoints=308, checkpoint=str(pose))
+    assert "not those of a Sapiens model" in refusal(task="seg", checkpoint=str(tmp_path / "other.pth"))
+
+
+def test_inspect_for_people(sapiens_ray, tmp_path, model):
+    done = sapiens_ray("checkpoints", "inspect", write(tmp_path / "x.pt2", small("pose17"), "old export"))
+    assert done.code == 0
+    for line in ("old export", "Sapiens pose model (32 wide, 2 layers, 17 keypoints)", "2 heads, padding 2",
+                 "native module, float32", "float32)"):  # fmt: skip
+        assert line in done.out, done.out
+    done = sapiens_ray("checkpoints", "inspect", model)
+    assert done.code == 0 and "not a Sapiens model that is known" in done.out and "as it is, cast" in done.out
+    state = small("seg").state_dict()
+    del state["backbone.ln1.weight"]
+    torch.save(state, tmp_path / "broken.pth")
+    done = sapiens_ray("checkpoints", "inspect", tmp_path / "broken.pth")
+    assert done.code == 1 and "tensor backbone.ln1.weight of shape (32,) is missing" in done.out
+    done = sapiens_ray("checkpoints", "inspect", tmp_path / "nothing.pth")
+    assert done.code == 2 and "is not there" in done.err
+
+
+def test_convert_refuses_what_it_cannot_do(sapiens_ray, tmp_path, model):
+    done = sapiens_ray("convert", model, "--to", "safetensors", "--out", tmp_path / "x.safetensors")
+    assert done.code == 2 and "not those of a Sapiens model" in done.err and not list(tmp_path.iterdir())
+    source = write(tmp_path / "x.safetensors", small("seg"), "safetensors")
+    before = source.read_bytes()
+    done = sapiens_ray("convert", source, "--to", "safetensors")
+    assert done.code == 2 and "is the file to convert itself" in done.err
+    assert source.read_bytes() == before and list(tmp_path.iterdir()) == [source]

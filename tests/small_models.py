@@ -1,0 +1,99 @@
+"""Small Sapiens models with seeded random weights: the real inputs, outputs and names of tensors, narrow inside."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+
+from sapiens_ray.models.sapiens import Architecture, Sapiens
+
+TASKS = ("seg", "depth", "normal", "pose17", "features")
+HEADS = {
+    "seg": ((16, 16, 16), (16, 16, 16), 28, "decode_head", "conv_seg"),
+    "depth": ((8, 8, 8, 8), (8, 8), 1, "decode_head", "conv_seg"),
+    "normal": ((16, 16, 16), (16, 16, 16), 3, "decode_head", "conv_seg"),
+    "pose17": ((16, 16), (16, 16), 17, "head", "final_layer"),
+    "features": ((), (), None, "", ""),
+}
+
+
+def small(task: str, seed: int = 0, layers: int = 2) -> Sapiens:
+    """32 wide, 2 heads; weights large enough that attention and norms matter."""
+    deconv, conv, channels, head, last = HEADS[task]
+    kind = "pose" if task == "pose17" else task
+    torch.manual_seed(seed)
+    model = Sapiens(Architecture(kind, 32, layers, 2, 128, deconv, conv, channels, head, last))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+        elif "ln" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+        else:
+            torch.nn.init.normal_(parameter, std=0.15 if parameter.ndim > 1 else 0.5)
+    return model.eval().requires_grad_(False)
+
+
+def images(model: Sapiens, batch: int = 1, seed: int = 0) -> torch.Tensor:
+    """Smooth random images with detail, normalised."""
+    height, width = model.architecture.input_size
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(batch, 3, height // 64, width // 64, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+    return smooth + 0.1 * torch.randn(batch, 3, height, width, generator=generator)
+
+
+def output(model: object, batch: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        found = model(batch)  # type: ignore[operator]
+    return (found[0] if isinstance(found, tuple | list) else found).float()
+
+
+class Foreign:
+    """Stands for the objects that training frameworks leave in a checkpoint; does not exist where it is loaded."""
+
+    def __init__(self, value: object = 1) -> None:
+        self.value = value
+
+
+def write(path: Path, model: Sapiens, container: str) -> Path:
+    """Save a model in a container: the name of one of `CONTAINERS`."""
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    batch = images(model, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if container == "flat pth":
+            torch.save(state, path)
+        elif container == "pth":
+            torch.save({"state_dict": state, "meta": {"epoch": 3, "config": Foreign()}, "optimizer": {}}, path)
+        elif container == "old pth":
+            torch.save({"state_dict": state}, path, _use_new_zipfile_serialization=False)
+        elif container == "safetensors":
+            from safetensors.torch import save_file
+
+            save_file(state, path)
+        elif container == "torchscript":
+            torch.jit.trace(model, batch, check_trace=False).save(str(path))
+        elif container == "export":
+            dim = torch.export.Dim("batch", min=1, max=64)
+            torch.export.save(torch.export.export(model, (batch,), dynamic_shapes=({0: dim},)), path)
+        elif container == "old export":  # as torch 2.3 wrote them
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("serialized_exported_program.json", json.dumps({"schema_version": {"major": 5}}))
+                archive.writestr("serialized_state_dict.pt", buffer.getvalue())
+                archive.writestr("version", "5.1")
+        else:
+            raise ValueError(container)
+    return path
+
+
+CONTAINERS = {
+    "flat pth": "model.pth", "pth": "model.pth", "old pth": "model.pth", "safetensors": "model.safetensors",
+    "torchscript": "model.pt2", "export": "model.pt2", "old export": "model.pt2",
+}  # fmt: skip

@@ -1,0 +1,180 @@
+"""The catalogue: names, Sapiens-Lite's tree of folders, downloads from a local hub."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sapiens_ray.config import Job
+from sapiens_ray.errors import CheckpointError
+from sapiens_ray.models import catalog
+from tests.conftest import SHARED, read_output, write_photos
+from tests.hub_server import Hub
+from tests.small_models import small, write
+
+SEG = "sapiens_0.3b_goliath_best_goliath_mIoU_7673_epoch_194"
+TREE = f"seg/checkpoints/sapiens_0.3b/{SEG}_torchscript.pt2"
+
+
+def test_names_and_files():
+    assert len(catalog.CATALOGUE) == 26
+    seg = catalog.published("seg-1b")
+    assert seg.on_hub("torchscript") == (
+        "facebook/sapiens-seg-1b-torchscript",
+        "sapiens_1b_goliath_best_goliath_mIoU_7994_epoch_151_torchscript.pt2",
+    )
+    assert catalog.published("pose17-2b").on_hub("bfloat16") == (
+        "noahcao/sapiens-pose-coco",
+        "sapiens_lite_host/bfloat16/pose/checkpoints/sapiens_2b/sapiens_2b_coco_best_coco_AP_822_bfloat16.pt2",
+    )
+    assert catalog.published("pretrain-1b").on_hub("original")[1] == "sapiens_1b_epoch_173_clean.pth"
+    for wrong, near in (("seg-2b", "seg-1b"), ("pose-1b", "pose17-1b"), ("normals-1b", "normal-1b")):
+        assert catalog.is_name(wrong)
+        with pytest.raises(CheckpointError, match=near):
+            catalog.published(wrong)
+    assert not any(map(catalog.is_name, ("seg-1b.pt2", "./seg-1b", "models/seg-1b", "s3://b/seg-1b", "seg1b")))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the facts are not at hand")
+def test_the_catalogue_is_that_of_the_facts():
+    facts = json.loads((SHARED / "facts" / "models.json").read_text())["v1"]
+    layout = json.loads((SHARED / "facts" / "checkpoint_layout.json").read_text())["parameter_counts"]
+    found = {}
+    for one in facts["checkpoints"]:
+        name = f"{one['task']}{one.get('keypoints', '')}-{one['size']}"
+        found[name] = {mode: tuple(file) for mode, file in one["files"].items()}
+    assert found == {
+        name: {mode: model.on_hub(mode) for mode in catalog.MODES} for name, model in catalog.CATALOGUE.items()
+    }
+    for name, model in catalog.CATALOGUE.items():
+        if model.kind != "pretrain":
+            assert abs(model.parameters - layout[model.kind][model.size] / 1e6) < 0.06, name
+
+
+def test_a_name_in_a_job_is_no_path(tmp_path):
+    raw = {"input": {"uri": "photos-1b"}, "output": {"uri": "out"}, "tasks": [{"task": "seg", "checkpoint": "seg-1b"}]}
+    job = Job.parse(raw)
+    assert job.tasks[0].checkpoint == "seg-1b" and job.input.uri == [str(Path.cwd() / "photos-1b")]
+
+
+@pytest.mark.parametrize("level", [".", "sapiens_lite_host", "sapiens_lite_host/torchscript"])
+def test_an_existing_tree_just_works(tmp_path, monkeypatch, level):
+    """Whichever level of it the variable names, and whatever figures the file names had at the time."""
+    file = tmp_path / "sapiens_lite_host" / "torchscript" / TREE
+    file.parent.mkdir(parents=True)
+    monkeypatch.setenv("SAPIENS_LITE_CHECKPOINT_ROOT", str(tmp_path / level))
+    renamed = file.with_name(file.name.replace("7673_epoch_194", "7000_epoch_1"))
+    renamed.write_bytes(b"old")
+    assert catalog.find("seg-0.3b", "torchscript") == renamed
+    file.write_bytes(b"new")
+    assert catalog.find("seg-0.3b", "torchscript") == file
+    assert catalog.find("seg-0.3b", "bfloat16") == file, "any container gives bfloat16"
+    other = tmp_path / "sapiens_lite_host" / "bfloat16" / TREE.replace("torchscript", "bfloat16")
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"half")
+    assert catalog.find("seg-0.3b", "bfloat16") == other
+    assert catalog.find("seg-0.3b", "torchscript") == file
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Iterator[Hub]:
+    """A hub with a small segmenter as seg-0.3b; this process and its commands use it, with an empty cache."""
+    files = {}
+    model = small("seg")
+    for mode, container in (("torchscript", "torchscript"), ("bfloat16", "old export")):
+        repository, file = catalog.published("seg-0.3b").on_hub(mode)
+        files[repository] = {file: write(tmp_path / "x", model, container).read_bytes()}
+    coco, path = catalog.published("pose17-1b").on_hub("torchscript")
+    files[coco] = {path: b"pose"}
+    (tmp_path / "x").unlink()
+    hub = Hub(files)
+    environment = {
+        "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "",
+        "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
+    }  # fmt: skip
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SAPIENS_LITE_CHECKPOINT_ROOT", raising=False)
+    yield hub
+    hub.server.shutdown()
+
+
+def test_pull_into_a_tree(hub, sapiens_ray, tmp_path):
+    done = sapiens_ray("checkpoints", "pull", "seg-0.3b", "pose17-1b", "--to", tmp_path / "tree")
+    assert done.code == 0, done.text
+    seg = tmp_path / "tree" / "sapiens_lite_host" / "torchscript" / TREE
+    repository, file = catalog.published("seg-0.3b").on_hub("torchscript")
+    assert seg.read_bytes() == hub.files[repository][file]
+    pose = tmp_path / "tree" / catalog.published("pose17-1b").on_hub("torchscript")[1]
+    assert pose.read_bytes() == b"pose"
+    assert done.out.split() == [str(seg), str(pose)]
+    assert "CC-BY-NC 4.0, not for commercial use" in done.err and "about 1.4 GB" in done.err
+    before = len(hub.requests)
+    again = sapiens_ray("checkpoints", "pull", "seg-0.3b", "--to", tmp_path / "tree")
+    assert again.code == 0 and len(hub.requests) == before, "what is there is not asked for"
+    listed = sapiens_ray("checkpoints", "list", "--json", env={"SAPIENS_LITE_CHECKPOINT_ROOT": str(tmp_path / "tree")})
+    here = {(one["name"], one["mode"]): one["here"] for one in json.loads(listed.out) if one["here"]}
+    assert here == {("seg-0.3b", "torchscript"): str(seg), ("pose17-1b", "torchscript"): str(pose)}
+
+
+def test_a_download_that_broke_off_goes_on(hub, sapiens_ray, tmp_path):
+    repository, file = catalog.published("depth-0.3b").on_hub("bfloat16")
+    data = os.urandom(25 << 20)
+    hub.files[repository] = {file: data}
+    hub.break_after = 21 << 20
+    pull = ("checkpoints", "pull", "depth-0.3b", "--mode", "bfloat16", "--to", tmp_path)
+    done = sapiens_ray(*pull)
+    if done.code != 0:  # the library may try again by itself
+        assert "sapiens-ray: cannot download" in done.err and "Traceback" not in done.text
+        done = sapiens_ray(*pull)
+    assert done.code == 0, done.text
+    assert Path(done.out.strip()).read_bytes() == data
+    headers = [{name.lower(): value for name, value in headers.items()} for method, path, headers in hub.requests
+               if method == "GET" and "resolve" in path]  # fmt: skip
+    starts = [int(one["range"].removeprefix("bytes=").partition("-")[0]) for one in headers if "range" in one]
+    assert any(10 << 20 <= start <= 21 << 20 for start in starts), headers
+
+
+def test_tokens_refusals_and_renamed_files(hub, sapiens_ray, tmp_path, monkeypatch):
+    hub.token = "hf_secret"
+    done = sapiens_ray("checkpoints", "pull", "seg-0.3b", env={"HF_TOKEN": "hf_wrong"})
+    assert done.code == 2 and "cannot download" in done.err and "Traceback" not in done.text
+    assert "hf_wrong" not in done.text and "SAPIENS_LITE_CHECKPOINT_ROOT" in done.err
+    done = sapiens_ray("checkpoints", "pull", "seg-0.3b", env={"HF_TOKEN": "hf_secret"})
+    assert done.code == 0 and Path(done.out.strip()).is_file(), done.text
+    hub.token = None
+    repository, file = catalog.published("seg-0.3b").on_hub("bfloat16")
+    renamed = file.replace("7673_epoch_194", "8000_epoch_7")
+    hub.files[repository] = {"README.md": b"", renamed: hub.files[repository][file]}
+    done = sapiens_ray("checkpoints", "pull", "seg-0.3b", "--mode", "bfloat16")
+    assert done.code == 0 and done.out.strip().endswith(renamed), done.text
+    offline = sapiens_ray("checkpoints", "pull", "normal-1b", env={"HF_HUB_OFFLINE": "1"})
+    assert offline.code == 2 and "cannot download" in offline.err and "Traceback" not in offline.text
+    for name in ("seg-2b", "nonsense"):
+        done = sapiens_ray("checkpoints", "pull", name)
+        assert done.code == 2 and f"{name!r} is not in the catalogue" in done.err
+
+
+def test_a_job_names_a_published_model(hub, sapiens_ray, write_job, tmp_path):
+    """Downloaded once, found in the hub's cache from then on, also offline; the rows say which file it was."""
+    write_photos(tmp_path / "photos", 2)
+    job = write_job(tmp_path / "photos", tasks=[{"task": "seg", "checkpoint": "seg-0.3b", "mode": "bfloat16"}])
+    wanted = sapiens_ray("checkpoints", "inspect", "seg-0.3b")
+    assert wanted.code == 2 and "sapiens-ray checkpoints pull seg-0.3b" in wanted.err
+    done = sapiens_ray("check", job)
+    assert done.code == 0 and len(hub.downloads) == 1, done.text
+    assert "CC-BY-NC 4.0" in done.err
+    # A cluster of its own: the workers of the session's were started with another environment.
+    done = sapiens_ray("run", job, env={"HF_HUB_OFFLINE": "1", "RAY_ADDRESS": ""})
+    assert done.code == 0, done.text
+    assert len(hub.downloads) == 1
+    rows = read_output(tmp_path / "job-out")
+    assert rows["error_kind"].null_count == 2
+    models = json.loads(rows.schema.metadata[b"sapiens_ray.job"])["models"]
+    assert models["seg"]["checkpoint"] == "seg-0.3b" and len(models["seg"]["sha256"]) == 64
+    inspected = json.loads(sapiens_ray("checkpoints", "inspect", "seg-0.3b", "--json").out)
+    assert inspected["sha256"] == models["seg"]["sha256"] and inspected["container"] == "old export"

@@ -1,0 +1,262 @@
+"""Files of every container: told apart, read without running what is in them, refused with a reason."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sapiens_ray.errors import CheckpointError
+from sapiens_ray.models.checkpoint import container_of
+from sapiens_ray.models.loading import load_model
+from sapiens_ray.models.weights import read_weights
+from tests.small_models import CONTAINERS, images, output, small, write
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_every_container_gives_the_same_model(tmp_path, container):
+    model = small("depth")
+    path = write(tmp_path / CONTAINERS[container], model, container)
+    kinds = {"flat pth": "pickle", "pth": "pickle", "old pth": "pickle"}
+    assert container_of(path) == kinds.get(container, container)
+    tensors = {name: entry.read() for name, entry in read_weights(path).items()}
+    state = model.state_dict()
+    assert tensors.keys() == state.keys()
+    assert all(torch.equal(tensors[name], state[name]) for name in state)
+    batch = images(model, 2)
+    wanted = output(model, batch)
+    loaded = load_model(path, "torchscript", CPU)
+    assert (loaded.native is None) == (container == "torchscript")
+    assert (output(loaded.module, batch) - wanted).abs().max() < 1e-4
+    rounded = load_model(path, "bfloat16", CPU)
+    assert rounded.native is not None
+    types = {name: tensor.dtype for name, tensor in rounded.native.state_dict().items()}
+    assert types["backbone.layers.0.attn.qkv.weight"] == torch.bfloat16
+    assert types["backbone.pos_embed"] == types["decode_head.conv_seg.weight"] == torch.float32
+    error = (output(rounded.module, batch) - wanted).square().mean().sqrt() / wanted.std()
+    assert 0 < error < 0.03
+
+
+def test_tensors_that_are_views_are_read_as_they_are(tmp_path):
+    whole = torch.arange(24.0)
+    state = {"a": whole[4:10], "b": whole.view(4, 6).t(), "c": whole, "empty": torch.zeros(0, 3), "one": whole[3]}
+    torch.save(state, tmp_path / "x.pth")
+    read = {name: entry.read() for name, entry in read_weights(tmp_path / "x.pth").items()}
+    assert all(torch.equal(read[name], state[name]) for name in state)
+    torch.save({name: tensor.contiguous() for name, tensor in state.items() if name != "b"}, tmp_path / "y.pth")
+    read = {name: entry.read() for name, entry in read_weights(tmp_path / "y.pth").items()}
+    assert all(torch.equal(read[name], state[name]) for name in read) and len(read) == 4
+
+
+class Bomb:
+    """Unpickling it runs a command."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+class Trap:
+    """Unpickling it imports a module of ours and calls it."""
+
+    def __reduce__(self):
+        return _sprung, ()
+
+
+SPRUNG: list[bool] = []
+
+
+def _sprung() -> object:
+    SPRUNG.append(True)
+    return {}
+
+
+@pytest.mark.parametrize("place", ["meta", "state_dict", "flat"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_nothing_in_a_pickle_is_run(tmp_path, place, zipped):
+    state = dict(small("seg").state_dict())
+    for name, trap in (("bomb", Bomb(f"touch {tmp_path / 'exploded'}")), ("trap", Trap())):
+        whole = {"state_dict": dict(state), "meta": {}} if place != "flat" else dict(state)
+        (whole if place == "flat" else whole[place])[name] = trap
+        torch.save(whole, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+        try:
+            load_model(tmp_path / "x.pth", "bfloat16", CPU)
+        except CheckpointError as error:
+            assert "x.pth" in str(error)
+    assert not (tmp_path / "exploded").exists() and not SPRUNG
+    if zipped:  # what is no tensor is left out, so that the objects of training frameworks do no harm
+        torch.save({"state_dict": state, "meta": {"config": Trap()}}, tmp_path / "x.pth")
+        assert load_model(tmp_path / "x.pth", "torchscript", CPU).native is not None and not SPRUNG
+
+
+def test_exported_files_with_pickles_or_libraries_are_refused(tmp_path):
+    class Foreign(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(3))
+
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            return batch.mean(1, keepdim=True) * self.weight[0]
+
+    path = tmp_path / "x.pt2"
+    torch.export.save(torch.export.export(Foreign(), (torch.zeros(2, 3, 8, 8),)), path)
+    loaded = load_model(path, "torchscript", CPU)
+    assert loaded.native is None and loaded.batch == 2, "a program of one batch size"
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+
+    def refused(changes: dict[str, bytes]) -> str:
+        with zipfile.ZipFile(tmp_path / "y.pt2", "w") as archive:
+            for name, data in {**members, **changes}.items():
+                archive.writestr(name, data)
+        with pytest.raises(CheckpointError) as error:
+            load_model(tmp_path / "y.pt2", "torchscript", CPU)
+        return str(error.value)
+
+    trap = io.BytesIO()
+    torch.save(({"a": Trap()}, {}), trap)
+    assert "holds code or pickled objects" in refused({"x/data/sample_inputs/model.pt": trap.getvalue()})
+    assert "holds code or pickled objects" in refused({"x/data/aotinductor/model/a.so": b"\x7fELF"})
+    config = json.loads(members["x/data/weights/model_weights_config.json"])
+    config["config"]["weight"]["use_pickle"] = True
+    pickled = refused({"x/data/weights/model_weights_config.json": json.dumps(config).encode()})
+    assert "tensor weight is pickled" in pickled
+    constants = json.dumps({"config": {"c": {"use_pickle": True, "path_name": "c"}}}).encode()
+    assert "holds code or pickled objects" in refused({"x/data/constants/model_constants_config.json": constants})
+    program = json.loads(members["x/models/model.json"])
+    program["schema_version"]["major"] += 1
+    assert "another torch" in refused({"x/models/model.json": json.dumps(program).encode()})
+    assert not SPRUNG
+
+
+def test_programs_of_other_models_run_as_they_are(tmp_path):
+    """Exported ones in the mode of their type, TorchScript in both."""
+    model = torch.nn.Conv2d(3, 4, 1).eval()
+    batch = torch.randn(2, 3, 6, 5)
+    wanted = output(model, batch)
+    torch.jit.trace(model, batch).save(str(tmp_path / "script.pt2"))
+    loaded = load_model(tmp_path / "script.pt2", "bfloat16", CPU)
+    assert loaded.dtype == torch.bfloat16
+    assert 0 < (output(loaded.module, batch.bfloat16()) - wanted).abs().max() < 0.05
+    dim = torch.export.Dim("batch", min=1, max=8)
+    for dtype, mode, other in ((torch.float32, "torchscript", "bfloat16"), (torch.bfloat16, "bfloat16", "torchscript")):
+        program = torch.export.export(model.to(dtype), (batch.to(dtype),), dynamic_shapes=({0: dim},))
+        torch.export.save(program, tmp_path / "export.pt2")
+        loaded = load_model(tmp_path / "export.pt2", mode, CPU)
+        assert loaded.batch is None and loaded.dtype == dtype
+        assert (output(loaded.module, batch.to(dtype)[:1]) - wanted[:1]).abs().max() < 0.05
+        with pytest.raises(CheckpointError, match=f"cannot run in mode {other}"):
+            load_model(tmp_path / "export.pt2", other, CPU)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("containers")
+    model = small("pose17")
+    return {kind: write(folder / f"{kind}-{name}", model, kind).read_bytes() for kind, name in CONTAINERS.items()}
+
+
+@settings(max_examples=120, deadline=None)
+@given(kind=st.sampled_from(sorted(CONTAINERS)), where=st.floats(0, 1), what=st.sampled_from(["cut", "flip", "zero"]))
+def test_damaged_files_are_refused_or_read_but_never_crash(files, tmp_path_factory, kind, where, what):
+    data = bytearray(files[kind])
+    place = min(int(where * len(data)), len(data) - 1)
+    if what == "cut":
+        del data[place:]
+    elif what == "flip":
+        data[place] ^= 0xFF
+    else:
+        data[place : place + 64] = bytes(len(data[place : place + 64]))
+    path = tmp_path_factory.mktemp("damaged") / CONTAINERS[kind]
+    path.write_bytes(data)
+    try:
+        for entry in read_weights(path).values():
+            assert tuple(entry.read().shape) == entry.shape
+    except CheckpointError as error:
+        assert str(path) in str(error)
+
+
+def test_files_that_are_no_checkpoint_say_what_they_are(tmp_path):
+    cases = {
+        b"": "it is empty",
+        b"hello there": "first bytes are b'hello there'",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n": "git lfs pull",
+    }
+    for data, message in cases.items():
+        (tmp_path / "x.pt2").write_bytes(data)
+        with pytest.raises(CheckpointError, match=message):
+            read_weights(tmp_path / "x.pt2")
+    with zipfile.ZipFile(tmp_path / "x.pt2", "w") as archive:
+        archive.writestr("readme.txt", "no model")
+    with pytest.raises(CheckpointError, match="a zip file of something else"):
+        read_weights(tmp_path / "x.pt2")
+    np.savez(tmp_path / "x.npz", a=np.zeros(3))
+    with pytest.raises(CheckpointError, match="a zip file of something else"):
+        read_weights(tmp_path / "x.npz")
+    (tmp_path / "list.pth").write_bytes(pickle.dumps([1, 2]))
+    with pytest.raises(CheckpointError, match=r"list\.pth"):
+        read_weights(tmp_path / "list.pth")
+    torch.save([torch.zeros(2)], tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match="no dict of tensors"):
+        read_weights(tmp_path / "list.pth")
+
+
+def test_loading_never_holds_two_copies(tmp_path):
+    """100 million float32 numbers as bfloat16: far less than both together at the peak of the process."""
+    import subprocess
+
+    model = small("seg", layers=1)
+    code = """
+import sys, torch
+from pathlib import Path
+from sapiens_ray.models.sapiens import Architecture, Sapiens
+from sapiens_ray.models.loading import load_model
+def peak():  # ru_maxrss begins with that of the parent
+    line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+path = Path(sys.argv[1])
+if not path.exists():
+    model = Sapiens(Architecture("features", 1024, 8, 16, 4096))
+    torch.save(model.state_dict(), path)
+else:
+    load_model(Path(sys.argv[2]), sys.argv[3], torch.device("cpu"))
+    before = peak()
+    model = load_model(path, sys.argv[3], torch.device("cpu")).module
+    held = sum(t.numel() * t.element_size() for t in model.state_dict().values()) / 2**20
+    print(held, peak() - before)
+"""
+    write(tmp_path / "small.pth", model, "pth")  # imports and one-time costs first
+    for mode in ("", "bfloat16", "torchscript"):
+        run = [sys.executable, "-c", code, str(tmp_path / "x.pth"), str(tmp_path / "small.pth"), mode]
+        done = subprocess.run(run, capture_output=True, text=True, check=True)
+        if mode:
+            held, grown = map(float, done.stdout.split())
+            print(mode, held, grown)
+            assert held > (180 if mode == "bfloat16" else 380) and held * 0.9 < grown < held * 1.25, (held, grown)
+
+
+def test_a_digest_is_of_the_file(tmp_path, sapiens_ray):
+    path = write(tmp_path / "model.safetensors", small("normal"), "safetensors")
+    done = sapiens_ray("checkpoints", "inspect", path, "--json")
+    seen = json.loads(done.out)
+    assert done.code == 0, done.text
+    assert seen["sha256"] == hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    assert seen["container"] == "safetensors" and seen["dtypes"] == {"float32": seen["tensors"]}
+    about = seen["architecture"]
+    assert (about["task"], about["channels"], about["width"], about["layers"]) == ("normal", 3, 32, 2)
+    assert seen["modes"] == {"torchscript": "native module, float32", "bfloat16": "native module"}

@@ -1,0 +1,170 @@
+"""Compiled models: fixed shapes, kept code that other processes and nodes find, machines without a compiler; and
+batch sizes that are found by trying."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sapiens_ray.models.runner import Runner, fitting_batch
+from sapiens_ray.storage import Folder
+from tests.small_models import small, write
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+
+RUN = """
+import json, sys, time
+import numpy as np, torch
+from pathlib import Path
+from sapiens_ray.models.compiling import CompileCache
+from sapiens_ray.models.runner import Runner
+from sapiens_ray.storage import Folder
+path, shared, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+runner = Runner(Path(path), "cpu", 3, 2, mode="bfloat16")
+runner.warm_up(1024, 768, "default", CompileCache("model", Folder(shared, options) if shared else None))
+photos = np.random.default_rng(0).integers(0, 256, (4, 1024, 768, 3), np.uint8)
+with torch.compiler.set_stance("fail_on_recompile"):  # also for the last batch, of one
+    found = torch.cat([output for _, _, output in runner(photos)])
+eager = Runner(Path(path), "cpu", 3, 2, mode="bfloat16")
+wanted = torch.cat([output for _, _, output in eager(photos)])
+error = ((found - wanted).square().mean().sqrt() / wanted.std()).item()
+print(json.dumps({"notes": runner.notes, "error": error, "shape": list(found.shape)}))
+"""
+
+
+def run(path: Path, shared: str, cache: Path, options: dict | None = None, **env: str) -> dict:
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(path), shared, json.dumps(options or {})],
+        capture_output=True, text=True, check=False, timeout=200,
+        env={**os.environ, "SAPIENS_RAY_CACHE": str(cache), **env},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@needs_compiler
+def test_code_is_compiled_once_and_found_by_other_nodes(tmp_path):
+    path = write(tmp_path / "model.pth", small("depth", layers=1), "pth")
+    shared = tmp_path / "shared"
+    first = run(path, str(shared), tmp_path / "node1")
+    (archive,) = shared.glob("*.zip")
+    assert len(first["notes"]) == 1 and first["notes"][0].startswith("compiled in ")
+    assert first["notes"][0].endswith(f"kept in {archive}")
+    assert first["shape"] == [4, 1, 1024, 768] and first["error"] < 0.03
+    # Another node finds the archive, another process of that node the folder.
+    second = run(path, str(shared), tmp_path / "node2")
+    assert second["notes"][0].startswith(f"compiled code of {archive} ready in "), second
+    assert second["error"] < 0.03
+    third = run(path, str(shared), tmp_path / "node2", CXX="/nonexistent")
+    assert third["notes"] == [
+        f"not compiled, runs eagerly: no C++ compiler (/nonexistent) on node {os.uname().nodename}"
+    ]
+    assert third["error"] == 0
+    # An archive that is of no use is said so, and replaced.
+    archive.write_bytes(b"PK broken")
+    fourth = run(path, str(shared), tmp_path / "node3")
+    assert fourth["notes"][0].startswith("compiled in ") and f"{archive} is of no use" in fourth["notes"][0]
+    assert archive.stat().st_size > 10_000
+
+
+@needs_compiler
+def test_a_compiler_that_fails_leaves_an_eager_model(tmp_path):
+    path = write(tmp_path / "model.pth", small("depth", layers=1), "pth")
+    broken = tmp_path / "broken-g++"
+    broken.write_text("#!/bin/sh\necho no such instruction >&2\nexit 1\n")
+    broken.chmod(0o755)
+    seen = run(path, "", tmp_path / "cache", CXX=str(broken))
+    assert seen["notes"][0].startswith("compiling failed, runs eagerly: ") and len(seen["notes"]) == 1
+    assert seen["error"] == 0
+
+
+def test_programs_that_run_as_they_are_are_not_compiled(tmp_path, model):
+    from sapiens_ray.models.compiling import CompileCache
+
+    runner = Runner(model, "cpu", 2)
+    runner.warm_up(1024, 768, "default", CompileCache("x", None))
+    assert runner.notes == ["not compiled: a torchscript program runs as it is in mode torchscript"]
+
+
+def test_a_program_of_one_batch_size_gets_full_batches(tmp_path):
+    native = small("seg", layers=1)
+    program = torch.export.export(native, (torch.zeros(4, 3, 1024, 768),))
+    torch.export.save(program, tmp_path / "x.pt2")
+
+    class Foreign(torch.nn.Module):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.avg_pool2d(batch, 2)
+
+    torch.export.save(torch.export.export(Foreign(), (torch.zeros(4, 3, 8, 8),)), tmp_path / "foreign.pt2")
+    runner = Runner(tmp_path / "foreign.pt2", "cpu", 1)
+    photos = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+    spans = [(start, stop, output) for start, stop, output in runner(photos)]
+    assert [(start, stop, len(output)) for start, stop, output in spans] == [(0, 4, 4), (4, 6, 2)]
+    wanted = Foreign()(runner._normalize(photos))
+    assert torch.equal(torch.cat([output for _, _, output in spans]), wanted)
+    # Of a Sapiens model the weights count, not the program.
+    assert Runner(tmp_path / "x.pt2", "cpu", 1).loaded.batch is None
+
+
+def test_the_batch_size_that_fits_is_found():
+    tried: list[int] = []
+
+    def seconds(fits: int, gain: int):
+        def run(size: int) -> float:
+            tried.append(size)
+            if size > fits:
+                raise torch.cuda.OutOfMemoryError("too much")
+            return max(1.0, size / gain)  # batches up to `gain` take the time of one
+
+        return run
+
+    assert fitting_batch(seconds(fits=20, gain=64), 64) == 16 and tried == [1, 2, 4, 8, 16, 32]
+    assert fitting_batch(seconds(fits=1000, gain=1000), 64) == 64
+    assert fitting_batch(seconds(fits=1000, gain=8), 64) == 8, "a larger one labels no more images a second"
+    assert fitting_batch(seconds(fits=1, gain=8), 64) == 1
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        fitting_batch(seconds(fits=0, gain=8), 64)
+
+    def broken(size: int) -> float:
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        fitting_batch(broken, 64)
+
+
+def test_the_kept_code_goes_through_any_storage(tmp_path):
+    """What is not there, or cannot be written, is no reason to fail."""
+    from sapiens_ray.models.compiling import CompileCache
+
+    os.environ["SAPIENS_RAY_CACHE"], before = str(tmp_path / "node"), os.environ.get("SAPIENS_RAY_CACHE")
+    kept = {name: os.environ.get(name) for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")}
+    try:
+        cache = CompileCache("model", Folder("memory://kept", {}))
+        with cache.entered(["a"]) as start:
+            (Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "x").mkdir(parents=True)
+            (Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "x" / "code.so").write_bytes(b"code")
+        assert "kept in memory://kept/" in start.line
+        os.environ["SAPIENS_RAY_CACHE"] = str(tmp_path / "other")
+        with cache.entered(["a"]) as start:
+            assert (Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "x" / "code.so").read_bytes() == b"code"
+        assert start.line.startswith("compiled code of memory://kept/")
+        with cache.entered(["b"]) as start:
+            assert not Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).exists(), "another kind of machine, other code"
+        (tmp_path / "file").write_text("")
+        with CompileCache("model", Folder(str(tmp_path / "file"), {})).entered(["a2"]) as start:
+            Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).mkdir(parents=True)
+            (Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "code.so").write_bytes(b"code")
+        assert "cannot keep it in" in start.line
+    finally:
+        for name, value in {"SAPIENS_RAY_CACHE": before, **kept}.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
