@@ -23,17 +23,23 @@ ABSENT = -1.0  # both coordinates of a keypoint whose map is nowhere positive
 MAPS_AT_ONCE = 64  # bounds the memory of blurring whole maps in float64
 
 
-def decode_heatmaps(heatmaps: torch.Tensor) -> torch.Tensor:
+def decode_heatmaps(heatmaps: torch.Tensor, middle_of_ties: bool = False) -> torch.Tensor:
     """B x K x h x w heatmaps to B x K x 3 float64 (x, y, score), x and y in cells of the heatmap.
 
     The score is the largest value of the raw map, no probability. Of equal peaks the first in reading order
-    counts. Where no value is positive x = y = -1. The step is not limited, as published: on maps with a nearly
-    singular Hessian it can be long.
+    counts, as in Sapiens-Lite; with middle_of_ties the one nearest to their mean, which is right for bfloat16
+    maps, whose peaks are flat. Where no value is positive x = y = -1. The step is not limited, as published: on
+    maps with a nearly singular Hessian it can be long.
     """
     batch, count, h, w = heatmaps.shape
     maps = heatmaps.reshape(batch * count, h, w)
     peak = maps.flatten(1).argmax(1)
-    score = maps.flatten(1).gather(1, peak[:, None])[:, 0].double()
+    largest_value = maps.flatten(1).gather(1, peak[:, None])
+    if middle_of_ties:
+        several = (maps.flatten(1) == largest_value).sum(1) > 1
+        for part in several.nonzero().squeeze(1).split(MAPS_AT_ONCE):
+            peak[part] = _middle(maps[part] == largest_value[part, :, None])
+    score = largest_value[:, 0].double()
     x, y = peak % w, peak // w
     blurred = _blur_around(maps, x, y)
     present = score > 0
@@ -51,6 +57,17 @@ def decode_heatmaps(heatmaps: torch.Tensor) -> torch.Tensor:
     place = torch.stack([x, y], 1).double() + step
     place = torch.where(present[:, None], place, ABSENT)
     return torch.cat([place, score[:, None]], 1).view(batch, count, 3)
+
+
+def _middle(tied: torch.Tensor) -> torch.Tensor:
+    """N x h x w bool to N cells, in reading order: of the true ones that which is nearest to their mean."""
+    rows = torch.arange(tied.shape[1], device=tied.device, dtype=torch.float64)[:, None]
+    columns = torch.arange(tied.shape[2], device=tied.device, dtype=torch.float64)
+    count = tied.sum((1, 2), keepdim=True)
+    y = (tied * rows).sum((1, 2), keepdim=True) / count
+    x = (tied * columns).sum((1, 2), keepdim=True) / count
+    distance = torch.where(tied, (rows - y) ** 2 + (columns - x) ** 2, torch.inf)
+    return distance.flatten(1).argmin(1)
 
 
 def _newton_step(logs: torch.Tensor) -> torch.Tensor:

@@ -137,7 +137,8 @@ class Pose:
         from sapiens_ray.models.dark import decode_heatmaps
 
         height, width = heatmaps.shape[2:]
-        return [(points, width, height) for points in decode_heatmaps(heatmaps).cpu().numpy()]
+        points = decode_heatmaps(heatmaps, middle_of_ties=self.options.mode == "bfloat16")
+        return [(one, width, height) for one in points.cpu().numpy()]
 
     def finish(self, results: list[tuple[np.ndarray, int, int]], row: dict[str, Any]) -> dict[str, Any]:
         """The column of one row, positions in pixels of the photo."""

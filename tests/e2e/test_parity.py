@@ -18,7 +18,7 @@ PARITY = SHARED / "parity"
 
 @pytest.mark.skipif(not PARITY.is_dir(), reason="the parity kit is not at hand")
 def test_every_task_equals_sapiens_lite(cluster, sapiens_ray, tmp_path):
-    command = [sys.executable, PARITY / "make_models.py", tmp_path / "models", "--no-export"]
+    command = [sys.executable, PARITY / "make_models.py", tmp_path / "models"]
     subprocess.run(command, check=True, capture_output=True)
     images = json.loads((PARITY / "golden" / "images.json").read_text())
     boxes = json.loads((PARITY / "golden" / "boxes.json").read_text())
@@ -39,6 +39,20 @@ def test_every_task_equals_sapiens_lite(cluster, sapiens_ray, tmp_path):
         pose = {"keypoints": count, "crop": "lite", "batch_size": 4}
         tasks.append(task("pose", f"pose{count}", name=f"pose{count}_full", boxes="none", **pose))
         tasks.append(task("pose", f"pose{count}", name=f"pose{count}_boxes", boxes={"column": "boxes"}, **pose))
+    # As Sapiens-Lite's other mode: three programs of torch.export, and TorchScript that is cast.
+    half = {"mode": "bfloat16", "dtype": "float32"}
+    for kind, file, column in (
+        ("seg", "seg", "seg"),
+        ("depth", "depth", "depth"),
+        ("features", "pretrain", "pretrain"),
+    ):
+        options = {key: value for key, value in half.items() if kind != "seg" or key == "mode"}
+        options |= {"save": "map"} if kind == "features" else {}
+        checkpoint = f"models/sapiens_tiny_{file}_bfloat16.pt2"
+        tasks.append({**task(kind, file, name=f"half_{column}", **options), "checkpoint": checkpoint})
+    tasks.append(task("normal", "normal", name="half_normal", **half))
+    pose = {"keypoints": 17, "crop": "lite", "boxes": {"column": "boxes"}, "mode": "bfloat16"}
+    tasks.append(task("pose", "pose17", name="half_pose17_boxes", **pose))
     job = {
         "input": {"uri": "photos.jsonl", "id_column": "id"},
         "output": {"uri": "out", "visualize": {"max_side": 16384, "format": "png"}},
@@ -49,6 +63,16 @@ def test_every_task_equals_sapiens_lite(cluster, sapiens_ray, tmp_path):
     done = sapiens_ray("run", tmp_path / "job.yaml", timeout=280)
     assert done.code == 0, done.text
     assert sapiens_ray("export", tmp_path / "out", "--format", "lite", "--to", tmp_path / "lite").code == 0
+    for column in ("seg", "depth", "normal", "pretrain", "pose17_boxes"):
+        (tmp_path / "half").mkdir(exist_ok=True)
+        (tmp_path / "lite" / f"half_{column}").rename(tmp_path / "half" / column)
+    compare = subprocess.run(
+        [sys.executable, PARITY / "compare.py", tmp_path / "half", "--profile", "bf16"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    print(compare.stdout)
+    assert compare.returncode == 0, compare.stdout
+    assert compare.stdout.count("images=7/7") == 5
     compare = subprocess.run(
         [sys.executable, PARITY / "compare.py", tmp_path / "lite", "--tol", "seg.agree_min=1", "seg.miou_min=1",
          "depth.max=1e-4", "depth.mean=1e-6", "normal.deg_p999=2e-3", "pretrain.max=2e-3", "pose.within_min=1"],
