@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 import time
 import warnings
@@ -40,14 +41,13 @@ def capability(device: torch.device) -> str:
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return f"{torch.cuda.get_device_name(device)}, sm_{major}{minor}, CUDA {torch.version.cuda}"
+    threads = f"{torch.get_num_threads()} threads"  # which stands in the code, too
     try:  # inductor compiles for the very instructions of this CPU
         text = Path("/proc/cpuinfo").read_text()
         flags = next(line for line in text.splitlines() if line.startswith(("flags", "Features")))
-        return " ".join(sorted(flags.partition(":")[2].split()))
+        return f"{threads}, {' '.join(sorted(flags.partition(':')[2].split()))}"
     except (OSError, StopIteration):
-        import platform
-
-        return f"{platform.machine()} {platform.processor()}"
+        return f"{threads}, {platform.machine()} {platform.processor()}"
 
 
 class Batches(Protocol):
@@ -109,6 +109,7 @@ class Runner:
         black = np.zeros((1, height, width, 3), np.uint8)
         if self.auto:
             self.batch_size = fitting_batch(lambda size: self._timed(np.repeat(black, size, 0)), LARGEST_BATCH)
+            torch.cuda.empty_cache()  # of the batches that were too large
             self.notes.append(f"batch size {self.batch_size}, found by trying")
         if compiling != "none" and cache is not None:
             self._compile(compiling, cache, black)
