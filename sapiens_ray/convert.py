@@ -15,9 +15,10 @@ import torch
 
 from sapiens_ray.errors import CheckpointError, OutputError
 from sapiens_ray.models.checkpoint import container_of
+from sapiens_ray.models.exported import load_export
 from sapiens_ray.models.loading import load_model, no_sapiens
 from sapiens_ray.models.sapiens import Architecture, Sapiens, build, tensors_of
-from sapiens_ray.models.weights import load_export, load_torchscript, read_weights
+from sapiens_ray.models.weights import load_torchscript, read_weights
 from sapiens_ray.storage import TEMPORARY
 
 Target = Literal["torchscript", "bfloat16", "safetensors"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import torch
 
 from sapiens_ray.errors import CheckpointError
 from sapiens_ray.models.checkpoint import Container, container_of, seems_to_be
-from sapiens_ray.models.loading import load_model
 from sapiens_ray.models.sapiens import Architecture, build, read_architecture, tensors_of
 from sapiens_ray.models.weights import read_weights
 
@@ -33,7 +33,7 @@ class Inspected:
 
 
 def inspect(path: Path) -> Inspected:
-    """Read a file without running what is in it, but see whether it would run. Raises CheckpointError."""
+    """Read a file without running what is in it, and tell how it would run. Raises CheckpointError."""
     if not path.is_file():
         raise CheckpointError(f"{path} is not {'a file' if path.exists() else 'there'}")
     container = container_of(path)
@@ -52,15 +52,17 @@ def inspect(path: Path) -> Inspected:
             problem = str(error)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    modes = {mode: _how(path, container, architecture, problem, mode) for mode in ("torchscript", "bfloat16")}
+    modes = {mode: _how(container, architecture, dtypes, problem, mode) for mode in ("torchscript", "bfloat16")}
     return Inspected(
         path, path.stat().st_size, digest, container, len(entries), parameters, dict(dtypes), architecture, modes,
         problem,
     )  # fmt: skip
 
 
-def _how(path: Path, container: Container, architecture: Architecture | None, problem: str, mode: str) -> str:
-    """How a file runs in a mode; why it does not."""
+def _how(
+    container: Container, architecture: Architecture | None, dtypes: Collection[str], problem: str, mode: str
+) -> str:
+    """How a file runs in a mode; why it does not. Told without loading a program."""
     if container == "torchscript" and mode == "torchscript":
         return "as it is"
     if problem:
@@ -69,8 +71,8 @@ def _how(path: Path, container: Container, architecture: Architecture | None, pr
         return "native module, float32" if mode == "torchscript" else "native module"
     if container == "torchscript":
         return "as it is, cast"
-    try:
-        load_model(path, mode, torch.device("cpu"))
-    except CheckpointError as error:
-        return f"no: {str(error).removeprefix(str(path)).strip()}"
-    return "as it is"
+    if container != "export":
+        return "no: not a Sapiens model, and no program"
+    wanted = "float32" if mode == "torchscript" else "bfloat16"
+    floating = [dtype for dtype in dtypes if "float" in dtype]
+    return "as it is" if set(floating) <= {wanted} else f"no: a program with {' and '.join(floating)} weights"

@@ -130,14 +130,29 @@ def test_exported_files_with_pickles_or_libraries_are_refused(tmp_path):
 
     trap = io.BytesIO()
     torch.save(({"a": Trap()}, {}), trap)
-    assert "holds code or pickled objects" in refused({"x/data/sample_inputs/model.pt": trap.getvalue()})
-    assert "holds code or pickled objects" in refused({"x/data/aotinductor/model/a.so": b"\x7fELF"})
+    assert "holds pickled objects" in refused({"x/data/sample_inputs/model.pt": trap.getvalue()})
+    for part in ("data/aotinductor/model/a.so", "data/constants/opaque_obj_0", "data/constants/custom_obj_0", "x.PT"):
+        assert "none of the parts of a plain exported network" in refused({f"x/{part}": b""})
+    assert "none of the parts of a plain exported network" in refused({"version": b"8.20"})
     config = json.loads(members["x/data/weights/model_weights_config.json"])
     config["config"]["weight"]["use_pickle"] = True
     pickled = refused({"x/data/weights/model_weights_config.json": json.dumps(config).encode()})
     assert "tensor weight is pickled" in pickled
     constants = json.dumps({"config": {"c": {"use_pickle": True, "path_name": "c"}}}).encode()
-    assert "holds code or pickled objects" in refused({"x/data/constants/model_constants_config.json": constants})
+    assert "holds pickled objects" in refused({"x/data/constants/model_constants_config.json": constants})
+    # torch evaluates expressions, and calls what a graph names.
+    bomb = f"__import__('os').system('touch {tmp_path / 'exploded'}')"
+    for expression in (bomb, "exec(chr(49))", "Symbol('os')", "(1).__class__", "Integer(1) if x else 2", "[s0]", "'s0"):
+        range_constraint = {"as_expr": {"expr_str": expression}}
+        program = json.loads(members["x/models/model.json"])
+        program["range_constraints"] = {"x": range_constraint}
+        text = refused({"x/models/model.json": json.dumps(program).encode()})
+        assert "an expression that is not plain arithmetic" in text
+    text = members["x/models/model.json"].replace(b"torch.ops.aten.mean.dim", b"torch.os.system")
+    assert "a call of 'torch.os.system', which is no operator of torch" in refused({"x/models/model.json": text})
+    text = members["x/models/model.json"].replace(b"torch.ops.aten.mean.dim", b"torch.ops.aten.from_file.default")
+    assert "which is no operator of torch" in refused({"x/models/model.json": text})
+    assert not (tmp_path / "exploded").exists()
     program = json.loads(members["x/models/model.json"])
     program["schema_version"]["major"] += 1
     assert "another torch" in refused({"x/models/model.json": json.dumps(program).encode()})

@@ -12,8 +12,9 @@ from torch.export.passes import move_to_device_pass
 
 from sapiens_ray.errors import CheckpointError
 from sapiens_ray.models.checkpoint import Container, container_of
+from sapiens_ray.models.exported import load_export
 from sapiens_ray.models.sapiens import Architecture, Sapiens, build, read_architecture, tensors_of
-from sapiens_ray.models.weights import load_export, load_torchscript, read_weights
+from sapiens_ray.models.weights import load_torchscript, read_weights
 
 if TYPE_CHECKING:
     from sapiens_ray.tasks.options import ModelOptions

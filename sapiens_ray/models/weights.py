@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import pickle
 import warnings
 import zipfile
@@ -63,40 +62,6 @@ def load_torchscript(path: Path, device: torch.device) -> torch.jit.ScriptModule
     except (RuntimeError, ValueError) as error:
         what = f"{path} is not a TorchScript file: {seems_to_be(path)} ({first_line(error)})"
         raise CheckpointError(what) from None
-
-
-def load_export(path: Path) -> torch.export.ExportedProgram:
-    """A program of torch.export, of the running torch. Raises CheckpointError for those of others.
-
-    torch unpickles what it cannot load otherwise, and loads compiled libraries; such files are refused here.
-    """
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.namelist():
-            foreign = "/data/aotinductor/" in member
-            if member.endswith("_config.json"):
-                config = json.loads(archive.read(member)).get("config", {})
-                foreign = any(entry.get("use_pickle") for entry in config.values())
-            elif member.endswith(".pt"):
-                try:
-                    torch.load(io.BytesIO(archive.read(member)), weights_only=True, map_location="cpu")
-                except pickle.UnpicklingError:
-                    foreign = True
-            if foreign:
-                raise CheckpointError(f"{path}: {member} holds code or pickled objects, which are not loaded")
-    logger = logging.getLogger("torch.export")
-    level = logger.level
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            logger.setLevel(logging.CRITICAL)  # it prints a traceback of what it then raises
-            return torch.export.load(str(path))
-    except Exception as error:  # of many kinds, from the depths of torch
-        raise CheckpointError(
-            f"{path} was exported by another torch than the running {torch.__version__}, and is no Sapiens model whose "
-            f"weights could be used: {first_line(error)}"
-        ) from None
-    finally:
-        logger.setLevel(level)
 
 
 class _Inert:
