@@ -89,8 +89,8 @@ def measure(path: Path, mode: str, compiling: str, task: str, repeat: int, refer
     wanted = np.load(reference)
     error = float(np.sqrt(np.mean((found - wanted) ** 2)) / wanted.std())
     line = {"load": loaded, "start": start, "image": min(seconds), "memory": memory, "weights": weights}
-    if runner.notes:
-        print(runner.notes[0], file=sys.stderr)
+    for note in runner.take_notes():
+        print(note, file=sys.stderr)
     return {**line, "rms": error, "labels": labels_differ(found, wanted, task)}
 
 
@@ -108,9 +108,8 @@ def labels_differ(found: Any, wanted: Any, task: str) -> str:
         return f"{(np.abs(peaks[0] - peaks[1]).max(0) <= 1).mean():.3f} of the peaks within a cell"
     if task == "depth":
         return f"{np.abs(found - wanted).max() / (wanted.max() - wanted.min()):.4f} of the range at most"
-    both = [one[0].reshape(one.shape[1], -1) for one in (found, wanted)]
-    cosine = (both[0] * both[1]).sum(0) / np.linalg.norm(both[0], axis=0) / np.linalg.norm(both[1], axis=0)
-    degrees = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+    both = [one[0] / np.linalg.norm(one[0], axis=0) for one in (found, wanted)]
+    degrees = np.degrees(2 * np.arcsin(np.clip(np.linalg.norm(both[0] - both[1], axis=0) / 2, 0, 1)))
     return f"{degrees.mean():.2f} degrees in the mean, 99.9 % below {np.quantile(degrees, 0.999):.2f}"
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +18,8 @@ from sapiens_ray.errors import CheckpointError, OutputError
 from sapiens_ray.models.checkpoint import container_of
 from sapiens_ray.models.exported import load_export
 from sapiens_ray.models.loading import load_model, no_sapiens
-from sapiens_ray.models.sapiens import Architecture, Sapiens, build, tensors_of
-from sapiens_ray.models.weights import load_torchscript, read_weights
+from sapiens_ray.models.sapiens import Architecture, Sapiens, build, fitting_architecture, tensors_of
+from sapiens_ray.models.weights import Entry, load_torchscript, read_weights
 from sapiens_ray.storage import TEMPORARY
 
 Target = Literal["torchscript", "bfloat16", "safetensors"]
@@ -69,19 +70,23 @@ def convert(source: Path, to: Target, target: Path) -> Converted:
     entries = tensors_of(read_weights(source))
     if not entries:
         raise no_sapiens(source)
-    dtype = torch.bfloat16 if to == "bfloat16" else torch.float32
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")  # keeps the suffix, which torch looks at
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
         if to == "safetensors":
-            model = _save_safetensors(source, temporary)
-        else:
-            model = build(entries, str(source), dtype, torch.device("cpu"))
+            _save_safetensors(entries, source, temporary)
+        dtype = torch.bfloat16 if to == "bfloat16" else torch.float32
+        model = build(entries, str(source), dtype, torch.device("cpu"))
+        if to != "safetensors":
             (_save_torchscript if to == "torchscript" else _save_export)(model, temporary)
         converted = _verified(source, to, temporary, target, model)
         temporary.replace(target)
+    except OSError as error:
+        raise OutputError(f"--out {target}: cannot write it: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return converted
 
 
@@ -108,18 +113,15 @@ def _save_export(model: Sapiens, path: Path) -> None:
         torch.export.save(torch.export.export(model, (images,), dynamic_shapes=({0: batch},)), path)
 
 
-def _save_safetensors(source: Path, path: Path) -> Sapiens:
+def _save_safetensors(entries: Mapping[str, Entry], source: Path, path: Path) -> None:
     from safetensors.torch import save_file
 
-    entries = tensors_of(read_weights(source))
-    model = build(entries, str(source), torch.float32, torch.device("cpu"))
-    entries = tensors_of(read_weights(source))  # those of TorchScript can be read but once
+    about = fitting_architecture(entries, str(source))
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    tensors = {name: entry.read().contiguous() for name, entry in entries.items()}
-    save_file(tensors, path, {"format": "pt", "task": model.architecture.task, "source_sha256": digest})
+    tensors = {name: entry.read() for name, entry in entries.items()}
+    save_file(tensors, path, {"format": "pt", "task": about.task, "source_sha256": digest})
     shutil.copymode(source, path)  # safetensors lets nobody else read it
-    return model
 
 
 def _verified(source: Path, to: Target, written: Path, target: Path, model: Sapiens) -> Converted:
@@ -143,6 +145,8 @@ def _verified(source: Path, to: Target, written: Path, target: Path, model: Sapi
             found, wanted = _tensor(run(batch)).float(), _tensor(reference(batch)).float()
         if found.shape != wanted.shape:
             raise CheckpointError(f"{written} gives {tuple(found.shape)} where {source} gives {tuple(wanted.shape)}")
+        if not (found.isfinite().all() and wanted.isfinite().all() and wanted.std() > 0):
+            raise CheckpointError(f"not written: outputs of {source} are not finite, or all the same")
         largest = max(largest, float((found - wanted).abs().max() / wanted.abs().max()))
         rms = max(rms, float((found - wanted).square().mean().sqrt() / wanted.std()))
     if not (largest <= TOLERANCE[to][0] and rms <= TOLERANCE[to][1]):

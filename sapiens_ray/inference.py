@@ -119,8 +119,7 @@ class Infer:
             values = [finished.get(position, {}).get(field.name) for position in range(table.num_rows)]
             table = set_column(table, field.name, pa.array(values, field.type))
         seconds = {**unit.seconds, task.column: time.perf_counter() - started}
-        new, self.runner.notes = self.runner.notes, []
-        notes = (*unit.notes, *(f"{task.column}: {note}" for note in new))
+        notes = (*unit.notes, *(f"{task.column}: {note}" for note in self.runner.take_notes()))
         left = _left(unit, task.input_kind, self.drop_input)
         return replace(unit, rows=table, inputs=left, seconds=seconds, notes=notes)
 

@@ -12,7 +12,7 @@ import torch
 
 from sapiens_ray.errors import CheckpointError
 from sapiens_ray.models.checkpoint import Container, container_of, seems_to_be
-from sapiens_ray.models.sapiens import Architecture, build, read_architecture, tensors_of
+from sapiens_ray.models.sapiens import Architecture, fitting_architecture, read_architecture, tensors_of
 from sapiens_ray.models.weights import read_weights
 
 
@@ -47,7 +47,7 @@ def inspect(path: Path) -> Inspected:
     if tensors:
         try:
             architecture = read_architecture(tensors, str(path))
-            build(tensors, str(path), torch.float32, torch.device("meta"))
+            fitting_architecture(tensors, str(path))
         except CheckpointError as error:
             problem = str(error)
     with path.open("rb") as file:
@@ -63,8 +63,9 @@ def _how(
     container: Container, architecture: Architecture | None, dtypes: Collection[str], problem: str, mode: str
 ) -> str:
     """How a file runs in a mode; why it does not. Told without loading a program."""
+    floating = [dtype for dtype in dtypes if "float" in dtype]
     if container == "torchscript" and mode == "torchscript":
-        return "as it is"
+        return "as it is" if set(floating) <= {"float32"} else f"no: a program with {' and '.join(floating)} weights"
     if problem:
         return "no"
     if architecture is not None:
@@ -74,5 +75,4 @@ def _how(
     if container != "export":
         return "no: not a Sapiens model, and no program"
     wanted = "float32" if mode == "torchscript" else "bfloat16"
-    floating = [dtype for dtype in dtypes if "float" in dtype]
     return "as it is" if set(floating) <= {wanted} else f"no: a program with {' and '.join(floating)} weights"

@@ -69,15 +69,36 @@ def test_an_existing_tree_just_works(tmp_path, monkeypatch, level):
     monkeypatch.setenv("SAPIENS_LITE_CHECKPOINT_ROOT", str(tmp_path / level))
     renamed = file.with_name(file.name.replace("7673_epoch_194", "7000_epoch_1"))
     renamed.write_bytes(b"old")
-    assert catalog.find("seg-0.3b", "torchscript") == renamed
+    assert catalog.find("seg-0.3b", "torchscript") == (renamed, "torchscript")
     file.write_bytes(b"new")
-    assert catalog.find("seg-0.3b", "torchscript") == file
-    assert catalog.find("seg-0.3b", "bfloat16") == file, "any container gives bfloat16"
+    assert catalog.find("seg-0.3b", "torchscript") == (file, "torchscript")
+    assert catalog.find("seg-0.3b", "bfloat16") == (file, "torchscript"), "any container gives bfloat16"
     other = tmp_path / "sapiens_lite_host" / "bfloat16" / TREE.replace("torchscript", "bfloat16")
     other.parent.mkdir(parents=True)
+    assert catalog.find_file("seg-0.3b", "torchscript") == file, "a node looks for the file that the driver found"
     other.write_bytes(b"half")
-    assert catalog.find("seg-0.3b", "bfloat16") == other
-    assert catalog.find("seg-0.3b", "torchscript") == file
+    assert catalog.find("seg-0.3b", "bfloat16") == (other, "bfloat16")
+    assert catalog.find("seg-0.3b", "torchscript") == (file, "torchscript")
+
+
+def test_where_a_pulled_file_goes(tmp_path):
+    """Always below the folder that was named, unless that is a level of the tree itself."""
+    seg = catalog.published("seg-0.3b")
+    (tmp_path / "own" / "torchscript").mkdir(parents=True)
+    for root, folder in {
+        "new": "new/sapiens_lite_host/torchscript",
+        "torchscript": "torchscript/sapiens_lite_host/torchscript",
+        "sapiens_lite_host": "sapiens_lite_host/torchscript",
+        "sapiens_lite_host/torchscript": "sapiens_lite_host/torchscript",
+        "sapiens_lite_host/bfloat16": "sapiens_lite_host/torchscript",
+        "own": "own/torchscript",
+    }.items():
+        target = catalog.target_in_tree(tmp_path / root, seg, "torchscript")
+        assert target == tmp_path / folder / TREE, root
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(b"x")
+        assert catalog.in_tree(tmp_path / root, seg, "torchscript") == target, "and is found there"
+        target.unlink()
 
 
 @pytest.fixture
@@ -152,6 +173,9 @@ def test_tokens_refusals_and_renamed_files(hub, sapiens_ray, tmp_path, monkeypat
     hub.files[repository] = {"README.md": b"", renamed: hub.files[repository][file]}
     done = sapiens_ray("checkpoints", "pull", "seg-0.3b", "--mode", "bfloat16")
     assert done.code == 0 and done.out.strip().endswith(renamed), done.text
+    listed = sapiens_ray("checkpoints", "list", "--mode", "bfloat16", "--json", env={"HF_HUB_OFFLINE": "1"})
+    here = [one["here"] for one in json.loads(listed.out) if one["here"]]
+    assert here == [done.out.strip()], "found again under its new name, also offline"
     offline = sapiens_ray("checkpoints", "pull", "normal-1b", env={"HF_HUB_OFFLINE": "1"})
     assert offline.code == 2 and "cannot download" in offline.err and "Traceback" not in offline.text
     for name in ("seg-2b", "nonsense"):

@@ -38,7 +38,7 @@ with torch.compiler.set_stance("fail_on_recompile"):  # also for the last batch,
 eager = Runner(Path(path), "cpu", 3, 2, mode="bfloat16")
 wanted = torch.cat([output for _, _, output in eager(photos)])
 error = ((found - wanted).square().mean().sqrt() / wanted.std()).item()
-print(json.dumps({"notes": runner.notes, "error": error, "shape": list(found.shape)}))
+print(json.dumps({"notes": runner.take_notes(), "error": error, "shape": list(found.shape)}))
 """
 
 
@@ -88,7 +88,7 @@ def test_programs_that_run_as_they_are_are_not_compiled(tmp_path, model):
 
     runner = Runner(model, "cpu", 2)
     runner.warm_up(1024, 768, "default", CompileCache("x", None))
-    assert runner.notes == ["not compiled: a torchscript program runs as it is in mode torchscript"]
+    assert runner.take_notes() == ["not compiled: a torchscript program runs as it is in mode torchscript"]
 
 
 def test_a_program_of_one_batch_size_gets_full_batches(tmp_path):

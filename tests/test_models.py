@@ -207,8 +207,26 @@ def test_instance_norm_in_every_memory_order(batch, channels, height, width, mea
     exact = maps.double()
     wanted = (exact - exact.mean((2, 3), keepdim=True)) / (exact.var((2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
     before = maps.clone()
-    assert (InstanceNorm()(maps) - wanted).abs().max() < 2e-4 and torch.equal(maps, before)
+    assert (InstanceNorm()(maps) - wanted).abs().max() < 1e-5 and torch.equal(maps, before)
     rounded = InstanceNorm()(maps.bfloat16())
     exact = maps.bfloat16().double()
     wanted = (exact - exact.mean((2, 3), keepdim=True)) / (exact.var((2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
     assert rounded.dtype == torch.bfloat16 and (rounded - wanted).abs().max() < 0.02 * max(1, wanted.abs().max())
+
+
+@pytest.mark.parametrize("mean", [0, 10, 100])
+def test_instance_norm_of_large_maps_far_from_zero(mean):
+    """Statistics are float32 sums over 200,000 values; bfloat16 only rounds what goes in and out."""
+    maps = torch.randn(1, 4, 512, 384, generator=torch.Generator().manual_seed(1)) + mean
+    for dtype, limit in ((torch.float32, 3e-5), (torch.bfloat16, 3e-3)):
+        given = maps.to(dtype).contiguous(memory_format=torch.channels_last)
+        exact = given.double()
+        wanted = (exact - exact.mean((2, 3), keepdim=True)) / exact.std((2, 3), correction=0, keepdim=True)
+        error = (InstanceNorm()(given).double() - wanted).square().mean().sqrt()
+        assert error < limit, (dtype, mean, float(error))
+
+
+def test_traced_programs_hold_no_loops_of_the_cpu(tmp_path):
+    path = write(tmp_path / "model.pt2", small("depth"), "torchscript")
+    graph = str(torch.jit.load(str(path)).inlined_graph)
+    assert graph.count("aten::instance_norm") == 6 and "aten::split" not in graph

@@ -63,3 +63,26 @@ def test_files_that_are_no_torchscript_say_what_they_are(tmp_path, model):
     half.save(str(tmp_path / "half.pt2"))
     with pytest.raises(CheckpointError, match="float32"):
         load_model(tmp_path / "half.pt2", "torchscript", torch.device("cpu"))
+
+
+def test_out_of_memory_of_a_filled_batch(model):
+    """Compiled code runs whole batches, however few images there are: what is halved is what ran."""
+    runner = Runner(model, "cpu", 8)
+    runner.fixed = True
+    ran: list[int] = []
+
+    def hungry(batch: torch.Tensor) -> torch.Tensor:
+        ran.append(len(batch))
+        if len(batch) > 4:
+            raise torch.cuda.OutOfMemoryError("too much")
+        return batch
+
+    runner.module = hungry
+    photos = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
+    ((start, stop, output),) = runner(photos)
+    assert (start, stop, len(output), ran, runner.batch_size) == (0, 3, 3, [8, 4], 4)
+    assert torch.equal(output, runner._normalize(photos))
+    assert runner.take_notes() == ["out of memory: batches of 4 from now on"] and runner.take_notes() == []
+    runner.batch_size, runner.module = 1, lambda batch: hungry(torch.cat([batch] * 5))
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        list(runner(photos))

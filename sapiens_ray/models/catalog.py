@@ -10,6 +10,7 @@ import fnmatch
 import logging
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -127,19 +128,27 @@ def suggestion(name: str) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
-def find(name: str, mode: str) -> Path:
-    """The file of a published model for a mode, on this machine: from the tree of $SAPIENS_LITE_CHECKPOINT_ROOT, else
-    from the hub's cache, else downloaded into it.
+def find(name: str, mode: Mode) -> tuple[Path, Mode]:
+    """The file of a published model for a mode, and the mode of that file: on this machine, from the tree of
+    $SAPIENS_LITE_CHECKPOINT_ROOT, else from the hub's cache, else downloaded into it.
 
     Any container can give bfloat16, so files of other modes serve it too, if they are here already. Raises
     CheckpointError.
     """
     model = published(name)
-    usable: tuple[Mode, ...] = ("bfloat16", "torchscript", "original") if mode == "bfloat16" else (
-        "torchscript", "original",
-    )  # fmt: skip
-    found = (look(model, candidate) for look in (_in_root, _in_cache) for candidate in usable)
-    return next((path for path in found if path), None) or download(model, usable[0])
+    usable: tuple[Mode, ...] = (mode, *(other for other in ("torchscript", "original") if other != mode))
+    for look in (_in_root, _in_cache):
+        for candidate in usable:
+            path = look(model, candidate)
+            if path is not None:
+                return path, candidate
+    return download(model, mode), mode
+
+
+def find_file(name: str, mode: Mode) -> Path:
+    """The file of just this mode, so that all nodes have the same one. Raises CheckpointError."""
+    model = published(name)
+    return here(model, mode) or download(model, mode)
 
 
 def here(model: Published, mode: Mode) -> Path | None:
@@ -152,22 +161,27 @@ def _in_root(model: Published, mode: Mode) -> Path | None:
     return in_tree(Path(root).expanduser(), model, mode) if root else None
 
 
-def tree_folder(root: Path, mode: Mode) -> Path:
-    """The folder `…/sapiens_lite_host/$MODE` that a root means, whichever of its levels the root names."""
-    host, _, below = _host(mode).partition("/")
-    if root.name in MODES:
-        root = root.parent  # of one mode; the others lie beside it
-    if root.name in ("sapiens_lite_host", "sapiens_host"):
-        return root.parent / host / below
-    return root / below if below and (root / below).is_dir() else root / host / below
-
-
 def in_tree(root: Path, model: Published, mode: Mode) -> Path | None:
-    """The file of a model in Sapiens-Lite's tree of folders, also under the other figures of an older release."""
-    wanted = tree_folder(root, mode) / model.tree_path(mode)
-    if wanted.is_file():
-        return wanted
-    return next(iter(sorted(wanted.parent.glob(_any_figures(wanted.name)))), None)
+    """The file of a model in Sapiens-Lite's tree of folders, whichever of its levels the root names; also under the
+    other figures of an older release."""
+    folders = [root / _host(mode), root.parent / _host(mode), root.parent.parent / _host(mode)]
+    folders += [root / mode, root] if root.name in MODES or (root / mode).is_dir() else []
+    for folder in folders:
+        wanted = folder / model.tree_path(mode)
+        if wanted.is_file():
+            return wanted
+        for renamed in sorted(wanted.parent.glob(_any_figures(wanted.name))):
+            return renamed
+    return None
+
+
+def target_in_tree(root: Path, model: Published, mode: Mode) -> Path:
+    """Where the file of a model belongs in a tree that is at this root, or is to begin there."""
+    host, _, below = _host(mode).partition("/")
+    if root.parent.name == host and root.name in MODES:
+        root = root.parent
+    folder = root / below if root.name == host or (below and (root / below).is_dir()) else root / host / below
+    return folder / model.tree_path(mode)
 
 
 def _any_figures(file_name: str) -> str:
@@ -177,9 +191,15 @@ def _any_figures(file_name: str) -> str:
 
 def _in_cache(model: Published, mode: Mode) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
 
-    found = try_to_load_from_cache(*model.on_hub(mode))
-    return Path(found) if isinstance(found, str) else None
+    repository, file = model.on_hub(mode)
+    found = try_to_load_from_cache(repository, file)
+    if isinstance(found, str):
+        return Path(found)
+    snapshots = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "snapshots"
+    return next(iter(sorted(snapshots.glob(f"*/{_any_figures(file)}"))), None)
 
 
 def download(model: Published, mode: Mode, to: Path | None = None) -> Path:
@@ -192,7 +212,7 @@ def download(model: Published, mode: Mode, to: Path | None = None) -> Path:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     repository, file = model.on_hub(mode)
-    target = tree_folder(to, mode) / model.tree_path(mode) if to else None
+    target = target_in_tree(to, model, mode) if to else None
     logging.getLogger("sapiens_ray").warning(
         "Downloading %s (%s, about %.1f GB) from %s. Licence: %s, not for commercial use.",
         model.name, mode, model.file_bytes(mode) / 1e9, repository, LICENCE,
@@ -201,10 +221,13 @@ def download(model: Published, mode: Mode, to: Path | None = None) -> Path:
     def fetch(file: str) -> Path:
         if target is None:
             return Path(hf_hub_download(repository, file))
-        # Repositories of one file have it at the top, that of COCO in the tree.
-        levels = file.count("/")
-        base = target.parents[levels]
-        return Path(hf_hub_download(repository, file, local_dir=base))
+        # Moved to its place when it is whole: repositories have it at the top, or in folders of their own.
+        partly = target.parent / ".download"
+        fetched = Path(hf_hub_download(repository, file, local_dir=partly))
+        place = target.with_name(fetched.name)
+        fetched.replace(place)
+        shutil.rmtree(partly, ignore_errors=True)
+        return place
 
     try:
         try:

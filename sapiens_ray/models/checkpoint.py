@@ -32,7 +32,7 @@ class Checkpoint:
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
     # What `uri` is: a path or URL, a URL whose file lies in the torch hub cache, or a name of the catalogue.
     kind: Literal["file", "torch hub", "catalogue"] = "file"
-    mode: str = "torchscript"
+    mode: catalog.Mode = "torchscript"  # of the file of a name: the same one on every node
 
     def local_file(self) -> Path:
         """The file on this node's disk, fetched once a node if it lies elsewhere.
@@ -42,7 +42,7 @@ class Checkpoint:
         if self.kind == "torch hub":
             path = hub_file(self.uri)
         elif self.kind == "catalogue":
-            path = catalog.find(self.uri, self.mode)
+            path = catalog.find_file(self.uri, self.mode)
         elif not storage.is_remote(self.uri):
             path = Path(storage.local_path(self.uri))
             if not path.is_file():
@@ -57,7 +57,7 @@ class Checkpoint:
 
 
 def resolve(
-    uri: str, sha256: str | None, where: str, storage_options: dict[str, Any], mode: str = "torchscript"
+    uri: str, sha256: str | None, where: str, storage_options: dict[str, Any], mode: catalog.Mode = "torchscript"
 ) -> tuple[Checkpoint, Path]:
     """Find the checkpoint of a task and hash it; with its file here. Raises CheckpointError, also for other files.
 
@@ -67,7 +67,7 @@ def resolve(
     named = catalog.is_name(uri)
     if named:
         with renamed(where):
-            path = catalog.find(uri, mode)
+            path, mode = catalog.find(uri, mode)
     else:
         path = _file(uri, where, storage_options)
     digest = _verified(path, uri, sha256, where)
@@ -162,12 +162,13 @@ def container_of(path: Path) -> Container | None:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
-        except (zipfile.BadZipFile, OSError):
+        except Exception:  # damaged directories raise many things
             return None
         if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
             return "torchscript"
         ends: dict[str, Container] = {
-            "serialized_state_dict.pt": "old export", "/model_weights_config.json": "export", "/data.pkl": "pickle",
+            "serialized_state_dict.pt": "old export", "/data/weights/model.pt": "old export",
+            "/model_weights_config.json": "export", "/data.pkl": "pickle",
         }  # fmt: skip
         return next((kind for end, kind in ends.items() if any(name.endswith(end) for name in names)), None)
     with path.open("rb") as file:

@@ -94,10 +94,9 @@ class CompileCache:
             if there is None and self.shared is not None:
                 there, problem = self._fetched(key, local)
             before = _files(local)
-            # Read by torch whenever it compiles, also for another batch size later on.
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(local / "inductor")
-            os.environ["TRITON_CACHE_DIR"] = str(local / "triton")
-            yield start
+            folders = {"TORCHINDUCTOR_CACHE_DIR": str(local / "inductor"), "TRITON_CACHE_DIR": str(local / "triton")}
+            with _environment(folders):
+                yield start
             seconds = time.perf_counter() - began
             if there is not None and _files(local) == before:
                 start.line = f"compiled code of {there} ready in {seconds:.1f} s{problem}"
@@ -125,6 +124,20 @@ class CompileCache:
         except Exception as error:
             return None, f"; {self.shared.join(name)} is of no use: {type(error).__name__}: {first_line(error)}"
         return self.shared.join(name), ""
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Environment variables of this process for the time of the block: torch reads them whenever it compiles."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _files(folder: Path) -> set[str]:

@@ -24,19 +24,24 @@ class InstanceNorm(nn.Module):
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """B x C x H x W to the same."""
         channels_last = maps.is_contiguous(memory_format=torch.channels_last)
-        if not (maps.is_cpu and channels_last) or torch.compiler.is_compiling():
+        if not (maps.is_cpu and channels_last) or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return F.instance_norm(maps, eps=NORM_EPS)
-        # On a CPU instance_norm would undo the channels-last order that convolutions are fast in.
-        if maps.dtype != torch.float32:
-            return F.group_norm(maps, maps.shape[1], eps=NORM_EPS)
-        # Of float32 maps the sums of group_norm are not exact enough (torch 2.14: 4e-4 where the mean is 3).
-        mean = maps.mean((2, 3), keepdim=True)
-        centred = torch.empty_like(maps)
-        squares = torch.zeros_like(mean)
-        for strip, there in zip(maps.split(CACHED_ROWS, 2), centred.split(CACHED_ROWS, 2), strict=True):
-            torch.sub(strip, mean, out=there)
-            squares += there.square().sum((2, 3), keepdim=True)
-        return centred.mul_((squares / (maps.shape[2] * maps.shape[3]) + NORM_EPS).rsqrt_())
+        # On a CPU instance_norm would undo the channels-last order that convolutions are fast in, and group_norm loses
+        # digits where the mean is large. Sums about a value near the mean, in strips that the cache holds, do not.
+        strips = maps.split(CACHED_ROWS, 2)
+        near = strips[0].float().mean((2, 3), keepdim=True)
+        total, squares = torch.zeros_like(near), torch.zeros_like(near)
+        for strip in strips:
+            centred = strip.float() - near
+            total += centred.sum((2, 3), keepdim=True)
+            squares += centred.square_().sum((2, 3), keepdim=True)
+        count = maps.shape[2] * maps.shape[3]
+        mean = near + total / count
+        scale = (squares / count - (total / count).square() + NORM_EPS).rsqrt()
+        normal = torch.empty_like(maps)
+        for strip, there in zip(strips, normal.split(CACHED_ROWS, 2), strict=True):
+            there.copy_((strip.float() - mean).mul_(scale))
+        return normal
 
 
 class Head(nn.Module):

@@ -13,7 +13,7 @@ from torch.export.passes import move_to_device_pass
 from sapiens_ray.errors import CheckpointError
 from sapiens_ray.models.checkpoint import Container, container_of
 from sapiens_ray.models.exported import load_export
-from sapiens_ray.models.sapiens import Architecture, Sapiens, build, read_architecture, tensors_of
+from sapiens_ray.models.sapiens import Architecture, Sapiens, build, fitting_architecture, tensors_of
 from sapiens_ray.models.weights import load_torchscript, read_weights
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _exported(path: Path, mode: str, dtype: torch.dtype, device: torch.device) -
 def architecture_of(path: Path) -> Architecture | None:
     """The Sapiens model in a file; None for other programs. Raises CheckpointError for files of neither kind."""
     tensors = tensors_of(read_weights(path))
-    return read_architecture(tensors, str(path)) if tensors else None
+    return fitting_architecture(tensors, str(path)) if tensors else None
 
 
 def refuse_unfit(path: Path, options: ModelOptions) -> None:
@@ -87,7 +87,7 @@ def refuse_unfit(path: Path, options: ModelOptions) -> None:
     entries = read_weights(path)
     tensors = tensors_of(entries)
     if tensors:
-        refuse_other_task(read_architecture(tensors, str(path)), str(path), options)
+        refuse_other_task(fitting_architecture(tensors, str(path)), str(path), options)
     elif container_of(path) == "export":
         dtype = torch.bfloat16 if options.mode == "bfloat16" else torch.float32
         _refuse_other_types((entry.dtype for entry in entries.values()), path, options.mode, dtype)

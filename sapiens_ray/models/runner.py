@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import platform
 import threading
 import time
@@ -62,7 +64,7 @@ class Runner:
     """Holds one model and feeds it full batches.
 
     Safe to call from several threads: the model runs one batch at a time, what surrounds it overlaps.
-    `loaded` is the model, `batch_size` what it is fed now, `notes` what a user should know of its start.
+    `loaded` is the model, `batch_size` what it is fed now.
     """
 
     def __init__(
@@ -84,7 +86,7 @@ class Runner:
         self.flip_test = flip_test
         self.device = choose_device(device)
         self.mode = mode
-        self.notes: list[str] = []
+        self._notes: collections.deque[str] = collections.deque()
         started = time.perf_counter()
         self.loaded: Model = load_model(checkpoint, mode, self.device)
         self.load_seconds = time.perf_counter() - started
@@ -110,7 +112,7 @@ class Runner:
         if self.auto:
             self.batch_size = fitting_batch(lambda size: self._timed(np.repeat(black, size, 0)), LARGEST_BATCH)
             torch.cuda.empty_cache()  # of the batches that were too large
-            self.notes.append(f"batch size {self.batch_size}, found by trying")
+            self.note(f"batch size {self.batch_size}, found by trying")
         if compiling != "none" and cache is not None:
             self._compile(compiling, cache, black)
         (_, stop, output), *_ = self(np.repeat(black, self.batch_size, 0))
@@ -118,11 +120,11 @@ class Runner:
 
     def _compile(self, compiling: str, cache: CompileCache, black: np.ndarray) -> None:
         if self.loaded.native is None:
-            self.notes.append(f"not compiled: a {self.loaded.container} program runs as it is in mode {self.mode}")
+            self.note(f"not compiled: a {self.loaded.container} program runs as it is in mode {self.mode}")
             return
         missing = no_compiler(self.device)
         if missing:
-            self.notes.append(f"not compiled, runs eagerly: {missing}")
+            self.note(f"not compiled, runs eagerly: {missing}")
             return
         self.fixed = True
         code = [
@@ -132,13 +134,13 @@ class Runner:
         try:
             with cache.entered(code) as start:
                 self._forward(np.repeat(black, self.batch_size, 0))
-            self.notes.append(start.line)
+            self.note(start.line)
         except Exception as error:  # of any kind, from the depths of torch and of compilers
             if isinstance(error, RuntimeError) and out_of_memory(error):
                 return  # running will find the batch that fits, and compile for it
             run_eagerly(self.loaded.native)
             self.fixed = False
-            self.notes.append(f"compiling failed, runs eagerly: {type(error).__name__}: {first_line(error)}")
+            self.note(f"compiling failed, runs eagerly: {type(error).__name__}: {first_line(error)}")
 
     def _timed(self, batch: np.ndarray) -> float:
         self._forward(batch)  # the first of its size also chooses algorithms
@@ -159,15 +161,33 @@ class Runner:
             try:
                 output = self._forward(batch)
             except RuntimeError as error:
-                if len(batch) == 1 or self.loaded.batch is not None or not out_of_memory(error):
+                ran = self.batch_size if self.fixed else len(batch)
+                if ran == 1 or self.loaded.batch is not None or not out_of_memory(error):
                     raise
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                self.batch_size = min(self.batch_size, max(1, len(batch) // 2))
-                self.notes.append(f"out of memory: batches of {self.batch_size} from now on")
+                smaller = ran // 2
+            else:
+                yield start, start + len(batch), output
+                start += len(batch)
                 continue
-            yield start, start + len(batch), output
-            start += len(batch)
+            # Outside of `except`, whose traceback holds the tensors of the batch that was too large.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            with self._lock:
+                if smaller < self.batch_size:  # another thread may have met it first
+                    self.batch_size = smaller
+                    self.note(f"out of memory: batches of {smaller} from now on")
+
+    def note(self, text: str) -> None:
+        """Something that a user should know; `take_notes` gives each once, in whichever thread."""
+        self._notes.append(text)
+
+    def take_notes(self) -> list[str]:
+        """What there was to say since the last time."""
+        taken = []
+        with contextlib.suppress(IndexError):
+            while True:
+                taken.append(self._notes.popleft())
+        return taken
 
     def _forward(self, batch: np.ndarray) -> Any:
         with self._lock, torch.inference_mode():

@@ -99,10 +99,10 @@ class Sapiens(nn.Module):
 
 def tensors_of(state: Mapping[str, Entry]) -> dict[str, Entry]:
     """The tensors of the model under their names, without what else checkpoints hold; empty if it is no Sapiens."""
-    for prefix in ("", "backbone."):  # encoders are also saved by themselves
-        named = {prefix + name: entry for name, entry in state.items()}
-        if "backbone.patch_embed.projection.weight" in named:
-            return {name: entry for name, entry in named.items() if not name.startswith(IGNORED)}
+    state = {name: entry for name, entry in state.items() if not name.startswith(IGNORED)}
+    for prefix in ("backbone.", ""):  # encoders are also saved by themselves
+        if f"{prefix}patch_embed.projection.weight" in state:
+            return state if prefix else {f"backbone.{name}": entry for name, entry in state.items()}
     return {}
 
 
@@ -153,36 +153,43 @@ def build(tensors: Mapping[str, Entry], what: str, dtype: torch.dtype, device: t
     Tensors are read and converted one by one, so that there is never a second copy of the weights. Raises
     CheckpointError for tensors that are missing, too many or of other shapes.
     """
-    architecture = read_architecture(tensors, what)
+    architecture = fitting_architecture(tensors, what)
     with torch.device("meta"):
         model = Sapiens(architecture)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    # A pretrained encoder has a class token; those of the tasks have none, and drop its position.
-    names = [name for name in tensors if name in wanted or name != "backbone.cls_token"]
-    _check_shapes({name: tensors[name].shape for name in names}, wanted, architecture, what)
     ready: dict[str, torch.Tensor] = {}
-    for name in names:
+    for name in wanted:
         tensor = tensors[name].read()
         if tuple(tensor.shape) != wanted[name]:
-            try:
-                tensor = carry_position(tensor, architecture.grid, architecture.task == "features")
-            except ValueError as error:
-                raise CheckpointError(f"{what}: tensor {name} of shape {tuple(tensor.shape)}: {error}") from None
+            tensor = carry_position(tensor, architecture.grid, architecture.task == "features")
         ready[name] = tensor.to(device, dtype if any(part in name for part in PRODUCTS) else torch.float32)
     model.load_state_dict(ready, assign=True)
     return model.eval().requires_grad_(False)
 
 
-def _check_shapes(
-    found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], architecture: Architecture, what: str
-) -> None:
-    """Raise CheckpointError with the first tensor that does not fit. Positions of other grids can be carried over."""
+def fitting_architecture(tensors: Mapping[str, Entry], what: str) -> Architecture:
+    """The model whose tensors these are, all of them and no others. Reads none of them.
+
+    Raises CheckpointError with the first tensor that does not fit.
+    """
+    architecture = read_architecture(tensors, what)
+    with torch.device("meta"):
+        state = Sapiens(architecture).state_dict()
     but = f"; by its other tensors it is {architecture}"
-    for name, shape in wanted.items():
-        if name not in found:
+    for name, tensor in state.items():
+        shape = tuple(tensor.shape)
+        if name not in tensors:
             raise CheckpointError(f"{what}: tensor {name} of shape {shape} is missing{but}")
-        if found[name] != shape and (name != "backbone.pos_embed" or (found[name][::2] != shape[::2])):
-            raise CheckpointError(f"{what}: tensor {name} has shape {found[name]} where {shape} belongs{but}")
-    for name, shape in found.items():
-        if name not in wanted:
-            raise CheckpointError(f"{what}: tensor {name} of shape {shape} belongs to no part of the model{but}")
+        found = tensors[name].shape
+        if name == "backbone.pos_embed" and len(found) == 3 and found[::2] == shape[::2]:
+            try:  # positions of another grid can be carried over
+                carry_position(torch.empty(found, device="meta"), architecture.grid, architecture.task == "features")
+            except ValueError as error:
+                raise CheckpointError(f"{what}: tensor {name} of shape {found}: {error}") from None
+        elif found != shape:
+            raise CheckpointError(f"{what}: tensor {name} has shape {found} where {shape} belongs{but}")
+    for name, entry in tensors.items():
+        # A pretrained encoder has a class token; those of the tasks have none, and drop its position.
+        if name not in state and name != "backbone.cls_token":
+            raise CheckpointError(f"{what}: tensor {name} of shape {entry.shape} belongs to no part of the model{but}")
+    return architecture

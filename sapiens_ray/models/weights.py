@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pickle
 import warnings
 import zipfile
@@ -25,7 +26,7 @@ from sapiens_ray.models.checkpoint import Container, container_of, first_line, s
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor in a file. `read` gives it on the CPU, once."""
+    """A tensor in a file. `read` gives it, contiguous, on the CPU; it raises CheckpointError for a damaged file."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -39,17 +40,19 @@ def read_weights(path: Path) -> dict[str, Entry]:
         "torchscript": _of_torchscript,
         "export": _of_export,
         "old export": _of_old_export,
-        "pickle": lambda path: _of_pickle(path, path, 0),
+        "pickle": _of_pickle,
         "safetensors": _of_safetensors,
     }
     if container is None:
         raise CheckpointError(f"{path} is no checkpoint: {seems_to_be(path)}")
     try:
         return readers[container](path)
-    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        if isinstance(error, FileNotFoundError | PermissionError):
-            raise
-        raise CheckpointError(f"{path}: cannot read its tensors ({container}): {first_line(error)}") from None
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # damage shows in many ways: in the zip, in JSON, in pickles, in what they say
+        raise CheckpointError(
+            f"{path}: cannot read its tensors ({container}): {type(error).__name__}: {first_line(error)}"
+        ) from None
 
 
 def load_torchscript(path: Path, device: torch.device) -> torch.jit.ScriptModule:
@@ -64,164 +67,265 @@ def load_torchscript(path: Path, device: torch.device) -> torch.jit.ScriptModule
         raise CheckpointError(what) from None
 
 
+@dataclass(frozen=True)
+class _Place:
+    """A tensor as a pickle describes it: where its numbers lie in the storage of that name."""
+
+    storage: str
+    dtype: torch.dtype
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
 class _Inert:
-    """Stands for an object of any class in a pickle: nothing of that class is imported or called."""
+    """Stands for an object of any class, or what any function gives: nothing of that name is imported or called."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def append(self, item: Any) -> None:
         pass
+
+    def extend(self, items: Any) -> None:
+        pass
+
+    def add(self, item: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, item: Any) -> None:
+        pass
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class _OrderedDict(dict[Any, Any]):
+    """Of those, state dicts also pickle their attributes."""
 
     def __setstate__(self, state: Any) -> None:
         pass
 
 
-def _of_pickle(path: Path, source: Path | IO[bytes], base: int) -> dict[str, Entry]:
-    """What torch.save wrote: a state dict, or a dict with one under `state_dict`.
+class _TensorsOnly(pickle.Unpickler):
+    """Builds plain containers and the places of tensors out of what torch.save or torch.jit.save pickled.
 
-    source: the file, or a window into it that begins at `base`. Objects that are no tensors, which training
-    frameworks leave in `meta`, are skipped unseen.
+    Unpickling runs what `find_class` returns, and that is never anything but what stands here.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
 
-    def load(**options: Any) -> Any:
-        if not isinstance(source, Path):
-            source.seek(0)
-        # Names of classes are read from the pickle without loading any of them.
-        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(source) if zipped else []
-        if not isinstance(source, Path):
-            source.seek(0)
-        with torch.serialization.safe_globals([(_Inert, name) for name in unknown]):
-            return torch.load(source, weights_only=True, **options)
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
+            return _rebuilt
+        if module == "torch._utils" and name == "_rebuild_parameter":
+            return _first_argument
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
+        if (module, name) == ("collections", "OrderedDict"):
+            return _OrderedDict
+        return _Inert
 
-    zipped = base > 0 or zipfile.is_zipfile(path)
-    if zipped:  # fake tensors know their shapes, and where in the file their numbers are
-        with FakeTensorMode():
-            state = _state_dict(load())
-        places = {
-            name: base
-            + int(tensor.untyped_storage()._checkpoint_offset or 0)
-            + int(tensor.storage_offset()) * tensor.itemsize
-            for name, tensor in state.items()
-        }
-        if all(tensor.is_contiguous() for tensor in state.values()):
-            return {name: _at(path, places[name], tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
-    state = _state_dict(load(map_location="cpu"))  # the format of torch before 1.6, or tensors that are views
-    return {name: _in_memory(tensor) for name, tensor in state.items()}
+    def persistent_load(self, pid: Any) -> tuple[torch.dtype, str]:
+        """('storage', its type, name, device, number of elements)."""
+        _, kind, name, *_ = pid
+        if not isinstance(kind, torch.dtype):
+            raise pickle.UnpicklingError(f"a storage of type {kind}, which no Sapiens has")
+        return kind, str(name)
 
 
-def _state_dict(loaded: Any) -> dict[str, torch.Tensor]:
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
-    if not isinstance(state, Mapping):
-        raise ValueError("it holds no dict of tensors")
-    return {str(name): tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+def _rebuilt(storage: tuple[torch.dtype, str], offset: int, shape: Any, strides: Any, *_: Any) -> _Place:
+    dtype, name = storage
+    return _Place(name, dtype, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
+
+
+def _first_argument(value: Any, *_: Any) -> Any:
+    return value
+
+
+_STORAGES = {
+    "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64, "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16,
+    "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+}  # fmt: skip
+
+
+def _of_pickle(path: Path) -> dict[str, Entry]:
+    """What torch.save wrote: a state dict, or a dict with one under `state_dict`."""
+    if zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            return _of_torch_zip(path, file, 0)
+    # The format of torch before 1.6: nothing but tensors and plain containers, or it is refused.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        state = _state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    tensors = {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+    return {name: Entry(tuple(one.shape), one.dtype, partial(one.contiguous)) for name, one in tensors.items()}
+
+
+def _of_torch_zip(path: Path, file: IO[bytes], base: int) -> dict[str, Entry]:
+    """file: the zip that torch.save wrote, which begins at `base` in the file at `path`."""
+    with zipfile.ZipFile(file) as archive:
+        members, index = _members(archive, "data.pkl")
+        state = _state_dict(_TensorsOnly(io.BytesIO(archive.read(f"{index}/data.pkl"))).load())
+    places = {name: place for name, place in state.items() if isinstance(place, _Place)}
+    return {name: _at_place(path, file, base, members, index, place) for name, place in places.items()}
 
 
 def _of_torchscript(path: Path) -> dict[str, Entry]:
-    module = load_torchscript(path, torch.device("cpu"))
-    return {name: _in_memory(tensor) for name, tensor in module.state_dict(keep_vars=True).items()}
+    """The parameters and buffers of a scripted program under their paths; the program is not loaded."""
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        members, index = _members(archive, "data.pkl")
+        root = _TensorsOnly(io.BytesIO(archive.read(f"{index}/data.pkl"))).load()
+        places: dict[str, _Place] = {}
+        _collect(root, "", places)
+        return {name: _at_place(path, file, 0, members, index, place) for name, place in places.items()}
+
+
+def _collect(node: Any, name: str, places: dict[str, _Place]) -> None:
+    """The tensors below a module of a scripted program, whose attributes are its state."""
+    for key, value in node.state.items() if isinstance(node, _Inert) and isinstance(node.state, dict) else ():
+        if isinstance(value, _Place):
+            places[f"{name}{key}"] = value
+        else:
+            _collect(value, f"{name}{key}.", places)
+
+
+def _members(archive: zipfile.ZipFile, wanted: str) -> tuple[dict[str, zipfile.ZipInfo], str]:
+    """The members of a zip, and the folder in which the wanted one lies."""
+    members = {info.filename: info for info in archive.infolist()}
+    folder = next(name.rpartition("/")[0] for name in members if name.endswith(f"/{wanted}"))
+    if members.get(f"{folder}/byteorder") and archive.read(f"{folder}/byteorder") != b"little":
+        raise ValueError("it was saved on a big-endian machine")
+    return members, folder
+
+
+def _at_place(
+    path: Path, file: IO[bytes], base: int, members: Mapping[str, zipfile.ZipInfo], folder: str, place: _Place
+) -> Entry:
+    info = members[f"{folder}/data/{place.storage}"]
+    return _strided(
+        path, base + _place_in(file, info), info.file_size, place.dtype, place.shape, place.strides, place.offset
+    )
+
+
+def _state_dict(loaded: Any) -> dict[str, Any]:
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
+    if not isinstance(state, Mapping):
+        raise ValueError("it holds no dict of tensors")
+    return {str(name): value for name, value in state.items()}
 
 
 def _of_export(path: Path) -> dict[str, Entry]:
     """The layout of torch 2.9 and later: each tensor a member of the zip, described by a JSON file."""
-    with zipfile.ZipFile(path) as archive:
-        members = {info.filename: info for info in archive.infolist()}
-        index = next((name for name in members if name.endswith("/data/weights/model_weights_config.json")), None)
-        if index is None:
-            raise ValueError("it has no list of weights")
-        config = json.loads(archive.read(index))["config"]
-    entries = {}
-    for name, about in config.items():
-        if about["use_pickle"]:
-            raise ValueError(f"tensor {name} is pickled")
-        meta = about["tensor_meta"]
-        shape = tuple(size["as_int"] for size in meta["sizes"])
-        dtype = _EXPORTED_TYPES[meta["dtype"]]
-        start = _place_in(path, members[f"{index.rpartition('/')[0]}/{about['path_name']}"])
-        strides = tuple(stride["as_int"] for stride in meta["strides"])
-        if strides != torch.empty(shape, device="meta").stride() and 0 not in shape:
-            entries[name] = Entry(shape, dtype, partial(_strided, path, start, meta, dtype, shape, strides))
-        else:
-            entries[name] = _at(path, start + meta["storage_offset"]["as_int"] * dtype.itemsize, shape, dtype)
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        members, folder = _members(archive, "model_weights_config.json")
+        config = json.loads(archive.read(f"{folder}/model_weights_config.json"))["config"]
+        entries = {}
+        for name, about in config.items():
+            if about["use_pickle"]:
+                raise ValueError(f"tensor {name} is pickled")
+            meta = about["tensor_meta"]
+            shape, strides = (tuple(int(one["as_int"]) for one in meta[key]) for key in ("sizes", "strides"))
+            info = members[f"{folder}/{about['path_name']}"]
+            start, dtype = _place_in(file, info), _EXPORTED_TYPES[meta["dtype"]]
+            offset = int(meta["storage_offset"]["as_int"])
+            entries[name] = _strided(path, start, info.file_size, dtype, shape, strides, offset)
     return entries
 
 
-_EXPORTED_TYPES = {6: torch.float16, 7: torch.float32, 8: torch.float64, 13: torch.bfloat16, 5: torch.int64}
+# The numbers of torch's ScalarType in its export schema.
+_EXPORTED_TYPES = {
+    1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16, 7: torch.float32,
+    8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
+}  # fmt: skip
 
 
 def _of_old_export(path: Path) -> dict[str, Entry]:
-    """The layout of torch 2.1 to 2.8: the state dict is a torch.save file inside the zip.
+    """The layouts of torch 2.1 to 2.8: the state dict is a torch.save file inside the zip.
 
     No later torch can open such a program, but the weights in it are as good as ever.
     """
-    with zipfile.ZipFile(path) as archive:
-        info = next(one for one in archive.infolist() if one.filename.endswith("serialized_state_dict.pt"))
-    start = _place_in(path, info)
-    with path.open("rb") as file, io.BufferedReader(_Window(file, start, info.file_size)) as window:
-        return _of_pickle(path, window, start)
+    with path.open("rb") as file:
+        with zipfile.ZipFile(file) as archive:
+            info = next(
+                one for one in archive.infolist()
+                if one.filename.endswith(("serialized_state_dict.pt", "/data/weights/model.pt"))
+            )  # fmt: skip
+        start = _place_in(file, info)
+        with io.BufferedReader(_Window(file, start, info.file_size)) as window:
+            return _of_torch_zip(path, window, start)
 
 
 def _of_safetensors(path: Path) -> dict[str, Entry]:
-    from safetensors import SafetensorError, safe_open
-
-    def read(name: str) -> torch.Tensor:
-        with safe_open(path, framework="pt") as file:  # one mapping a tensor, gone with it
-            tensor: torch.Tensor = file.get_tensor(name)
-            return tensor.clone()
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            return {
-                name: Entry(tuple(part.get_shape()), _SAFE_TYPES[part.get_dtype()], partial(read, name))
-                for name, part in slices.items()
-            }
-    except SafetensorError as error:
-        raise ValueError(str(error)) from None
+    """The length of a JSON header, the header, the numbers. The library would map the whole file for each tensor."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    entries = {}
+    for name, about in header.items():
+        if name != "__metadata__":
+            begin, end = about["data_offsets"]
+            shape = tuple(int(size) for size in about["shape"])
+            strides = torch.empty(shape, device="meta").stride()
+            entries[name] = _strided(
+                path, 8 + length + int(begin), int(end) - int(begin), _SAFE_TYPES[about["dtype"]], shape, strides, 0
+            )
+    return entries
 
 
 _SAFE_TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 
 
-def _at(path: Path, start: int, shape: tuple[int, ...], dtype: torch.dtype) -> Entry:
-    def read() -> torch.Tensor:
-        tensor = torch.empty(shape, dtype=dtype)
-        with path.open("rb") as file:
-            file.seek(start)
-            wanted = tensor.numel() * tensor.itemsize
-            buffer: Any = tensor.view(-1).view(torch.uint8).numpy()
-            if wanted and file.readinto(buffer) != wanted:
-                raise CheckpointError(f"{path} ends inside a tensor: it is damaged")
-        return tensor
+def _named(path: Path, read: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """Have what goes wrong in reading name the file."""
 
-    return Entry(shape, dtype, read)
+    def named() -> torch.Tensor:
+        try:
+            return read()
+        except Exception as error:
+            raise CheckpointError(
+                f"{path}: cannot read a tensor: {type(error).__name__}: {first_line(error)}"
+            ) from None
+
+    return named
 
 
 def _strided(
-    path: Path, start: int, meta: dict[str, Any], dtype: torch.dtype, shape: tuple[int, ...], strides: tuple[int, ...]
-) -> torch.Tensor:
-    """A tensor that is stored transposed, or in channels-last order."""
-    offset = meta["storage_offset"]["as_int"]
-    count = offset + 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    return _at(path, start, (count,), dtype).read().as_strided(shape, strides, offset).contiguous()
+    path: Path, start: int, size: int, dtype: torch.dtype, shape: tuple[int, ...], strides: tuple[int, ...], offset: int
+) -> Entry:
+    """A tensor in a stretch of `size` bytes of a file from `start` on; offset and strides in elements."""
+    if len(strides) != len(shape) or min((offset, *shape, *strides)) < 0:
+        raise ValueError(f"a tensor of shape {shape} and strides {strides}")
+    spans = zip(shape, strides, strict=True)
+    count = 0 if 0 in shape else 1 + sum((length - 1) * stride for length, stride in spans)
+    if (offset + count) * dtype.itemsize > size or start + size > path.stat().st_size:
+        raise ValueError(f"there is no room for a tensor of shape {shape}: the file is cut off, or damaged")
 
-
-def _in_memory(tensor: torch.Tensor) -> Entry:
     def read() -> torch.Tensor:
-        taken = tensor.detach()
-        tensor.data = torch.empty(0, dtype=tensor.dtype)  # the module that it is part of lets it go
-        return taken
+        flat = torch.empty(count, dtype=dtype)
+        with path.open("rb") as file:
+            file.seek(start + offset * dtype.itemsize)
+            buffer: Any = flat.view(torch.uint8).numpy() if count else b""
+            if count and file.readinto(buffer) != count * dtype.itemsize:
+                raise ValueError("it ends inside a tensor: it is damaged")
+        if count != math.prod(shape):  # a view into something larger
+            return flat.as_strided(shape, strides).clone()
+        return flat.as_strided(shape, strides).contiguous()
 
-    return Entry(tuple(tensor.shape), tensor.dtype, read)
+    return Entry(shape, dtype, _named(path, read))
 
 
-def _place_in(path: Path, info: zipfile.ZipInfo) -> int:
+def _place_in(file: IO[bytes], info: zipfile.ZipInfo) -> int:
     """Where in a zip file the bytes of a member begin; torch compresses none. Raises ValueError if one is."""
     if info.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"{info.filename} is compressed; torch writes no such files")
-    with path.open("rb") as file:
-        file.seek(info.header_offset + 26)  # lengths of the name and of the extra field in the local header
-        name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
+        raise ValueError(f"{info.filename} is compressed, which torch never does: save the file with torch.save again")
+    file.seek(info.header_offset + 26)  # lengths of the name and of the extra field in the local header
+    name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
     return info.header_offset + 30 + name + extra
 
 
@@ -239,6 +343,9 @@ class _Window(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self.position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        return self.position
+
+    def tell(self) -> int:
         return self.position
 
     def readinto(self, buffer: Any) -> int:

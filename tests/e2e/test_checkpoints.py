@@ -95,6 +95,14 @@ def test_inspect_for_people(sapiens_ray, tmp_path, model):
 def test_convert_refuses_what_it_cannot_do(sapiens_ray, tmp_path, model):
     done = sapiens_ray("convert", model, "--to", "safetensors", "--out", tmp_path / "x.safetensors")
     assert done.code == 2 and "not those of a Sapiens model" in done.err and not list(tmp_path.iterdir())
+    broken = small("seg")
+    broken.decode_head.conv_seg.bias[3] = float("nan")
+    source = write(tmp_path / "nan.pth", broken, "flat pth")
+    done = sapiens_ray("convert", source, "--to", "torchscript")
+    assert done.code == 2 and "are not finite" in done.err and list(tmp_path.iterdir()) == [source]
+    done = sapiens_ray("convert", source, "--to", "torchscript", "--out", "/dev/null/x.pt2")
+    assert done.code == 2 and "--out /dev/null/x.pt2: cannot write it" in done.err and "Traceback" not in done.text
+    source.unlink()
     source = write(tmp_path / "x.safetensors", small("seg"), "safetensors")
     before = source.read_bytes()
     done = sapiens_ray("convert", source, "--to", "safetensors")
