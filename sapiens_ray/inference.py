@@ -6,6 +6,7 @@ images in an image's neighbourhood or of persons in an image.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -206,6 +207,8 @@ class Detect:
         self.options = options
         self.drop_input = drop_input
         self.detector = Detector(options, checkpoint.local_file(), device, threads)
+        with contextlib.suppress(Exception):  # warms up; what is wrong with it shows on photos, and is told there
+            self.detector(np.zeros((480, 640, 3), np.uint8))
 
     def __call__(self, unit: Unit) -> Unit:
         """Find the persons of each photo; adds the column of boxes that pose looks for."""

@@ -87,9 +87,7 @@ class Runner:
         self.device = choose_device(device)
         self.mode = mode
         self._notes: collections.deque[str] = collections.deque()
-        started = time.perf_counter()
         self.loaded: Model = load_model(checkpoint, mode, self.device)
-        self.load_seconds = time.perf_counter() - started
         self.auto = batch_size == "auto" and self.device.type != "cpu"
         self.batch_size = batch_size if isinstance(batch_size, int) else DEFAULT_BATCH[self.device.type]
         self.fixed = self.loaded.batch is not None  # the shape of a batch never changes: short ones are filled up
@@ -134,6 +132,7 @@ class Runner:
         try:
             with cache.entered(code) as start:
                 self._forward(np.repeat(black, self.batch_size, 0))
+                self.synchronize()
             self.note(start.line)
         except Exception as error:  # of any kind, from the depths of torch and of compilers
             if isinstance(error, RuntimeError) and out_of_memory(error):
