@@ -207,7 +207,9 @@ def test_instance_norm_in_every_memory_order(batch, channels, height, width, mea
     exact = maps.double()
     wanted = (exact - exact.mean((2, 3), keepdim=True)) / (exact.var((2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
     before = maps.clone()
-    assert (InstanceNorm()(maps) - wanted).abs().max() < 1e-5 and torch.equal(maps, before)
+    # Where all values are nearly the same, the rounding of their difference is divided by next to nothing.
+    amplified = 1e-6 * (1 + maps.abs().max()) / (exact.var((2, 3), correction=0).min() + 1e-5).sqrt()
+    assert (InstanceNorm()(maps) - wanted).abs().max() < 1e-5 + amplified and torch.equal(maps, before)
     rounded = InstanceNorm()(maps.bfloat16())
     exact = maps.bfloat16().double()
     wanted = (exact - exact.mean((2, 3), keepdim=True)) / (exact.var((2, 3), correction=0, keepdim=True) + 1e-5).sqrt()

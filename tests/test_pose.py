@@ -135,7 +135,7 @@ def test_batches_are_full_whatever_the_number_of_persons(pose17):
     label = labeler(pose17, batch_size=4)
     sizes: list[int] = []
     model = label._models[0].runner.module
-    label._models[0].runner.model = lambda batch: sizes.append(len(batch)) or model(batch)
+    label._models[0].runner.module = lambda batch: sizes.append(len(batch)) or model(batch)
     boxes = [[[0, 0, 10, 20]] * count for count in (1, 0, 5, 2, 0, 3)]
     label([photo(40, 50)] * 6, columns={"boxes": boxes})
     assert sizes == [4, 4, 3]

@@ -41,7 +41,7 @@ def run_block(language: str, code: str, folder: Path, dashboard: str) -> str:
 
 def test_the_readme_works(cluster, checkout):
     blocks = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 7, "a block was added or lost its language"
+    assert len(blocks) == 8, "a block was added or lost its language"
     printed = [run_block(language, code, checkout, cluster.dashboard) for language, code in blocks]
     assert "5 in 1 shard (list)" in printed[0] and "5 of 5 (100.0 %)" in printed[0]
     assert "5 (5 ok, 0 errors)" in printed[1]
@@ -50,6 +50,7 @@ def test_the_readme_works(cluster, checkout):
     assert "grace_hopper.jpg" in printed[4]
     assert "(512, 512)" in printed[5]
     assert "(512, 512)" in printed[6] and "1 person, 17 keypoints" in printed[6]
+    assert "pose308-1b" in printed[7] and "as it is, cast" in printed[7] and "seg_random_bfloat16.pt2" in printed[7]
     assert (checkout / "runs" / "lite" / "seg" / "crops" / "hopper_face_seg.npy").exists()
     exported = ("lite/persons/astronaut.json", "lite/depth/crops/hopper_face.npy", "coco/persons.json", "coco/seg.json")
     for written in (*exported, "masks/seg/grace_hopper.png"):
