@@ -241,7 +241,7 @@ def download(model: Published, mode: Mode, to: Path | None = None) -> Path:
                 raise
             return fetch(renamed)
     except Exception as error:  # of many kinds, from the hub's library and from those below it
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300].rstrip(".")
         raise CheckpointError(
             f"cannot download {file} from {repository}: {type(error).__name__}: {reason}. Put the file into the tree "
             f"of ${ROOT_VARIABLE}, or name it with a path"
