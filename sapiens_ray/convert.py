@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import warnings
@@ -15,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from sapiens_ray.errors import CheckpointError, OutputError
-from sapiens_ray.models.checkpoint import container_of
+from sapiens_ray.models.checkpoint import container_of, file_sha256
 from sapiens_ray.models.exported import load_export
 from sapiens_ray.models.loading import load_model, no_sapiens
 from sapiens_ray.models.sapiens import Architecture, Sapiens, build, fitting_architecture, tensors_of
@@ -117,10 +116,8 @@ def _save_safetensors(entries: Mapping[str, Entry], source: Path, path: Path) ->
     from safetensors.torch import save_file
 
     about = fitting_architecture(entries, str(source))
-    with source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     tensors = {name: entry.read() for name, entry in entries.items()}
-    save_file(tensors, path, {"format": "pt", "task": about.task, "source_sha256": digest})
+    save_file(tensors, path, {"format": "pt", "task": about.task, "source_sha256": file_sha256(source)})
     shutil.copymode(source, path)  # safetensors lets nobody else read it
 
 

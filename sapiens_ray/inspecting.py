@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 
 from sapiens_ray.errors import CheckpointError
-from sapiens_ray.models.checkpoint import Container, container_of, seems_to_be
+from sapiens_ray.models.checkpoint import Container, container_of, file_sha256, seems_to_be
 from sapiens_ray.models.sapiens import Architecture, fitting_architecture, read_architecture, tensors_of
 from sapiens_ray.models.weights import read_weights
 
@@ -50,12 +49,10 @@ def inspect(path: Path) -> Inspected:
             fitting_architecture(tensors, str(path))
         except CheckpointError as error:
             problem = str(error)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     modes = {mode: _how(container, architecture, dtypes, problem, mode) for mode in ("torchscript", "bfloat16")}
     return Inspected(
-        path, path.stat().st_size, digest, container, len(entries), parameters, dict(dtypes), architecture, modes,
-        problem,
+        path, path.stat().st_size, file_sha256(path), container, len(entries), parameters, dict(dtypes),
+        architecture, modes, problem,
     )  # fmt: skip
 
 

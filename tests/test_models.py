@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sapiens_ray.errors import CheckpointError
 from sapiens_ray.models.heads import InstanceNorm
-from sapiens_ray.models.loading import architecture_of, load_model
+from sapiens_ray.models.loading import load_model
 from sapiens_ray.models.runner import MEAN_RGB, STD_RGB
 from sapiens_ray.models.sapiens import Sapiens
 from sapiens_ray.models.vit import carry_position
@@ -118,7 +118,7 @@ def test_outputs_are_those_of_the_original_classes(task, file):
     batch = torch.from_numpy((photo - np.float32(MEAN_RGB)) / np.float32(STD_RGB)).permute(2, 0, 1)[None]
     stride, offset = int(kept["stride"]), int(kept["offset"])
     path = CONVERT / file.format(task)
-    about = architecture_of(path)
+    about = load_model(path, "torchscript", CPU).architecture
     arch = json.loads(str(kept["arch"]))
     assert (about.width, about.layers, about.heads, about.hidden, [about.padding] * 2) == (
         arch["embed_dims"], arch["num_layers"], arch["num_heads"], arch["feedforward_channels"], arch["patch_padding"],

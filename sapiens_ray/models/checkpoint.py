@@ -51,7 +51,7 @@ class Checkpoint:
                 )
         else:
             path = _fetch(self.uri, self.storage_options)
-        if _sha256(path) != self.sha256:
+        if file_sha256(path) != self.sha256:
             raise CheckpointError(f"{self.uri} is not the file this job was started with (its SHA-256 differs)")
         return path
 
@@ -144,7 +144,7 @@ def hub_file(url: str) -> Path:
 
 def _verified(path: Path, uri: str, pin: str | None, where: str) -> str:
     """The SHA-256 of a file. Raises CheckpointError if the job pins another one."""
-    digest = _sha256(path)
+    digest = file_sha256(path)
     if pin and digest != pin.lower():
         raise CheckpointError(
             f"{where}: {uri} has SHA-256 {digest}, but the job pins {pin.lower()}: it is another file, or damaged"
@@ -235,6 +235,7 @@ def _fetch(uri: str, options: dict[str, Any]) -> Path:
     return target
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

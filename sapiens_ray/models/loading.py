@@ -76,12 +76,6 @@ def _exported(path: Path, mode: str, dtype: torch.dtype, device: torch.device) -
     return Model(move_to_device_pass(program, device).module(), "export", dtype, batch)
 
 
-def architecture_of(path: Path) -> Architecture | None:
-    """The Sapiens model in a file; None for other programs. Raises CheckpointError for files of neither kind."""
-    tensors = tensors_of(read_weights(path))
-    return fitting_architecture(tensors, str(path)) if tensors else None
-
-
 def refuse_unfit(path: Path, options: ModelOptions) -> None:
     """Raise CheckpointError if a file that is no TorchScript program cannot serve the task, told by its names alone."""
     entries = read_weights(path)
