@@ -19,6 +19,7 @@ from sapiens_ray.errors import SapiensRayError
 from sapiens_ray.version import __version__
 
 if TYPE_CHECKING:
+    from sapiens_ray.config import Job
     from sapiens_ray.storage import Folder
     from sapiens_ray.summary import Summary
 
@@ -58,6 +59,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="label tars and Parquet files again that changed since they were planned",
     )
+    run.add_argument("--retry-errors", action="store_true", help="label the images of error rows again")
+    run.add_argument(
+        "--restart", action="store_true", help="delete what earlier runs wrote to the output, after asking"
+    )
+    run.add_argument("--yes", action="store_true", help="do not ask")
     run.set_defaults(command=_run)
 
     check = commands.add_parser("check", help="validate a job and show what it would do, without doing it")
@@ -131,6 +137,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from sapiens_ray.progress import ProgressView
     from sapiens_ray.report import print_summary
 
+    if arguments.restart and not arguments.yes:
+        _ask_before_deleting(job)
     stop = _StopSignals()
     view = ProgressView()
     last: list[Summary] = []
@@ -145,6 +153,8 @@ def _run(arguments: argparse.Namespace) -> int:
                 job,
                 address=arguments.address,
                 redo_changed=arguments.redo_changed,
+                retry_errors=arguments.retry_errors,
+                restart=arguments.restart,
                 on_progress=on_progress,
                 on_ray_ready=stop.install,  # after ray.init(), which installs its own handlers
             )
@@ -162,6 +172,24 @@ def _run(arguments: argparse.Namespace) -> int:
         raise
     print_summary(last[0])
     return 0
+
+
+def _ask_before_deleting(job: Job) -> None:
+    """Raise OutputError unless the user agrees, or there is nothing to delete."""
+    from sapiens_ray.done import done_by_shard, list_units
+    from sapiens_ray.errors import OutputError
+    from sapiens_ray.preflight import open_output
+    from sapiens_ray.redo import has_results
+
+    output = open_output(job)
+    if not has_results(output):
+        return
+    rows = sum(done.rows for done in done_by_shard(list_units(output)).values())
+    what = f"--restart deletes the labels of {rows} images and their pictures in {output.uri}"
+    if not sys.stdin.isatty():
+        raise OutputError(f"{what}; say --yes as well, since there is nobody to ask")
+    if input(f"{what}. Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise OutputError(f"nothing was deleted; without --restart the run goes on with what is in {output.uri}")
 
 
 class _Stopped(BaseException):

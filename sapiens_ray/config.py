@@ -136,6 +136,12 @@ class Job(Section):
     max_pixels: int = Field(
         134_217_728, ge=1, description="Images with more pixels than this become error rows, undecoded."
     )
+    image_timeout_s: float = Field(
+        600,
+        gt=0,
+        description="Seconds that one image may take in one stage (a batch: as many times that). Then its worker is "
+        "ended, and an image that is found to be the cause becomes an error row.",
+    )
     max_error_fraction: float = Field(
         1.0,
         ge=0,

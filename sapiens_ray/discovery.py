@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 from sapiens_ray import storage
 from sapiens_ray.config import Input
 from sapiens_ray.errors import InputError
 from sapiens_ray.images import has_image_suffix
-from sapiens_ray.sources import Entry, listing
+from sapiens_ray.retries import retrying
+from sapiens_ray.sources import Entry, listing, shown
 from sapiens_ray.sources import images as image_files
 from sapiens_ray.storage import Folder
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 LIST_SUFFIXES = (".txt", ".csv", ".jsonl")
+FILES = ("webdataset", "parquet")  # formats of which every file is a shard
+LOOK = 10_000  # files of a folder that are listed before it is settled what they are
+
+
+# What a run writes, for photos and labels in one folder.
+OUTPUT_PARTS = ("data/", "visualizations/", "plan/", "attempts/", "plan.parquet/")
 
 
 @dataclass(frozen=True)
 class Found:
-    """What one input URI turned out to be: one tar or Parquet file, or the images of one folder or list."""
+    """What one input URI turned out to be: one tar or Parquet file, or the images of one folder or list.
+
+    `entries` may be an iterator over a listing under way.
+    """
 
     format: str
     uri: str
@@ -36,7 +47,7 @@ def find_input(settings: Input, output: str = "") -> Iterator[Found]:
     What lies below `output` is left out: a folder may hold its own labels. Raises InputError for what is not
     there or ambiguous.
     """
-    with storage.asking(InputError, f"input.uri: cannot list {', '.join(settings.uri)}"):
+    with storage.asking(InputError, f"input.uri: cannot list {', '.join(map(shown, settings.uri))}"):
         uris = [expanded for uri in settings.uri for expanded in _expand(uri, settings)]
         root = _common_root(uris)
         seen: set[str] = set()
@@ -57,10 +68,10 @@ def _expand(uri: str, settings: Input) -> list[str]:
         return [one for item in spelled for one in _expand(item, settings)]
     fs, path = storage.filesystem(uri, settings.storage_options)
     fs.invalidate_cache()  # of an earlier run in this process
-    if any(mark in uri for mark in "*?[") and not fs.exists(path):
-        found = sorted(fs.glob(path))
+    if any(mark in uri for mark in "*?[") and not retrying(fs.exists, path):
+        found = sorted(retrying(fs.glob, path))
         if not found:
-            raise InputError(f"input.uri: nothing matches {uri}")
+            raise InputError(f"input.uri: nothing matches {shown(uri)}")
         return [fs.unstrip_protocol(name) if storage.is_remote(uri) else name for name in found]
     return [uri]
 
@@ -86,14 +97,17 @@ def _file_format(uri: str) -> str | None:
 def _found_at(uri: str, settings: Input, root: str, output: str) -> Iterator[Found]:
     options = settings.storage_options
     fs, path = storage.filesystem(uri, options)
-    if fs.isdir(path):
-        yield from _found_in_folder(Folder(uri.rstrip("/") or "/", options), settings, root, output)
-        return
-    if not fs.exists(path):
-        raise InputError(f"input.uri: {uri} is not there")
     name = _below(uri, root)
     kind = settings.format if settings.format != "auto" else _file_format(uri)
-    if kind in ("webdataset", "parquet"):
+    if storage.is_remote(uri) and kind in FILES and _file_format(uri) == kind:
+        yield Found(kind, uri, name)  # asked for its stamp next, with many others at once
+        return
+    if retrying(fs.isdir, path):
+        yield from _found_in_folder(Folder(uri.rstrip("/") or "/", options), settings, root, output)
+        return
+    if not retrying(fs.exists, path):
+        raise InputError(f"input.uri: {shown(uri)} is not there")
+    if kind in FILES:
         yield Found(kind, uri, name)
     elif kind == "list":
         found = listing.find(
@@ -104,7 +118,8 @@ def _found_at(uri: str, settings: Input, root: str, output: str) -> Iterator[Fou
         yield Found("images", uri, name, [Entry(uri, name)])
     else:
         raise InputError(
-            f"input.uri: {uri} is none of folder, image, .tar, .tar.gz, .parquet, .txt, .csv, .jsonl; say input.format"
+            f"input.uri: {shown(uri)} is none of folder, image, .tar, .tar.gz, .parquet, .txt, .csv, .jsonl; say "
+            "input.format"
         )
 
 
@@ -117,31 +132,44 @@ def _found_in_folder(folder: Folder, settings: Input, root: str, output: str) ->
     prefix = f"{_below(folder.uri, root)}/".lstrip("/")
 
     # Labels may lie below the photos, or among them.
-    parts = ("data/", "visualizations/") if folder.uri.rstrip("/") == output else ("",)
+    parts = OUTPUT_PARTS if folder.uri.rstrip("/") == output else ("",)
 
     def ours(uri: str) -> bool:
         return bool(output) and any(f"{uri}/".startswith(f"{output}/{part}") for part in parts)
 
-    listed = [(name, is_file) for name, is_file in storage.walk(folder) if not ours(folder.join(name))]
-    kinds: dict[str, list[str]] = defaultdict(list)
-    for name, is_file in listed:
-        if is_file:
-            kinds[_file_format(name) or ""].append(name)
-    entries = []
-    if settings.format in ("auto", "images"):
-        entries = list(image_files.find(folder, settings.include, prefix, listed))
-    shards = [kind for kind in ("webdataset", "parquet") if kinds[kind]]
-    if settings.format == "auto" and len(shards) + bool(entries) > 1:
-        held = [*(["images"] if entries else []), *shards]
-        raise InputError(
-            f"input.format: {folder.uri} holds several kinds of input ({', '.join(held)}); say which to read"
-        )
-    kind = settings.format if settings.format != "auto" else (shards or ["images"])[0]
+    def refuse(kinds: Iterable[str]) -> NoReturn:
+        held = ", ".join(kind for kind in ("images", *FILES) if kind in kinds)
+        raise InputError(f"input.format: {shown(folder.uri)} holds several kinds of input ({held}); say which to read")
+
+    listed = ((name, is_file) for name, is_file in storage.walk(folder) if not ours(folder.join(name)))
+    first = list(itertools.islice(listed, LOOK))
+    kinds = {kind for name, is_file in first if (kind := _kind_in_folder(name, is_file, settings.include))}
+    everything = itertools.chain(first, listed)
+    if settings.format == "auto" and len(kinds) > 1:
+        refuse(kinds)
+    kind = settings.format if settings.format != "auto" else next(iter(kinds), "images")
+
+    def of_one_kind() -> Iterator[tuple[str, bool]]:
+        for name, is_file in everything:
+            other = _kind_in_folder(name, is_file, settings.include)
+            if settings.format == "auto" and other and other != kind:  # behind the first ones
+                refuse({kind, other})
+            yield name, is_file
+
     if kind == "images":
-        yield Found("images", folder.uri, prefix, entries)
+        yield Found("images", folder.uri, prefix, image_files.find(folder, settings.include, prefix, of_one_kind()))
         return
-    for name in kinds[kind]:
-        yield from _found_at(folder.join(name), settings.model_copy(update={"format": kind}), root, output)
+    for name, is_file in of_one_kind():
+        if is_file and _file_format(name) == kind:
+            yield from _found_at(folder.join(name), settings.model_copy(update={"format": kind}), root, output)
+
+
+def _kind_in_folder(name: str, is_file: bool, include: list[str]) -> str | None:
+    """Which kind of input a file of a folder makes it; lists in folders are not read."""
+    kind = _file_format(name) if is_file else None
+    if kind in FILES:
+        return kind
+    return "images" if image_files.chosen(name, is_file, include) else None
 
 
 def _below(uri: str, root: str) -> str:

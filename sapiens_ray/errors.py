@@ -4,9 +4,10 @@
     ├── ConfigError       the job file, or a path it names, is wrong        exit 2
     │   ├── InputError        nothing to label, or a shard changed          exit 2
     │   ├── CheckpointError   a checkpoint is missing or not what it seems  exit 2
-    │   ├── OutputError       the output belongs to another job             exit 2
+    │   ├── OutputError       the output belongs to another job, or run     exit 2
     │   └── ClusterError      the cluster can never run the job             exit 2
     ├── JobFailed         the job could not finish; what is written stays   exit 1
+    │   └── StorageFailed     a storage does not answer                     exit 1
     ├── TooManyErrors     every image has a row, too many are error rows    exit 1
     └── ImageError        one image has no labels; becomes a row, never ends a job
 
@@ -44,6 +45,10 @@ class ClusterError(ConfigError):
 
 class JobFailed(SapiensRayError):
     """The job stopped before every image had its row. Run it again to go on."""
+
+
+class StorageFailed(JobFailed):
+    """A storage does not answer, or no longer lets us in. Nothing is wrong with the files; run it again to go on."""
 
 
 class TooManyErrors(SapiensRayError):

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from sapiens_ray import watchdog
 from sapiens_ray.errors import CheckpointError, ImageError
 from sapiens_ray.models.checkpoint import Checkpoint
 from sapiens_ray.stages import BOX_LIST, error_columns
@@ -95,7 +96,9 @@ class Infer:
             for position, row in rows.items()
             if position not in missing and position not in errors
         }
+        watchdog.progress(images=self.runner.batch_size)
         for start, stop, output in self.runner(inputs):
+            watchdog.progress(images=self.runner.batch_size)
             if isinstance(inputs, Crops):
                 errors |= {owners[person]: error_columns(why, task.column) for person, why in inputs.failed.items()}
             outputs = task.check_output(output, stop - start)
@@ -217,6 +220,7 @@ class Detect:
         boxes: list[list[list[float]] | None] = [None] * unit.rows.num_rows
         errors: dict[int, tuple[str, str]] = {}
         for position in unit.good_rows():
+            watchdog.progress()
             try:
                 boxes[position] = self.detector(photos[position]).tolist()
             except Exception as error:

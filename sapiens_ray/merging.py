@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from sapiens_ray import plan as planning
 from sapiens_ray.cluster import last_line
+from sapiens_ray.done import done_by_shard
 from sapiens_ray.errors import JobFailed
 from sapiens_ray.sink import merge_shard
 from sapiens_ray.storage import Folder
@@ -32,7 +32,7 @@ class Merger:
 
     def _is_ready(self, shard: int) -> bool:
         parts = self.parts[shard]
-        return len(parts) > 1 and planning.done_by_shard(parts)[shard].complete
+        return len(parts) > 1 and done_by_shard(parts)[shard].complete
 
     def add(self, file: str) -> None:
         """Take note of a written unit; starts the merge if it was the last one missing."""

@@ -16,7 +16,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,15 +24,20 @@ import pyarrow as pa
 
 from sapiens_ray import inference, stages
 from sapiens_ray import plan as planning
+from sapiens_ray.attempts import forget, guarded
 from sapiens_ray.cluster import ActorNeeds, Placement, connected_cluster, last_line, place, start_ray
 from sapiens_ray.config import Job
-from sapiens_ray.errors import CheckpointError, JobFailed, SapiensRayError, TooManyErrors
+from sapiens_ray.coordinator import Attempt, Feeder, attempts_at, start_coordinator, work_of
+from sapiens_ray.done import current, done_by_shard
+from sapiens_ray.errors import CheckpointError, ImageError, JobFailed, SapiensRayError, TooManyErrors
+from sapiens_ray.lock import OutputLock
 from sapiens_ray.merging import Merger
 from sapiens_ray.models.checkpoint import Checkpoint
 from sapiens_ray.plan import Shard
-from sapiens_ray.preflight import Prepared, prepare_job, save_job
+from sapiens_ray.preflight import Prepared, open_output, prepare_job, save_job
+from sapiens_ray.redo import delete_results, drop_error_rows
 from sapiens_ray.sink import write_unit
-from sapiens_ray.sources import Done
+from sapiens_ray.sources import Done, shown
 from sapiens_ray.storage import Folder
 from sapiens_ray.summary import Summary, errors_in_files
 from sapiens_ray.tasks import Task
@@ -42,10 +47,13 @@ if TYPE_CHECKING:
     import ray.data
 
 
-# Ray Data tries for ever what kills its worker. An image that does so would hang the job without a word; so it
-# ends it instead. Actors get more, since a call counts as tried whenever its actor dies, whoever killed it.
-TASK_RETRIES = 5
-ACTOR_TASK_RETRIES = 20
+# Ray Data tries for ever what kills its worker. Stages count by themselves (`attempts.py`); these bound what happens
+# before they do. A call of an actor counts as tried whenever the actor dies, whichever image was the cause.
+TASK_RETRIES = 100
+ACTOR_TASK_RETRIES = -1
+DEATHS_WHILE_READING = 5
+LISTING_S = 10.0  # the input is listed for so long before the first image is read, and beside the work after that
+FEED_CPUS = 0.001
 
 
 def run(
@@ -53,44 +61,56 @@ def run(
     *,
     address: str | None = None,
     redo_changed: bool = False,
+    retry_errors: bool = False,
+    restart: bool = False,
     on_progress: Callable[[Summary], None] | None = None,
     on_ray_ready: Callable[[], None] | None = None,
 ) -> Summary:
     """Label everything that has no row yet, and return the summary that is also `summary.json`.
 
     address: Ray cluster to use; default: the one this process is connected to or runs in, else a local one.
+    redo_changed: label tars and Parquet files again that changed since they were planned.
+    retry_errors: label the images of error rows again. restart: delete what earlier runs wrote, and begin anew.
     on_progress: called with the summary after every unit, and at least once.
-    Raises ConfigError before any work, JobFailed if the job could not finish, TooManyErrors if it finished
-    with more error rows than `max_error_fraction`.
+    Raises ConfigError before any work, also if another run holds the output, JobFailed if the job could not finish,
+    TooManyErrors if it finished with more error rows than `max_error_fraction`.
     """
-    prepared = prepare_job(job, redo_changed)
-    save_job(prepared)
-    output = prepared.output
-    summary = Summary(
-        name=job.name,
-        output=output.uri,
-        expected=planning.expected_images(prepared.plan, job.input),
-        already_done=prepared.already_done,
-        errors=errors_in_files(output, prepared.files),
-    )
-    progress = on_progress or (lambda _: None)
-    try:
-        summary.write(output)
-        progress(summary)
-        merger = Merger(output, prepared.files)
-        if prepared.pending or merger.ready():
-            _label(prepared, summary, merger, progress, address, on_ray_ready)
-        _finish(prepared, summary)
-    except TooManyErrors as error:
-        summary.message = str(error)  # the state stays "done": every image has its row
-        raise
-    except BaseException as error:
-        summary.state = "failed" if isinstance(error, Exception) else "stopped"
-        summary.message = str(error)
-        raise
-    finally:
-        summary.write(output)
-        progress(summary)
+    output = open_output(job)
+    with OutputLock(output) as lock:
+        prepared = prepare_job(job, redo_changed, LISTING_S, restart)
+        if restart:
+            delete_results(output)
+        elif retry_errors and drop_error_rows(output):
+            prepared.recount()
+        save_job(prepared)
+        summary = Summary(
+            name=job.name,
+            output=output.uri,
+            expected=planning.expected_images(prepared.plan, job.input) if prepared.growth.ended else None,
+            already_done=prepared.already_done,
+            errors=errors_in_files(output, prepared.files),
+        )
+        progress = on_progress or (lambda _: None)
+        try:
+            summary.write(output)
+            progress(summary)
+            merger = Merger(output, prepared.files)
+            if prepared.pending or merger.ready() or not prepared.growth.ended:
+                _label(prepared, summary, merger, progress, address, on_ray_ready, lock)
+            lock.check()
+            _finish(prepared, summary)
+        except TooManyErrors as error:
+            summary.message = str(error)  # the state stays "done": every image has its row
+            raise
+        except BaseException as error:
+            summary.state = "failed" if isinstance(error, Exception) else "stopped"
+            summary.message = str(error)
+            raise
+        finally:
+            prepared.growth.discard()
+            if not lock.lost:
+                summary.write(output)
+            progress(summary)
     return summary
 
 
@@ -101,6 +121,7 @@ def _label(
     progress: Callable[[Summary], None],
     address: str | None,
     on_ray_ready: Callable[[], None] | None,
+    lock: OutputLock,
 ) -> None:
     """Run the Ray part: label the pending shards, merge the complete ones."""
     start_ray(address)
@@ -108,10 +129,13 @@ def _label(
         on_ray_ready()
     for shard in merger.ready():
         merger.start(shard)
-    if prepared.pending:
+    if prepared.pending or not prepared.growth.ended:
         placement = place(prepared.job, connected_cluster())
         last_write = 0.0
-        for report in execute(prepared, placement):
+        for report in execute(prepared, placement, lock.run):
+            lock.check()
+            if summary.expected is None and prepared.growth.ended:
+                summary.expected = planning.expected_images(prepared.plan, prepared.job.input)
             summary.add(report)
             merger.add(report["file"])
             if summary.elapsed - last_write > 5:
@@ -121,49 +145,53 @@ def _label(
     merger.wait()
 
 
-def execute(prepared: Prepared, placement: Placement) -> Iterator[dict[str, Any]]:
+def execute(prepared: Prepared, placement: Placement, run_id: str) -> Iterator[dict[str, Any]]:
     """Build the dataset and yield the report of every unit when it is written.
 
-    Raises JobFailed, or the CheckpointError an actor met.
+    Raises JobFailed, the CheckpointError an actor met, or what ended the listing that goes on meanwhile.
     """
     import ray
 
+    coordinator = start_coordinator()
+    feeder = Feeder(coordinator, prepared.work())
     try:
         with settings_of_ray_data():
-            dataset = build_dataset(prepared, placement)
+            dataset = build_dataset(prepared, placement, coordinator, run_id)
         for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for text in pa.table(block)["report"].to_pylist():
                 yield json.loads(text)
     except ray.exceptions.RayError as error:
         raise _explain(error) from error
+    finally:
+        feeder.stop()
+    if feeder.failed is not None:
+        raise feeder.failed
 
 
-def build_dataset(prepared: Prepared, placement: Placement) -> ray.data.Dataset:
+def build_dataset(prepared: Prepared, placement: Placement, coordinator: Any, run_id: str) -> ray.data.Dataset:
     """The pipeline as a lazy Ray dataset of one-row blocks: a row is a shard first, then a unit, then a report."""
     import ray
 
-    job, tasks, schema = prepared.job, prepared.tasks, prepared.schema
-    work = [
-        {"shard": asdict(shard), "ranges": [list(span) for span in done.ranges], "total": done.total}
-        for shard, done in prepared.pending
-    ]
-    dataset: ray.data.Dataset = ray.data.from_items(work, override_num_blocks=len(work))
+    job, tasks, output = prepared.job, prepared.tasks, prepared.output
+    guard = Guard(output, attempts_at(coordinator), job.image_timeout_s)
     one: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
     task_stage = {**one, "ray_remote_args_fn": partial(dict, max_retries=TASK_RETRIES)}
+    dataset: ray.data.Dataset = ray.data.from_items([{"coordinator": 0}], override_num_blocks=1)
+    dataset = dataset.map_batches(partial(_shard_blocks, coordinator=coordinator), num_cpus=FEED_CPUS, **task_stage)
     dataset = dataset.map_batches(
         partial(
             _read_block,
             settings=job.input,
-            output=prepared.output,
             unit_size=prepared.plan.unit_size,
             extra=prepared.plan.extra_schema,
             wanted=stages.Wanted.of(job),
+            guard=guard,
         ),
         num_cpus=placement.read_cpus,
         **task_stage,
     )
     dataset = dataset.map_batches(
-        partial(_prepare_block, tasks=tasks, max_pixels=job.max_pixels),
+        partial(_prepare_block, tasks=tasks, max_pixels=job.max_pixels, guard=guard),
         num_cpus=placement.work_cpus,
         **task_stage,
     )
@@ -174,6 +202,7 @@ def build_dataset(prepared: Prepared, placement: Placement) -> ray.data.Dataset:
         dataset = dataset.map_batches(
             _ModelBlock,
             fn_constructor_args=(
+                guard,
                 model.stage,
                 model.what,
                 model.checkpoint,
@@ -193,7 +222,9 @@ def build_dataset(prepared: Prepared, placement: Placement) -> ray.data.Dataset:
             **one,
         )
     return dataset.map_batches(
-        partial(_write_block, tasks=tasks, visualize=job.output.visualize, schema=schema, output=prepared.output),
+        partial(
+            _write_block, tasks=tasks, visualize=job.output.visualize, schema=prepared.schema, run=run_id, guard=guard
+        ),
         num_cpus=placement.work_cpus,
         **task_stage,
     )
@@ -252,56 +283,94 @@ def settings_of_ray_data() -> Iterator[None]:
         ray.data.DataContext._set_current(before)
 
 
+@dataclass(frozen=True)
+class Guard:
+    """What a stage runs under: see `attempts.guarded`."""
+
+    output: Folder
+    attempt: Attempt
+    timeout_s: float
+
+    def __call__(self, unit: Unit, stage: str, work: Callable[[Unit], Unit]) -> Unit:
+        return guarded(unit, stage, work, self.output, self.attempt, self.timeout_s)
+
+
+def _shard_blocks(block: pa.Table, coordinator: Any) -> Iterator[pa.Table]:
+    for work in work_of(coordinator):
+        yield pa.table({"work": [json.dumps(work)]})
+
+
 def _read_block(
-    block: pa.Table, settings: Any, output: Folder, unit_size: int, extra: pa.Schema, wanted: stages.Wanted
+    block: pa.Table, settings: Any, unit_size: int, extra: pa.Schema, wanted: stages.Wanted, guard: Guard
 ) -> Iterator[pa.Table]:
-    row = block.to_pylist()[0]
-    shard = Shard(**row["shard"])
-    done = Done(tuple((start, stop) for start, stop in row["ranges"]), row["total"])
-    for unit in stages.read_units(shard, done, settings, output, unit_size, extra, wanted):
-        yield unit.to_block()
+    work = json.loads(block["work"][0].as_py())
+    shard = Shard(**work["shard"])
+    done = Done(tuple((start, stop) for start, stop in work["ranges"]), work["total"])
+    condemned = {index: ImageError(kind, why) for index, kind, why in work["condemned"]}
+    with guard.attempt(f"shard {shard.number}") as earlier:
+        if earlier > DEATHS_WHILE_READING:
+            raise JobFailed(
+                f"the worker died {earlier} times while it read {shown(shard.uri)}: memory ran out, or what is in it "
+                "crashes the reader; what is written stays, take it out of the input or run again to go on"
+            )
+        for unit in stages.read_units(shard, done, settings, guard.output, unit_size, extra, wanted, condemned):
+            yield unit.to_block()
 
 
-def _prepare_block(block: pa.Table, tasks: list[Task], max_pixels: int) -> pa.Table:
+def _prepare_block(block: pa.Table, tasks: list[Task], max_pixels: int, guard: Guard) -> pa.Table:
     import cv2
 
     cv2.setNumThreads(1)  # one task a core; more threads would only fight
-    return stages.prepare(Unit.from_block(block), tasks, max_pixels).to_block()
+    unit = Unit.from_block(block)
+    return guard(unit, "prepare", lambda part: stages.prepare(part, tasks, max_pixels)).to_block()
 
 
 class _ModelBlock:
-    def __init__(self, stage: Callable[..., Any], *args: Any) -> None:
+    def __init__(self, guard: Guard, stage: Callable[..., Any], what: Any, *args: Any) -> None:
         import cv2
 
         cv2.setNumThreads(1)
-        self.model = stage(*args)
+        self.guard = guard
+        self.name = what.column
+        self.model = stage(what, *args)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        result: pa.Table = self.model(Unit.from_block(block)).to_block()
-        return result
+        return self.guard(Unit.from_block(block), self.name, self.model).to_block()
 
 
-def _write_block(block: pa.Table, tasks: list[Task], visualize: Any, schema: pa.Schema, output: Folder) -> pa.Table:
+def _write_block(
+    block: pa.Table, tasks: list[Task], visualize: Any, schema: pa.Schema, run: str, guard: Guard
+) -> pa.Table:
     import cv2
 
     cv2.setNumThreads(1)
-    unit, pictures = stages.draw(Unit.from_block(block), tasks, visualize)
-    return pa.table({"report": [json.dumps(write_unit(unit, pictures, schema, output))]})
+    pictures: list[stages.Picture] = []
+
+    def draw(part: Unit) -> Unit:
+        part, drawn = stages.draw(part, tasks, visualize)
+        pictures.extend(drawn)
+        return part
+
+    unit = guard(Unit.from_block(block), "draw", draw)
+    return pa.table({"report": [json.dumps(write_unit(unit, pictures, schema, guard.output, run))]})
 
 
 def _finish(prepared: Prepared, summary: Summary) -> None:
     """Check from the files that every image has its row, and settle the summary."""
     output = prepared.output
     parsed = [UnitName.parse(file) for file in output.files("data")]
-    counted, inside = planning.current([name for name in parsed if name is not None])
+    counted, inside = current([name for name in parsed if name is not None])
     for folder in ("data", "visualizations") if summary.labelled or inside else ("data",):
         output.sweep(folder)
     for name in inside:  # left by a merge that was killed, or a late write of a dead driver's worker
         output.delete(f"data/{name.file}")
-    done = planning.done_by_shard(counted)
+    done = done_by_shard(counted)
+    if not prepared.growth.ended:
+        raise JobFailed("the input was not listed to its end; run again to go on")
     missing = [shard for shard in prepared.plan.shards if not done.get(shard.number, Done()).complete]
     if missing:
         raise JobFailed(f"{len(missing)} shards are not complete, the first is {missing[0].uri}; run again to go on")
+    forget(output)
     summary.expected = sum(one.rows for one in done.values())
     summary.state = "done"
     fraction = summary.failed / max(1, summary.images)
@@ -326,7 +395,7 @@ def _explain(error: Exception) -> SapiensRayError:
             return CheckpointError(line.split("CheckpointError:", 1)[1].strip())
     if isinstance(error, ray.exceptions.WorkerCrashedError | ray.exceptions.OutOfMemoryError):
         return JobFailed(
-            f"a worker died {TASK_RETRIES + 1} times at the same images: memory ran out, or an image crashes the "
-            f"decoder ({last_line(error)}); what is written stays, `sapiens-ray status` shows it, run again to go on"
+            f"a worker died {TASK_RETRIES + 1} times before it began ({last_line(error)}); what is written stays, "
+            "`sapiens-ray status` shows it, run again to go on"
         )
     return JobFailed(f"{last_line(error)}; what is written stays, run again to go on")

@@ -6,7 +6,8 @@ Runs on the driver. `check` shows the result, `run` runs it. Nothing here writes
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -14,8 +15,11 @@ import yaml
 
 from sapiens_ray import plan as planning
 from sapiens_ray import storage
+from sapiens_ray.attempts import condemned_images
 from sapiens_ray.config import Job, difference, fingerprint, without_secrets
+from sapiens_ray.done import done_by_shard, list_units
 from sapiens_ray.errors import InputError, OutputError
+from sapiens_ray.growth import Growth
 from sapiens_ray.models.checkpoint import (
     Checkpoint,
     container_of,
@@ -48,11 +52,16 @@ class Prepared:
     output: Folder
     tasks: list[Task]
     checkpoints: list[Checkpoint]
-    plan: Plan
+    growth: Growth
     done: dict[int, Done]
     files: list[UnitName]
     settings: dict[str, Any]
+    condemned: dict[int, dict[int, tuple[str, str]]]
     restarted: bool = False  # the output holds a plan of other settings, and no rows
+
+    @property
+    def plan(self) -> Plan:
+        return self.growth.plan
 
     @property
     def schema(self) -> pa.Schema:
@@ -76,10 +85,30 @@ class Prepared:
         pairs = ((shard, self.done.get(shard.number, Done())) for shard in self.plan.shards)
         return [(shard, done) for shard, done in pairs if not done.complete]
 
+    def recount(self) -> None:
+        """Look anew what is done: rows have been taken back."""
+        self.files = [name for name in list_units(self.output) if name.shard not in self.plan.changed]
+        self.done = done_by_shard(self.files)
+        self.condemned = {}
 
-def prepare_job(job: Job, redo_changed: bool = False) -> Prepared:
+    def work(self) -> Iterator[list[dict[str, Any]]]:
+        """What is to be read, in batches, to the end of the listing; the plan is extended meanwhile."""
+        yield [self._work(shard, done) for shard, done in self.pending]
+        for batch in self.growth.rest():
+            yield [self._work(shard, Done()) for shard in batch]
+
+    def _work(self, shard: Shard, done: Done) -> dict[str, Any]:
+        condemned = [[index, *why] for index, why in self.condemned.get(shard.number, {}).items()]
+        return {"shard": asdict(shard), "ranges": done.ranges, "total": done.total, "condemned": condemned}
+
+
+def prepare_job(
+    job: Job, redo_changed: bool = False, listing_s: float | None = None, restart: bool = False
+) -> Prepared:
     """Resolve the checkpoints, open the output, list the input and subtract what is done. Writes nothing.
 
+    restart: as if nothing had been written yet.
+    listing_s: list for so long before the first image is read, and the rest beside it; None: all of it.
     Raises ConfigError (InputError, CheckpointError, OutputError) before any work starts.
     """
     output = open_output(job)
@@ -92,26 +121,28 @@ def prepare_job(job: Job, redo_changed: bool = False) -> Prepared:
         _refuse_missing_folder(mask, job.input.storage_options)
     settings = job.result_settings([checkpoint.sha256 for checkpoint in checkpoints])
     with storage.asking(OutputError, f"output.uri: cannot read {output.uri}"):
-        written = planning.list_units(output)
+        written = [] if restart else list_units(output)
         # Without rows there is nothing to mix with: a run that found its job file wrong leaves no trace.
-        lines = _other_settings(output, settings)
+        lines = [] if restart else _other_settings(output, settings)
         if lines and written:
             raise OutputError(
                 f"output.uri: {output.uri} holds results of other settings ({'; '.join(lines)}); choose another "
                 "output.uri, or go back to the old settings"
             )
         restarted = bool(lines)
-        old = None if restarted else planning.load_plan(output)
-    entries = planning.read_entries(output, [shard.number for shard in old.shards]) if old else ()
-    plan = planning.make_plan(job, old, entries, redo_changed)
-    files = [name for name in written if name.shard not in plan.changed]
-    if files and old is None:
-        raise OutputError(f"output.uri: {output.uri} holds data files but no plan.parquet; choose another folder")
-    done = planning.done_by_shard(files)
+        old = None if restarted or restart else planning.load_plan(output)
+        if written and old is None:
+            raise OutputError(f"output.uri: {output.uri} holds data files but no plan.parquet; choose another folder")
+        condemned = {} if restart else condemned_images(output)
+        growth = Growth(job, old, output, redo_changed)
+    done = done_by_shard(written)
+    growth.look_ahead(listing_s, lambda shard: not done.get(shard.number, Done()).complete)
+    files = [name for name in written if name.shard not in growth.plan.changed]
+    done = done_by_shard(files)
+    growth.plan.fill_counts(done)
     tasks = [make_task(options) for options in job.tasks]
-    prepared = Prepared(job, output, tasks, checkpoints, plan, done, files, settings, restarted)
+    prepared = Prepared(job, output, tasks, checkpoints, growth, done, files, settings, condemned, restarted)
     _ = prepared.schema  # a column name that stands twice is refused now, not by the first unit
-    prepared.plan = planning.with_counts(plan, done)
     return prepared
 
 
@@ -212,4 +243,4 @@ def _write_job(prepared: Prepared, output: Folder, record: dict[str, Any]) -> No
             output.delete(f"data/{file}")
     if prepared.restarted:
         output.delete(planning.PLAN_FILE)
-    planning.save_plan(prepared.plan, output)
+    prepared.growth.publish()

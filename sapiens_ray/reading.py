@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sapiens_ray import maps
+from sapiens_ray.done import list_units, with_units
 from sapiens_ray.errors import OutputError
 from sapiens_ray.images import decode_map
-from sapiens_ray.plan import list_units, with_units
 from sapiens_ray.rows import tasks_in
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import UnitName

@@ -14,6 +14,7 @@ from rich.table import Table
 from sapiens_ray import plan as planning
 from sapiens_ray.cluster import Cluster, Placement, connected_cluster, place, start_ray, this_machine
 from sapiens_ray.config import Job
+from sapiens_ray.done import done_by_shard, with_units
 from sapiens_ray.errors import CheckpointError, OutputError
 from sapiens_ray.models.checkpoint import Checkpoint
 from sapiens_ray.preflight import Prepared, prepare_job
@@ -82,6 +83,7 @@ def print_summary(summary: Summary) -> None:
 def print_plan(job: Job, address: str | None, load: bool) -> None:
     """What `run` would do. Raises what `run` would raise before it starts."""
     prepared = prepare_job(job)
+    prepared.growth.discard()
     cluster = _cluster(address)
     placement = place(job, cluster)
     expected = planning.expected_images(prepared.plan, job.input)
@@ -210,10 +212,8 @@ def output_status(output: Folder) -> dict[str, Any]:
         plan = planning.load_plan(output)
     if plan is None:
         raise OutputError(f"{output.uri} is not an output folder of sapiens-ray: it has no {planning.PLAN_FILE}")
-    done, errors = planning.with_units(
-        output, lambda files: (planning.done_by_shard(files), errors_in_files(output, files))
-    )
-    plan = planning.with_counts(plan, done)
+    done, errors = with_units(output, lambda files: (done_by_shard(files), errors_in_files(output, files)))
+    plan.fill_counts(done)
     rows = sum(one.rows for one in done.values())
     counts = [shard.images for shard in plan.shards]
     complete = sum(done.get(shard.number, Done()).complete for shard in plan.shards)

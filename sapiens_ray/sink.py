@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sapiens_ray.lock import require_held
 from sapiens_ray.rows import count_errors, read_errors, tasks_in, with_errors
 from sapiens_ray.stages import Picture
 from sapiens_ray.storage import Folder
@@ -24,18 +25,25 @@ from sapiens_ray.units import Unit, UnitName
 REMOTE_THREADS = 16
 
 
-def write_unit(unit: Unit, pictures: Sequence[Picture], schema: pa.Schema, output: Folder) -> dict[str, Any]:
-    """Write a finished unit. Returns its report: file name, rows, errors by kind, seconds by stage, notes."""
+def write_unit(
+    unit: Unit, pictures: Sequence[Picture], schema: pa.Schema, output: Folder, run: str | None = None
+) -> dict[str, Any]:
+    """Write a finished unit. Returns its report: file name, rows, errors by kind, seconds by stage, notes.
+
+    run: the run that must hold the output (`lock.py`). Raises JobFailed if another one does.
+    """
     started = time.perf_counter()
     name = unit.name
     table = file_table(unit, schema)
     errors = count_errors(table)
     buffer = io.BytesIO()
-    with _writer(buffer, with_errors(schema, errors)) as writer:
+    with file_writer(buffer, with_errors(schema, errors)) as writer:
         writer.write_table(table)
     if pictures:
         with ThreadPoolExecutor(REMOTE_THREADS if output.remote else 1) as pool:
             list(pool.map(lambda one: output.write(f"visualizations/{one.name}", one.data, durable=False), pictures))
+    if run is not None:
+        require_held(output, run)
     output.write(f"data/{name.file}", buffer.getbuffer())
     seconds = {**unit.seconds, "write": time.perf_counter() - started}
     return {"file": name.file, "rows": table.num_rows, "errors": errors, "seconds": seconds, "notes": list(unit.notes)}
@@ -88,14 +96,14 @@ def _write_merged(output: Folder, ordered: Sequence[UnitName], merged: UnitName)
             errors.update(read_errors(file.schema_arrow.metadata))
             schema = file.schema_arrow
     schema = with_errors(schema, dict(errors))
-    with output.replacing(f"data/{merged.file}") as temporary, _writer(temporary, schema) as writer:
+    with output.replacing(f"data/{merged.file}") as temporary, file_writer(temporary, schema) as writer:
         for part in ordered:
             with output.open(f"data/{part.file}") as stream, pq.ParquetFile(stream) as file:
                 for group in range(file.num_row_groups):
                     writer.write_table(file.read_row_group(group).cast(schema))
 
 
-def _writer(where: Any, schema: pa.Schema) -> pq.ParquetWriter:
+def file_writer(where: Any, schema: pa.Schema) -> pq.ParquetWriter:
     """zstd for what is not compressed already; dictionaries only where values repeat."""
     encoded = [column for column, about in tasks_in(schema).items() if about["task"] == "seg"]  # PNG
     # Dotted paths: the leaves of lists and structs are columns of their own to Parquet.

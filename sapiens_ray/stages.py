@@ -7,15 +7,16 @@ adds or reorders images, and whatever is wrong with one image becomes `error_kin
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from sapiens_ray import images
+from sapiens_ray import images, watchdog
 from sapiens_ray.config import Input, Job, Visualize
 from sapiens_ray.errors import ImageError
 from sapiens_ray.plan import Shard, read_entries
@@ -84,18 +85,29 @@ def open_shard(shard: Shard, done: Done, settings: Input, output: Folder, wanted
         return parquet.read(
             shard.uri, shard.shard_id, done, options, settings.image_column, settings.id_column, wanted.columns
         )
-    entries = [entry for _, entry in read_entries(output, [shard.number])]
-    return image_files.read(entries, done, options)
+    return image_files.read(read_entries(output, shard), done, options)
 
 
 def read_units(
-    shard: Shard, done: Done, settings: Input, output: Folder, unit_size: int, extra: pa.Schema, wanted: Wanted
+    shard: Shard,
+    done: Done,
+    settings: Input,
+    output: Folder,
+    unit_size: int,
+    extra: pa.Schema,
+    wanted: Wanted,
+    condemned: Mapping[int, ImageError] = MappingProxyType({}),
 ) -> Iterator[Unit]:
-    """Stream the units of a shard that are not done."""
+    """Stream the units of a shard that are not done.
+
+    condemned: images that killed their workers in an earlier run, with the errors that they become.
+    """
     started = time.perf_counter()
     encoded_images = open_shard(shard, done, settings, output, wanted)
     base = shard.uri.rsplit("/", 1)[0]
     for encoded, last in cut_units(encoded_images, unit_size, MAX_UNIT_BYTES, wanted.weigh):
+        for image in encoded:
+            image.error = condemned.get(image.index, image.error)
         start = encoded[0].index if encoded else (done.ranges[-1][1] if done.ranges else 0)
         unit = make_unit(encoded, extra, wanted, shard=shard.number, start=start, last=last)
         unit = add_masks(unit, encoded, wanted.masks, base, settings.storage_options)
@@ -187,6 +199,7 @@ def prepare(unit: Unit, tasks: Sequence[Task], max_pixels: int) -> Unit:
     errors: dict[int, tuple[str, str]] = {}
     data = unit.rows[DATA]
     for position in unit.good_rows():
+        watchdog.progress(unit.start + position)
         try:
             image = images.decode(memoryview(data[position].as_buffer()), max_pixels)
             prepared = {kind: task.prepare(image) for kind, task in kinds.items()}
@@ -251,6 +264,7 @@ def draw(unit: Unit, tasks: Sequence[Task], settings: Visualize) -> tuple[Unit, 
     pictures: list[Picture] = []
     names: list[str | None] = [None] * unit.rows.num_rows
     for position in unit.good_rows():
+        watchdog.progress(unit.start + position)
         image_id = unit.rows["image_id"][position].as_py()
         if images.hash_fraction(image_id) >= settings.fraction:
             continue

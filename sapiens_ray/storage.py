@@ -12,6 +12,7 @@ import stat
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,9 +20,12 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from sapiens_ray.errors import SapiensRayError
+from sapiens_ray.retries import retrying
 
 MAX_FILE = 1 << 30  # no encoded image, and no list, is larger
 TEMPORARY = ".tmp-"  # prefix of files that are not finished; no reader looks at them
+# botocore waits a minute for an answer and keeps ten connections, for which a unit's fetches would queue up.
+S3_CLIENT = {"connect_timeout": 10, "read_timeout": 30, "max_pool_connections": 64}
 
 
 def is_remote(uri: str) -> bool:
@@ -43,7 +47,10 @@ def filesystem(uri: str, options: dict[str, Any] | None = None) -> tuple[fsspec.
     """The file system of a URI and the path inside it."""
     if not is_remote(uri):
         return LocalFileSystem(), local_path(uri)
-    fs, path = fsspec.url_to_fs(uri, **(options or {}))
+    given = dict(options or {})
+    if uri.startswith(("s3://", "s3a://")):
+        given["config_kwargs"] = {**S3_CLIENT, **(given.get("config_kwargs") or {})}
+    fs, path = fsspec.url_to_fs(uri, **given)
     return fs, path
 
 
@@ -66,7 +73,7 @@ def read_bytes(uri: str, options: dict[str, Any] | None = None) -> bytes:
         finally:
             os.close(descriptor)
     fs, path = filesystem(uri, options)
-    return bytes(fs.cat_file(path))
+    return bytes(retrying(fs.cat_file, path))
 
 
 def open_read(uri: str, options: dict[str, Any] | None = None) -> IO[bytes]:
@@ -74,13 +81,17 @@ def open_read(uri: str, options: dict[str, Any] | None = None) -> IO[bytes]:
     if not is_remote(uri):
         return Path(local_path(uri)).open("rb")
     fs, path = filesystem(uri, options)
-    return fs.open(path, "rb")
+    stream: IO[bytes] = retrying(fs.open, path, "rb")
+    cache = getattr(stream, "cache", None)
+    if cache is not None and hasattr(cache, "fetcher"):  # fsspec's buffered files fetch their blocks through it
+        cache.fetcher = partial(retrying, cache.fetcher)
+    return stream
 
 
 def stamp(uri: str, options: dict[str, Any] | None = None) -> tuple[int, str]:
     """Size in bytes and a token that changes when the file does (etag, or modification time)."""
     fs, path = filesystem(uri, options)
-    info = fs.info(path)
+    info = retrying(fs.info, path)
     size = int(info.get("size") or 0)
     for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified"):
         if info.get(key) is not None:
@@ -135,14 +146,14 @@ class Folder:
         fs, path = self._at(name)
         fs.invalidate_cache(path)
         try:
-            found = fs.ls(path, detail=True)
+            found = retrying(fs.ls, path, detail=True)
         except FileNotFoundError:
             return []
         return sorted(info["name"].rsplit("/", 1)[-1] for info in found if info["type"] == "file")
 
     def exists(self, name: str) -> bool:
         fs, path = self._at(name)
-        return bool(fs.exists(path))
+        return bool(retrying(fs.exists, path))
 
     def read(self, name: str) -> bytes:
         return read_bytes(self.join(name), self.options)
@@ -157,10 +168,42 @@ class Folder:
         """
         if self.remote:
             fs, path = self._at(name)
-            fs.pipe_file(path, bytes(data))
+            retrying(fs.pipe_file, path, bytes(data))
             return
         with self.replacing(name, durable) as temporary:
             temporary.write_bytes(data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Publish a file unless there is one of this name already; whether it was published.
+
+        On storages without conditional writes two callers at the same moment may both be told yes.
+        """
+        if not self.remote:
+            target = Path(local_path(self.join(name)))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+            try:
+                temporary.write_bytes(data)
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+            except PermissionError:  # a file system without links
+                if target.exists():
+                    return False
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+            return True
+        fs, path = self._at(name)
+        if retrying(fs.exists, path):
+            return False
+        try:
+            retrying(fs.pipe_file, path, data, mode="create")
+        except FileExistsError:
+            return False
+        except (TypeError, ValueError, NotImplementedError):
+            self.write(name, data)
+        return True
 
     def replacing(self, name: str, durable: bool = True) -> _Replacement:
         """Context manager that gives a local temporary path and publishes the finished file under `name`."""
@@ -170,9 +213,15 @@ class Folder:
         """Remove a file; fine if it is already gone."""
         fs, path = self._at(name)
         try:
-            fs.rm_file(path)
+            retrying(fs.rm_file, path)
         except FileNotFoundError:
             return
+
+    def delete_folder(self, name: str) -> None:
+        """Remove a sub-folder and all in it; fine if there is none."""
+        fs, path = self._at(name)
+        with contextlib.suppress(FileNotFoundError):
+            retrying(fs.rm, path, recursive=True)
 
     def sweep(self, name: str) -> None:
         """Remove unfinished files below a sub-folder that killed writers left (local disks only; a PUT leaves none)."""
@@ -210,7 +259,7 @@ class _Replacement:
     def _publish(self) -> None:
         if self.folder.remote:
             fs, path = self.folder._at(self.name)
-            fs.put_file(str(self.temporary), path)
+            retrying(fs.put_file, str(self.temporary), path)
             return
         if self.durable:
             with self.temporary.open("rb") as file:
@@ -227,11 +276,23 @@ def walk(folder: Folder) -> Iterator[tuple[str, bool]]:
     if folder.remote:
         fs, root = folder._at("")
         root = root.rstrip("/")
-        for path in sorted(fs.find(root)):
+        for path in _s3_keys(fs, root) if "s3" in fs.protocol else sorted(retrying(fs.find, root)):
             if not path.endswith("/"):  # "directory markers" of object-store consoles
                 yield path[len(root) :].lstrip("/"), True
         return
     yield from _walk_local(Path(local_path(folder.uri)), "", frozenset())
+
+
+def _s3_keys(fs: Any, root: str) -> Iterator[str]:
+    """Every key below a prefix, in the order of S3, which is that of UTF-8, page by page: s3fs gives all at once,
+    after minutes for millions of them, with a mapping for each."""
+    bucket, prefix, _ = fs.split_path(root)
+    page: dict[str, Any] = {}
+    while not page or page.get("IsTruncated"):
+        more = {"ContinuationToken": page["NextContinuationToken"]} if page else {}
+        page = retrying(fs.call_s3, "list_objects_v2", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", **more)
+        for entry in page.get("Contents", []):
+            yield f"{bucket}/{entry['Key']}"
 
 
 def _walk_local(path: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, bool]]:

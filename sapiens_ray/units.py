@@ -7,7 +7,8 @@ unit, so what goes in as a unit of N images comes out as one file of N rows.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,6 +134,37 @@ class Unit:
     def cells(self, position: int, columns: Iterable[str]) -> dict[str, Any]:
         """Some columns of one row as Python values."""
         return {name: self.rows[name][position].as_py() for name in columns}
+
+
+def split_unit(unit: Unit) -> list[Unit]:
+    """The images of a unit as units of one image, with views into its inputs."""
+    photos = unit.photos() if PHOTO in unit.inputs else {}
+    places = {position: place for place, position in enumerate(unit.decoded_rows())}
+    parts = []
+    for position in range(unit.rows.num_rows):
+        inputs = {}
+        if position in places:
+            inputs = {
+                kind: photos[position].reshape(-1) if kind == PHOTO else array[places[position]][None]
+                for kind, array in unit.inputs.items()
+            }
+        index = unit.start + position
+        parts.append(Unit(unit.shard, index, unit.last, unit.rows.slice(position, 1), inputs))
+    return parts
+
+
+def join_units(parts: Sequence[Unit], whole: Unit) -> Unit:
+    """The unit whose images `split_unit` took apart, with what a stage made of them."""
+    if not parts:
+        return whole
+    kinds = list(dict.fromkeys(kind for part in parts for kind in part.inputs))
+    inputs = {kind: np.concatenate([part.inputs[kind] for part in parts if kind in part.inputs]) for kind in kinds}
+    seconds = Counter(whole.seconds)
+    for part in parts:
+        seconds.update(part.seconds)
+    notes = (*whole.notes, *(note for part in parts for note in part.notes))
+    rows = pa.concat_tables([part.rows for part in parts])
+    return Unit(whole.shard, whole.start, whole.last, rows, inputs, dict(seconds), notes)
 
 
 def _wrap_bytes(array: np.ndarray) -> pa.Array:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sapiens_ray import plan as planning
 from sapiens_ray.config import Job
+from sapiens_ray.done import current, done_by_shard
 from sapiens_ray.errors import InputError, JobFailed
 from sapiens_ray.preflight import prepare_job, save_job
 from sapiens_ray.sink import merge_shard
@@ -22,8 +23,9 @@ from tests.conftest import write_photos
 def plan_of(path):
     prepared = prepare_job(Job.load(path))
     save_job(prepared)
-    entries = list(planning.read_entries(prepared.output, [shard.number for shard in prepared.plan.shards]))
-    return prepared.plan, [(number, entry.image_id) for number, entry in entries]
+    shards = prepared.plan.shards
+    entries = [(one.number, entry.image_id) for one in shards for entry in planning.read_entries(prepared.output, one)]
+    return prepared.plan, entries
 
 
 def test_numbers_stay_when_the_input_grows_and_shrinks(write_job, tmp_path):
@@ -139,12 +141,12 @@ def test_files_inside_a_merged_one_do_not_count_twice(lengths, data):
     merged = UnitName(4, 0, stops[-1], True)
     left = data.draw(st.lists(st.sampled_from(parts), unique=True))
     for found, rows in ((parts, stops[-1]), ([*left, merged], stops[-1])):
-        counted, inside = planning.current(data.draw(st.permutations(found)))
+        counted, inside = current(data.draw(st.permutations(found)))
         assert sum(name.stop - name.start for name in counted) == rows
         assert sorted([*counted, *inside]) == sorted(found)
-        assert planning.done_by_shard(counted)[4].complete
+        assert done_by_shard(counted)[4].complete
     some = [name for name in parts if name not in left]
-    done = planning.done_by_shard(planning.current(some)[0])
+    done = done_by_shard(current(some)[0])
     assert (not some) or done[4].complete == (not left)
 
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from sapiens_ray.done import list_units
 from sapiens_ray.errors import OutputError
 from sapiens_ray.images import file_names
-from sapiens_ray.plan import list_units
 from sapiens_ray.reading import iterate_rows, task_table
 from sapiens_ray.storage import Folder
 

@@ -6,6 +6,7 @@ what is done and returns how many images the shard holds. Nothing else is asked 
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ class Encoded:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One image of a folder or list shard, as planned."""
 
@@ -101,6 +102,16 @@ def readable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+_SECRET = re.compile(r"([?&][^=&#]*(?:sig|token|secret|credential|passw|key)[^=&#]*)=[^&#]*", re.IGNORECASE)
+
+
+def shown(uri: str) -> str:
+    """A URI as rows and messages may hold it: readable, without user, password and what signs or opens it."""
+    if "://" in uri:
+        uri = _SECRET.sub(r"\1=...", re.sub(r"^(\w+://)[^/@]*@", r"\1", uri))
+    return readable(uri)
+
+
 def reason(error: Exception) -> ImageError:
     """The ImageError for what went wrong while bytes were fetched."""
     if isinstance(error, FileNotFoundError):
@@ -108,6 +119,7 @@ def reason(error: Exception) -> ImageError:
     if isinstance(error, IsADirectoryError):
         return ImageError("unreadable", "is a folder, not a file")
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = re.sub(r"\w+://\S+", lambda found: shown(found[0]), text)  # HTTP libraries quote the URL
     return ImageError("unreadable", f"{type(error).__name__}: {text}"[:500])
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from sapiens_ray import storage
+from sapiens_ray.errors import StorageFailed
 from sapiens_ray.images import has_image_suffix
-from sapiens_ray.sources import Done, Encoded, Entry, Images, matches, readable, reason
+from sapiens_ray.retries import concerns_one_file
+from sapiens_ray.sources import Done, Encoded, Entry, Images, matches, readable, reason, shown
 
 LOCAL_THREADS = 4
 REMOTE_THREADS = 32  # an object store answers after some 50 ms, whatever else is asked meanwhile
@@ -28,9 +31,15 @@ def find(
     name of an image is an entry as well (and an error row later): somebody may count on it being an image.
     """
     for name, is_file in storage.walk(folder) if listed is None else listed:
-        chosen = matches(name, include) if include else has_image_suffix(name)
-        if chosen and (is_file or has_image_suffix(name)):
+        if chosen(name, is_file, include):
             yield Entry(uri=folder.join(name), image_id=readable(id_prefix + name))
+
+
+def chosen(name: str, is_file: bool, include: Sequence[str]) -> bool:
+    """Whether a file of a folder, or a folder in it, is taken for an image. See `find`."""
+    if include and not matches(name, include):
+        return False
+    return has_image_suffix(name) or bool(include and is_file)
 
 
 def read(entries: Sequence[Entry], done: Done, options: dict[str, Any]) -> Images:
@@ -54,9 +63,12 @@ def read(entries: Sequence[Entry], done: Done, options: dict[str, Any]) -> Image
 
 
 def _fetch(index: int, entry: Entry, options: dict[str, Any]) -> Encoded:
-    image = Encoded(index, entry.image_id, readable(entry.uri), extra=entry.extra)
+    image = Encoded(index, entry.image_id, shown(entry.uri), extra=entry.extra)
+    started = time.monotonic()
     try:
         image.data = storage.read_bytes(entry.uri, options)
-    except Exception as error:  # whatever a storage library raises is a reason, not an end
+    except Exception as error:  # whatever a storage library raises is a reason, unless no file can be read
+        if storage.is_remote(entry.uri) and not concerns_one_file(error, started):
+            raise StorageFailed(f"cannot read {image.uri}: {reason(error).message}") from error
         image.error = reason(error)
     return image

@@ -15,7 +15,7 @@ from typing import Any
 
 from sapiens_ray import storage
 from sapiens_ray.errors import InputError
-from sapiens_ray.sources import Entry, readable
+from sapiens_ray.sources import Entry, shown
 
 PATH_COLUMNS = ("image", "path", "uri", "url", "file", "file_name", "filename", "image_path")
 CSV_FIELD_LIMIT = 1 << 20
@@ -58,7 +58,7 @@ def find(
             image_id = str(row[id_column])
         yield Entry(
             uri=_relative_to(uri, path),
-            image_id=readable(image_id),
+            image_id=shown(image_id),
             extra={column: row[column] for column in named},
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sapiens_ray import storage
-from sapiens_ray.errors import ImageError, InputError
-from sapiens_ray.sources import Done, Encoded, Images, readable, reason
+from sapiens_ray.errors import ImageError, InputError, StorageFailed
+from sapiens_ray.retries import concerns_one_file
+from sapiens_ray.sources import Done, Encoded, Images, readable, reason, shown
 
 BATCH = 32
 
@@ -61,7 +63,7 @@ def read(
         stream.close()
         _raise_unless_damage(error)
         if not done.has(0):
-            yield Encoded(0, shard_id, readable(uri), error=ImageError("shard_damaged", str(error)[:500]))
+            yield Encoded(0, shard_id, shown(uri), error=ImageError("shard_damaged", str(error)[:500]))
         return 1
     wanted = list(dict.fromkeys([image_column, *([id_column] if id_column else []), *columns]))
     with stream, file:
@@ -111,7 +113,7 @@ def _image(
     position = f"{shard_id}/{index:08d}"  # with the path behind it: Hugging Face keeps base names, which repeat
     if isinstance(row, Exception):
         error = ImageError("unreadable", f"the Parquet file is damaged here: {row}"[:500])
-        return Encoded(index, position, f"{readable(uri)}#{index}", error=error)
+        return Encoded(index, position, f"{shown(uri)}#{index}", error=error)
     cell = row[image_column]
     path = cell.get("path") if isinstance(cell, dict) else None
     data = cell.get("bytes") if isinstance(cell, dict) else cell
@@ -120,15 +122,18 @@ def _image(
     image = Encoded(
         index,
         image_id=readable(name if named is None else str(named)),
-        uri=f"{readable(uri)}#{index}",
+        uri=f"{shown(uri)}#{index}",
         data=data,
         extra={column: row[column] for column in columns},
     )
     if data is None and path:  # Hugging Face keeps a path without bytes for files beside the table
+        beside = path if "://" in path or path.startswith("/") else f"{uri.rsplit('/', 1)[0]}/{path}"
+        started = time.monotonic()
         try:
-            beside = path if "://" in path or path.startswith("/") else f"{uri.rsplit('/', 1)[0]}/{path}"
             image.data = storage.read_bytes(beside, options)
         except Exception as error:
+            if storage.is_remote(beside) and not concerns_one_file(error, started):
+                raise StorageFailed(f"cannot read {shown(beside)}: {reason(error).message}") from error
             image.error = reason(error)
     elif data is None:
         image.error = ImageError("missing", f"column {image_column!r} is null")

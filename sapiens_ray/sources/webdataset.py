@@ -19,7 +19,7 @@ from typing import IO, Any
 from sapiens_ray import storage
 from sapiens_ray.errors import ImageError
 from sapiens_ray.images import has_image_suffix, looks_like_image
-from sapiens_ray.sources import Done, Encoded, Images, matches, readable
+from sapiens_ray.sources import Done, Encoded, Images, matches, readable, shown
 
 BLOCK = tarfile.BLOCKSIZE
 MAX_JSON = 16 << 20
@@ -120,7 +120,7 @@ class _Sample:
 
 def _row(index: int, member: _Member, uri: str, shard_id: str, occurrence: int) -> Encoded:
     if member.name is None:
-        return Encoded(index, shard_id, readable(uri), error=member.error)
+        return Encoded(index, shard_id, shown(uri), error=member.error)
     data = None
     error = member.error
     if error is None:
@@ -131,7 +131,7 @@ def _row(index: int, member: _Member, uri: str, shard_id: str, occurrence: int) 
     return Encoded(
         index,
         image_id=f"{shard_id}/{readable(member.name)}" + (f"#{occurrence}" if occurrence > 1 else ""),
-        uri=f"{readable(uri)}#{readable(member.name)}",
+        uri=f"{shown(uri)}#{readable(member.name)}",
         data=data,
         error=error,
         extra={"key": readable(member.key)},

@@ -1,0 +1,301 @@
+"""What the input holds that the plan does not: new images, new files, changed files.
+
+Listing ten million objects takes a quarter of an hour, so labelling does not wait for its end: `look_ahead` lists for
+some seconds, `rest` goes on while the models run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sapiens_ray import storage
+from sapiens_ray.config import Job
+from sapiens_ray.discovery import FILES, Found, find_input
+from sapiens_ray.errors import InputError, OutputError
+from sapiens_ray.plan import EntriesFile, Plan, Shard, planned_uris, save_plan
+from sapiens_ray.sources import Entry, shown
+from sapiens_ray.sources.parquet import choose_column
+from sapiens_ray.storage import Folder
+
+SHARDS_A_FILE = 1000  # of one file of entries: its footer is read whole for the images of one shard
+PUBLISH_EVERY_S = 5.0
+LOOKS_AT_ONCE = 32
+
+
+class Growth:
+    """Extends a plan by what the input has beyond it. Iterate once, from one thread.
+
+    plan: what was planned, extended as shards are found. ended: whether all of the input has been listed.
+    """
+
+    def __init__(self, job: Job, old: Plan | None, output: Folder, redo_changed: bool = False) -> None:
+        self.plan = old or Plan([], job.unit_size, _extra_schema(None, {}))
+        self.ended = False
+        self._job = job
+        self._old = len(self.plan.shards)
+        self._output = output
+        self._redo_changed = redo_changed
+        self._known = KnownUris(planned_uris(output, self.plan))
+        self._files = {shown(shard.uri): shard for shard in self.plan.shards if shard.format in FILES}
+        self._seen_again = False
+        self._types: dict[str, pa.DataType] = {}
+        self._entries: EntriesFile | None = None
+        self._unsaved = old is None
+        self._steps = self._list()
+
+    def look_ahead(self, seconds: float | None, enough: Callable[[Shard], bool] = lambda shard: True) -> None:
+        """List the input: to its end, or, where nothing but images of folders can follow, until `seconds` have passed
+        and there was a new shard that is `enough` to start with.
+
+        Raises InputError if there is nothing to label, or if a planned tar or Parquet file has changed (unless
+        `redo_changed`), and OutputError if nothing that was planned is in the input any more.
+        """
+        end = None if seconds is None else time.monotonic() + seconds
+        found_enough = any(enough(shard) for shard in self.plan.shards)
+        for shard in self._steps:
+            found_enough = found_enough or enough(shard)
+            settled = self._seen_again or not self._old
+            images_follow = shard.entries is not None and not self._job.input.columns
+            if end and time.monotonic() > end and found_enough and settled and images_follow:
+                break
+        if self._types:
+            self.plan.extra_schema = _extra_schema(self.plan.extra_schema if self._old else None, self._types)
+
+    def rest(self) -> Iterator[list[Shard]]:
+        """What `look_ahead` left, in batches that are published."""
+        batch: list[Shard] = []
+        last = time.monotonic()
+        for shard in self._steps:
+            batch.append(shard)
+            if time.monotonic() - last > PUBLISH_EVERY_S:
+                self.publish()
+                yield batch
+                batch, last = [], time.monotonic()
+        self.publish()
+        yield batch
+
+    def publish(self) -> None:
+        """Write what is new of the plan; nothing if nothing is."""
+        if self._entries is not None:
+            self._entries.publish(self._output)
+            self._entries = None
+        if self._unsaved:
+            save_plan(self.plan, self._output)
+            self._unsaved = False
+
+    def discard(self) -> None:
+        """Forget what is not published."""
+        self._steps.close()
+        if self._entries is not None:
+            self._entries.discard()
+            self._entries = None
+
+    def _list(self) -> Generator[Shard]:
+        """Every new or changed shard, in order."""
+        job, plan = self._job, self.plan
+        labels = job.label_columns
+        # Lists record the columns with boxes and masks beside the passthrough ones.
+        reading = job.input.model_copy(update={"columns": [*job.input.columns, *labels]})
+        everything = find_input(reading, job.output.uri)
+        for are_files, group in itertools.groupby(everything, lambda found: found.format in FILES):
+            if are_files:
+                yield from self._add_files(list(group))
+                continue
+            for found in group:
+                if labels and found.format == "images":
+                    raise InputError(
+                        f"tasks: column {labels[0]!r} is to be read from the input, but {shown(found.uri)} has no "
+                        "columns; they are those of Parquet files, of .csv and .jsonl lists, and of the <key>.json "
+                        "members of tars"
+                    )
+                yield from self._add_entries(found)
+        if not plan.shards:
+            include = job.input.include
+            kinds = f"matching {', '.join(include)}" if include else "with a suffix that OpenCV reads"
+            raise InputError(f"input.uri: no images {kinds} in {', '.join(map(shown, job.input.uri))}")
+        if self._old and not self._seen_again:
+            raise OutputError(
+                f"output.uri: {job.output.uri} holds labels of another input ({shown(plan.shards[0].uri)}); "
+                "choose another output.uri for this one"
+            )
+        self.ended = True
+
+    def _add_files(self, group: list[Found]) -> Iterator[Shard]:
+        """Tars and Parquet files: each is a shard."""
+        plan, options = self.plan, self._job.input.storage_options
+        with ThreadPoolExecutor(LOOKS_AT_ONCE, thread_name_prefix="stamp") as pool:
+            stamps = pool.map(lambda found: storage.stamp(found.uri, options), group)
+            fresh: list[tuple[Found, int, str]] = []
+            for found, (size, stamp) in zip(group, stamps, strict=True):
+                previous = self._files.get(shown(found.uri))
+                self._seen_again |= previous is not None
+                if previous is None:
+                    fresh.append((found, size, stamp))
+                elif (previous.size, previous.stamp) == (size, stamp):
+                    plan.shards[previous.number] = replace(previous, uri=found.uri)  # with today's signature
+                elif self._redo_changed:
+                    fresh.append((found, size, stamp))
+                else:
+                    raise InputError(_changed_message(previous, size))
+            looks = pool.map(lambda one: _look_into(one[0], self._job), fresh)
+            for (found, size, stamp), (images, types) in zip(fresh, looks, strict=True):
+                for name, kind in types.items():
+                    self._types[name] = _joined(name, self._types.get(name), kind)
+                previous = self._files.get(shown(found.uri))
+                number = previous.number if previous else len(plan.shards)
+                shard = Shard(number, found.format, found.uri, found.name, size, stamp, images)
+                if previous:
+                    plan.changed.append(number)
+                    plan.shards[number] = shard
+                else:
+                    plan.shards.append(shard)
+                self._unsaved = True
+                yield shard
+
+    def _add_entries(self, found: Found) -> Iterator[Shard]:
+        """Images of a folder or list: `shard_size` new ones are a shard."""
+        entries: Iterable[Entry] = found.entries
+        if found.format == "list" and self._job.input.columns:
+            entries = list(entries)
+            for name in self._job.input.columns:
+                kind = _type_of(name, [entry.extra.get(name) for entry in entries])
+                self._types[name] = _joined(name, self._types.get(name), kind)
+        start = 0
+        for part in _chunks(self._new(entries), self._job.input.shard_size):
+            if self._entries is None:
+                self._entries = EntriesFile(len(self.plan.shards))
+            group = self._entries.add(part)
+            name = f"{found.name.rstrip('/') or '.'}[{start}:{start + len(part)}]"
+            shard = Shard(
+                len(self.plan.shards), found.format, shown(found.uri), name, 0, "", len(part), self._entries.name, group
+            )
+            start += len(part)
+            self.plan.shards.append(shard)
+            self._unsaved = True
+            if self._entries.groups == SHARDS_A_FILE:
+                self._entries.publish(self._output)
+                self._entries = None
+            yield shard
+
+    def _new(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """The entries that are not planned yet."""
+        for part in _chunks(entries, 1000):
+            if not self._known.count:
+                yield from part
+                continue
+            known = self._known.among([os.fsencode(entry.uri) for entry in part])
+            self._seen_again |= bool(known.any())
+            yield from (entry for entry, is_known in zip(part, known, strict=True) if not is_known)
+
+
+def _chunks(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:
+    iterator = iter(entries)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk
+
+
+class KnownUris:
+    """A set of URIs in 16 bytes each: ten million of them as Python strings would take gigabytes."""
+
+    def __init__(self, batches: Iterable[list[bytes]]) -> None:
+        self._digests = np.sort(np.concatenate([np.empty(0, "S16"), *map(_digests, batches)]))
+        self.count = len(self._digests)
+
+    def among(self, uris: list[bytes]) -> np.ndarray:
+        """Which of the URIs are in the set: bool, one each."""
+        digests = _digests(uris)
+        places = np.searchsorted(self._digests, digests).clip(max=self.count - 1)
+        found: np.ndarray = self._digests[places] == digests
+        return found
+
+
+def _digests(uris: list[bytes]) -> np.ndarray:
+    return np.array([hashlib.blake2b(uri, digest_size=16).digest() for uri in uris], "S16")
+
+
+# --- columns -----------------------------------------------------------------------------------------------
+
+
+def _look_into(found: Found, job: Job) -> tuple[int | None, dict[str, pa.DataType]]:
+    """What a new file says of itself: rows and types of columns of a Parquet file, nothing of a tar."""
+    return _look_into_parquet(found.uri, job) if found.format == "parquet" else (None, {})
+
+
+def _extra_schema(old: pa.Schema | None, fields: dict[str, pa.DataType]) -> pa.Schema:
+    """Types of the passthrough columns, `key` first (of tars; null for other images). Those of an output that
+    exists stay as they are. Raises InputError if new input does not fit them."""
+    kinds = {
+        "key": pa.string(),
+        **{name: pa.string() if pa.types.is_null(kind) else kind for name, kind in fields.items()},
+    }
+    if old is None:
+        return pa.schema(list(kinds.items()))
+    for name, kind in kinds.items():
+        was = old.field(name).type
+        if was != kind and not pa.types.is_null(fields.get(name, pa.null())) and _joined(name, was, kind) != was:
+            raise InputError(
+                f"input.columns: {name!r} is {kind} in the new input, but {was} in what is labelled already"
+            )
+    return old
+
+
+def _joined(name: str, one: pa.DataType | None, other: pa.DataType) -> pa.DataType:
+    """The type that holds the values of both. Raises InputError if there is none."""
+    if one is None or one == other or pa.types.is_null(one):
+        return other
+    if pa.types.is_null(other):
+        return one
+    numbers = all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in (one, other))
+    if not numbers:
+        raise InputError(f"input.columns: {name!r} is {one} in one part of the input and {other} in another")
+    return pa.int64() if pa.types.is_integer(one) and pa.types.is_integer(other) else pa.float64()
+
+
+def _changed_message(shard: Shard, size: int) -> str:
+    was = f"{shard.size} bytes" + (f", now {size}" if size != shard.size else ", same size, but written again")
+    return (
+        f"input.uri: {shown(shard.uri)} has changed since it was planned (was {was}); label it into a new output.uri, "
+        "or run with --redo-changed to label this shard again"
+    )
+
+
+def _look_into_parquet(uri: str, job: Job) -> tuple[int | None, dict[str, pa.DataType]]:
+    """Row count and types of the passthrough columns; (None, {}) for a file without a readable footer, which
+    becomes an error row. Raises InputError for a column that is not there."""
+    settings = job.input
+    try:
+        with storage.open_read(uri, settings.storage_options) as stream, pq.ParquetFile(stream) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+    except (OSError, pa.ArrowException):
+        return 1, {}
+    choose_column(schema, settings.image_column, uri)
+    wanted = (
+        ("input.id_column", [settings.id_column]),
+        ("input.columns", settings.columns),
+        ("tasks[].boxes.column or .mask.column", job.label_columns),
+    )
+    for setting, names in wanted:
+        for name in names:
+            if name is not None and name not in schema.names:
+                raise InputError(f"{setting}: {uri} has no column {name!r}; it has {', '.join(schema.names)}")
+    return rows, {name: schema.field(name).type for name in settings.columns}
+
+
+def _type_of(name: str, values: list[Any]) -> pa.DataType:
+    try:
+        return pa.array(values).type
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        raise InputError(
+            f"input.columns: {name!r} mixes types, such as numbers and text, or holds numbers beyond 64 bits"
+        ) from None

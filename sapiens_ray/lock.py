@@ -1,0 +1,177 @@
+"""One run at a time on an output: a lease in `lock.json`, which works on any file system.
+
+The holder rewrites the file every few seconds. Whoever finds it looks whether it changes, and compares no clocks, so
+that one that is wrong or jumps does no harm. A holder that is gone is known at once on its own machine and after half
+a minute on others.
+
+Writers look into it too before they publish a unit: what a dead run's worker still has must not appear between the
+files of the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sapiens_ray.errors import JobFailed, OutputError
+from sapiens_ray.storage import Folder, asking, local_path
+
+LOCK_FILE = "lock.json"
+BEAT_S = 5.0
+DEAD_AFTER_S = 30.0  # without a beat
+LOOK_S = 0.5
+
+
+class OutputLock:
+    """Context manager. Raises OutputError, with who it is, if another run holds the output."""
+
+    def __init__(self, output: Folder, tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> None:
+        self.run = uuid.uuid4().hex
+        self.lost = False
+        self._output = output
+        self._tell = tell
+        self._beats = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
+        self._made: list[Path] = []
+
+    def __enter__(self) -> OutputLock:
+        with asking(OutputError, f"output.uri: cannot write to {self._output.uri}"):
+            if not self._output.remote:
+                folder = Path(local_path(self._output.uri))
+                self._made = [path for path in (folder, *folder.parents) if not path.exists()]
+            if not self._output.create(LOCK_FILE, self._content()):
+                self._take_over()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the output free. Folders that were made and hold nothing are removed again."""
+        self._ended.set()
+        self._thread.join()
+        with contextlib.suppress(Exception):  # then it is seen to be dead
+            if holder(self._output) == self.run:
+                self._output.delete(LOCK_FILE)
+        with contextlib.suppress(OSError):
+            for path in self._made:
+                path.rmdir()
+
+    def check(self) -> None:
+        """Raise JobFailed if another run has taken the output over."""
+        if self.lost:
+            raise JobFailed(
+                f"{self._output.uri} was taken over by another run, since this one gave no sign of life for "
+                f"{DEAD_AFTER_S:g} s; what is written stays"
+            )
+
+    def _content(self) -> bytes:
+        self._beats += 1
+        return json.dumps({"run": self.run, "beat": self._beats, **_this_process()}).encode()
+
+    def _take_over(self) -> None:
+        """Wait until the holder gives a sign of life, or has given none for long enough."""
+        found = self._read()
+        if found is not None and not _is_gone(found):
+            self._tell(f"{self._output.uri} is held by {_who(found)}; looking for {DEAD_AFTER_S:g} s if it is alive")
+            end = time.monotonic() + DEAD_AFTER_S
+            while time.monotonic() < end:
+                time.sleep(LOOK_S)
+                now = self._read()
+                if now is None:  # it has just ended
+                    break
+                if now != found:
+                    raise OutputError(
+                        f"output.uri: {self._output.uri} is being written by another run: {_who(now)}; wait for its "
+                        "end, stop it, or choose another output.uri"
+                    )
+        self._output.write(LOCK_FILE, self._content())
+        time.sleep(LOOK_S)  # of two that take over, the later one stays
+        last = self._read()
+        if last is None or last["run"] != self.run:
+            raise OutputError(f"output.uri: {self._output.uri} was taken by another run in this moment; try again")
+
+    def _read(self) -> dict[str, Any] | None:
+        return read_lock(self._output)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            with contextlib.suppress(Exception):  # a storage that fails for a moment
+                if holder(self._output) not in (self.run, None):
+                    self.lost = True
+                    return
+                self._output.write(LOCK_FILE, self._content(), durable=False)
+
+
+def read_lock(output: Folder) -> dict[str, Any] | None:
+    """What `lock.json` says; None if there is none."""
+    try:
+        found: dict[str, Any] = json.loads(output.read(LOCK_FILE))
+        return found if "run" in found else {"run": "", **found}
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        return {"run": ""}  # not ours, and nobody's
+
+
+def holder(output: Folder) -> str | None:
+    """Which run holds the output; None if nobody does."""
+    found = read_lock(output)
+    return found["run"] if found else None
+
+
+def require_held(output: Folder, run: str) -> None:
+    """Raise JobFailed if the output is another run's by now."""
+    now = holder(output)
+    if now not in (run, None):
+        raise JobFailed(f"{output.uri} was taken over by another run; this one must not write to it any more")
+
+
+def _this_process() -> dict[str, Any]:
+    """Who holds the lock, and what tells on the same machine whether it is still there."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "machine": _machine(),
+        "process_start": _start_of(os.getpid()),
+        "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _machine() -> str | None:
+    """This boot of this machine, and the name space of its process numbers; None where there is no /proc."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return None
+
+
+def _start_of(pid: int) -> str | None:
+    """When a process was started, in ticks since boot; None if there is none with this number."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _is_gone(found: dict[str, Any]) -> bool:
+    """Whether a holder on this machine has ended; False for others, of which it cannot be known."""
+    if not found["run"]:
+        return True
+    here = found.get("machine")
+    return here is not None and here == _machine() and _start_of(found["pid"]) != found.get("process_start")
+
+
+def _who(found: dict[str, Any]) -> str:
+    return f"process {found.get('pid')} on {found.get('host')}, since {found.get('since')}"

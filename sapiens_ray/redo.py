@@ -1,0 +1,79 @@
+"""Taking rows back: the error rows of an output, or all of it."""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sapiens_ray.attempts import ATTEMPTS_FOLDER, forget
+from sapiens_ray.done import list_units
+from sapiens_ray.errors import OutputError
+from sapiens_ray.lock import LOCK_FILE
+from sapiens_ray.plan import ENTRIES_FOLDER, PLAN_FILE
+from sapiens_ray.rows import ERRORS_KEY, read_errors
+from sapiens_ray.sink import file_writer
+from sapiens_ray.storage import Folder, asking
+from sapiens_ray.summary import JOB_FILE, SUMMARY_FILE
+from sapiens_ray.units import UnitName
+
+
+def drop_error_rows(output: Folder) -> int:
+    """Cut the error rows out of the files, so that their images count as not done. Returns how many there were.
+
+    A file becomes the files of what is left of it, which are published before it is removed: until then readers skip
+    them, since they lie inside it. What earlier runs learned of images that kill their worker is forgotten.
+    """
+    with asking(OutputError, f"output.uri: cannot take back the error rows of {output.uri}"):
+        forget(output)
+        with ThreadPoolExecutor(16 if output.remote else 4) as pool:
+            return sum(pool.map(lambda unit: _drop_error_rows(output, unit), list_units(output)))
+
+
+def _drop_error_rows(output: Folder, unit: UnitName) -> int:
+    with output.open(f"data/{unit.file}") as stream, pq.ParquetFile(stream) as file:
+        schema = file.schema_arrow
+        if not read_errors(schema.metadata):
+            return 0
+        kinds = file.read(columns=["error_kind"])["error_kind"].to_pylist()
+        bad = [position for position, kind in enumerate(kinds) if kind is not None]
+        edges = [-1, *bad, len(kinds)]
+        clean = schema.with_metadata({**schema.metadata, ERRORS_KEY: b"{}"})
+        for before, after in itertools.pairwise(edges):
+            if after > before + 1:
+                start, stop = unit.start + before + 1, unit.start + after
+                part = UnitName(unit.shard, start, stop, unit.last and after == len(kinds))
+                _copy_rows(file, before + 1, after, clean, output, part)
+    output.delete(f"data/{unit.file}")
+    return len(bad)
+
+
+def _copy_rows(file: pq.ParquetFile, start: int, stop: int, schema: pa.Schema, output: Folder, part: UnitName) -> None:
+    """Publish the rows [start, stop) of a file as one of its own, a row group at a time in memory."""
+    with output.replacing(f"data/{part.file}") as temporary, file_writer(temporary, schema) as writer:
+        first = 0
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            inside = (max(start - first, 0), min(stop - first, count))
+            if inside[0] < inside[1]:
+                rows = file.read_row_group(group).slice(inside[0], inside[1] - inside[0])
+                writer.write_table(rows.cast(schema))
+            first += count
+
+
+def delete_results(output: Folder) -> None:
+    """Remove what runs wrote to an output, and nothing else. Labels go first: what is half removed has no rows."""
+    with asking(OutputError, f"output.uri: cannot empty {output.uri}"):
+        for folder in ("data", ATTEMPTS_FOLDER, ENTRIES_FOLDER):
+            output.delete_folder(folder)
+        for file in (PLAN_FILE, JOB_FILE, SUMMARY_FILE):
+            output.delete(file)
+        output.delete_folder("visualizations")
+
+
+def has_results(output: Folder) -> bool:
+    """Whether a run has written to this folder."""
+    with asking(OutputError, f"output.uri: cannot read {output.uri}"):
+        return any(output.exists(file) for file in (JOB_FILE, PLAN_FILE, LOCK_FILE))
