@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sapiens_ray.coordinator import Attempt
 
 ATTEMPTS_FOLDER = "attempts"
+DRAW = "draw"  # the stage without which an image has labels all the same
 DEATHS_AT_AN_IMAGE = 3  # alone; others may have killed the worker once or twice: the system, somebody
 DEATHS_OUTSIDE_IMAGES = 20  # of one unit: then the job ends
 
@@ -76,10 +77,17 @@ class Record:
 
 
 def guarded(
-    unit: Unit, stage: str, work: Callable[[Unit], Unit], output: Folder, attempt: Attempt, timeout_s: float
+    unit: Unit,
+    stage: str,
+    work: Callable[[Unit], Unit],
+    output: Folder,
+    attempt: Attempt,
+    timeout_s: float,
+    instead: Callable[[Unit], Unit] | None = None,
 ) -> Unit:
     """`work(unit)`, image by image where an earlier attempt at this unit was not finished.
 
+    instead: what is done with a condemned image; by default it becomes an error row.
     An image that takes longer than `timeout_s` ends this process; the next attempt knows why.
     """
 
@@ -99,15 +107,20 @@ def guarded(
                 f"the worker of stage {stage} died {earlier} times at unit {unit.name.file}, which begins with "
                 f"{_first_id(unit)}, but at no image in particular; see Ray's logs; run again to go on"
             )
-        return _one_by_one(unit, work, Record.load(output, unit.name, stage))
+        return _one_by_one(unit, work, Record.load(output, unit.name, stage), instead)
 
 
-def _one_by_one(unit: Unit, work: Callable[[Unit], Unit], record: Record) -> Unit:
+def _one_by_one(
+    unit: Unit, work: Callable[[Unit], Unit], record: Record, instead: Callable[[Unit], Unit] | None
+) -> Unit:
     record.count_death()
     finished: list[Unit] = []
     for one in split_unit(unit):
         index = one.start
         watchdog.progress(index)
+        if index in record.condemned and instead:
+            finished.append(instead(one))
+            continue
         if index in record.condemned:
             one.rows = set_errors(one.rows, {0: record.condemned[index]})
         elif one.good_rows():
@@ -124,12 +137,13 @@ def _first_id(unit: Unit) -> Any:
 
 
 def condemned_images(output: Folder) -> dict[int, dict[int, tuple[str, str]]]:
-    """What earlier runs learned: shard to index to (error kind, message)."""
+    """What earlier runs learned: shard to index to (error kind, message). Images that only cannot be drawn are
+    labelled."""
     known: dict[int, dict[int, tuple[str, str]]] = {}
     for file in output.files(ATTEMPTS_FOLDER):
         head, _, stage = file.removesuffix(".json").rpartition("-")
         unit = UnitName.parse(f"{head}.parquet")
-        if unit is not None:
+        if unit is not None and stage != DRAW:
             record = Record.load(output, unit, stage)
             known.setdefault(unit.shard, {}).update(record.condemned)
     return known

@@ -39,6 +39,7 @@ class OutputLock:
         self.lost = False
         self._output = output
         self._tell = tell
+        self._me = _this_process()
         self._beats = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
@@ -75,7 +76,7 @@ class OutputLock:
 
     def _content(self) -> bytes:
         self._beats += 1
-        return json.dumps({"run": self.run, "beat": self._beats, **_this_process()}).encode()
+        return json.dumps({"run": self.run, "beat": self._beats, **self._me}).encode()
 
     def _take_over(self) -> None:
         """Wait until the holder gives a sign of life, or has given none for long enough."""

@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from sapiens_ray import inference, stages
 from sapiens_ray import plan as planning
-from sapiens_ray.attempts import forget, guarded
+from sapiens_ray.attempts import DRAW, forget, guarded
 from sapiens_ray.cluster import ActorNeeds, Placement, connected_cluster, last_line, place, start_ray
 from sapiens_ray.config import Job
 from sapiens_ray.coordinator import Attempt, Feeder, attempts_at, start_coordinator, work_of
@@ -291,8 +291,10 @@ class Guard:
     attempt: Attempt
     timeout_s: float
 
-    def __call__(self, unit: Unit, stage: str, work: Callable[[Unit], Unit]) -> Unit:
-        return guarded(unit, stage, work, self.output, self.attempt, self.timeout_s)
+    def __call__(
+        self, unit: Unit, stage: str, work: Callable[[Unit], Unit], instead: Callable[[Unit], Unit] | None = None
+    ) -> Unit:
+        return guarded(unit, stage, work, self.output, self.attempt, self.timeout_s, instead)
 
 
 def _shard_blocks(block: pa.Table, coordinator: Any) -> Iterator[pa.Table]:
@@ -351,7 +353,10 @@ def _write_block(
         pictures.extend(drawn)
         return part
 
-    unit = guard(Unit.from_block(block), "draw", draw)
+    def undrawn(part: Unit) -> Unit:
+        return stages.draw(part, tasks, visualize.model_copy(update={"fraction": 0.0}))[0]
+
+    unit = guard(Unit.from_block(block), DRAW, draw, undrawn)
     return pa.table({"report": [json.dumps(write_unit(unit, pictures, schema, guard.output, run))]})
 
 

@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from typing import IO
 
 TICK_S = 1.0
 
@@ -40,6 +42,7 @@ def watch(timeout_s: float, expired: Callable[[int | None], None]) -> Iterator[N
         if _thread is None:
             _thread = threading.Thread(target=_look, name="watchdog", daemon=True)
             _thread.start()
+        _arm()
     try:
         yield
     finally:
@@ -58,15 +61,24 @@ def progress(index: int | None = None, images: int = 1) -> None:
 
 
 def _look() -> None:
-    with open(os.devnull, "w") as nowhere:  # `faulthandler` insists on writing where it was
-        while True:
-            time.sleep(TICK_S)
-            with _lock:
-                watches = list(_watches.values())
-                if watches:
-                    # Put off at every tick, so it fires only if this thread does not get to run.
-                    longest = max(one.timeout_s for one in watches)
-                    faulthandler.dump_traceback_later(longest + 10 * TICK_S, exit=True, file=nowhere)
-            for one in watches:
-                if time.monotonic() > one.deadline:
-                    one.expired(one.index)
+    while True:
+        time.sleep(TICK_S)
+        with _lock:
+            watches = list(_watches.values())
+            if watches:
+                _arm()
+        for one in watches:
+            if time.monotonic() > one.deadline:
+                one.expired(one.index)
+
+
+def _arm() -> None:
+    """Put the end of this process off. It comes only if no tick follows, since another thread keeps Python's lock."""
+    longest = max(one.timeout_s for one in _watches.values())
+    faulthandler.dump_traceback_later(longest + 3 * TICK_S, exit=True, file=_nowhere())
+
+
+@cache
+def _nowhere() -> IO[str]:
+    """Where `faulthandler` writes the dump that it insists on."""
+    return open(os.devnull, "w")

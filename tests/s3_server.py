@@ -51,7 +51,11 @@ class S3:
     def direct(self) -> s3fs.S3FileSystem:
         """The server without its proxy."""
         return s3fs.S3FileSystem(
-            endpoint_url=self.server, key="testing", secret="testing", use_listings_cache=False, skip_instance_cache=True
+            endpoint_url=self.server,
+            key="testing",
+            secret="testing",
+            use_listings_cache=False,
+            skip_instance_cache=True,
         )
 
     def clean(self) -> None:
