@@ -24,6 +24,7 @@ from sapiens_ray.config import Job
 from sapiens_ray.discovery import FILES, Found, find_input
 from sapiens_ray.errors import InputError, OutputError
 from sapiens_ray.plan import EntriesFile, Plan, Shard, planned_uris, save_plan
+from sapiens_ray.shards import changed_message
 from sapiens_ray.sources import Entry, shown
 from sapiens_ray.sources.parquet import choose_column
 from sapiens_ray.storage import Folder
@@ -147,7 +148,7 @@ class Growth:
                 elif self._redo_changed:
                     fresh.append((found, size, stamp))
                 else:
-                    raise InputError(_changed_message(previous, size))
+                    raise InputError(changed_message(previous, size))
             looks = pool.map(lambda one: _look_into(one[0], self._job), fresh)
             for (found, size, stamp), (images, types) in zip(fresh, looks, strict=True):
                 for name, kind in types.items():
@@ -260,14 +261,6 @@ def _joined(name: str, one: pa.DataType | None, other: pa.DataType) -> pa.DataTy
     if not numbers:
         raise InputError(f"input.columns: {name!r} is {one} in one part of the input and {other} in another")
     return pa.int64() if pa.types.is_integer(one) and pa.types.is_integer(other) else pa.float64()
-
-
-def _changed_message(shard: Shard, size: int) -> str:
-    was = f"{shard.size} bytes" + (f", now {size}" if size != shard.size else ", same size, but written again")
-    return (
-        f"input.uri: {shown(shard.uri)} has changed since it was planned (was {was}); label it into a new output.uri, "
-        "or run with --redo-changed to label this shard again"
-    )
 
 
 def _look_into_parquet(uri: str, job: Job) -> tuple[int | None, dict[str, pa.DataType]]:

@@ -19,10 +19,10 @@ import pyarrow as pa
 from sapiens_ray import images, watchdog
 from sapiens_ray.config import Input, Job, Visualize
 from sapiens_ray.errors import ImageError
-from sapiens_ray.plan import Shard, read_entries
+from sapiens_ray.plan import Shard
 from sapiens_ray.rows import READ_FIELDS
-from sapiens_ray.sources import Done, Encoded, Images, cut_units, parquet, webdataset
-from sapiens_ray.sources import images as image_files
+from sapiens_ray.shards import open_shard
+from sapiens_ray.sources import Done, Encoded, cut_units
 from sapiens_ray.storage import Folder
 from sapiens_ray.tasks import Task, foreground, make_task, persons
 from sapiens_ray.tasks.foreground import Mask
@@ -76,18 +76,6 @@ class Wanted:
 # --- read --------------------------------------------------------------------------------------------------
 
 
-def open_shard(shard: Shard, done: Done, settings: Input, output: Folder, wanted: Wanted) -> Images:
-    """The images of a shard that are not done."""
-    options = settings.storage_options
-    if shard.format == "webdataset":
-        return webdataset.read(shard.uri, shard.shard_id, done, options, settings.include, wanted.labels)
-    if shard.format == "parquet":
-        return parquet.read(
-            shard.uri, shard.shard_id, done, options, settings.image_column, settings.id_column, wanted.columns
-        )
-    return image_files.read(read_entries(output, shard), done, options)
-
-
 def read_units(
     shard: Shard,
     done: Done,
@@ -103,7 +91,7 @@ def read_units(
     condemned: images that killed their workers in an earlier run, with the errors that they become.
     """
     started = time.perf_counter()
-    encoded_images = open_shard(shard, done, settings, output, wanted)
+    encoded_images = open_shard(shard, done, settings, output, wanted.passthrough, wanted.labels)
     base = shard.uri.rsplit("/", 1)[0]
     for encoded, last in cut_units(encoded_images, unit_size, MAX_UNIT_BYTES, wanted.weigh):
         for image in encoded:

@@ -38,6 +38,7 @@ class S3:
     server: str
     proxy: str = ""
     latency: float = 0.0
+    page: int = 0  # keys in a page of a listing; 0: as many as the server gives
     fault: Callable[[str, str, int], str | None] = lambda method, path, number: None
     down: bool = False
     seen: list[tuple[str, str]] = field(default_factory=list)
@@ -60,7 +61,8 @@ class S3:
 
     def clean(self) -> None:
         """No faults, no latency, nothing counted."""
-        self.latency, self.down, self.fault = 0.0, False, lambda method, path, number: None
+        self.latency, self.page, self.down = 0.0, 0, False
+        self.fault = lambda method, path, number: None
         self.seen, self.failed = [], []
 
     def sometimes(self, share: float, seed: int) -> None:
@@ -132,7 +134,9 @@ def _handler(s3: S3, port: int) -> type[BaseHTTPRequestHandler]:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             try:
                 headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
-                connection.request(self.command, self.path, body, headers)
+                listing = "list-type=2" in self.path and s3.page
+                path = f"{self.path}&max-keys={s3.page}" if listing else self.path
+                connection.request(self.command, path, body, headers)
                 answer = connection.getresponse()
                 data = answer.read()
             finally:

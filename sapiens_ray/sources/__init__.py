@@ -52,16 +52,19 @@ class Done:
         return sum(stop - start for start, stop in self.ranges)
 
     @property
-    def complete(self) -> bool:
-        """Whether every image has its row: the ranges join from 0 to the known end."""
-        if self.total is None:
-            return False
+    def first_missing(self) -> int:
+        """The first index without a row."""
         reached = 0
         for start, stop in self.ranges:
             if start > reached:
-                return False
+                break
             reached = max(reached, stop)
-        return reached == self.total
+        return reached
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image has its row: the ranges join from 0 to the known end."""
+        return self.first_missing == self.total
 
 
 Images = Generator[Encoded, None, int]
