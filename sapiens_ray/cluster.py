@@ -166,7 +166,8 @@ def place(job: Job, cluster: Cluster) -> Placement:
     actor_cpus = 1.0 if roomy else math.floor(0.5 * cpus / actors * 1000) / 1000
     if actor_cpus < 0.001:
         raise ClusterError(f"tasks[].actors: {actors} actors are too many for the {cpus:g} CPUs of {cluster.where}")
-    work_cpus = 1.0 if roomy else 0.5 if cpus >= 2 else 0.25
+    # Small enough that the reservations of Ray Data leave every stage its share while the input is being listed.
+    work_cpus = 1.0 if roomy else 0.25 if cpus >= 2 else 0.125
     threads = max(LEAST_THREADS, int(cluster.node_cpus / max(1, math.ceil(actors / max(1, cluster.nodes)))))
     device = job.device if on_gpu else "cpu"
     pools = tuple(

@@ -142,6 +142,11 @@ class Job(Section):
         description="Seconds that one image may take in one stage (a batch: as many times that). Then its worker is "
         "ended, and an image that is found to be the cause becomes an error row.",
     )
+    storage_retry_s: float = Field(
+        120,
+        ge=0,
+        description="Seconds for which a request to a remote storage is repeated when it fails in a way that may pass.",
+    )
     max_error_fraction: float = Field(
         1.0,
         ge=0,

@@ -191,7 +191,7 @@ class Growth:
 
     def _new(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         """The entries that are not planned yet."""
-        for part in _chunks(entries, 1000):
+        for part in _chunks(entries, min(1000, self._job.input.shard_size)):
             if not self._known.count:
                 yield from part
                 continue

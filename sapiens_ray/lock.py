@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sapiens_ray.errors import JobFailed, OutputError
+from sapiens_ray.retries import once
 from sapiens_ray.storage import Folder, asking, local_path
 
 LOCK_FILE = "lock.json"
@@ -59,7 +60,7 @@ class OutputLock:
         """Give the output free. Folders that were made and hold nothing are removed again."""
         self._ended.set()
         self._thread.join()
-        with contextlib.suppress(Exception):  # then it is seen to be dead
+        with contextlib.suppress(Exception), once():  # then it is seen to be dead
             if holder(self._output) == self.run:
                 self._output.delete(LOCK_FILE)
         with contextlib.suppress(OSError):
@@ -105,7 +106,7 @@ class OutputLock:
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
-            with contextlib.suppress(Exception):  # a storage that fails for a moment
+            with contextlib.suppress(Exception), once():  # a storage that fails for a moment
                 if holder(self._output) not in (self.run, None):
                     self.lost = True
                     return

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,20 +23,21 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from sapiens_ray import inference, stages
+from sapiens_ray import errors, inference, stages
 from sapiens_ray import plan as planning
 from sapiens_ray.attempts import DRAW, forget, guarded
 from sapiens_ray.cluster import ActorNeeds, Placement, connected_cluster, last_line, place, start_ray
 from sapiens_ray.config import Job
 from sapiens_ray.coordinator import Attempt, Feeder, attempts_at, start_coordinator, work_of
 from sapiens_ray.done import current, done_by_shard
-from sapiens_ray.errors import CheckpointError, ImageError, JobFailed, SapiensRayError, TooManyErrors
+from sapiens_ray.errors import ImageError, JobFailed, SapiensRayError, TooManyErrors
 from sapiens_ray.lock import OutputLock
 from sapiens_ray.merging import Merger
 from sapiens_ray.models.checkpoint import Checkpoint
 from sapiens_ray.plan import Shard
 from sapiens_ray.preflight import Prepared, open_output, prepare_job, save_job
 from sapiens_ray.redo import delete_results, drop_error_rows
+from sapiens_ray.retries import once, set_patience
 from sapiens_ray.sink import write_unit
 from sapiens_ray.sources import Done, shown
 from sapiens_ray.storage import Folder
@@ -75,6 +77,7 @@ def run(
     Raises ConfigError before any work, also if another run holds the output, JobFailed if the job could not finish,
     TooManyErrors if it finished with more error rows than `max_error_fraction`.
     """
+    set_patience(job.storage_retry_s)
     output = open_output(job)
     with OutputLock(output) as lock:
         prepared = prepare_job(job, redo_changed, LISTING_S, restart)
@@ -99,17 +102,18 @@ def run(
                 _label(prepared, summary, merger, progress, address, on_ray_ready, lock)
             lock.check()
             _finish(prepared, summary)
-        except TooManyErrors as error:
-            summary.message = str(error)  # the state stays "done": every image has its row
-            raise
         except BaseException as error:
-            summary.state = "failed" if isinstance(error, Exception) else "stopped"
+            if not isinstance(error, TooManyErrors):  # every image has its row: the state stays "done"
+                summary.state = "failed" if isinstance(error, Exception) else "stopped"
             summary.message = str(error)
+            with contextlib.suppress(Exception), once():  # what went wrong matters more
+                if not lock.lost:
+                    summary.write(output)
             raise
+        else:
+            summary.write(output)
         finally:
             prepared.growth.discard()
-            if not lock.lost:
-                summary.write(output)
             progress(summary)
     return summary
 
@@ -173,7 +177,7 @@ def build_dataset(prepared: Prepared, placement: Placement, coordinator: Any, ru
     import ray
 
     job, tasks, output = prepared.job, prepared.tasks, prepared.output
-    guard = Guard(output, attempts_at(coordinator), job.image_timeout_s)
+    guard = Guard(output, attempts_at(coordinator), job.image_timeout_s, job.storage_retry_s)
     one: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
     task_stage = {**one, "ray_remote_args_fn": partial(dict, max_retries=TASK_RETRIES)}
     dataset: ray.data.Dataset = ray.data.from_items([{"coordinator": 0}], override_num_blocks=1)
@@ -285,11 +289,19 @@ def settings_of_ray_data() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Guard:
-    """What a stage runs under: see `attempts.guarded`."""
+    """What a stage runs under: see `attempts.guarded` and `retries`."""
 
     output: Folder
     attempt: Attempt
     timeout_s: float
+    patience_s: float
+
+    def settle(self) -> None:
+        """Settle what concerns this whole process."""
+        import cv2
+
+        cv2.setNumThreads(1)  # one task a core; more threads would only fight
+        set_patience(self.patience_s)
 
     def __call__(
         self, unit: Unit, stage: str, work: Callable[[Unit], Unit], instead: Callable[[Unit], Unit] | None = None
@@ -305,6 +317,7 @@ def _shard_blocks(block: pa.Table, coordinator: Any) -> Iterator[pa.Table]:
 def _read_block(
     block: pa.Table, settings: Any, unit_size: int, extra: pa.Schema, wanted: stages.Wanted, guard: Guard
 ) -> Iterator[pa.Table]:
+    guard.settle()
     work = json.loads(block["work"][0].as_py())
     shard = Shard(**work["shard"])
     done = Done(tuple((start, stop) for start, stop in work["ranges"]), work["total"])
@@ -320,18 +333,14 @@ def _read_block(
 
 
 def _prepare_block(block: pa.Table, tasks: list[Task], max_pixels: int, guard: Guard) -> pa.Table:
-    import cv2
-
-    cv2.setNumThreads(1)  # one task a core; more threads would only fight
+    guard.settle()
     unit = Unit.from_block(block)
     return guard(unit, "prepare", lambda part: stages.prepare(part, tasks, max_pixels)).to_block()
 
 
 class _ModelBlock:
     def __init__(self, guard: Guard, stage: Callable[..., Any], what: Any, *args: Any) -> None:
-        import cv2
-
-        cv2.setNumThreads(1)
+        guard.settle()
         self.guard = guard
         self.name = what.column
         self.model = stage(what, *args)
@@ -343,9 +352,7 @@ class _ModelBlock:
 def _write_block(
     block: pa.Table, tasks: list[Task], visualize: Any, schema: pa.Schema, run: str, guard: Guard
 ) -> pa.Table:
-    import cv2
-
-    cv2.setNumThreads(1)
+    guard.settle()
     pictures: list[stages.Picture] = []
 
     def draw(part: Unit) -> Unit:
@@ -395,9 +402,10 @@ def _explain(error: Exception) -> SapiensRayError:
         if isinstance(seen, SapiensRayError):
             return seen
         seen = getattr(seen, "cause", None) or seen.__cause__
-    for line in reversed(str(error).splitlines()):
-        if "CheckpointError:" in line:
-            return CheckpointError(line.split("CheckpointError:", 1)[1].strip())
+    for line in reversed(str(error).splitlines()):  # Ray keeps no more than the text of some
+        ours = re.search(r"sapiens_ray\.errors\.(\w+): (.+)", line)
+        if ours and isinstance(kind := getattr(errors, ours[1], None), type) and issubclass(kind, SapiensRayError):
+            return kind(ours[2])
     if isinstance(error, ray.exceptions.WorkerCrashedError | ray.exceptions.OutOfMemoryError):
         return JobFailed(
             f"a worker died {TASK_RETRIES + 1} times before it began ({last_line(error)}); what is written stays, "

@@ -6,11 +6,12 @@ thousand workers at once, takes longer; so every call on remote storage goes thr
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import os
 import random
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 Answer = TypeVar("Answer")
@@ -36,16 +37,31 @@ _ACCESS_CODES = {
 _ACCESS_NAMES = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"}
 
 _last_success = 0.0  # when the storage last answered this process, by time.monotonic
+_patience_s = 120.0
+_hurry = threading.local()
 
 
-def patience_s() -> float:
-    """For how long a call is repeated: $SAPIENS_RAY_RETRY_S, or two minutes."""
-    return float(os.environ.get("SAPIENS_RAY_RETRY_S", "120"))
+def set_patience(seconds: float) -> None:
+    """For how long this process repeats a call: `storage_retry_s` of the job."""
+    global _patience_s
+    _patience_s = seconds
+
+
+@contextlib.contextmanager
+def once() -> Iterator[None]:
+    """Calls of this thread are not repeated inside the block: nobody should wait for them."""
+    _hurry.on = True
+    try:
+        yield
+    finally:
+        _hurry.on = False
 
 
 def passes(error: BaseException) -> bool:
     """Whether a failure may be gone at the next attempt: time-outs, lost connections, 408, 429 and 5xx."""
     if isinstance(error, FileNotFoundError | FileExistsError | PermissionError | IsADirectoryError):
+        return False
+    if type(error).__name__ == "FileExpired":  # s3fs, of an object that was overwritten; says EBUSY
         return False
     if isinstance(error, TimeoutError | ConnectionError):
         return True
@@ -62,7 +78,7 @@ def retrying(call: Callable[..., Answer], *args: Any, **kwargs: Any) -> Answer:
     """Call, and again after failures that may pass, with pauses that double and a random share taken off, so that a
     thousand workers do not come back at the same moment. Raises the last failure when patience ends."""
     global _last_success
-    end = time.monotonic() + patience_s()
+    end = time.monotonic() + (0 if getattr(_hurry, "on", False) else _patience_s)
     pause = FIRST_PAUSE_S
     while True:
         try:

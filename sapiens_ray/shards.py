@@ -48,7 +48,7 @@ def open_shard(
         )
     except OSError as error:
         if type(error).__name__ == "FileExpired":  # s3fs reads with the ETag that it met first
-            raise InputError(changed_message(shard, shard.size)) from error
+            raise InputError(changed_message(shard, shard.size)) from None
         raise
 
 

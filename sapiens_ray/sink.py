@@ -16,10 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sapiens_ray.errors import StorageFailed
 from sapiens_ray.lock import require_held
 from sapiens_ray.rows import count_errors, read_errors, tasks_in, with_errors
 from sapiens_ray.stages import Picture
-from sapiens_ray.storage import Folder
+from sapiens_ray.storage import Folder, asking
 from sapiens_ray.units import Unit, UnitName
 
 REMOTE_THREADS = 16
@@ -39,14 +40,20 @@ def write_unit(
     buffer = io.BytesIO()
     with file_writer(buffer, with_errors(schema, errors)) as writer:
         writer.write_table(table)
+    with asking(StorageFailed, f"cannot write {name.file} and its pictures to {output.uri}"):
+        _publish(name, buffer.getbuffer(), pictures, output, run)
+    seconds = {**unit.seconds, "write": time.perf_counter() - started}
+    return {"file": name.file, "rows": table.num_rows, "errors": errors, "seconds": seconds, "notes": list(unit.notes)}
+
+
+def _publish(name: UnitName, data: memoryview, pictures: Sequence[Picture], output: Folder, run: str | None) -> None:
+    """The pictures, then the file that names them."""
     if pictures:
         with ThreadPoolExecutor(REMOTE_THREADS if output.remote else 1) as pool:
             list(pool.map(lambda one: output.write(f"visualizations/{one.name}", one.data, durable=False), pictures))
     if run is not None:
         require_held(output, run)
-    output.write(f"data/{name.file}", buffer.getbuffer())
-    seconds = {**unit.seconds, "write": time.perf_counter() - started}
-    return {"file": name.file, "rows": table.num_rows, "errors": errors, "seconds": seconds, "notes": list(unit.notes)}
+    output.write(f"data/{name.file}", data)
 
 
 def file_table(unit: Unit, schema: pa.Schema) -> pa.Table:

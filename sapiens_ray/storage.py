@@ -24,8 +24,11 @@ from sapiens_ray.retries import retrying
 
 MAX_FILE = 1 << 30  # no encoded image, and no list, is larger
 TEMPORARY = ".tmp-"  # prefix of files that are not finished; no reader looks at them
-# botocore waits a minute for an answer and keeps ten connections, for which a unit's fetches would queue up.
-S3_CLIENT = {"connect_timeout": 10, "read_timeout": 30, "max_pool_connections": 64}
+# botocore waits a minute for an answer, keeps ten connections, for which a unit's fetches would queue up, and repeats
+# calls below s3fs, which repeats them below us.
+S3_CLIENT: dict[str, Any] = {
+    "connect_timeout": 10, "read_timeout": 30, "max_pool_connections": 64, "retries": {"total_max_attempts": 1},
+}  # fmt: skip
 
 
 def is_remote(uri: str) -> bool:

@@ -16,8 +16,9 @@ from typing import Any, Literal
 from filelock import FileLock
 
 from sapiens_ray import storage
-from sapiens_ray.errors import CheckpointError
+from sapiens_ray.errors import CheckpointError, StorageFailed
 from sapiens_ray.models import catalog
+from sapiens_ray.sources import shown
 
 Container = Literal["torchscript", "export", "old export", "pickle", "safetensors"]
 
@@ -50,7 +51,8 @@ class Checkpoint:
                     f"{path} is not on node {os.uname().nodename}: put the checkpoint on storage that all nodes see"
                 )
         else:
-            path = _fetch(self.uri, self.storage_options)
+            with storage.asking(StorageFailed, f"cannot fetch {shown(self.uri)}"):
+                path = _fetch(self.uri, self.storage_options)
         if file_sha256(path) != self.sha256:
             raise CheckpointError(f"{self.uri} is not the file this job was started with (its SHA-256 differs)")
         return path

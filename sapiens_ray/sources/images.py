@@ -69,6 +69,6 @@ def _fetch(index: int, entry: Entry, options: dict[str, Any]) -> Encoded:
         image.data = storage.read_bytes(entry.uri, options)
     except Exception as error:  # whatever a storage library raises is a reason, unless no file can be read
         if storage.is_remote(entry.uri) and not concerns_one_file(error, started):
-            raise StorageFailed(f"cannot read {image.uri}: {reason(error).message}") from error
+            raise StorageFailed(f"cannot read {image.uri}: {reason(error).message}") from None
         image.error = reason(error)
     return image

@@ -133,7 +133,7 @@ def _image(
             image.data = storage.read_bytes(beside, options)
         except Exception as error:
             if storage.is_remote(beside) and not concerns_one_file(error, started):
-                raise StorageFailed(f"cannot read {shown(beside)}: {reason(error).message}") from error
+                raise StorageFailed(f"cannot read {shown(beside)}: {reason(error).message}") from None
             image.error = reason(error)
     elif data is None:
         image.error = ImageError("missing", f"column {image_column!r} is null")

@@ -1,0 +1,190 @@
+"""Taking rows back and going on: --retry-errors, --restart, inputs that grow, shrink and change, other versions."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+import sapiens_ray as sr
+from sapiens_ray import redo
+from sapiens_ray.done import list_units
+from sapiens_ray.storage import Folder
+from tests.archives import write_tar
+from tests.conftest import photo, read_output, write_photos
+
+
+def ids(output: Path) -> list[str]:
+    return read_output(output)["image_id"].to_pylist()
+
+
+def kinds(output: Path) -> dict[str, str]:
+    table = read_output(output)
+    pairs = zip(table["image_id"].to_pylist(), table["error_kind"].to_pylist(), strict=True)
+    return {image_id: kind for image_id, kind in pairs if kind}
+
+
+@pytest.fixture
+def labelled(cluster, write_job, tmp_path):
+    """A finished output of 10 photos in shards of 5, of which 000, 003, 004 and 009 are broken."""
+    files = write_photos(tmp_path / "photos", 10)
+    for number in (0, 3, 4, 9):
+        files[number].write_bytes(b"broken")
+    path = write_job(tmp_path / "photos", unit_size=2, input={"shard_size": 5})
+    assert sr.run(sr.Job.load(path)).failed == 4
+    return path, files, tmp_path / "job-out"
+
+
+def mend(file: Path) -> None:
+    file.write_bytes(cv2.imencode(".jpg", photo(64, 80, 3))[1].tobytes())
+
+
+def test_retry_errors_redoes_error_rows_and_nothing_else(labelled):
+    path, files, output = labelled
+    before = read_output(output).to_pylist()
+    for file in (files[0], files[4]):
+        mend(file)
+    summary = sr.run(sr.Job.load(path), retry_errors=True)
+    assert (summary.labelled, summary.already_done, summary.failed) == (4, 6, 2)
+    after = read_output(output).to_pylist()
+    assert [row["image_id"] for row in after] == [file.name for file in files]
+    assert kinds(output) == {"003.jpg": "not_an_image", "009.jpg": "not_an_image"}
+    for number in (1, 2, 5, 6, 7, 8):
+        assert after[number] == before[number]
+    assert [(row["width"], row["height"]) for row in after if row["image_id"] in ("000.jpg", "004.jpg")] == [
+        (64, 80)
+    ] * 2
+    assert [file.name for file in sorted((output / "data").iterdir())] == [
+        "s000000-00000000-00000005-end.parquet",
+        "s000001-00000000-00000005-end.parquet",
+    ]
+    for file in (output / "data").iterdir():
+        assert json.loads(pq.read_schema(file).metadata[b"sapiens_ray.errors"]) == {"not_an_image": 1}
+
+
+def test_retry_errors_with_another_job_takes_nothing_back(labelled):
+    path, _, output = labelled
+    job = yaml.safe_load(path.read_text())
+    job["max_pixels"] = 5
+    path.write_text(yaml.safe_dump(job))
+    with pytest.raises(sr.errors.OutputError, match="results of other settings"):
+        sr.run(sr.Job.load(path), retry_errors=True)
+    assert len(kinds(output)) == 4 and not (output / "lock.json").exists()
+
+
+@pytest.mark.parametrize("crash_at", range(1, 5))
+def test_taking_back_may_be_cut_off_anywhere(labelled, monkeypatch, crash_at):
+    """At every instant readers see each good row once; a later run completes whatever is left."""
+    path, files, output = labelled
+    folder = Folder(str(output))
+    calls = [0]
+
+    def counted(function):
+        def call(self, *arguments, **keywords):
+            calls[0] += 1
+            if calls[0] >= crash_at:
+                raise KeyboardInterrupt
+            return function(self, *arguments, **keywords)
+
+        return call
+
+    monkeypatch.setattr(Folder, "delete", counted(Folder.delete))
+    monkeypatch.setattr(Folder, "replacing", counted(Folder.replacing))
+    with pytest.raises(KeyboardInterrupt):
+        for unit in list_units(folder):  # in one thread, so that the place of the crash is the same every time
+            redo._drop_error_rows(folder, unit)
+    monkeypatch.undo()
+    seen = sr.read_labels(str(output))["image_id"].tolist()
+    assert len(seen) == len(set(seen)) and {files[number].name for number in (1, 2, 5, 6, 7, 8)} <= set(seen)
+    assert sr.run(sr.Job.load(path)).images == 10
+    assert ids(output) == [file.name for file in files] and len(kinds(output)) == 4
+
+
+def test_restart_asks_before_it_deletes(sapiens_ray, labelled, tmp_path):
+    path, files, output = labelled
+    (output / "notes.txt").write_text("the user's own")
+    refused = sapiens_ray("run", path, "--restart")
+    assert refused.code == 2 and "deletes the labels of 10 images" in refused.err and "--yes" in refused.err
+    executable = Path(sys.executable).parent / "sapiens-ray"
+
+    def answer(text: bytes) -> tuple[int, str]:
+        parent, child = pty.openpty()
+        os.write(parent, text)
+        done = subprocess.run(
+            [executable, "run", path, "--restart"], stdin=child, capture_output=True, timeout=100, check=False
+        )
+        os.close(parent), os.close(child)
+        return done.returncode, (done.stdout + done.stderr).decode()
+
+    code, said = answer(b"n\n")
+    assert code == 2 and "Go on? [y/N]" in said and "nothing was deleted" in said
+    assert len(ids(output)) == 10
+    for file in files:
+        mend(file)
+    files[9].unlink()
+    job = yaml.safe_load(path.read_text())
+    job["max_pixels"] = 10_000_000  # other settings are what one restarts for
+    path.write_text(yaml.safe_dump(job))
+    code, said = answer(b"y\n")
+    assert code == 0 and "9 (9 ok, 0 errors)" in said, said
+    assert ids(output) == [file.name for file in files[:9]]
+    assert (output / "notes.txt").exists() and not (output / "visualizations" / "009.jpg.jpg").exists()
+
+
+def test_restart_with_a_wrong_job_deletes_nothing(sapiens_ray, labelled):
+    path, _, output = labelled
+    done = sapiens_ray("run", path, "--restart", "--yes", "--set", "tasks.0.checkpoint=/none.pt2")
+    assert done.code == 2 and len(ids(output)) == 10
+
+
+def test_an_input_that_shrinks(cluster, write_job, tmp_path):
+    """Photos and tars that are gone before they were labelled are rows that say so."""
+    files = write_photos(tmp_path / "photos", 6)
+    write_tar(tmp_path / "a.tar", files[:2])
+    write_tar(tmp_path / "b.tar", files[2:4])
+    path = write_job([str(tmp_path / "photos"), str(tmp_path / "*.tar")], unit_size=2)
+    from sapiens_ray.preflight import prepare_job, save_job
+
+    save_job(prepare_job(sr.Job.load(path)))  # a run that was killed before its first unit
+    files[1].unlink()
+    (tmp_path / "b.tar").unlink()
+    summary = sr.run(sr.Job.load(path))
+    assert (summary.images, dict(summary.errors)) == (9, {"missing": 2})
+    assert kinds(tmp_path / "job-out") == {"photos/001.jpg": "missing", "b.tar": "missing"}
+
+
+def test_another_version_goes_on_if_the_settings_agree(labelled):
+    path, files, output = labelled
+    record = yaml.safe_load((output / "job.yaml").read_text())
+    record["versions"] = {"sapiens_ray": "99.0", "torch": "9.9", "new": "1"}
+    (output / "job.yaml").write_text(yaml.safe_dump(record))
+    mend(files[0])
+    extra = files[0].with_name("010.jpg")
+    mend(extra)
+    summary = sr.run(sr.Job.load(path))
+    assert (summary.labelled, summary.already_done) == (1, 10)
+    assert ids(output)[-1] == "010.jpg"
+
+
+def test_an_output_of_another_layout_is_refused(labelled):
+    path, _, output = labelled
+    table = pq.read_table(output / "plan.parquet").drop_columns(["group"])
+    pq.write_table(table, output / "plan.parquet")
+    with pytest.raises(sr.errors.OutputError, match="not a plan of this version"):
+        sr.run(sr.Job.load(path))
+
+
+def test_photos_and_labels_in_one_folder(cluster, write_job, tmp_path):
+    files = write_photos(tmp_path / "photos", 3)
+    path = write_job(tmp_path / "photos", output={"uri": str(tmp_path / "photos")})
+    assert sr.run(sr.Job.load(path)).images == 3
+    assert sr.run(sr.Job.load(path)).images == 3, "what a run writes is no input of the next"
+    assert ids(tmp_path / "photos") == [file.name for file in files]

@@ -1,0 +1,125 @@
+"""Two runs on one output: the second is refused, a dead one is taken over."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sapiens_ray import lock as locking
+from sapiens_ray.errors import JobFailed, OutputError
+from sapiens_ray.lock import OutputLock, holder, read_lock, require_held
+from sapiens_ray.storage import Folder
+from tests.conftest import read_output, write_photos
+from tests.faults.test_kill import start, wait_for_units
+
+
+@pytest.fixture
+def output(tmp_path):
+    return Folder(str(tmp_path / "out"))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    for name, seconds in (("BEAT_S", 0.1), ("DEAD_AFTER_S", 1.0), ("LOOK_S", 0.1)):
+        monkeypatch.setattr(locking, name, seconds)
+
+
+def leave(output: Folder, **changes: object) -> None:
+    """A lock file as a run leaves it that was killed."""
+    Path(output.uri).mkdir(exist_ok=True)
+    found = {"run": "another", "beat": 7, **locking._this_process(), **changes}
+    (Path(output.uri) / "lock.json").write_text(json.dumps(found))
+
+
+def test_a_living_holder_is_told_by_its_beat_and_a_silent_one_is_taken_over(output, quick):
+    said: list[str] = []
+    with OutputLock(output) as first:
+        with pytest.raises(OutputError, match=rf"being written by another run: process {os.getpid()} on \S+, since"):
+            OutputLock(output, said.append).__enter__()
+        assert said and "looking for 1 s if it is alive" in said[0]
+        assert not first.lost
+    assert not Path(output.uri).exists(), "a folder that was made for the lock alone is removed"
+    leave(output, machine="another one", host="far-away")  # nothing can be known of its process
+    began = time.monotonic()
+    with OutputLock(output, said.append) as second:
+        assert time.monotonic() - began > 1.0 and holder(output) == second.run
+        assert "far-away" in said[-1]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"pid": 2**22 + 1}, {"process_start": "1"}, {"run": ""}], ids=["gone", "number used again", "no run"]
+)
+def test_a_dead_holder_on_this_machine_is_known_at_once(output, changes):
+    leave(output, **changes)
+    began = time.monotonic()
+    with OutputLock(output) as mine:
+        assert time.monotonic() - began < 2 and holder(output) == mine.run
+    assert not (Path(output.uri) / "lock.json").exists()
+
+
+def test_no_clock_is_compared(output, quick, monkeypatch):
+    """The clock of this machine jumps by a day, there and back."""
+    with OutputLock(output) as first:
+        for jump in (86_400, -86_400):
+            real = time.time
+            monkeypatch.setattr(time, "time", lambda real=real, jump=jump: real() + jump)
+            with pytest.raises(OutputError, match="being written by another run"):
+                OutputLock(output, lambda line: None).__enter__()
+            monkeypatch.undo()
+        assert not first.lost
+
+
+def test_who_lost_the_output_stops_and_its_workers_write_nothing(output, quick):
+    with OutputLock(output) as first:
+        leave(output)
+        deadline = time.monotonic() + 5
+        while not first.lost:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with pytest.raises(JobFailed, match="taken over by another run"):
+            first.check()
+        with pytest.raises(JobFailed, match="must not write"):
+            require_held(output, first.run)
+    assert read_lock(output)["run"] == "another", "what is another's is not removed"
+
+
+def test_one_of_many_gets_it(output, quick):
+    got: list[OutputLock] = []
+    refused: list[OutputError] = []
+
+    def enter() -> None:
+        try:
+            lock = OutputLock(output, lambda line: None)
+            lock.__enter__()
+            got.append(lock)
+        except OutputError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=enter) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 1 and len(refused) == 7
+    got[0].__exit__()
+
+
+@pytest.mark.slow
+def test_a_second_job_on_the_same_output_is_refused(write_job, tmp_path):
+    write_photos(tmp_path / "photos", 120)
+    path = write_job(tmp_path / "photos", unit_size=4)
+    first = start(path, tmp_path / "log.txt")
+    assert wait_for_units(first, tmp_path / "job-out", 1)
+    executable = Path(sys.executable).parent / "sapiens-ray"
+    second = subprocess.run([executable, "run", path], capture_output=True, text=True, timeout=60, check=False)
+    assert second.returncode == 2 and f"being written by another run: process {first.pid}" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert first.wait(120) == 0, (tmp_path / "log.txt").read_text()
+    assert read_output(tmp_path / "job-out").num_rows == 120
