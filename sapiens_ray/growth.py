@@ -29,7 +29,7 @@ from sapiens_ray.sources import Entry, shown
 from sapiens_ray.sources.parquet import choose_column
 from sapiens_ray.storage import Folder
 
-SHARDS_A_FILE = 1000  # of one file of entries: its footer is read whole for the images of one shard
+SHARDS_A_FILE = 100  # of one file of entries: its footer is read for the images of one shard, a resume reads it whole
 PUBLISH_EVERY_S = 5.0
 LOOKS_AT_ONCE = 32
 

@@ -1,0 +1,123 @@
+"""How throughput grows with actors: the whole pipeline round a model that sleeps as long as a GPU would take.
+
+    python benchmarks/actors.py --images 960 --actors 1 2 4 8 16 --milliseconds 50
+
+Photos of 0.9 megapixels are read, decoded, resized and moved to logical GPUs; the stand-in sleeps for each batch and
+answers with class maps, which are encoded and written. Beyond some number of actors the CPUs are the limit; what they
+spend is printed per stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray.cloudpickle
+
+from sapiens_ray import pipeline
+from sapiens_ray.config import Job
+from sapiens_ray.demo import write_model
+from sapiens_ray.tasks.seg import Seg
+
+
+class Sleeping:
+    """In place of `inference.Infer`: sleeps, then gives each image a class map of rectangles."""
+
+    def __init__(self, task: Seg, seconds_an_image: float) -> None:
+        self.task, self.seconds = task, seconds_an_image
+
+    def __call__(self, unit: Any) -> Any:
+        import numpy as np
+        import pyarrow as pa
+
+        from sapiens_ray.units import set_column
+
+        started = time.perf_counter()
+        rows = [unit.cells(position, ("width", "height")) for position in unit.good_rows()]
+        time.sleep(self.seconds * len(rows))
+        finished = []
+        for row in rows:
+            classes = np.zeros((row["height"], row["width"]), np.uint8)
+            classes[row["height"] // 4 :, row["width"] // 3 :] = 21
+            finished.append(self.task.finish([classes], row))
+        table = unit.rows
+        for field in self.task.fields:
+            table = set_column(table, field.name, pa.array([one[field.name] for one in finished], field.type))
+        seconds = {**unit.seconds, "sleep": time.perf_counter() - started}
+        return replace(unit, rows=table, inputs={}, seconds=seconds)
+
+
+def photos(folder: Path, count: int) -> None:
+    """`count` links to a few JPEGs of 720 x 1280 with the detail of photos."""
+    import cv2
+    import numpy as np
+
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(4):
+        coarse = random.integers(0, 256, (90, 160, 3), np.uint8)
+        fine = cv2.resize(coarse, (1280, 720), interpolation=cv2.INTER_CUBIC).astype(np.int16)
+        noisy = np.clip(fine + random.integers(-6, 7, fine.shape), 0, 255).astype(np.uint8)
+        cv2.imwrite(str(folder.parent / f"{number}.jpg"), noisy, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    for number in range(count):
+        (folder / f"{number:06d}.jpg").hardlink_to(folder.parent / f"{number % 4}.jpg")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--images", type=int, default=320)
+    parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--milliseconds", type=float, default=100, help="that the stand-in takes for an image")
+    parser.add_argument("--pictures", type=float, default=0.0, help="share of the images that get a picture")
+    arguments = parser.parse_args()
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    real = pipeline.in_order
+
+    def in_order(prepared: Any, placement: Any) -> list[Any]:
+        return [replace(model, stage=_stage(arguments.milliseconds / 1000)) for model in real(prepared, placement)]
+
+    pipeline.in_order = in_order
+    print(f"{'actors':>6} {'images/s':>9} {'limit':>7} {'share':>6}   CPU ms an image: stages")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        photos(folder / "photos", arguments.images)
+        write_model(folder / "model.pt2")
+        for actors in arguments.actors:
+            ray.init(
+                address="local", num_gpus=actors, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+            )
+            job = Job.parse({
+                "input": {"uri": str(folder / "photos"), "shard_size": 160},
+                "output": {"uri": str(folder / f"out-{actors}"), "visualize": {"fraction": arguments.pictures}},
+                "tasks": [{"task": "seg", "checkpoint": str(folder / "model.pt2"), "actors": actors}],
+                "unit_size": 16,
+            })  # fmt: skip
+            first: list[tuple[int, float]] = []
+            last: list[tuple[int, float]] = []
+
+            def on_progress(summary: Any, first: Any = first, last: Any = last) -> None:
+                if summary.labelled:
+                    (last if first else first).append((summary.labelled, time.perf_counter()))
+
+            summary = pipeline.run(job, on_progress=on_progress)
+            ray.shutdown()
+            rate = (last[-1][0] - first[0][0]) / (last[-1][1] - first[0][1])
+            limit = actors * 1000 / arguments.milliseconds
+            stages = ", ".join(f"{stage} {1000 * spent:.1f}" for stage, spent in summary.stages.items())
+            print(f"{actors:>6} {rate:>9.1f} {limit:>7.1f} {100 * rate / limit:>5.0f}%   {stages}", flush=True)
+
+
+def _stage(seconds: float) -> Any:
+    def make(task: Seg, *_: Any) -> Sleeping:
+        return Sleeping(task, seconds)
+
+    return make
+
+
+if __name__ == "__main__":
+    main()
