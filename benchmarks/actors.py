@@ -10,6 +10,7 @@ spend is printed per stage.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
 import time
@@ -89,7 +90,11 @@ def main() -> None:
         write_model(folder / "model.pt2")
         for actors in arguments.actors:
             ray.init(
-                address="local", num_gpus=actors, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+                address="local",
+                num_gpus=actors,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
             )
             job = Job.parse({
                 "input": {"uri": str(folder / "photos"), "shard_size": 160},

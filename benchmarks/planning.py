@@ -68,7 +68,7 @@ def measure(step: str, folder: Path, images: int) -> dict[str, Any]:
         for number in range(images):
             yield f"{number // 1000:06d}/{number:09d}.jpg", True
 
-    storage.walk = walk  # type: ignore[assignment]
+    storage.walk = walk
     assert discovery.storage.walk is walk
     job = Job.load(job_file(folder))
     before = peak()
