@@ -9,7 +9,7 @@ PIP_FLAGS ?=
 TORCH := torch==2.14.1 torchvision==0.29.1
 DEMO_MODELS := checkpoints/demo
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint audit format clean
 
 demo: $(VENV)/installed
 	@$(BIN)/python -m sapiens_ray.demo $(DEMO_MODELS)
@@ -24,6 +24,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: $(VENV)/installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --skip-editable
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .

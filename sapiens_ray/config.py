@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from sapiens_ray.errors import ConfigError
-from sapiens_ray.raw_job import apply_override, expand_environment, resolve_paths
+from sapiens_ray.raw_job import apply_override, expand_environment, read_yaml, resolve_paths
 from sapiens_ray.tasks.depth import DepthOptions
 from sapiens_ray.tasks.features import FeaturesOptions
 from sapiens_ray.tasks.foreground import Mask
@@ -192,7 +192,7 @@ class Job(Section):
         """
         file = Path(path)
         try:
-            raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+            raw = read_yaml(file.read_bytes())
         except FileNotFoundError:
             raise ConfigError(f"{file}: no such job file") from None
         except (OSError, UnicodeDecodeError) as error:

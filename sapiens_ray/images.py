@@ -56,6 +56,10 @@ _SIGNATURES = (
 )  # fmt: skip
 
 MAX_SIDE = 1 << 20
+# What Pillow may look for in foreign bytes: the formats of OpenCV, and none of its many others.
+_PILLOW_FORMATS = (
+    "JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "JPEG2000", "AVIF", "GIF", "PPM", "SUN",
+)  # fmt: skip
 
 # A damaged image is reported in its row; OpenCV would also print it, once for each image.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -81,7 +85,7 @@ def header_size(data: bytes | memoryview) -> tuple[int, int] | None:
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the limit is ours
         try:
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS) as image:
                 return image.size
         except Exception:  # Pillow raises many kinds on broken headers; OpenCV has the last word
             return _size_without_pillow(bytes(data[:4096]))
@@ -200,9 +204,10 @@ def hash_fraction(text: str) -> float:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()) / 2**64
 
 
-def picture_name(image_id: str, suffix: str) -> str:
+def picture_name(image_id: str, suffix: str, place: str = "") -> str:
     """Relative file name of the picture of an image: readable, inside the folder, one for each id.
 
+    place: what tells images with the same id apart, where ids may repeat.
     Ids are foreign text. What a file system could trip over (climbing out, absolute paths, control
     characters, over-long parts) is replaced, and a hash of the id appended so that no two ids meet.
     """
@@ -214,7 +219,7 @@ def picture_name(image_id: str, suffix: str) -> str:
         name = parts[-1]
     if name != image_id:
         name += "-" + hashlib.blake2b(image_id.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-    return f"{name}.{suffix}"
+    return f"{name}-{place}.{suffix}" if place else f"{name}.{suffix}"
 
 
 def file_names(image_id: str) -> tuple[str, str]:

@@ -227,7 +227,13 @@ def build_dataset(prepared: Prepared, placement: Placement, coordinator: Any, ru
         )
     return dataset.map_batches(
         partial(
-            _write_block, tasks=tasks, visualize=job.output.visualize, schema=prepared.schema, run=run_id, guard=guard
+            _write_block,
+            tasks=tasks,
+            visualize=job.output.visualize,
+            unique_ids=job.input.id_column is None,
+            schema=prepared.schema,
+            run=run_id,
+            guard=guard,
         ),
         num_cpus=placement.work_cpus,
         **task_stage,
@@ -350,13 +356,13 @@ class _ModelBlock:
 
 
 def _write_block(
-    block: pa.Table, tasks: list[Task], visualize: Any, schema: pa.Schema, run: str, guard: Guard
+    block: pa.Table, tasks: list[Task], visualize: Any, unique_ids: bool, schema: pa.Schema, run: str, guard: Guard
 ) -> pa.Table:
     guard.settle()
     pictures: list[stages.Picture] = []
 
     def draw(part: Unit) -> Unit:
-        part, drawn = stages.draw(part, tasks, visualize)
+        part, drawn = stages.draw(part, tasks, visualize, unique_ids)
         pictures.extend(drawn)
         return part
 

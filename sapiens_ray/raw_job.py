@@ -24,6 +24,43 @@ PATH_FIELDS = (
 )
 
 
+MAX_BYTES = 1 << 20
+MAX_NODES = 100_000
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without tags that build objects, and without keys that stand twice, of which the last would win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
+            seen.add(key.value if isinstance(key.value, str) else id(key))
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(data: bytes) -> Any:
+    """The values in a job file. Raises yaml.YAMLError, also for a file of a size that no job has, be it written out
+    or folded up in anchors."""
+    if len(data) > MAX_BYTES:
+        raise yaml.YAMLError(f"{len(data)} bytes are more than a job file may have ({MAX_BYTES})")
+    try:
+        value = yaml.load(data.decode("utf-8"), _Loader)  # a SafeLoader
+        _count(value, [MAX_NODES])
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply") from None
+    return value
+
+
+def _count(value: Any, left: list[int]) -> None:
+    left[0] -= 1
+    if left[0] < 0:
+        raise yaml.YAMLError(f"anchors make more than {MAX_NODES} values of it")
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _count(item, left)
+
+
 def expand_environment(value: Any, source: str, where: str = "") -> Any:
     """Replace ${NAME} and ${NAME:-default} in every string."""
     if isinstance(value, dict):

@@ -242,9 +242,10 @@ def without_half_labels(unit: Unit, tasks: Sequence[Task]) -> Unit:
     return replace(unit, rows=rows)
 
 
-def draw(unit: Unit, tasks: Sequence[Task], settings: Visualize) -> tuple[Unit, list[Picture]]:
+def draw(unit: Unit, tasks: Sequence[Task], settings: Visualize, unique_ids: bool = True) -> tuple[Unit, list[Picture]]:
     """Draw the pictures of the chosen images, one a task.
 
+    unique_ids: False if ids come from a column of the input, where they may repeat.
     Adds `visualization`, the path under the output of the first task's picture; null for images that have none.
     """
     started = time.perf_counter()
@@ -263,7 +264,8 @@ def draw(unit: Unit, tasks: Sequence[Task], settings: Visualize) -> tuple[Unit, 
             except ValueError:  # wider than a JPEG can be
                 continue
             # With one task its folder would say nothing.
-            name = images.picture_name(image_id, settings.format)
+            place = "" if unique_ids else f"{unit.shard}-{unit.rows['index'][position].as_py()}"
+            name = images.picture_name(image_id, settings.format, place)
             pictures.append(Picture(name if len(tasks) == 1 else f"{column}/{name}", data))
             names[position] = names[position] or f"visualizations/{pictures[-1].name}"
     rows = set_column(unit.rows, "visualization", pa.array(names, pa.string()))

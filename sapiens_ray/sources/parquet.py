@@ -15,6 +15,7 @@ from sapiens_ray.retries import concerns_one_file
 from sapiens_ray.sources import Done, Encoded, Images, readable, reason, shown
 
 BATCH = 32
+MAX_GROUP = 10_000_000  # rows; no table of images has more in one group
 
 
 def choose_column(schema: pa.Schema, wanted: str | None, uri: str) -> str:
@@ -70,6 +71,11 @@ def read(
         first = 0
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows
+            if not 0 <= count <= MAX_GROUP:  # each would become an error row
+                text = f"row group {group} says it has {count} rows"
+                if not done.has(first):
+                    yield Encoded(first, shard_id, shown(uri), error=ImageError("shard_damaged", text))
+                return first + 1
             if not all(done.has(index) for index in range(first, first + count)):
                 for index, row in _rows(file, group, wanted, first, count):
                     if not done.has(index):
@@ -85,13 +91,15 @@ def _rows(
     index = first
     try:
         for batch in file.iter_batches(batch_size=BATCH, row_groups=[group], columns=columns):
-            for row in batch.to_pylist():
+            for row in batch.to_pylist()[: first + count - index]:  # a footer may lie
                 yield index, row
                 index += 1
-    except (OSError, pa.ArrowException) as error:
+        problem: Exception = ValueError(f"holds {index - first} rows where its footer says {count}")
+    except (OSError, pa.ArrowException, ValueError) as error:  # ValueError: text that is no UTF-8, dates beyond dates
         _raise_unless_damage(error)
-        for lost in range(index, first + count):
-            yield lost, error
+        problem = error
+    for lost in range(index, first + count):
+        yield lost, problem
 
 
 def _raise_unless_damage(error: Exception) -> None:
