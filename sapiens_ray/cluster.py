@@ -238,7 +238,12 @@ def _take(nodes: list[list[float]], share: float) -> bool:
     return False
 
 
+# What Ray Data writes below the exception that a stage raised.
+_ADVICE = ("Failed to apply UDF transform", "To change retry attempts", "ray.exceptions.UserCodeException", "The above")
+
+
 def last_line(error: Exception) -> str:
-    """What a Ray exception says in the end, below its stack traces; not Ray Data's advice on retries below that."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "ray.data.DataContext" not in line]
-    return lines[-1][:500] if lines else type(error).__name__
+    """What a Ray exception says in the end, below its stack traces; not Ray Data's advice below that."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith(("\x1b", *_ADVICE)) and "DataContext" not in line]
+    return said[-1][:500] if said else type(error).__name__

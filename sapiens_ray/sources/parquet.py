@@ -38,7 +38,16 @@ def choose_column(schema: pa.Schema, wanted: str | None, uri: str) -> str:
 
 def _holds_images(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
+        names = [field.name for field in kind]
+        path = kind.field("path").type if "path" in names else pa.string()
+        is_text = pa.types.is_string(path) or pa.types.is_large_string(path) or pa.types.is_null(path)
+        return "bytes" in names and is_text and _is_bytes(kind.field("bytes").type)
+    return _is_bytes(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_null(kind):  # nothing but paths
+        return True
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
