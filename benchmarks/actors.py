@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import tempfile
 import time
@@ -18,6 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+import ray
 import ray.cloudpickle
 
 from sapiens_ray import pipeline
@@ -77,12 +81,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=float, default=0.0, help="share of the images that get a picture")
     arguments = parser.parse_args()
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    real = pipeline.in_order
-
-    def in_order(prepared: Any, placement: Any) -> list[Any]:
-        return [replace(model, stage=_stage(arguments.milliseconds / 1000)) for model in real(prepared, placement)]
-
-    pipeline.in_order = in_order
+    stand_in(arguments.milliseconds / 1000)
     print(f"{'actors':>6} {'images/s':>9} {'limit':>7} {'share':>6}   CPU ms an image: stages")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -115,6 +114,16 @@ def main() -> None:
             limit = actors * 1000 / arguments.milliseconds
             stages = ", ".join(f"{stage} {1000 * spent:.1f}" for stage, spent in summary.stages.items())
             print(f"{actors:>6} {rate:>9.1f} {limit:>7.1f} {100 * rate / limit:>5.0f}%   {stages}", flush=True)
+
+
+def stand_in(seconds_an_image: float) -> None:
+    """Let jobs of this process run without models."""
+    real = pipeline.in_order
+
+    def in_order(prepared: Any, placement: Any) -> list[Any]:
+        return [replace(model, stage=_stage(seconds_an_image)) for model in real(prepared, placement)]
+
+    pipeline.in_order = in_order
 
 
 def _stage(seconds: float) -> Any:

@@ -30,7 +30,7 @@ from sapiens_ray.cluster import ActorNeeds, Placement, connected_cluster, last_l
 from sapiens_ray.config import Job
 from sapiens_ray.coordinator import Attempt, Feeder, attempts_at, start_coordinator, work_of
 from sapiens_ray.done import current, done_by_shard
-from sapiens_ray.errors import ImageError, JobFailed, SapiensRayError, TooManyErrors
+from sapiens_ray.errors import ImageError, JobFailed, SapiensRayError, StorageFailed, TooManyErrors
 from sapiens_ray.lock import OutputLock
 from sapiens_ray.merging import Merger
 from sapiens_ray.models.checkpoint import Checkpoint
@@ -405,6 +405,8 @@ def _explain(error: Exception) -> SapiensRayError:
 
     seen: BaseException | None = error
     while seen is not None:
+        if isinstance(seen, StorageFailed):
+            return StorageFailed(f"{seen}; what is written stays, run again to go on")
         if isinstance(seen, SapiensRayError):
             return seen
         seen = getattr(seen, "cause", None) or seen.__cause__

@@ -141,10 +141,10 @@ def _handler(s3: S3, port: int) -> type[BaseHTTPRequestHandler]:
                 data = answer.read()
             finally:
                 connection.close()
-            headers = [(name, value) for name, value in answer.getheaders()
-                       if name.lower() not in ("transfer-encoding", "connection", "content-length")]  # fmt: skip
+            ours = ("transfer-encoding", "connection", "content-length")
+            kept = [(name, value) for name, value in answer.getheaders() if name.lower() not in ours]
             length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
-            self._answer(answer.status, headers, data, length, len(data) // 2 if fault == "truncate" else None)
+            self._answer(answer.status, kept, data, length, len(data) // 2 if fault == "truncate" else None)
             return None
 
         def _answer(

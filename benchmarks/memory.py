@@ -1,0 +1,97 @@
+"""Memory of the driver and of the workers while a job runs, for a small and a large input.
+
+    python benchmarks/memory.py 1000 20000
+
+Small photos through the whole pipeline, with a stand-in for the model that answers at once. USS is what a process has
+to itself, without the object store that all share. Each line is a run in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import cv2
+import psutil
+from actors import stand_in  # first: it keeps Ray quiet
+
+import ray  # isort: skip
+import ray.cloudpickle  # isort: skip
+
+from sapiens_ray import pipeline
+from sapiens_ray.config import Job
+from sapiens_ray.demo import write_model
+
+
+def measure(images: int) -> dict[str, float]:
+    """Peak USS in MB: of the driver, and of the largest worker of each kind."""
+    import actors
+    import numpy as np
+
+    ray.cloudpickle.register_pickle_by_value(actors)
+    stand_in(0.0)
+    peaks: dict[str, float] = defaultdict(float)
+    ended = threading.Event()
+
+    def watch() -> None:
+        me = psutil.Process()
+        while not ended.wait(1.0):
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    title = "driver" if process == me else process.cmdline()[0].split("(")[0]
+                    if title == "driver" or title.startswith("ray::"):
+                        peaks[title] = max(peaks[title], process.memory_full_info().uss / 1e6)
+                except (psutil.Error, IndexError):
+                    continue
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "photos").mkdir()
+        small = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (96, 72, 3), np.uint8))[1].tobytes()
+        (folder / "one.jpg").write_bytes(small)
+        for number in range(images):
+            (folder / "photos" / f"{number:07d}.jpg").hardlink_to(folder / "one.jpg")
+        write_model(folder / "model.pt2")
+        job = Job.parse({
+            "input": {"uri": str(folder / "photos")},
+            "output": {"uri": str(folder / "out"), "visualize": {"fraction": 0}},
+            "tasks": [{"task": "seg", "checkpoint": str(folder / "model.pt2")}],
+        })  # fmt: skip
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=40)
+        threading.Thread(target=watch, daemon=True).start()
+        started = time.perf_counter()
+        assert pipeline.run(job).images == images
+        seconds = time.perf_counter() - started
+        ended.set()
+        ray.shutdown()
+    workers = [peak for title, peak in peaks.items() if title != "driver"]
+    return {"seconds": seconds, "driver": peaks["driver"], "worker": max(workers)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("images", type=int, nargs="*", default=[500, 2000])
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments.images[0])))
+        return
+    print(f"{'images':>8} {'seconds':>8} {'driver MB':>10} {'largest worker MB':>18}")
+    for images in arguments.images:
+        command = [sys.executable, __file__, str(images), "--one"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(done.stderr)
+        found = json.loads(done.stdout.splitlines()[-1])
+        print(f"{images:>8} {found['seconds']:>8.1f} {found['driver']:>10.0f} {found['worker']:>18.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
