@@ -45,7 +45,7 @@ def measure(images: int) -> dict[str, float]:
         while not ended.wait(1.0):
             for process in [me, *me.children(recursive=True)]:
                 try:
-                    title = "driver" if process == me else process.cmdline()[0].split("(")[0]
+                    title = "driver" if process == me else process.cmdline()[0]
                     if title == "driver" or title.startswith("ray::"):
                         peaks[title] = max(peaks[title], process.memory_full_info().uss / 1e6)
                 except (psutil.Error, IndexError):
@@ -71,13 +71,15 @@ def measure(images: int) -> dict[str, float]:
         seconds = time.perf_counter() - started
         ended.set()
         ray.shutdown()
-    workers = [peak for title, peak in peaks.items() if title != "driver"]
-    return {"seconds": seconds, "driver": peaks["driver"], "worker": max(workers)}
+    workers = {title.removeprefix("ray::"): peak for title, peak in peaks.items() if title != "driver"}
+    print({title: round(peak) for title, peak in workers.items()}, file=sys.stderr)
+    return {"seconds": seconds, "driver": peaks["driver"], "worker": max(workers.values())}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("images", type=int, nargs="*", default=[500, 2000])
+    parser.add_argument("--by-stage", action="store_true", help="print the peak of every kind of worker")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -89,6 +91,8 @@ def main() -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(done.stderr)
+        if arguments.by_stage:
+            print(done.stderr.strip().splitlines()[-1])
         found = json.loads(done.stdout.splitlines()[-1])
         print(f"{images:>8} {found['seconds']:>8.1f} {found['driver']:>10.0f} {found['worker']:>18.0f}", flush=True)
 

@@ -13,7 +13,7 @@ from sapiens_ray.sink import merge_shard
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import UnitName
 
-MERGES_AT_ONCE = 4
+LEAST_AT_ONCE = 4
 
 
 class Merger:
@@ -46,7 +46,8 @@ class Merger:
         """Start the merge of a shard. Waits while too many are under way."""
         import ray
 
-        if len(self.running) >= MERGES_AT_ONCE:
+        at_once = max(LEAST_AT_ONCE, len(ray.nodes()))  # a merge copies a shard's files: a cluster makes more of them
+        if len(self.running) >= at_once:
             finished, self.running = ray.wait(self.running, num_returns=1)
             self._check(finished)
         # No CPU reserved: it mostly waits for storage, and must not starve on a machine with one CPU.

@@ -1,0 +1,113 @@
+"""Which failures pass, how often they are tried, and what they are taken for."""
+
+from __future__ import annotations
+
+import errno
+import time
+
+import pytest
+
+from sapiens_ray import retries
+from sapiens_ray.retries import concerns_one_file, once, passes, retrying
+from sapiens_ray.sources import shown
+
+
+class HttpError(Exception):
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+
+def boto(name: str, code: str | None = None) -> Exception:
+    """An exception with the name and the answer of one of botocore."""
+    error = type(name, (Exception,), {})("x")
+    if code:
+        error.response = {"Error": {"Code": code}}
+    return error
+
+
+PASS = [
+    TimeoutError(), ConnectionResetError(), OSError(errno.EBUSY, "SlowDown"), OSError(errno.EREMOTEIO, "500"),
+    OSError(errno.EIO, "?"), HttpError(429), HttpError(503), boto("ClientPayloadError"), boto("IncompleteReadError"),
+    boto("HTTPClientError"),
+]  # fmt: skip
+STAY = [
+    FileNotFoundError(), PermissionError(), FileExistsError(), OSError(errno.EINVAL, "412"), OSError(errno.ENOSPC, ""),
+    HttpError(404), ValueError(), boto("NoCredentialsError"), boto("ParamValidationError"),
+    type("FileExpired", (OSError,), {})(errno.EBUSY, "another ETag"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", PASS, ids=repr)
+def test_failures_that_pass(error):
+    assert passes(error)
+
+
+@pytest.mark.parametrize("error", STAY, ids=repr)
+def test_failures_that_stay(error):
+    assert not passes(error)
+
+
+def test_pauses_double_with_a_random_share_and_patience_ends(monkeypatch):
+    pauses: list[float] = []
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(retries.time, "sleep", sleep)
+    monkeypatch.setattr(retries.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(retries, "_patience_s", 60.0)
+
+    def fail() -> None:
+        raise TimeoutError("always")
+
+    with pytest.raises(TimeoutError):
+        retrying(fail)
+    expected = [0.2 * 2**n for n in range(6)]
+    for pause, longest in zip(pauses, expected, strict=False):
+        assert longest / 2 <= pause <= longest
+    assert max(pauses) <= 10 and 45 <= now[0] <= 60
+    assert len({round(pause / longest, 6) for pause, longest in zip(pauses, expected, strict=False)}) > 1
+    pauses.clear()
+    with pytest.raises(TimeoutError), once():
+        retrying(fail)
+    assert pauses == []
+
+
+def test_what_succeeds_at_last_is_returned(monkeypatch):
+    monkeypatch.setattr(retries.time, "sleep", lambda seconds: None)
+    answers = [ConnectionResetError(), TimeoutError(), 7]
+
+    def call() -> int:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert retrying(call) == 7 and answers == []
+
+
+def test_a_failure_is_the_files_own_only_if_others_were_answered():
+    before = time.monotonic()
+    assert not concerns_one_file(TimeoutError(), before)
+    retrying(lambda: 1)
+    assert concerns_one_file(TimeoutError(), before)
+    assert concerns_one_file(FileNotFoundError(), time.monotonic()), "a clear answer needs no others"
+    expired = PermissionError("The provided token has expired")
+    expired.__cause__ = boto("ClientError", "ExpiredToken")
+    assert not concerns_one_file(expired, before) and concerns_one_file(PermissionError("denied"), before)
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("https://me:pw@host/a.jpg?X-Amz-Signature=abc&v=1", "https://host/a.jpg?X-Amz-Signature=...&v=1"),
+        ("https://x.blob/a?sv=1&sig=abc%3D&se=2", "https://x.blob/a?sv=1&sig=...&se=2"),
+        ("https://x/a?AWSAccessKeyId=AK&Expires=1", "https://x/a?AWSAccessKeyId=...&Expires=1"),
+        ("/photos/a?token=b.jpg", "/photos/a?token=b.jpg"),
+        ("s3://bucket/key@2x.jpg", "s3://bucket/key@2x.jpg"),
+    ],
+)
+def test_uris_are_shown_without_secrets(uri, expected):
+    assert shown(uri) == expected
