@@ -1,0 +1,120 @@
+"""One road to every file system: the same calls on a local disk, in fsspec's memory and on S3."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sapiens_ray import storage
+from sapiens_ray.storage import Folder
+from tests.s3_server import s3_server
+
+
+@pytest.fixture(scope="module")
+def server():
+    with s3_server() as s3:
+        s3.direct.mkdir("roads")
+        yield s3
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def folder(request, tmp_path):
+    if request.param == "local":
+        return Folder(str(tmp_path / "a folder"))
+    if request.param == "memory":
+        fsspec.filesystem("memory").store.clear()
+        return Folder("memory://road/below")
+    server = request.getfixturevalue("server")
+    server.clean()
+    return Folder(f"s3://roads/{tmp_path.name}", server.options)
+
+
+def test_the_same_calls_everywhere(folder):
+    assert folder.files("data") == [] and not folder.exists("data/a")
+    folder.write("data/a", b"one")
+    folder.write("data/b", b"two")
+    folder.write("data/a", b"three")
+    folder.write("data/sub/c", b"four")
+    assert folder.files("data") == ["a", "b"] and folder.read("data/a") == b"three"
+    with folder.open("data/b") as stream:
+        stream.seek(1)
+        assert stream.read() == b"wo"
+    assert sorted(name for name, is_file in storage.walk(folder) if is_file) == ["data/a", "data/b", "data/sub/c"]
+    size, stamp = storage.stamp(folder.join("data/a"), folder.options)
+    folder.write("data/a", b"fivee")
+    assert (size == 5 and (5, stamp) != storage.stamp(folder.join("data/a"), folder.options)) or not stamp
+    folder.delete("data/a")
+    folder.delete("data/a")
+    assert folder.files("data") == ["b"]
+    with folder.replacing("data/t.parquet") as temporary:
+        pq.write_table(pa.table({"x": [1, 2]}), temporary)
+        assert not folder.exists("data/t.parquet"), "nothing is visible before it is whole"
+    assert folder.exists("data/t.parquet") and not temporary.exists()
+    folder.delete_folder("data")
+    folder.delete_folder("data")
+    assert folder.files("data") == [] and folder.files("data/sub") == []
+
+
+def test_creating_is_for_the_first_one(folder):
+    assert folder.create("lock", b"mine")
+    assert not folder.create("lock", b"yours")
+    assert folder.read("lock") == b"mine" and folder.files() == ["lock"]
+
+
+def test_a_write_that_fails_leaves_nothing(folder, monkeypatch):
+    with pytest.raises(RuntimeError), folder.replacing("data/x") as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError
+    assert not temporary.exists() and folder.files("data") == [] and not folder.exists("data/x")
+    if folder.remote:
+        return
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    folder.write("data/y", b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        folder.write("data/y", b"new")
+    assert folder.read("data/y") == b"old" and [path.name for path in Path(folder.uri, "data").iterdir()] == ["y"]
+
+
+def test_an_upload_that_is_cut_off_leaves_nothing(server, monkeypatch):
+    """The connection is lost during every PUT, for longer than anybody waits."""
+    from sapiens_ray import retries
+
+    server.clean()
+    folder = Folder("s3://roads/cut", server.options)
+    server.fault = lambda method, path, number: "reset" if method == "PUT" else None
+    monkeypatch.setattr(retries, "_patience_s", 1.0)
+    with pytest.raises(Exception):  # noqa: B017  # whichever library notices
+        folder.write("data/x", b"x" * 1000)
+    server.clean()
+    assert folder.files("data") == []
+
+
+def test_reads_that_are_cut_off_are_read_again(server):
+    """A body that ends early is no short file."""
+    server.clean()
+    folder = Folder("s3://roads/short", server.options)
+    data = os.urandom(300_000)
+    folder.write("x", data)
+    cuts = []
+
+    def fault(method: str, path: str, number: int) -> str | None:
+        if method == "GET" and len(cuts) < 3:
+            cuts.append(path)
+            return "truncate"
+        return None
+
+    server.fault = fault
+    assert folder.read("x") == data
+    cuts.clear()
+    with folder.open("x") as stream:
+        assert stream.read(1000) == data[:1000] and stream.read() == data[1000:]
+    assert len(cuts) == 3
