@@ -1,5 +1,5 @@
 # make demo   set up everything and label the sample photos
-# make test   set up everything and run the tests
+# make test   set up everything and run the tests; make nightly those that take long
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ PIP_FLAGS ?=
 TORCH := torch==2.14.1 torchvision==0.29.1
 DEMO_MODELS := checkpoints/demo
 
-.PHONY: demo test lint audit format clean
+.PHONY: demo test nightly lint audit format clean
 
 demo: $(VENV)/installed
 	@$(BIN)/python -m sapiens_ray.demo $(DEMO_MODELS)
@@ -19,6 +19,11 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest tests
+
+nightly: $(VENV)/installed-dev
+	$(BIN)/python -m pytest tests -m nightly
+	$(BIN)/python -m tests.faults.chaos --kills 50 --seed $$$$
+	$(BIN)/python -m tests.fuzz --minutes 30 --seed $$$$
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,15 +33,33 @@ def kinds(output: Path) -> dict[str, str]:
     return {image_id: kind for image_id, kind in pairs if kind}
 
 
-@pytest.fixture
-def labelled(cluster, write_job, tmp_path):
-    """A finished output of 10 photos in shards of 5, of which 000, 003, 004 and 009 are broken."""
-    files = write_photos(tmp_path / "photos", 10)
+@pytest.fixture(scope="module")
+def finished(cluster, model, tmp_path_factory):
+    """A folder with 10 photos, of which 000, 003, 004 and 009 are broken, a job with shards of 5, and its output."""
+    folder = tmp_path_factory.mktemp("finished") / "here"
+    files = write_photos(folder / "photos", 10)
     for number in (0, 3, 4, 9):
         files[number].write_bytes(b"broken")
-    path = write_job(tmp_path / "photos", unit_size=2, input={"shard_size": 5})
-    assert sr.run(sr.Job.load(path)).failed == 4
-    return path, files, tmp_path / "job-out"
+    job = {
+        "input": {"uri": "photos", "shard_size": 5},
+        "output": {"uri": "job-out"},
+        "tasks": [{"task": "seg", "checkpoint": str(model)}],
+        "unit_size": 2,
+    }
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    assert sr.run(sr.Job.load(folder / "job.yaml")).failed == 4
+    return folder
+
+
+@pytest.fixture
+def labelled(finished):
+    """The finished folder, under the name that its plan knows, as it was."""
+    kept = finished.with_name("kept")
+    if not kept.exists():
+        shutil.copytree(finished, kept)
+    shutil.rmtree(finished)
+    shutil.copytree(kept, finished)
+    return finished / "job.yaml", sorted((finished / "photos").iterdir()), finished / "job-out"
 
 
 def mend(file: Path) -> None:

@@ -59,7 +59,7 @@ def check_whole(output: Path, images: int = IMAGES) -> None:
     assert left == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(400)
 def test_driver_killed_five_times(write_job, tmp_path):
     write_photos(tmp_path / "photos", IMAGES)
@@ -87,7 +87,7 @@ def test_driver_killed_five_times(write_job, tmp_path):
     check_whole(output)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(300)
 def test_actors_and_workers_killed(write_job, tmp_path):
     write_photos(tmp_path / "photos", IMAGES)
