@@ -8,12 +8,14 @@ outlive the job: what is known of an image is not tried again by the next run.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sapiens_ray import watchdog
 from sapiens_ray.errors import JobFailed
@@ -23,9 +25,11 @@ from sapiens_ray.units import Unit, UnitName, join_units, set_errors, split_unit
 if TYPE_CHECKING:
     from sapiens_ray.coordinator import Attempt
 
+Answer = TypeVar("Answer")
+
 ATTEMPTS_FOLDER = "attempts"
 DRAW = "draw"  # the stage without which an image has labels all the same
-DEATHS_AT_AN_IMAGE = 3  # alone; others may have killed the worker once or twice: the system, somebody
+DEATHS_AT_AN_IMAGE = 3  # alone in its process; the system, or somebody, may have killed it once or twice
 DEATHS_OUTSIDE_IMAGES = 20  # of one unit: then the job ends
 
 
@@ -46,7 +50,7 @@ class Record:
 
     @property
     def file(self) -> str:
-        return f"{ATTEMPTS_FOLDER}/{self.unit.file.removesuffix('.parquet')}-{self.stage}.json"
+        return f"{ATTEMPTS_FOLDER}/{self.unit.file.removesuffix('.parquet')}.{self.stage}.json"
 
     @classmethod
     def load(cls, output: Folder, unit: UnitName, stage: str) -> Record:
@@ -80,34 +84,77 @@ def guarded(
     unit: Unit,
     stage: str,
     work: Callable[[Unit], Unit],
+    then: Callable[[Unit], Answer],
     output: Folder,
     attempt: Attempt,
     timeout_s: float,
     instead: Callable[[Unit], Unit] | None = None,
-) -> Unit:
-    """`work(unit)`, image by image where an earlier attempt at this unit was not finished.
+) -> Answer:
+    """`then(work(unit))`, the work image by image where an earlier attempt at this unit was not finished.
 
     instead: what is done with a condemned image; by default it becomes an error row.
     An image that takes longer than `timeout_s` ends this process; the next attempt knows why.
     """
 
     def too_long(index: int | None) -> None:
-        if index is not None:
-            record = Record.load(output, unit.name, stage)
-            message = f"{stage}: took longer than image_timeout_s = {timeout_s:g}"
-            record.condemned[index], record.at = ("timeout", message), None
-            record.save()
-        os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            if index is not None:
+                record = Record.load(output, unit.name, stage)
+                message = f"{stage}: took longer than image_timeout_s = {timeout_s:g}"
+                record.condemned[index], record.at = ("timeout", message), None
+                record.save()
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    with attempt(f"{unit.name.file}:{stage}") as earlier, watchdog.watch(timeout_s, too_long):
-        if earlier == 0:
-            return work(unit)
+    with attempt(f"{unit.name.file}:{stage}") as earlier:
         if earlier > DEATHS_OUTSIDE_IMAGES + DEATHS_AT_AN_IMAGE * unit.rows.num_rows:
             raise JobFailed(
                 f"the worker of stage {stage} died {earlier} times at unit {unit.name.file}, which begins with "
                 f"{_first_id(unit)}, but at no image in particular; see Ray's logs; run again to go on"
             )
-        return _one_by_one(unit, work, Record.load(output, unit.name, stage), instead)
+        with _ROOM.alone() if earlier else _ROOM.shared(), watchdog.watch(timeout_s, too_long):
+            if earlier:
+                return then(_one_by_one(unit, work, Record.load(output, unit.name, stage), instead))
+            return then(work(unit))
+
+
+class _Room:
+    """Many calls of an actor at a time, or one that goes through its unit image by image: when the process dies then,
+    no other image can have been the cause."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._waiting = 0  # those who want to be alone go first
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._inside >= 0 and not self._waiting)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._waiting += 1
+            self._changed.wait_for(lambda: self._inside == 0)
+            self._waiting -= 1
+            self._inside = -1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside = 0
+                self._changed.notify_all()
+
+
+_ROOM = _Room()
 
 
 def _one_by_one(
@@ -141,15 +188,21 @@ def condemned_images(output: Folder) -> dict[int, dict[int, tuple[str, str]]]:
     labelled."""
     known: dict[int, dict[int, tuple[str, str]]] = {}
     for file in output.files(ATTEMPTS_FOLDER):
-        head, _, stage = file.removesuffix(".json").rpartition("-")
-        unit = UnitName.parse(f"{head}.parquet")
+        stage = file.removesuffix(".json").partition(".")[2]
+        unit = _unit_of(file)
         if unit is not None and stage != DRAW:
             record = Record.load(output, unit, stage)
             known.setdefault(unit.shard, {}).update(record.condemned)
     return known
 
 
-def forget(output: Folder) -> None:
-    """Remove all records: every image has its row."""
+def forget(output: Folder, shard: int | None = None) -> None:
+    """Remove all records, or those of one shard."""
     for file in output.files(ATTEMPTS_FOLDER):
-        output.delete(f"{ATTEMPTS_FOLDER}/{file}")
+        unit = _unit_of(file)
+        if unit is not None and shard in (None, unit.shard):
+            output.delete(f"{ATTEMPTS_FOLDER}/{file}")
+
+
+def _unit_of(file: str) -> UnitName | None:
+    return UnitName.parse(f"{file.partition('.')[0]}.parquet")

@@ -19,6 +19,7 @@ from typing import Any
 Attempt = Callable[[str], AbstractContextManager[int]]
 
 FEED_EVERY_S = 0.2
+STOP_WITHIN_S = 1.0  # `ray job stop` does not wait for long
 
 
 class Coordinator:
@@ -130,6 +131,12 @@ class Feeder:
                 told = ray.get(self._coordinator.offer.remote(told, self._work[told:], ended))
             except ray.exceptions.RayError:
                 continue  # restarting, or the job is over
+            except Exception as error:
+                self.failed = self.failed or error
+                return
 
     def stop(self) -> None:
+        """Wait for the threads, the one that lists at most for some seconds: it may be in the middle of a request."""
         self._stop.set()
+        for thread in self._threads:
+            thread.join(STOP_WITHIN_S)

@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from sapiens_ray import storage
@@ -32,13 +32,14 @@ OUTPUT_PARTS = ("data/", "visualizations/", "plan/", "attempts/", "plan.parquet/
 class Found:
     """What one input URI turned out to be: one tar or Parquet file, or the images of one folder or list.
 
-    `entries` may be an iterator over a listing under way.
+    `entries` may be an iterator over a listing under way. last: nothing follows that another `input.uri` names.
     """
 
     format: str
     uri: str
     name: str
     entries: Iterable[Entry] = ()
+    last: bool = False
 
 
 def find_input(settings: Input, output: str = "") -> Iterator[Found]:
@@ -55,7 +56,7 @@ def find_input(settings: Input, output: str = "") -> Iterator[Found]:
             for found in _found_at(uri, settings, root, output.rstrip("/")):
                 if found.uri not in seen:
                     seen.add(found.uri)
-                    yield found
+                    yield replace(found, last=uri == uris[-1])
 
 
 def _expand(uri: str, settings: Input) -> list[str]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -26,7 +27,7 @@ from sapiens_ray.errors import InputError, OutputError
 from sapiens_ray.plan import EntriesFile, Plan, Shard, planned_uris, save_plan
 from sapiens_ray.shards import changed_message
 from sapiens_ray.sources import Entry, shown
-from sapiens_ray.sources.parquet import choose_column
+from sapiens_ray.sources.parquet import choose_column, raise_unless_damage
 from sapiens_ray.storage import Folder
 
 SHARDS_A_FILE = 100  # of one file of entries: its footer is read for the images of one shard, a resume reads it whole
@@ -35,9 +36,10 @@ LOOKS_AT_ONCE = 32
 
 
 class Growth:
-    """Extends a plan by what the input has beyond it. Iterate once, from one thread.
+    """Extends a plan by what the input has beyond it. Iterate once, from one thread at a time.
 
-    plan: what was planned, extended as shards are found. ended: whether all of the input has been listed.
+    plan: what was planned, extended as shards are found. ended: whether all of the input has been listed. Nothing is
+    written under the output before `publish`.
     """
 
     def __init__(self, job: Job, old: Plan | None, output: Folder, redo_changed: bool = False) -> None:
@@ -50,14 +52,16 @@ class Growth:
         self._known = KnownUris(planned_uris(output, self.plan))
         self._files = {shown(shard.uri): shard for shard in self.plan.shards if shard.format in FILES}
         self._seen_again = False
+        self._only_images_follow = False
         self._types: dict[str, pa.DataType] = {}
-        self._entries: EntriesFile | None = None
+        self._entries: list[EntriesFile] = []  # not published yet; the last one may be under way
         self._unsaved = old is None
+        self._stopped = threading.Event()
         self._steps = self._list()
 
     def look_ahead(self, seconds: float | None, enough: Callable[[Shard], bool] = lambda shard: True) -> None:
-        """List the input: to its end, or, where nothing but images of folders can follow, until `seconds` have passed
-        and there was a new shard that is `enough` to start with.
+        """List the input: to its end, or, where nothing but images of a folder can follow, until `seconds` have passed
+        and there was a shard that is `enough` to start with.
 
         Raises InputError if there is nothing to label, or if a planned tar or Parquet file has changed (unless
         `redo_changed`), and OutputError if nothing that was planned is in the input any more.
@@ -65,45 +69,55 @@ class Growth:
         end = None if seconds is None else time.monotonic() + seconds
         found_enough = any(enough(shard) for shard in self.plan.shards)
         for shard in self._steps:
-            found_enough = found_enough or enough(shard)
-            settled = self._seen_again or not self._old
-            images_follow = shard.entries is not None and not self._job.input.columns
-            if end and time.monotonic() > end and found_enough and settled and images_follow:
+            found_enough = found_enough or (shard is not None and enough(shard))
+            settled = (self._seen_again or not self._old) and self._only_images_follow
+            if end and time.monotonic() > end and found_enough and settled:
                 break
         if self._types:
             self.plan.extra_schema = _extra_schema(self.plan.extra_schema if self._old else None, self._types)
 
-    def rest(self) -> Iterator[list[Shard]]:
-        """What `look_ahead` left, in batches that are published."""
+    def rest(self, held: Callable[[], None]) -> Iterator[list[Shard]]:
+        """What `look_ahead` left, in batches that are published. held: raises if the output is another run's."""
         batch: list[Shard] = []
         last = time.monotonic()
         for shard in self._steps:
-            batch.append(shard)
-            if time.monotonic() - last > PUBLISH_EVERY_S:
+            if self._stopped.is_set():
+                return
+            if shard is not None:
+                batch.append(shard)
+            if batch and time.monotonic() - last > PUBLISH_EVERY_S:
+                held()
                 self.publish()
                 yield batch
                 batch, last = [], time.monotonic()
-        self.publish()
-        yield batch
+        if batch and not self._stopped.is_set():
+            held()
+            self.publish()
+            yield batch
 
     def publish(self) -> None:
         """Write what is new of the plan; nothing if nothing is."""
-        if self._entries is not None:
-            self._entries.publish(self._output)
-            self._entries = None
+        if self._stopped.is_set():
+            return
+        while self._entries:
+            self._entries[0].publish(self._output)
+            self._entries.pop(0)
         if self._unsaved:
             save_plan(self.plan, self._output)
             self._unsaved = False
 
-    def discard(self) -> None:
-        """Forget what is not published."""
-        self._steps.close()
-        if self._entries is not None:
-            self._entries.discard()
-            self._entries = None
+    def stop(self) -> None:
+        """Publish nothing more; a listing under way in another thread ends soon."""
+        self._stopped.set()
 
-    def _list(self) -> Generator[Shard]:
-        """Every new or changed shard, in order."""
+    def discard(self) -> None:
+        """Forget what is not published, and publish nothing more."""
+        self.stop()
+        for entries in self._entries:
+            entries.discard()
+
+    def _list(self) -> Iterator[Shard | None]:
+        """Every new or changed shard, in order; None now and then, where there is nothing new."""
         job, plan = self._job, self.plan
         labels = job.label_columns
         # Lists record the columns with boxes and masks beside the passthrough ones.
@@ -111,7 +125,8 @@ class Growth:
         everything = find_input(reading, job.output.uri)
         for are_files, group in itertools.groupby(everything, lambda found: found.format in FILES):
             if are_files:
-                yield from self._add_files(list(group))
+                with storage.asking(InputError, f"input.uri: cannot look at {', '.join(map(shown, job.input.uri))}"):
+                    yield from self._add_files(list(group))
                 continue
             for found in group:
                 if labels and found.format == "images":
@@ -120,6 +135,7 @@ class Growth:
                         "columns; they are those of Parquet files, of .csv and .jsonl lists, and of the <key>.json "
                         "members of tars"
                     )
+                self._only_images_follow = found.last and found.format == "images" and not job.input.columns
                 yield from self._add_entries(found)
         if not plan.shards:
             include = job.input.include
@@ -164,7 +180,7 @@ class Growth:
                 self._unsaved = True
                 yield shard
 
-    def _add_entries(self, found: Found) -> Iterator[Shard]:
+    def _add_entries(self, found: Found) -> Iterator[Shard | None]:
         """Images of a folder or list: `shard_size` new ones are a shard."""
         entries: Iterable[Entry] = found.entries
         if found.format == "list" and self._job.input.columns:
@@ -172,32 +188,40 @@ class Growth:
             for name in self._job.input.columns:
                 kind = _type_of(name, [entry.extra.get(name) for entry in entries])
                 self._types[name] = _joined(name, self._types.get(name), kind)
+        size = self._job.input.shard_size
+        fresh: list[Entry] = []
         start = 0
-        for part in _chunks(self._new(entries), self._job.input.shard_size):
-            if self._entries is None:
-                self._entries = EntriesFile(len(self.plan.shards))
-            group = self._entries.add(part)
-            name = f"{found.name.rstrip('/') or '.'}[{start}:{start + len(part)}]"
-            shard = Shard(
-                len(self.plan.shards), found.format, shown(found.uri), name, 0, "", len(part), self._entries.name, group
-            )
-            start += len(part)
-            self.plan.shards.append(shard)
-            self._unsaved = True
-            if self._entries.groups == SHARDS_A_FILE:
-                self._entries.publish(self._output)
-                self._entries = None
-            yield shard
+        for part in _chunks(entries, min(1000, size)):
+            fresh += self._new(part)
+            while len(fresh) >= size:
+                yield self._add_shard(found, start, fresh[:size])
+                start, fresh = start + size, fresh[size:]
+            yield None
+            if self._stopped.is_set():
+                return
+        if fresh:
+            yield self._add_shard(found, start, fresh)
 
-    def _new(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+    def _add_shard(self, found: Found, start: int, entries: list[Entry]) -> Shard:
+        """Plan these images as the next shard."""
+        number = len(self.plan.shards)
+        if not self._entries or self._entries[-1].groups == SHARDS_A_FILE:
+            self._entries.append(EntriesFile(number))
+        group = self._entries[-1].add(entries)
+        name = f"{found.name.rstrip('/') or '.'}[{start}:{start + len(entries)}]"
+        entries_file = self._entries[-1].name
+        shard = Shard(number, found.format, shown(found.uri), name, 0, "", len(entries), entries_file, group)
+        self.plan.shards.append(shard)
+        self._unsaved = True
+        return shard
+
+    def _new(self, part: list[Entry]) -> list[Entry]:
         """The entries that are not planned yet."""
-        for part in _chunks(entries, min(1000, self._job.input.shard_size)):
-            if not self._known.count:
-                yield from part
-                continue
-            known = self._known.among([os.fsencode(entry.uri) for entry in part])
-            self._seen_again |= bool(known.any())
-            yield from (entry for entry, is_known in zip(part, known, strict=True) if not is_known)
+        if not self._known.count:
+            return part
+        known = self._known.among([os.fsencode(entry.uri) for entry in part])
+        self._seen_again |= bool(known.any())
+        return [entry for entry, is_known in zip(part, known, strict=True) if not is_known]
 
 
 def _chunks(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:
@@ -270,7 +294,8 @@ def _look_into_parquet(uri: str, job: Job) -> tuple[int | None, dict[str, pa.Dat
     try:
         with storage.open_read(uri, settings.storage_options) as stream, pq.ParquetFile(stream) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
-    except (OSError, pa.ArrowException):
+    except (OSError, pa.ArrowException) as error:
+        raise_unless_damage(error)
         return 1, {}
     choose_column(schema, settings.image_column, uri)
     wanted = (

@@ -56,10 +56,9 @@ _SIGNATURES = (
 )  # fmt: skip
 
 MAX_SIDE = 1 << 20
-# What Pillow may look for in foreign bytes: the formats of OpenCV, and none of its many others.
-_PILLOW_FORMATS = (
-    "JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "JPEG2000", "AVIF", "GIF", "PPM", "SUN",
-)  # fmt: skip
+# What Pillow may look for in foreign bytes: formats of OpenCV whose headers it parses in Python. Of WebP and AVIF it
+# would start a decoder, which may crash.
+_PILLOW_FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "JPEG2000", "GIF", "PPM", "SUN")
 
 # A damaged image is reported in its row; OpenCV would also print it, once for each image.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -104,12 +103,34 @@ _TEXT_SIZES = (
 def _size_without_pillow(head: bytes) -> tuple[int, int] | None:
     if head.startswith(b"\x89PNG") and len(head) >= 24:  # Pillow does not open images without pixels
         return int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP" and len(head) >= 30:
+        return _webp_size(head)
+    sizes = [found.end() for found in re.finditer(b"ispe", head)] if head[4:8] == b"ftyp" else []
+    if sizes:  # of AVIF: the picture, and its tiles and thumbnails
+        pairs = [(int.from_bytes(head[at + 4 : at + 8]), int.from_bytes(head[at + 8 : at + 12])) for at in sizes]
+        return max(pairs, key=lambda pair: pair[0] * pair[1])
     if head.startswith((b"#?", b"PF", b"Pf", b"P7")):
         for pattern in _TEXT_SIZES:
             found = pattern.search(head)
             if found:
                 return int(found["width"]), int(found["height"])
         return MAX_SIDE, MAX_SIDE  # such a header that does not say its size early is not trusted
+    return None
+
+
+def _webp_size(head: bytes) -> tuple[int, int] | None:
+    """(width, height) of the three kinds of WebP (RFC 9649)."""
+
+    def little(start: int, stop: int) -> int:
+        return int.from_bytes(head[start:stop], "little")
+
+    if head[12:16] == b"VP8X":
+        return little(24, 27) + 1, little(27, 30) + 1
+    if head[12:16] == b"VP8L":
+        bits = little(21, 25)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if head[12:16] == b"VP8 ":
+        return little(26, 28) & 0x3FFF, little(28, 30) & 0x3FFF
     return None
 
 

@@ -72,7 +72,7 @@ class OutputLock:
         if self.lost:
             raise JobFailed(
                 f"{self._output.uri} was taken over by another run, since this one gave no sign of life for "
-                f"{DEAD_AFTER_S:g} s; what is written stays"
+                f"{DEAD_AFTER_S:g} s, or its {LOCK_FILE} was removed; what is written stays"
             )
 
     def _content(self) -> bytes:
@@ -82,6 +82,8 @@ class OutputLock:
     def _take_over(self) -> None:
         """Wait until the holder gives a sign of life, or has given none for long enough."""
         found = self._read()
+        if found is not None and found["run"] == self.run:
+            return  # the answer to our own request was lost, and it was sent again
         if found is not None and not _is_gone(found):
             self._tell(f"{self._output.uri} is held by {_who(found)}; looking for {DEAD_AFTER_S:g} s if it is alive")
             end = time.monotonic() + DEAD_AFTER_S
@@ -107,7 +109,7 @@ class OutputLock:
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
             with contextlib.suppress(Exception), once():  # a storage that fails for a moment
-                if holder(self._output) not in (self.run, None):
+                if holder(self._output) != self.run:
                     self.lost = True
                     return
                 self._output.write(LOCK_FILE, self._content(), durable=False)
@@ -132,8 +134,7 @@ def holder(output: Folder) -> str | None:
 
 def require_held(output: Folder, run: str) -> None:
     """Raise JobFailed if the output is another run's by now."""
-    now = holder(output)
-    if now not in (run, None):
+    if holder(output) != run:
         raise JobFailed(f"{output.uri} was taken over by another run; this one must not write to it any more")
 
 

@@ -19,8 +19,8 @@ LEAST_AT_ONCE = 4
 class Merger:
     """Knows the files of every shard, and merges those of a shard in a Ray task once it is complete."""
 
-    def __init__(self, output: Folder, files: Iterable[UnitName]) -> None:
-        self.output = output
+    def __init__(self, output: Folder, files: Iterable[UnitName], run: str) -> None:
+        self.output, self.run = output, run
         self.parts: dict[int, set[UnitName]] = defaultdict(set)
         self.running: list[Any] = []
         for name in files:
@@ -51,8 +51,8 @@ class Merger:
             finished, self.running = ray.wait(self.running, num_returns=1)
             self._check(finished)
         # No CPU reserved: it mostly waits for storage, and must not starve on a machine with one CPU.
-        merge = ray.remote(num_cpus=0, max_retries=3)(merge_shard)
-        self.running.append(merge.remote(self.output, sorted(self.parts.pop(shard))))
+        merge: Any = ray.remote(num_cpus=0, max_retries=3)(merge_shard)
+        self.running.append(merge.remote(self.output, sorted(self.parts.pop(shard)), self.run))
 
     def wait(self) -> None:
         """Wait for the merges under way."""

@@ -14,7 +14,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from sapiens_ray import errors, inference, stages
+from sapiens_ray import errors, inference, stages, watchdog
 from sapiens_ray import plan as planning
 from sapiens_ray.attempts import DRAW, forget, guarded
 from sapiens_ray.cluster import ActorNeeds, Placement, connected_cluster, last_line, place, start_ray
@@ -39,7 +41,7 @@ from sapiens_ray.preflight import Prepared, open_output, prepare_job, save_job
 from sapiens_ray.redo import delete_results, drop_error_rows
 from sapiens_ray.retries import once, set_patience
 from sapiens_ray.sink import write_unit
-from sapiens_ray.sources import Done, shown
+from sapiens_ray.sources import Done, shown, shown_in
 from sapiens_ray.storage import Folder
 from sapiens_ray.summary import Summary, errors_in_files
 from sapiens_ray.tasks import Task
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 
 # Ray Data tries for ever what kills its worker. Stages count by themselves (`attempts.py`); these bound what happens
 # before they do. A call of an actor counts as tried whenever the actor dies, whichever image was the cause.
-TASK_RETRIES = 100
+TASK_RETRIES = 1000
 ACTOR_TASK_RETRIES = -1
 DEATHS_WHILE_READING = 5
 LISTING_S = 10.0  # the input is listed for so long before the first image is read, and beside the work after that
@@ -83,7 +85,8 @@ def run(
         prepared = prepare_job(job, redo_changed, LISTING_S, restart)
         if restart:
             delete_results(output)
-        elif retry_errors and drop_error_rows(output):
+        elif retry_errors:
+            drop_error_rows(output)
             prepared.recount()
         save_job(prepared)
         summary = Summary(
@@ -97,7 +100,7 @@ def run(
         try:
             summary.write(output)
             progress(summary)
-            merger = Merger(output, prepared.files)
+            merger = Merger(output, prepared.files, lock.run)
             if prepared.pending or merger.ready() or not prepared.growth.ended:
                 _label(prepared, summary, merger, progress, address, on_ray_ready, lock)
             lock.check()
@@ -105,7 +108,7 @@ def run(
         except BaseException as error:
             if not isinstance(error, TooManyErrors):  # every image has its row: the state stays "done"
                 summary.state = "failed" if isinstance(error, Exception) else "stopped"
-            summary.message = str(error)
+            summary.message = shown_in(str(error))
             with contextlib.suppress(Exception), once():  # what went wrong matters more
                 if not lock.lost:
                     summary.write(output)
@@ -136,9 +139,11 @@ def _label(
     if prepared.pending or not prepared.growth.ended:
         placement = place(prepared.job, connected_cluster())
         last_write = 0.0
-        for report in execute(prepared, placement, lock.run):
+        counted = prepared.growth.ended
+        for report in execute(prepared, placement, lock):
             lock.check()
-            if summary.expected is None and prepared.growth.ended:
+            if not counted and prepared.growth.ended:
+                counted = True
                 summary.expected = planning.expected_images(prepared.plan, prepared.job.input)
             summary.add(report)
             merger.add(report["file"])
@@ -149,7 +154,7 @@ def _label(
     merger.wait()
 
 
-def execute(prepared: Prepared, placement: Placement, run_id: str) -> Iterator[dict[str, Any]]:
+def execute(prepared: Prepared, placement: Placement, lock: OutputLock) -> Iterator[dict[str, Any]]:
     """Build the dataset and yield the report of every unit when it is written.
 
     Raises JobFailed, the CheckpointError an actor met, or what ended the listing that goes on meanwhile.
@@ -157,16 +162,17 @@ def execute(prepared: Prepared, placement: Placement, run_id: str) -> Iterator[d
     import ray
 
     coordinator = start_coordinator()
-    feeder = Feeder(coordinator, prepared.work())
+    feeder = Feeder(coordinator, prepared.work(lock.check))
     try:
         with settings_of_ray_data():
-            dataset = build_dataset(prepared, placement, coordinator, run_id)
+            dataset = build_dataset(prepared, placement, coordinator, lock.run)
         for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for text in pa.table(block)["report"].to_pylist():
                 yield json.loads(text)
     except ray.exceptions.RayError as error:
         raise _explain(error) from error
     finally:
+        prepared.growth.stop()
         feeder.stop()
     if feeder.failed is not None:
         raise feeder.failed
@@ -310,9 +316,14 @@ class Guard:
         set_patience(self.patience_s)
 
     def __call__(
-        self, unit: Unit, stage: str, work: Callable[[Unit], Unit], instead: Callable[[Unit], Unit] | None = None
-    ) -> Unit:
-        return guarded(unit, stage, work, self.output, self.attempt, self.timeout_s, instead)
+        self,
+        unit: Unit,
+        stage: str,
+        work: Callable[[Unit], Unit],
+        then: Callable[[Unit], pa.Table] = Unit.to_block,
+        instead: Callable[[Unit], Unit] | None = None,
+    ) -> pa.Table:
+        return guarded(unit, stage, work, then, self.output, self.attempt, self.timeout_s, instead)
 
 
 def _shard_blocks(block: pa.Table, coordinator: Any) -> Iterator[pa.Table]:
@@ -334,14 +345,21 @@ def _read_block(
                 f"the worker died {earlier} times while it read {shown(shard.uri)}: memory ran out, or what is in it "
                 "crashes the reader; what is written stays, take it out of the input or run again to go on"
             )
-        for unit in stages.read_units(shard, done, settings, guard.output, unit_size, extra, wanted, condemned):
-            yield unit.to_block()
+        units = stages.read_units(shard, done, settings, guard.output, unit_size, extra, wanted, condemned)
+        while True:
+            # Not round the yield, where Ray Data may hold this task back for as long as it likes.
+            with watchdog.watch(guard.timeout_s + guard.patience_s, lambda index: os.kill(os.getpid(), signal.SIGKILL)):
+                unit = next(units, None)
+                block = None if unit is None else unit.to_block()
+            if block is None:
+                return
+            yield block
 
 
 def _prepare_block(block: pa.Table, tasks: list[Task], max_pixels: int, guard: Guard) -> pa.Table:
     guard.settle()
     unit = Unit.from_block(block)
-    return guard(unit, "prepare", lambda part: stages.prepare(part, tasks, max_pixels)).to_block()
+    return guard(unit, "prepare", lambda part: stages.prepare(part, tasks, max_pixels))
 
 
 class _ModelBlock:
@@ -352,7 +370,7 @@ class _ModelBlock:
         self.model = stage(what, *args)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        return self.guard(Unit.from_block(block), self.name, self.model).to_block()
+        return self.guard(Unit.from_block(block), self.name, self.model)
 
 
 def _write_block(
@@ -369,8 +387,10 @@ def _write_block(
     def undrawn(part: Unit) -> Unit:
         return stages.draw(part, tasks, visualize.model_copy(update={"fraction": 0.0}))[0]
 
-    unit = guard(Unit.from_block(block), DRAW, draw, undrawn)
-    return pa.table({"report": [json.dumps(write_unit(unit, pictures, schema, guard.output, run))]})
+    def write(unit: Unit) -> pa.Table:
+        return pa.table({"report": [json.dumps(write_unit(unit, pictures, schema, guard.output, run))]})
+
+    return guard(Unit.from_block(block), DRAW, draw, write, undrawn)
 
 
 def _finish(prepared: Prepared, summary: Summary) -> None:
@@ -378,7 +398,7 @@ def _finish(prepared: Prepared, summary: Summary) -> None:
     output = prepared.output
     parsed = [UnitName.parse(file) for file in output.files("data")]
     counted, inside = current([name for name in parsed if name is not None])
-    for folder in ("data", "visualizations") if summary.labelled or inside else ("data",):
+    for folder in ("", "visualizations") if summary.labelled or inside else ("",):
         output.sweep(folder)
     for name in inside:  # left by a merge that was killed, or a late write of a dead driver's worker
         output.delete(f"data/{name.file}")
@@ -387,7 +407,9 @@ def _finish(prepared: Prepared, summary: Summary) -> None:
         raise JobFailed("the input was not listed to its end; run again to go on")
     missing = [shard for shard in prepared.plan.shards if not done.get(shard.number, Done()).complete]
     if missing:
-        raise JobFailed(f"{len(missing)} shards are not complete, the first is {missing[0].uri}; run again to go on")
+        raise JobFailed(
+            f"{len(missing)} shards are not complete, the first is {shown(missing[0].uri)}; run again to go on"
+        )
     forget(output)
     summary.expected = sum(one.rows for one in done.values())
     summary.state = "done"
@@ -419,4 +441,4 @@ def _explain(error: Exception) -> SapiensRayError:
             f"a worker died {TASK_RETRIES + 1} times before it began ({last_line(error)}); what is written stays, "
             "`sapiens-ray status` shows it, run again to go on"
         )
-    return JobFailed(f"{last_line(error)}; what is written stays, run again to go on")
+    return JobFailed(f"{shown_in(last_line(error))}; what is written stays, run again to go on")

@@ -151,7 +151,7 @@ class EntriesFile:
         self.discard()
 
     def discard(self) -> None:
-        """Forget what is not published."""
+        """Forget what is not published. Fine to call twice."""
         self._writer.close()
         self._file.unlink(missing_ok=True)
 

@@ -6,7 +6,7 @@ Runs on the driver. `check` shows the result, `run` runs it. Nothing here writes
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import yaml
 
 from sapiens_ray import plan as planning
 from sapiens_ray import storage
-from sapiens_ray.attempts import condemned_images
+from sapiens_ray.attempts import condemned_images, forget
 from sapiens_ray.config import Job, difference, fingerprint, without_secrets
 from sapiens_ray.done import done_by_shard, list_units
 from sapiens_ray.errors import InputError, OutputError
@@ -91,10 +91,13 @@ class Prepared:
         self.done = done_by_shard(self.files)
         self.condemned = {}
 
-    def work(self) -> Iterator[list[dict[str, Any]]]:
-        """What is to be read, in batches, to the end of the listing; the plan is extended meanwhile."""
+    def work(self, held: Callable[[], None] = lambda: None) -> Iterator[list[dict[str, Any]]]:
+        """What is to be read, in batches, to the end of the listing; the plan is extended meanwhile.
+
+        held: raises if the output is another run's.
+        """
         yield [self._work(shard, done) for shard, done in self.pending]
-        for batch in self.growth.rest():
+        for batch in self.growth.rest(held):
             yield [self._work(shard, Done()) for shard in batch]
 
     def _work(self, shard: Shard, done: Done) -> dict[str, Any]:
@@ -133,10 +136,15 @@ def prepare_job(
         old = None if restarted or restart else planning.load_plan(output)
         if written and old is None:
             raise OutputError(f"output.uri: {output.uri} holds data files but no plan.parquet; choose another folder")
-        condemned = {} if restart else condemned_images(output)
+        condemned = condemned_images(output) if old else {}
         growth = Growth(job, old, output, redo_changed)
     done = done_by_shard(written)
-    growth.look_ahead(listing_s, lambda shard: not done.get(shard.number, Done()).complete)
+    try:
+        growth.look_ahead(listing_s, lambda shard: not done.get(shard.number, Done()).complete)
+    except BaseException:
+        growth.discard()
+        raise
+    condemned = {shard: images for shard, images in condemned.items() if shard not in growth.plan.changed}
     files = [name for name in written if name.shard not in growth.plan.changed]
     done = done_by_shard(files)
     growth.plan.fill_counts(done)
@@ -243,4 +251,6 @@ def _write_job(prepared: Prepared, output: Folder, record: dict[str, Any]) -> No
             output.delete(f"data/{file}")
     if prepared.restarted:
         output.delete(planning.PLAN_FILE)
+    for shard in prepared.plan.changed:
+        forget(output, shard)
     prepared.growth.publish()

@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sapiens_ray.attempts import ATTEMPTS_FOLDER, forget
+from sapiens_ray.attempts import forget
 from sapiens_ray.done import list_units
 from sapiens_ray.errors import OutputError
-from sapiens_ray.lock import LOCK_FILE
 from sapiens_ray.plan import ENTRIES_FOLDER, PLAN_FILE
 from sapiens_ray.rows import ERRORS_KEY, read_errors
 from sapiens_ray.sink import file_writer
@@ -64,16 +63,26 @@ def _copy_rows(file: pq.ParquetFile, start: int, stop: int, schema: pa.Schema, o
 
 
 def delete_results(output: Folder) -> None:
-    """Remove what runs wrote to an output, and nothing else. Labels go first: what is half removed has no rows."""
+    """Remove what runs wrote to an output, and nothing else. Nothing at all where no run has been.
+
+    Labels go first, then what makes the folder an output: whatever is left when this is cut off is harmless.
+    """
+    if not has_results(output):
+        return
     with asking(OutputError, f"output.uri: cannot empty {output.uri}"):
-        for folder in ("data", ATTEMPTS_FOLDER, ENTRIES_FOLDER):
-            output.delete_folder(folder)
+        for file in output.files("data"):
+            if UnitName.parse(file):
+                output.delete(f"data/{file}")
         for file in (PLAN_FILE, JOB_FILE, SUMMARY_FILE):
             output.delete(file)
+        for file in output.files(ENTRIES_FOLDER):
+            if file.startswith("entries-"):
+                output.delete(f"{ENTRIES_FOLDER}/{file}")
+        forget(output)
         output.delete_folder("visualizations")
 
 
 def has_results(output: Folder) -> bool:
     """Whether a run has written to this folder."""
     with asking(OutputError, f"output.uri: cannot read {output.uri}"):
-        return any(output.exists(file) for file in (JOB_FILE, PLAN_FILE, LOCK_FILE))
+        return any(output.exists(file) for file in (JOB_FILE, PLAN_FILE))

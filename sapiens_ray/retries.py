@@ -36,7 +36,6 @@ _ACCESS_CODES = {
 }  # fmt: skip
 _ACCESS_NAMES = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"}
 
-_last_success = 0.0  # when the storage last answered this process, by time.monotonic
 _patience_s = 120.0
 _hurry = threading.local()
 
@@ -77,31 +76,27 @@ def passes(error: BaseException) -> bool:
 def retrying(call: Callable[..., Answer], *args: Any, **kwargs: Any) -> Answer:
     """Call, and again after failures that may pass, with pauses that double and a random share taken off, so that a
     thousand workers do not come back at the same moment. Raises the last failure when patience ends."""
-    global _last_success
     end = time.monotonic() + (0 if getattr(_hurry, "on", False) else _patience_s)
     pause = FIRST_PAUSE_S
     while True:
         try:
-            answer = call(*args, **kwargs)
+            return call(*args, **kwargs)
         except Exception as error:
             wait = pause * random.uniform(0.5, 1.0)
             if not passes(error) or time.monotonic() + wait > end:
                 raise
             time.sleep(wait)
             pause = min(2 * pause, LONGEST_PAUSE_S)
-        else:
-            _last_success = time.monotonic()
-            return answer
 
 
-def concerns_one_file(error: Exception, since: float) -> bool:
+def concerns_one_file(error: Exception, answers: Callable[[], bool]) -> bool:
     """Whether a failure says something about the file that was asked for, and not about its storage.
 
-    since: time.monotonic() before the first attempt. A failure that should have passed and did not is the file's
-    if the storage answered others meanwhile.
+    answers: whether the storage answers other questions. A failure that should have passed and did not is the
+    file's own if it does.
     """
     response = getattr(error.__cause__ or error, "response", None)
     code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
     if code in _ACCESS_CODES or type(error).__name__ in _ACCESS_NAMES:
         return False
-    return _last_success > since if passes(error) else True
+    return answers() if passes(error) else True

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from sapiens_ray import storage
 from sapiens_ray.config import Input
-from sapiens_ray.errors import ImageError, InputError
+from sapiens_ray.errors import ImageError, InputError, SapiensRayError, StorageFailed
 from sapiens_ray.plan import Shard, read_entries
-from sapiens_ray.sources import Done, Encoded, Images, parquet, shown, webdataset
+from sapiens_ray.sources import Done, Encoded, Images, parquet, reason, shown, webdataset
 from sapiens_ray.sources import images as image_files
 from sapiens_ray.storage import Folder
+
+REDO = "label it into a new output.uri, or run with --redo-changed to label this shard again"
 
 
 def open_shard(
@@ -24,15 +29,15 @@ def open_shard(
     if shard.format not in ("webdataset", "parquet"):
         return (yield from image_files.read(read_entries(output, shard), done, options))
     try:
-        found = storage.stamp(shard.uri, options)
+        with _storage_errors(shard.uri):
+            found = storage.stamp(shard.uri, options)
     except FileNotFoundError:
-        first = done.first_missing
-        message = "planned, but not there any more: moved or deleted"
-        yield Encoded(first, shard.shard_id, shown(shard.uri), error=ImageError("missing", message))
-        return first + 1
+        if not storage.is_gone(shard.uri, options):  # a mount that is missing, a server that says so of everything
+            raise StorageFailed(f"cannot find {shown(shard.uri)}, nor list the folder that it was in") from None
+        return (yield from _gone(shard, done))
     if found != (shard.size, shard.stamp):
         raise InputError(changed_message(shard, found[0]))
-    try:
+    with _storage_errors(shard.uri):
         if shard.format == "webdataset":
             return (yield from webdataset.read(shard.uri, shard.shard_id, done, options, settings.include, labels))
         return (
@@ -46,16 +51,33 @@ def open_shard(
                 tuple(dict.fromkeys((*passthrough, *labels))),
             )
         )
-    except OSError as error:
-        if type(error).__name__ == "FileExpired":  # s3fs reads with the ETag that it met first
-            raise InputError(changed_message(shard, shard.size)) from None
+
+
+@contextlib.contextmanager
+def _storage_errors(uri: str) -> Iterator[None]:
+    """Give what a storage library raises in our own words: its exceptions may hold signed URLs, and some cannot be
+    unpickled."""
+    try:
+        yield
+    except (SapiensRayError, FileNotFoundError):
         raise
+    except Exception as error:
+        if type(error).__name__ == "FileExpired":  # s3fs reads with the ETag that it met first
+            raise InputError(f"input.uri: {shown(uri)} was overwritten while it was read; {REDO}") from None
+        raise StorageFailed(f"cannot read {shown(uri)}: {reason(error).message}") from None
+
+
+def _gone(shard: Shard, done: Done) -> Images:
+    """An error row for each image that is known of, and one for those that nobody counted."""
+    known = done.total if done.total is not None else max((stop for _, stop in done.ranges), default=0) + 1
+    for index in range(known):
+        if not done.has(index):
+            error = ImageError("missing", "planned, but not there any more: moved or deleted")
+            yield Encoded(index, shard.shard_id, shown(shard.uri), error=error)
+    return known
 
 
 def changed_message(shard: Shard, size: int) -> str:
     """What is wrong with a shard whose file is not the one that was planned, and what to do."""
     was = f"{shard.size} bytes" + (f", now {size}" if size != shard.size else ", same size, but written again")
-    return (
-        f"input.uri: {shown(shard.uri)} has changed since it was planned (was {was}); label it into a new output.uri, "
-        "or run with --redo-changed to label this shard again"
-    )
+    return f"input.uri: {shown(shard.uri)} has changed since it was planned (was {was}); {REDO}"

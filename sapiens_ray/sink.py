@@ -48,10 +48,12 @@ def write_unit(
 
 def _publish(name: UnitName, data: memoryview, pictures: Sequence[Picture], output: Folder, run: str | None) -> None:
     """The pictures, then the file that names them."""
+    if run is not None:
+        require_held(output, run)
     if pictures:
         with ThreadPoolExecutor(REMOTE_THREADS if output.remote else 1) as pool:
             list(pool.map(lambda one: output.write(f"visualizations/{one.name}", one.data, durable=False), pictures))
-    if run is not None:
+    if run is not None and pictures:  # which took their time
         require_held(output, run)
     output.write(f"data/{name.file}", data)
 
@@ -73,11 +75,11 @@ def file_table(unit: Unit, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def merge_shard(output: Folder, parts: Sequence[UnitName]) -> UnitName:
+def merge_shard(output: Folder, parts: Sequence[UnitName], run: str | None = None) -> UnitName:
     """Merge the files of a complete shard into one, row group by row group, then remove them.
 
     At every instant each row stands in a published file; until the parts are gone readers skip those that lie
-    inside the merged one (`plan.current`).
+    inside the merged one (`done.current`). run: the run that must hold the output.
     """
     ordered = sorted(parts)
     merged = UnitName(ordered[0].shard, 0, ordered[-1].stop, True)
@@ -85,20 +87,23 @@ def merge_shard(output: Folder, parts: Sequence[UnitName]) -> UnitName:
         return merged
     # A merge that was killed after it published is tried again, and finds some of its parts gone.
     if not output.exists(f"data/{merged.file}"):
-        _write_merged(output, ordered, merged)
+        _write_merged(output, ordered, merged, run)
     for part in ordered:
         if part != merged:
             output.delete(f"data/{part.file}")
     return merged
 
 
-def _write_merged(output: Folder, ordered: Sequence[UnitName], merged: UnitName) -> None:
+def _write_merged(output: Folder, ordered: Sequence[UnitName], merged: UnitName, run: str | None) -> None:
+    """Parts may overlap, where two attempts cut their units at different places: their rows are the same."""
     reached = 0
+    skip: dict[UnitName, int] = {}
     errors: Counter[str] = Counter()
     for part in ordered:
-        if part.start != reached:
+        if part.start > reached:
             raise RuntimeError(f"{part.file} does not go on where the file before it ends, at image {reached}")
-        reached = part.stop
+        skip[part] = reached - part.start
+        reached = max(reached, part.stop)
         with output.open(f"data/{part.file}") as stream, pq.ParquetFile(stream) as file:
             errors.update(read_errors(file.schema_arrow.metadata))
             schema = file.schema_arrow
@@ -106,8 +111,13 @@ def _write_merged(output: Folder, ordered: Sequence[UnitName], merged: UnitName)
     with output.replacing(f"data/{merged.file}") as temporary, file_writer(temporary, schema) as writer:
         for part in ordered:
             with output.open(f"data/{part.file}") as stream, pq.ParquetFile(stream) as file:
+                left_out = skip[part]
                 for group in range(file.num_row_groups):
-                    writer.write_table(file.read_row_group(group).cast(schema))
+                    rows = file.read_row_group(group).cast(schema)
+                    writer.write_table(rows.slice(min(left_out, rows.num_rows)))
+                    left_out = max(0, left_out - rows.num_rows)
+        if run is not None:
+            require_held(output, run)
 
 
 def file_writer(where: Any, schema: pa.Schema) -> pq.ParquetWriter:

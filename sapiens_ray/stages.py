@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from sapiens_ray.errors import ImageError
 from sapiens_ray.plan import Shard
 from sapiens_ray.rows import READ_FIELDS
 from sapiens_ray.shards import open_shard
-from sapiens_ray.sources import Done, Encoded, cut_units
+from sapiens_ray.sources import Done, Encoded, Images, cut_units
 from sapiens_ray.storage import Folder
 from sapiens_ray.tasks import Task, foreground, make_task, persons
 from sapiens_ray.tasks.foreground import Mask
@@ -91,7 +91,7 @@ def read_units(
     condemned: images that killed their workers in an earlier run, with the errors that they become.
     """
     started = time.perf_counter()
-    encoded_images = open_shard(shard, done, settings, output, wanted.passthrough, wanted.labels)
+    encoded_images = _ticking(open_shard(shard, done, settings, output, wanted.passthrough, wanted.labels))
     base = shard.uri.rsplit("/", 1)[0]
     for encoded, last in cut_units(encoded_images, unit_size, MAX_UNIT_BYTES, wanted.weigh):
         for image in encoded:
@@ -102,6 +102,16 @@ def read_units(
         unit.seconds["read"] = time.perf_counter() - started
         yield unit
         started = time.perf_counter()
+
+
+def _ticking(encoded_images: Images) -> Images:
+    """The same images; each is a sign of life."""
+    while True:
+        watchdog.progress()
+        try:
+            yield next(encoded_images)
+        except StopIteration as end:
+            return cast(int, end.value)
 
 
 def make_unit(

@@ -21,6 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from sapiens_ray.errors import SapiensRayError
 from sapiens_ray.retries import retrying
+from sapiens_ray.uris import shown_in
 
 MAX_FILE = 1 << 30  # no encoded image, and no list, is larger
 TEMPORARY = ".tmp-"  # prefix of files that are not finished; no reader looks at them
@@ -91,6 +92,35 @@ def open_read(uri: str, options: dict[str, Any] | None = None) -> IO[bytes]:
     return stream
 
 
+def answers(uri: str, options: dict[str, Any] | None = None) -> bool:
+    """Whether the storage of a URI answers just now: it is asked for a name beside it that is not there.
+
+    True of http, where every URL may be another server.
+    """
+    if uri.startswith(("http://", "https://")):
+        return True
+    fs, path = filesystem(uri.rpartition("/")[0] + f"/{TEMPORARY}nothing", options)
+    try:
+        fs.invalidate_cache()
+        fs.exists(path)
+    except Exception:
+        return False
+    return True
+
+
+def is_gone(uri: str, options: dict[str, Any] | None = None) -> bool:
+    """Whether a file is certainly not there: its folder can be listed, and lacks it. Never True of http."""
+    if uri.startswith(("http://", "https://")):
+        return False
+    fs, path = filesystem(uri, options)
+    try:
+        fs.invalidate_cache()
+        beside = retrying(fs.ls, path.rpartition("/")[0] or "/", detail=False)
+    except Exception:
+        return False
+    return path.rpartition("/")[2] not in {name.rstrip("/").rpartition("/")[2] for name in beside}
+
+
 def stamp(uri: str, options: dict[str, Any] | None = None) -> tuple[int, str]:
     """Size in bytes and a token that changes when the file does (etag, or modification time)."""
     fs, path = filesystem(uri, options)
@@ -113,7 +143,7 @@ def asking(error: type[SapiensRayError], what: str) -> Iterator[None]:
     except SapiensRayError:
         raise
     except Exception as problem:
-        text = " ".join(str(problem).split())[:300]
+        text = " ".join(shown_in(str(problem)).split())[:300]
         raise error(f"{what}: {type(problem).__name__}: {text}") from problem
 
 
@@ -190,7 +220,7 @@ class Folder:
                 os.link(temporary, target)
             except FileExistsError:
                 return False
-            except PermissionError:  # a file system without links
+            except OSError:  # a file system without links
                 if target.exists():
                     return False
                 temporary.replace(target)
@@ -229,7 +259,10 @@ class Folder:
     def sweep(self, name: str) -> None:
         """Remove unfinished files below a sub-folder that killed writers left (local disks only; a PUT leaves none)."""
         if not self.remote:
-            for folder, _, files in os.walk(local_path(self.join(name))):
+            top = local_path(self.join(name))
+            for folder, folders, files in os.walk(top):
+                if not name and folder == top:  # of the output itself only what runs write to
+                    folders[:] = [one for one in folders if one in ("data", "plan", "attempts")]
                 for file in files:
                     if file.startswith(TEMPORARY):
                         (Path(folder) / file).unlink(missing_ok=True)

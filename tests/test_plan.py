@@ -201,3 +201,29 @@ def test_a_lost_file_is_done_again(write_job, tmp_path, cluster):
     summary = sr.run(sr.Job.load(path))
     assert (summary.already_done, summary.labelled, summary.images) == (2, 2, 4)
     assert JobFailed.exit_code == 1
+
+
+def test_units_that_two_attempts_cut_differently_are_merged_without_doubling(cluster, write_job, tmp_path):
+    """Two attempts at one shard may cut at other places; what they labelled twice counts once."""
+    import shutil
+
+    import sapiens_ray as sr
+
+    write_photos(tmp_path / "photos", 6)
+    for name, size in (("one", 4), ("two", 3)):
+        sr.run(sr.Job.load(write_job(tmp_path / "photos", name=name, unit_size=size)))
+    whole = sr.read_labels(str(tmp_path / "one-out"))
+    from sapiens_ray import redo
+
+    data = tmp_path / "one-out" / "data"
+    (merged,) = data.iterdir()
+    folder = Folder(str(tmp_path / "one-out"))
+    with folder.open(f"data/{merged.name}") as stream, pq.ParquetFile(stream) as file:
+        for start, stop, last in ((0, 4, False), (3, 6, True)):
+            redo._copy_rows(file, start, stop, file.schema_arrow, folder, UnitName(0, start, stop, last))
+    merged.unlink()
+    shutil.rmtree(tmp_path / "two-out")
+    path = write_job(tmp_path / "photos", name="one", unit_size=4)
+    summary = sr.run(sr.Job.load(path))
+    assert (summary.images, summary.already_done, summary.labelled) == (6, 6, 0)
+    assert sr.read_labels(str(tmp_path / "one-out")).equals(whole)

@@ -6,13 +6,15 @@ what is done and returns how many images the shard holds. Nothing else is asked 
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sapiens_ray.errors import ImageError
+from sapiens_ray.uris import readable, shown, shown_in
+
+__all__ = ["readable", "shown", "shown_in"]
 
 
 @dataclass
@@ -49,7 +51,12 @@ class Done:
 
     @property
     def rows(self) -> int:
-        return sum(stop - start for start, stop in self.ranges)
+        """Images with a row. Ranges may overlap where two attempts cut their units at different places."""
+        count = reached = 0
+        for start, stop in self.ranges:
+            count += max(0, stop - max(start, reached))
+            reached = max(reached, stop)
+        return count
 
     @property
     def first_missing(self) -> int:
@@ -100,21 +107,6 @@ def cut_units(
         yield [], True
 
 
-def readable(text: str) -> str:
-    """Text that any file can hold: bytes of a file name that are not UTF-8 become \\xNN."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-_SECRET = re.compile(r"([?&][^=&#]*(?:sig|token|secret|credential|passw|key)[^=&#]*)=[^&#]*", re.IGNORECASE)
-
-
-def shown(uri: str) -> str:
-    """A URI as rows and messages may hold it: readable, without user, password and what signs or opens it."""
-    if "://" in uri:
-        uri = _SECRET.sub(r"\1=...", re.sub(r"^(\w+://)[^/@]*@", r"\1", uri))
-    return readable(uri)
-
-
 def reason(error: Exception) -> ImageError:
     """The ImageError for what went wrong while bytes were fetched."""
     if isinstance(error, FileNotFoundError):
@@ -122,8 +114,7 @@ def reason(error: Exception) -> ImageError:
     if isinstance(error, IsADirectoryError):
         return ImageError("unreadable", "is a folder, not a file")
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    text = re.sub(r"\w+://\S+", lambda found: shown(found[0]), text)  # HTTP libraries quote the URL
-    return ImageError("unreadable", f"{type(error).__name__}: {text}"[:500])
+    return ImageError("unreadable", f"{type(error).__name__}: {shown_in(text)}"[:500])
 
 
 def matches(name: str, include: Sequence[str]) -> bool:

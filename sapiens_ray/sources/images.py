@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from sapiens_ray import storage
@@ -64,11 +64,10 @@ def read(entries: Sequence[Entry], done: Done, options: dict[str, Any]) -> Image
 
 def _fetch(index: int, entry: Entry, options: dict[str, Any]) -> Encoded:
     image = Encoded(index, entry.image_id, shown(entry.uri), extra=entry.extra)
-    started = time.monotonic()
     try:
         image.data = storage.read_bytes(entry.uri, options)
     except Exception as error:  # whatever a storage library raises is a reason, unless no file can be read
-        if storage.is_remote(entry.uri) and not concerns_one_file(error, started):
+        if storage.is_remote(entry.uri) and not concerns_one_file(error, partial(storage.answers, entry.uri, options)):
             raise StorageFailed(f"cannot read {image.uri}: {reason(error).message}") from None
         image.error = reason(error)
     return image

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -71,7 +71,7 @@ def read(
         image_column = choose_column(file.schema_arrow, image_column, uri)
     except (OSError, pa.ArrowException, InputError) as error:
         stream.close()
-        _raise_unless_damage(error)
+        raise_unless_damage(error)
         if not done.has(0):
             yield Encoded(0, shard_id, shown(uri), error=ImageError("shard_damaged", str(error)[:500]))
         return 1
@@ -105,13 +105,13 @@ def _rows(
                 index += 1
         problem: Exception = ValueError(f"holds {index - first} rows where its footer says {count}")
     except (OSError, pa.ArrowException, ValueError) as error:  # ValueError: text that is no UTF-8, dates beyond dates
-        _raise_unless_damage(error)
+        raise_unless_damage(error)
         problem = error
     for lost in range(index, first + count):
         yield lost, problem
 
 
-def _raise_unless_damage(error: Exception) -> None:
+def raise_unless_damage(error: Exception) -> None:
     """Raise what the storage raised. pyarrow reports damage as ArrowException or as bare OSError without errno."""
     if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
         raise error
@@ -145,11 +145,10 @@ def _image(
     )
     if data is None and path:  # Hugging Face keeps a path without bytes for files beside the table
         beside = path if "://" in path or path.startswith("/") else f"{uri.rsplit('/', 1)[0]}/{path}"
-        started = time.monotonic()
         try:
             image.data = storage.read_bytes(beside, options)
         except Exception as error:
-            if storage.is_remote(beside) and not concerns_one_file(error, started):
+            if storage.is_remote(beside) and not concerns_one_file(error, partial(storage.answers, beside, options)):
                 raise StorageFailed(f"cannot read {shown(beside)}: {reason(error).message}") from None
             image.error = reason(error)
     elif data is None:

@@ -207,3 +207,45 @@ def test_photos_and_labels_in_one_folder(cluster, write_job, tmp_path):
     assert sr.run(sr.Job.load(path)).images == 3
     assert sr.run(sr.Job.load(path)).images == 3, "what a run writes is no input of the next"
     assert ids(tmp_path / "photos") == [file.name for file in files]
+
+
+def test_restart_leaves_what_is_not_ours(sapiens_ray, cluster, write_job, tmp_path):
+    """A folder that no run has written to, or that holds more than labels."""
+    write_photos(tmp_path / "photos", 2)
+    output = tmp_path / "job-out"
+    (output / "data").mkdir(parents=True)
+    (output / "data" / "thesis.txt").write_text("mine")
+    path = write_job(tmp_path / "photos")
+    for _ in range(2):  # on a foreign folder, then on an output
+        done = sapiens_ray("run", path, "--restart", "--yes")
+        assert done.code == 0, done.text
+        assert (output / "data" / "thesis.txt").read_text() == "mine"
+    assert len(list((output / "data").glob("*.parquet"))) == 1
+
+
+def test_restart_of_a_plan_of_many_shards(cluster, write_job, tmp_path, monkeypatch):
+    from sapiens_ray import growth
+
+    monkeypatch.setattr(growth, "SHARDS_A_FILE", 2)
+    write_photos(tmp_path / "photos", 9)
+    path = write_job(tmp_path / "photos", input={"shard_size": 1})
+    for restart in (False, True):
+        assert sr.run(sr.Job.load(path), restart=restart).images == 9
+    assert sr.run(sr.Job.load(path)).already_done == 9
+
+
+def test_a_look_at_a_job_writes_nothing(cluster, labelled):
+    """Not even beside a run that is planning, with more shards than fit into one file of entries."""
+    from sapiens_ray import growth
+    from sapiens_ray.preflight import prepare_job
+
+    path, files, output = labelled
+    before = {file: file.read_bytes() for file in output.rglob("*") if file.is_file()}
+    kept, growth.SHARDS_A_FILE = growth.SHARDS_A_FILE, 1
+    try:
+        for number in range(12):
+            mend(files[0].with_name(f"x{number:02d}.jpg"))
+        prepare_job(sr.Job.load(path)).growth.discard()
+    finally:
+        growth.SHARDS_A_FILE = kept
+    assert {file: file.read_bytes() for file in output.rglob("*") if file.is_file()} == before

@@ -10,6 +10,8 @@ import sys
 import cv2
 import pytest
 
+import sapiens_ray as sr
+from sapiens_ray.preflight import prepare_job, save_job
 from tests.conftest import photo, read_output, write_photos
 
 # What is wrong with an image is told by its size. Workers import the tasks anew; by value they get the ones below.
@@ -92,10 +94,11 @@ def test_what_is_known_of_an_image_is_not_tried_again(cluster, sapiens_ray, writ
     """A note of an earlier run is enough: the image is never touched."""
     files = write_photos(tmp_path / "photos", 6)
     path = write_job(tmp_path / "photos", unit_size=4)
+    save_job(prepare_job(sr.Job.load(path)))  # a run that died before its first file
     note = {"at": 2, "deaths": {"2": 3}, "condemned": {"2": ["crashed", "seg: the worker died 3 times"]}}
     attempts = tmp_path / "job-out" / "attempts"
     attempts.mkdir(parents=True)
-    (attempts / "s000000-00000000-00000004-seg.json").write_text(json.dumps(note))
+    (attempts / "s000000-00000000-00000004.seg.json").write_text(json.dumps(note))
     done = sapiens_ray("run", path)
     assert done.code == 0, done.text
     table = read_output(tmp_path / "job-out")
@@ -105,3 +108,27 @@ def test_what_is_known_of_an_image_is_not_tried_again(cluster, sapiens_ray, writ
     assert again.code == 0 and "6 ok, 0 errors" in again.out, again.text
     table = read_output(tmp_path / "job-out")
     assert table["image_id"].to_pylist() == [file.name for file in files] and table["error_kind"].null_count == 6
+
+
+def test_a_unit_that_is_gone_through_is_alone_in_its_process():
+    """Another call's image must not be taken for the cause of a death."""
+    import threading
+    import time
+
+    from sapiens_ray.attempts import _Room
+
+    room, inside, seen = _Room(), [], []
+
+    def call(kind: str, number: int) -> None:
+        with room.alone() if kind == "alone" else room.shared():
+            inside.append(kind)
+            seen.append(list(inside))
+            time.sleep(0.01)
+            inside.remove(kind)
+
+    threads = [threading.Thread(target=call, args=("alone" if n % 3 == 0 else "shared", n)) for n in range(30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(seen) == 30 and all(len(one) == 1 for one in seen if "alone" in one)
