@@ -425,20 +425,31 @@ def _explain(error: Exception) -> SapiensRayError:
     """What a failure inside Ray means: our own exception if one caused it, else JobFailed with the last line."""
     import ray
 
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, StorageFailed):
-            return StorageFailed(f"{seen}; what is written stays, run again to go on")
-        if isinstance(seen, SapiensRayError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    for line in reversed(str(error).splitlines()):  # Ray keeps no more than the text of some
-        ours = re.search(r"sapiens_ray\.errors\.(\w+): (.+)", line)
-        if ours and isinstance(kind := getattr(errors, ours[1], None), type) and issubclass(kind, SapiensRayError):
-            return kind(ours[2])
+    ours = _our_own(error)
+    if isinstance(ours, StorageFailed):
+        return StorageFailed(f"{ours}; what is written stays, run again to go on")
+    if ours is not None:
+        return ours
     if isinstance(error, ray.exceptions.WorkerCrashedError | ray.exceptions.OutOfMemoryError):
         return JobFailed(
             f"a worker died {TASK_RETRIES + 1} times before it began ({last_line(error)}); what is written stays, "
             "`sapiens-ray status` shows it, run again to go on"
         )
     return JobFailed(f"{shown_in(last_line(error))}; what is written stays, run again to go on")
+
+
+def _our_own(error: Exception) -> SapiensRayError | None:
+    """The exception of ours behind one of Ray's."""
+    import ray
+
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, SapiensRayError) and not isinstance(seen, ray.exceptions.RayError):  # some are both
+            return seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    for line in reversed(str(error).splitlines()):  # Ray keeps no more than the text of some
+        said = re.search(r"sapiens_ray\.errors\.(\w+): (.+)", line)
+        kind = getattr(errors, said[1], None) if said else None
+        if said and isinstance(kind, type) and issubclass(kind, SapiensRayError):
+            return kind(said[2])
+    return None
