@@ -14,9 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import re
-import signal
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,27 +23,25 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from sapiens_ray import errors, inference, stages, watchdog
+from sapiens_ray import errors, inference, stages
 from sapiens_ray import plan as planning
-from sapiens_ray.attempts import DRAW, forget, guarded
+from sapiens_ray.attempts import forget
+from sapiens_ray.blocks import Guard, ModelBlock, prepare_block, read_block, shard_blocks, write_block
 from sapiens_ray.cluster import ActorNeeds, Placement, connected_cluster, last_line, place, start_ray
 from sapiens_ray.config import Job
-from sapiens_ray.coordinator import Attempt, Feeder, attempts_at, start_coordinator, work_of
+from sapiens_ray.coordinator import Feeder, attempts_at, start_coordinator
 from sapiens_ray.done import current, done_by_shard
-from sapiens_ray.errors import ImageError, JobFailed, SapiensRayError, StorageFailed, TooManyErrors
+from sapiens_ray.errors import JobFailed, SapiensRayError, StorageFailed, TooManyErrors
 from sapiens_ray.lock import OutputLock
 from sapiens_ray.merging import Merger
 from sapiens_ray.models.checkpoint import Checkpoint
-from sapiens_ray.plan import Shard
 from sapiens_ray.preflight import Prepared, open_output, prepare_job, save_job
 from sapiens_ray.redo import delete_results, drop_error_rows
 from sapiens_ray.retries import once, set_patience
-from sapiens_ray.sink import write_unit
 from sapiens_ray.sources import Done, shown, shown_in
 from sapiens_ray.storage import Folder
 from sapiens_ray.summary import Summary, errors_in_files
-from sapiens_ray.tasks import Task
-from sapiens_ray.units import PHOTO, Unit, UnitName
+from sapiens_ray.units import PHOTO, UnitName
 
 if TYPE_CHECKING:
     import ray.data
@@ -55,7 +51,6 @@ if TYPE_CHECKING:
 # before they do. A call of an actor counts as tried whenever the actor dies, whichever image was the cause.
 TASK_RETRIES = 1000
 ACTOR_TASK_RETRIES = -1
-DEATHS_WHILE_READING = 5
 LISTING_S = 10.0  # the input is listed for so long before the first image is read, and beside the work after that
 FEED_CPUS = 0.001
 
@@ -187,10 +182,10 @@ def build_dataset(prepared: Prepared, placement: Placement, coordinator: Any, ru
     one: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
     task_stage = {**one, "ray_remote_args_fn": partial(dict, max_retries=TASK_RETRIES)}
     dataset: ray.data.Dataset = ray.data.from_items([{"coordinator": 0}], override_num_blocks=1)
-    dataset = dataset.map_batches(partial(_shard_blocks, coordinator=coordinator), num_cpus=FEED_CPUS, **task_stage)
+    dataset = dataset.map_batches(partial(shard_blocks, coordinator=coordinator), num_cpus=FEED_CPUS, **task_stage)
     dataset = dataset.map_batches(
         partial(
-            _read_block,
+            read_block,
             settings=job.input,
             unit_size=prepared.plan.unit_size,
             extra=prepared.plan.extra_schema,
@@ -201,7 +196,7 @@ def build_dataset(prepared: Prepared, placement: Placement, coordinator: Any, ru
         **task_stage,
     )
     dataset = dataset.map_batches(
-        partial(_prepare_block, tasks=tasks, max_pixels=job.max_pixels, guard=guard),
+        partial(prepare_block, tasks=tasks, max_pixels=job.max_pixels, guard=guard),
         num_cpus=placement.work_cpus,
         **task_stage,
     )
@@ -210,7 +205,7 @@ def build_dataset(prepared: Prepared, placement: Placement, coordinator: Any, ru
         last_of_kind = all(later.input_kind != model.input_kind for later in models[position + 1 :])
         pool = model.pool
         dataset = dataset.map_batches(
-            _ModelBlock,
+            ModelBlock,
             fn_constructor_args=(
                 guard,
                 model.stage,
@@ -233,7 +228,7 @@ def build_dataset(prepared: Prepared, placement: Placement, coordinator: Any, ru
         )
     return dataset.map_batches(
         partial(
-            _write_block,
+            write_block,
             tasks=tasks,
             visualize=job.output.visualize,
             unique_ids=job.input.id_column is None,
@@ -297,100 +292,6 @@ def settings_of_ray_data() -> Iterator[None]:
             yield
     finally:
         ray.data.DataContext._set_current(before)
-
-
-@dataclass(frozen=True)
-class Guard:
-    """What a stage runs under: see `attempts.guarded` and `retries`."""
-
-    output: Folder
-    attempt: Attempt
-    timeout_s: float
-    patience_s: float
-
-    def settle(self) -> None:
-        """Settle what concerns this whole process."""
-        import cv2
-
-        cv2.setNumThreads(1)  # one task a core; more threads would only fight
-        set_patience(self.patience_s)
-
-    def __call__(
-        self,
-        unit: Unit,
-        stage: str,
-        work: Callable[[Unit], Unit],
-        then: Callable[[Unit], pa.Table] = Unit.to_block,
-        instead: Callable[[Unit], Unit] | None = None,
-    ) -> pa.Table:
-        return guarded(unit, stage, work, then, self.output, self.attempt, self.timeout_s, instead)
-
-
-def _shard_blocks(block: pa.Table, coordinator: Any) -> Iterator[pa.Table]:
-    for work in work_of(coordinator):
-        yield pa.table({"work": [json.dumps(work)]})
-
-
-def _read_block(
-    block: pa.Table, settings: Any, unit_size: int, extra: pa.Schema, wanted: stages.Wanted, guard: Guard
-) -> Iterator[pa.Table]:
-    guard.settle()
-    work = json.loads(block["work"][0].as_py())
-    shard = Shard(**work["shard"])
-    done = Done(tuple((start, stop) for start, stop in work["ranges"]), work["total"])
-    condemned = {index: ImageError(kind, why) for index, kind, why in work["condemned"]}
-    with guard.attempt(f"shard {shard.number}") as earlier:
-        if earlier > DEATHS_WHILE_READING:
-            raise JobFailed(
-                f"the worker died {earlier} times while it read {shown(shard.uri)}: memory ran out, or what is in it "
-                "crashes the reader; what is written stays, take it out of the input or run again to go on"
-            )
-        units = stages.read_units(shard, done, settings, guard.output, unit_size, extra, wanted, condemned)
-        while True:
-            # Not round the yield, where Ray Data may hold this task back for as long as it likes.
-            with watchdog.watch(guard.timeout_s + guard.patience_s, lambda index: os.kill(os.getpid(), signal.SIGKILL)):
-                unit = next(units, None)
-                block = None if unit is None else unit.to_block()
-            if block is None:
-                return
-            yield block
-
-
-def _prepare_block(block: pa.Table, tasks: list[Task], max_pixels: int, guard: Guard) -> pa.Table:
-    guard.settle()
-    unit = Unit.from_block(block)
-    return guard(unit, "prepare", lambda part: stages.prepare(part, tasks, max_pixels))
-
-
-class _ModelBlock:
-    def __init__(self, guard: Guard, stage: Callable[..., Any], what: Any, *args: Any) -> None:
-        guard.settle()
-        self.guard = guard
-        self.name = what.column
-        self.model = stage(what, *args)
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        return self.guard(Unit.from_block(block), self.name, self.model)
-
-
-def _write_block(
-    block: pa.Table, tasks: list[Task], visualize: Any, unique_ids: bool, schema: pa.Schema, run: str, guard: Guard
-) -> pa.Table:
-    guard.settle()
-    pictures: list[stages.Picture] = []
-
-    def draw(part: Unit) -> Unit:
-        part, drawn = stages.draw(part, tasks, visualize, unique_ids)
-        pictures.extend(drawn)
-        return part
-
-    def undrawn(part: Unit) -> Unit:
-        return stages.draw(part, tasks, visualize.model_copy(update={"fraction": 0.0}))[0]
-
-    def write(unit: Unit) -> pa.Table:
-        return pa.table({"report": [json.dumps(write_unit(unit, pictures, schema, guard.output, run))]})
-
-    return guard(Unit.from_block(block), DRAW, draw, write, undrawn)
 
 
 def _finish(prepared: Prepared, summary: Summary) -> None:
