@@ -133,6 +133,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from sapiens_ray.config import Job
 
     job = Job.load(arguments.job, arguments.overrides)
+    _leave_on_signals()  # while libraries are imported, which do not expect exceptions out of nowhere
     from sapiens_ray.pipeline import run
     from sapiens_ray.progress import ProgressView
     from sapiens_ray.report import print_summary
@@ -158,7 +159,9 @@ def _run(arguments: argparse.Namespace) -> int:
                 on_progress=on_progress,
                 on_ray_ready=stop.install,  # after ray.init(), which installs its own handlers
             )
-    except _Stopped as stopped:
+    except (_Stopped, SystemExit) as stopped:
+        if isinstance(stopped, SystemExit):  # of Ray's own handler, between ray.init() and ours
+            stopped = _Stopped(signal.SIGTERM)
         if last:
             print(
                 f"Stopped. {last[0].line()}. Run the same command again to go on.",
@@ -188,8 +191,24 @@ def _ask_before_deleting(job: Job) -> None:
     what = f"--restart deletes the labels of {rows} images and their pictures in {output.uri}"
     if not sys.stdin.isatty():
         raise OutputError(f"{what}; say --yes as well, since there is nobody to ask")
-    if input(f"{what}. Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+    try:
+        answer = input(f"{what}. Go on? [y/N] ")
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
         raise OutputError(f"nothing was deleted; without --restart the run goes on with what is in {output.uri}")
+
+
+def _leave_on_signals() -> None:
+    """End at once, with a word, on SIGINT and SIGTERM: nothing has been started."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        os.write(2, b"Stopped before anything was done.\n")
+        os._exit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, leave)
+        signal.signal(signal.SIGTERM, leave)
 
 
 class _Stopped(BaseException):

@@ -21,6 +21,7 @@ from sapiens_ray.storage import Folder
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 LIST_SUFFIXES = (".txt", ".csv", ".jsonl")
 FILES = ("webdataset", "parquet")  # formats of which every file is a shard
+MAX_RANGE = 1_000_000
 LOOK = 10_000  # files of a folder that are listed before it is settled what they are
 
 
@@ -65,6 +66,8 @@ def _expand(uri: str, settings: Input) -> list[str]:
     if match:
         first, last = match.groups()
         numbers = range(int(first), int(last) + 1)
+        if len(numbers) > MAX_RANGE:
+            raise InputError(f"input.uri: {shown(uri)} names {len(numbers)} files; the most is {MAX_RANGE}")
         spelled = [f"{uri[: match.start()]}{number:0{len(first)}d}{uri[match.end() :]}" for number in numbers]
         return [one for item in spelled for one in _expand(item, settings)]
     fs, path = storage.filesystem(uri, settings.storage_options)

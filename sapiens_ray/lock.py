@@ -118,12 +118,14 @@ class OutputLock:
 def read_lock(output: Folder) -> dict[str, Any] | None:
     """What `lock.json` says; None if there is none."""
     try:
-        found: dict[str, Any] = json.loads(output.read(LOCK_FILE))
-        return found if "run" in found else {"run": "", **found}
+        found = json.loads(output.read(LOCK_FILE))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError):
-        return {"run": ""}  # not ours, and nobody's
+    except ValueError:
+        found = None
+    if isinstance(found, dict) and isinstance(found.get("run"), str) and isinstance(found.get("pid"), int):
+        return found
+    return {"run": ""}  # not ours, and nobody's
 
 
 def holder(output: Folder) -> str | None:

@@ -5,6 +5,7 @@ Runs on the driver. `check` shows the result, `run` runs it. Nothing here writes
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -198,6 +199,8 @@ def open_output(job: Job) -> Folder:
             f"output.uri: {uri} lies in the copy of --working-dir that Ray deletes after the job; "
             "give an absolute path or a URL, e.g. --set output.uri=/data/labels"
         )
+    if not storage.is_remote(uri) and os.path.realpath(storage.local_path(uri)) == os.sep:
+        raise OutputError(f"output.uri: {uri} is the root of this machine; give a folder for the labels")
     if uri.startswith("memory://"):
         raise OutputError(f"output.uri: {uri} is the memory of one process, and a job has many; give a folder or a URL")
     return Folder(uri.rstrip("/"), job.output.storage_options)

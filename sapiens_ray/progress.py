@@ -30,7 +30,7 @@ class _Speed(ProgressColumn):
         if summary is None or summary.labelled == 0:
             return Text("starting", style="dim")
         eta = summary.eta()
-        text = Text(f"{summary.rate:.2f} images/s")
+        text = Text(f"{summary.rate_now:.2f} images/s" if summary.rate_now else "")
         if eta is not None and eta > 0:
             text.append(f"  {duration(eta)} left")
         text.append(f"  {summary.failed} errors", style="red" if summary.failed else "dim")

@@ -50,6 +50,10 @@ def read_yaml(data: bytes) -> Any:
         _count(value, [MAX_NODES])
     except RecursionError:
         raise yaml.YAMLError("nested too deeply") from None
+    except UnicodeDecodeError:
+        raise
+    except (TypeError, ValueError) as error:  # dates that are none, numbers of 5,000 digits, lists as keys
+        raise yaml.YAMLError(str(error)) from None
     return value
 
 
@@ -115,7 +119,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"--set {override}: write it as key=value, such as output.uri=/data/labels")
     try:
-        value = expand_environment(yaml.safe_load(text), "--set", key)
+        value = expand_environment(read_yaml(text.encode()), "--set", key)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from None
     parts = key.split(".")

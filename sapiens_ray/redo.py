@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ from sapiens_ray.attempts import forget
 from sapiens_ray.done import list_units
 from sapiens_ray.errors import OutputError
 from sapiens_ray.plan import ENTRIES_FOLDER, PLAN_FILE
-from sapiens_ray.rows import ERRORS_KEY, read_errors
+from sapiens_ray.rows import ERRORS_KEY, read_errors, tasks_in
 from sapiens_ray.sink import file_writer
 from sapiens_ray.storage import Folder, asking
 from sapiens_ray.summary import JOB_FILE, SUMMARY_FILE
@@ -65,21 +66,39 @@ def _copy_rows(file: pq.ParquetFile, start: int, stop: int, schema: pa.Schema, o
 def delete_results(output: Folder) -> None:
     """Remove what runs wrote to an output, and nothing else. Nothing at all where no run has been.
 
-    Labels go first, then what makes the folder an output: whatever is left when this is cut off is harmless.
+    Of each file of labels the pictures that its rows name go first, then the file; then what makes the folder an
+    output. Whatever is left when this is cut off is harmless, and taken by the next time.
     """
     if not has_results(output):
         return
     with asking(OutputError, f"output.uri: cannot empty {output.uri}"):
-        for file in output.files("data"):
-            if UnitName.parse(file):
-                output.delete(f"data/{file}")
+        with ThreadPoolExecutor(16 if output.remote else 4) as pool:
+            for file in output.files("data"):
+                if UnitName.parse(file):
+                    list(pool.map(output.delete, _pictures_of(output, file)))
+                    output.delete(f"data/{file}")
         for file in (PLAN_FILE, JOB_FILE, SUMMARY_FILE):
             output.delete(file)
         for file in output.files(ENTRIES_FOLDER):
             if file.startswith("entries-"):
                 output.delete(f"{ENTRIES_FOLDER}/{file}")
         forget(output)
-        output.delete_folder("visualizations")
+
+
+def _pictures_of(output: Folder, file: str) -> Iterator[str]:
+    """The pictures of the rows of a file: of each the first task's is named, those of the others have like names."""
+    try:
+        with output.open(f"data/{file}") as stream:
+            table = pq.read_table(stream, columns=["visualization"])
+    except (FileNotFoundError, pa.ArrowException):
+        return
+    columns = list(tasks_in(table.schema))
+    for name in table["visualization"].to_pylist():
+        folder, _, rest = (name or "").removeprefix("visualizations/").partition("/")
+        if name and len(columns) > 1 and folder in columns:
+            yield from (f"visualizations/{column}/{rest}" for column in columns)
+        elif name:
+            yield name
 
 
 def has_results(output: Folder) -> bool:

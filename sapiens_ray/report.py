@@ -75,7 +75,7 @@ def print_summary(summary: Summary) -> None:
     table.add_row("pictures", f"{summary.output}/visualizations/")
     python = "python" if shutil.which("python") == sys.executable else sys.executable
     code = f"import sapiens_ray as sr; print(sr.read_labels({summary.output!r}).iloc[0])"
-    if summary.images:
+    if summary.images and "://" not in summary.output:  # a store may want options that are not to be printed
         table.add_row("read a row", f'{python} -c "{code}"')
     _print(table)
 

@@ -250,12 +250,6 @@ class Folder:
         except FileNotFoundError:
             return
 
-    def delete_folder(self, name: str) -> None:
-        """Remove a sub-folder and all in it; fine if there is none."""
-        fs, path = self._at(name)
-        with contextlib.suppress(FileNotFoundError):
-            retrying(fs.rm, path, recursive=True)
-
     def sweep(self, name: str) -> None:
         """Remove unfinished files below a sub-folder that killed writers left (local disks only; a PUT leaves none)."""
         if not self.remote:

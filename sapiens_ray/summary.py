@@ -67,6 +67,12 @@ class Summary:
         return self.labelled / self.elapsed if self.elapsed > 0 else 0.0
 
     @property
+    def rate_now(self) -> float:
+        """Images a second since the first unit was done: without the start, as the time that is left is estimated."""
+        images, seconds = self._first or (0, 0.0)
+        return (self.labelled - images) / (self.elapsed - seconds) if self.elapsed > seconds else 0.0
+
+    @property
     def stages(self) -> dict[str, float]:
         return {stage: spent / max(1, self.labelled) for stage, spent in self._seconds.items()}
 
@@ -102,7 +108,7 @@ class Summary:
         share = f" ({100 * self.images / self.expected:.1f} %)" if self.expected else ""
         eta = self.eta()
         left = f", {duration(eta)} left" if eta is not None else ""
-        rate = f", {self.rate:.2f} images/s" if self.labelled else ""
+        rate = f", {self.rate_now:.2f} images/s" if self.rate_now else ""
         return f"{self.images}{of} images{share}{rate}, {self.failed} errors{left}"
 
     def eta(self) -> float | None:

@@ -9,7 +9,10 @@ _SECRET = re.compile(r"([?&][^=&#]*(?:sig|token|secret|credential|passw|key)[^=&
 
 def readable(text: str) -> str:
     """Text that any file can hold: bytes of a file name that are not UTF-8 become \\xNN."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character, which JSON can spell
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def shown(uri: str) -> str:

@@ -55,9 +55,6 @@ def test_the_same_calls_everywhere(folder):
         pq.write_table(pa.table({"x": [1, 2]}), temporary)
         assert not folder.exists("data/t.parquet"), "nothing is visible before it is whole"
     assert folder.exists("data/t.parquet") and not temporary.exists()
-    folder.delete_folder("data")
-    folder.delete_folder("data")
-    assert folder.files("data") == [] and folder.files("data/sub") == []
 
 
 def test_creating_is_for_the_first_one(folder):

@@ -199,6 +199,8 @@ def seems_to_be(path: Path) -> str:
         head = file.read(16)
     if head == b"version https://":
         return "a pointer of Git LFS instead of the file; run `git lfs pull`"
+    if head.startswith(b"PK\x03\x04"):
+        return "the beginning of a zip archive without its end: cut off, download it again"
     return "it is empty" if not head else f"no archive at all, its first bytes are {head!r}"
 
 

@@ -18,7 +18,7 @@ from sapiens_ray.errors import InputError
 from sapiens_ray.sources import Entry, shown
 
 PATH_COLUMNS = ("image", "path", "uri", "url", "file", "file_name", "filename", "image_path")
-CSV_FIELD_LIMIT = 1 << 20
+FIELD_LIMIT = 1 << 20
 
 
 def find(
@@ -46,11 +46,15 @@ def find(
         path = row.get(path_column)
         if not isinstance(path, str) or not path:
             raise InputError(f"input.uri: {uri}, line {line}: no path in column {path_column!r}")
+        if len(path) > FIELD_LIMIT or _is_no_text(path):
+            raise InputError(
+                f"input.uri: {uri}, line {line}: the path is no path: {path[:40]!r}, of {len(path)} characters"
+            )
         named = columns or []
         for column in [*named, *([id_column] if id_column else [])]:
             if column not in row:
                 raise InputError(
-                    f"input.columns, boxes or masks: {uri}, line {line}: no column {column!r}; it has {', '.join(row)}"
+                    f"input.columns, boxes or masks: {uri}, line {line}: no column {column!r}; it has {_names(row)}"
                 )
         relative = "://" not in path and not path.startswith("/")
         image_id = (id_prefix if relative else "") + path.removeprefix("./")
@@ -63,6 +67,19 @@ def find(
         )
 
 
+def _names(row: dict[str, Any]) -> str:
+    return ", ".join(str(name) for name in row if name is not None)  # None: fields beyond those of the header
+
+
+def _is_no_text(path: str) -> bool:
+    """Whether a path holds half a character, which JSON can spell and no file system knows."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def _txt_rows(text: str, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(text.split("\n"), 1):  # not splitlines(): names may hold U+2028
         if line.strip():
@@ -70,7 +87,7 @@ def _txt_rows(text: str, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _csv_rows(text: str, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    csv.field_size_limit(CSV_FIELD_LIMIT)
+    csv.field_size_limit(FIELD_LIMIT)
     reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
         for row in reader:
@@ -85,7 +102,7 @@ def _jsonl_rows(text: str, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"input.uri: {uri}, line {number}: not valid JSON: {error}") from None
         if isinstance(row, str):
             row = {"path": row}
@@ -97,16 +114,14 @@ def _jsonl_rows(text: str, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def _choose_column(row: dict[str, Any], image_column: str | None, uri: str) -> str:
     if image_column is not None:
         if image_column not in row:
-            raise InputError(f"input.image_column: {uri} has no column {image_column!r}; it has {', '.join(row)}")
+            raise InputError(f"input.image_column: {uri} has no column {image_column!r}; it has {_names(row)}")
         return image_column
     known = [name for name in PATH_COLUMNS if name in row]
     if known:
         return known[0]
     if len(row) == 1:
         return next(iter(row))
-    raise InputError(
-        f"input.image_column: say which column of {uri} holds the paths; it has {', '.join(map(str, row))}"
-    )
+    raise InputError(f"input.image_column: say which column of {uri} holds the paths; it has {_names(row)}")
 
 
 def _relative_to(list_uri: str, path: str) -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import tarfile
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
@@ -64,7 +64,7 @@ def read(
     Raises OSError if the storage fails: that is not damage, and another run may find the rest.
     """
     index = 0
-    seen: Counter[str] = Counter()
+    names: set[str] = set()
     sample = _Sample("")
     with storage.open_read(uri, options) as raw:
         for member in _members(raw, include, bool(fields)):
@@ -77,9 +77,9 @@ def read(
             if member.is_json:
                 sample.read(member)
                 continue
-            seen[member.name or ""] += 1
+            name = _unused(readable(member.name or ""), names)
             if not done.has(index):
-                sample.images.append(_row(index, member, uri, shard_id, seen[member.name or ""]))
+                sample.images.append(_row(index, member, uri, shard_id, name))
             index += 1
             if len(sample.images) == MAX_SAMPLE:
                 sample.error = ImageError("bad_boxes", f"more than {MAX_SAMPLE} images share the key {sample.key!r}")
@@ -118,7 +118,15 @@ class _Sample:
         self.images = []
 
 
-def _row(index: int, member: _Member, uri: str, shard_id: str, occurrence: int) -> Encoded:
+def _unused(name: str, names: set[str]) -> str:
+    """The name, or with `#2`, `#3`, … the first that no member before had; noted in `names`."""
+    candidates = itertools.chain([name], (f"{name}#{number}" for number in itertools.count(2)))
+    found = next(one for one in candidates if one not in names)
+    names.add(found)
+    return found
+
+
+def _row(index: int, member: _Member, uri: str, shard_id: str, name: str) -> Encoded:
     if member.name is None:
         return Encoded(index, shard_id, shown(uri), error=member.error)
     data = None
@@ -130,7 +138,7 @@ def _row(index: int, member: _Member, uri: str, shard_id: str, occurrence: int) 
             error = problem
     return Encoded(
         index,
-        image_id=f"{shard_id}/{readable(member.name)}" + (f"#{occurrence}" if occurrence > 1 else ""),
+        image_id=f"{shard_id}/{name}",
         uri=f"{shown(uri)}#{readable(member.name)}",
         data=data,
         error=error,
@@ -218,8 +226,10 @@ def _next_header(headers: tarfile.TarFile, stream: IO[bytes], position: int) -> 
         except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]  # nothing left
             if zeros:
                 return None
-            what = "the file is empty" if position == 0 else "ends without its end-of-archive blocks"
-            raise _Damage(f"the tar {what}: cut off at byte {position}", fatal=True) from None
+            what = (
+                "is empty" if position == 0 else f"ends without its end-of-archive blocks: cut off at byte {position}"
+            )
+            raise _Damage(f"the tar {what}", fatal=True) from None
         except tarfile.TruncatedHeaderError:  # type: ignore[attr-defined]
             raise _Damage(f"the tar ends inside a header at byte {position}", fatal=True) from None
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:

@@ -21,6 +21,7 @@ from tests.conftest import photo, read_output, write_photos
 
 NAMES = [
     "../../escape.jpg", "/etc/absolute.jpg", "a/../../b.jpg", "nul\0byte.jpg", "new\nline.jpg", "A.jpg", "a.jpg",
+    "dup.jpg", "dup.jpg", "dup.jpg#2",
     "x" * 5000 + ".jpg", "x" * 5000 + "y.jpg", "semi:colon.jpg", "semi*colon.jpg", "semi_colon.jpg", "./dot.jpg",
     "dot.jpg", "..", "folder.jpg/inside.jpg", "folder.jpg", "con.jpg", "\udce9.jpg", " .jpg", "-rf.jpg", "~/home.jpg",
     "\u202egpj.exe.jpg", "visualizations/../../data/s000000-00000000-00000001-end.parquet.jpg",
@@ -145,8 +146,11 @@ def test_files_that_are_not_what_their_names_say(cluster, sapiens_ray, write_job
         ("[" * 5000, "nested too deeply"),
         ("# " + "x" * 2_000_000, "more than a job file may have"),
         ("\xff\xfe", "cannot be read"),
+        ("name: 2020-99-99", "not valid YAML: month must be"),
+        ("? [1, 2]\n: x", "not valid YAML"),
+        ("name: " + "9" * 5001, "not valid YAML: Exceeds the limit"),
     ],
-    ids=["object", "name", "laughs", "doubled", "deep", "long", "bytes"],
+    ids=["object", "name", "laughs", "doubled", "deep", "long", "bytes", "date", "list", "number"],
 )  # fmt: skip
 def test_job_files_that_are_no_job_files(tmp_path, text, says):
     path = tmp_path / "job.yaml"
@@ -168,6 +172,14 @@ def test_ten_megabytes_of_one_csv_line(cluster, sapiens_ray, write_job, tmp_path
     (tmp_path / "long.csv").write_text("path,n\n" + "x" * 10_000_000 + ",1\n")
     done = sapiens_ray("run", write_job(tmp_path / "long.csv"))
     assert done.code == 2 and "long.csv, line 1: not valid CSV: field larger" in done.err and len(done.err) < 2000
-    (tmp_path / "long.txt").write_text("y" * 10_000_000 + "\n" + str(write_photos(tmp_path / "photos", 1)[0]) + "\n")
-    done = sapiens_ray("run", write_job(tmp_path / "long.txt", name="txt"))
-    assert done.code in (0, 2) and "Traceback" not in done.text and len(done.text) < 20_000, done.text[:3000]
+    lists = {
+        "long.txt": "y" * 10_000_000 + "\n", "more.csv": "image\na.jpg,extra,more\n", "deep.jsonl": "[" * 100_000,
+        "half.jsonl": '{"path": "\\ud800.jpg"}\n',
+    }  # fmt: skip
+    for name, text in lists.items():
+        (tmp_path / name).write_text(text)
+        columns = {"columns": ["foo"]} if name == "more.csv" else {}
+        done = sapiens_ray("check", write_job(tmp_path / name, name=name, input=columns))
+        assert done.code == 2 and f"{name}, line" in done.err and len(done.err) < 2000, (name, done.text[:3000])
+    done = sapiens_ray("check", write_job(f"{tmp_path}/{{000..999999999}}.tar", name="range"))
+    assert done.code == 2 and "names 1000000000 files" in done.err

@@ -215,11 +215,16 @@ def test_restart_leaves_what_is_not_ours(sapiens_ray, cluster, write_job, tmp_pa
     output = tmp_path / "job-out"
     (output / "data").mkdir(parents=True)
     (output / "data" / "thesis.txt").write_text("mine")
+    (output / "visualizations").mkdir()
+    (output / "visualizations" / "figure.png").write_text("mine")
     path = write_job(tmp_path / "photos")
     for _ in range(2):  # on a foreign folder, then on an output
         done = sapiens_ray("run", path, "--restart", "--yes")
         assert done.code == 0, done.text
         assert (output / "data" / "thesis.txt").read_text() == "mine"
+        assert sorted(file.name for file in (output / "visualizations").iterdir()) == [
+            "000.jpg.jpg", "001.jpg.jpg", "figure.png",
+        ]  # fmt: skip
     assert len(list((output / "data").glob("*.parquet"))) == 1
 
 

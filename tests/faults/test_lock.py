@@ -54,7 +54,9 @@ def test_a_living_holder_is_told_by_its_beat_and_a_silent_one_is_taken_over(outp
 
 
 @pytest.mark.parametrize(
-    "changes", [{"pid": 2**22 + 1}, {"process_start": "1"}, {"run": ""}], ids=["gone", "number used again", "no run"]
+    "changes",
+    [{"pid": 2**22 + 1}, {"process_start": "1"}, {"run": ""}, {"pid": None}],
+    ids=["gone", "number used again", "no run", "no process"],
 )
 def test_a_dead_holder_on_this_machine_is_known_at_once(output, changes):
     leave(output, **changes)
