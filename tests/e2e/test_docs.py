@@ -62,9 +62,11 @@ def test_the_job_of_the_readme_is_a_job():
 
     from sapiens_ray import Job
 
-    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    text, on_s3 = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     job = Job.parse(yaml.safe_load(text))
     assert job.output.visualize.fraction == 0.01
+    stored = Job.parse({**yaml.safe_load(text), **yaml.safe_load(on_s3)})
+    assert stored.input.uri == ["s3://bucket/photos/"]
 
 
 def test_the_error_kinds_of_the_docs_are_those_of_the_code():
@@ -72,6 +74,7 @@ def test_the_error_kinds_of_the_docs_are_those_of_the_code():
     documented = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
     source = "".join(path.read_text() for path in (ROOT / "sapiens_ray").rglob("*.py"))
     raised = set(re.findall(r'ImageError\(\s*"(\w+)"', source)) | {"failed"}
+    raised |= set(re.findall(r'condemned\[.*\("(\w+)", ', source))  # what becomes of images that kill their worker
     assert documented == raised
 
 

@@ -16,7 +16,7 @@ from tests.s3_server import s3_server
 from tests.small_models import small, write
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_heterogeneous_actors_on_nodes_that_join_and_leave(tmp_path):
     from ray.cluster_utils import Cluster
 

@@ -99,6 +99,7 @@ def test_retry_errors_with_another_job_takes_nothing_back(labelled):
     assert len(kinds(output)) == 4 and not (output / "lock.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crash_at", range(1, 5))
 def test_taking_back_may_be_cut_off_anywhere(labelled, monkeypatch, crash_at):
     """At every instant readers see each good row once; a later run completes whatever is left."""
