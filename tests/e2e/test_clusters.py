@@ -24,7 +24,9 @@ def submit(cluster, *command: object, no_wait: bool = False) -> subprocess.Compl
     )
 
 
-@pytest.mark.parametrize("entry", [("python", "jobs/label.py"), ("sapiens-ray", "run")])
+@pytest.mark.parametrize(
+    "entry", [("python", "jobs/label.py"), pytest.param(("sapiens-ray", "run"), marks=pytest.mark.nightly)]
+)
 def test_ray_job_submit(cluster, write_job, tmp_path, entry):
     write_photos(tmp_path / "photos", 5)
     done = submit(cluster, *entry, write_job(tmp_path / "photos", unit_size=2))
@@ -73,7 +75,7 @@ print(sr.run(sr.Job.load(sys.argv[1])).images)
     ("resources", "task"),
     [
         ({"num_cpus": 1}, {}),
-        ({"num_cpus": 2, "num_gpus": 2}, {}),
+        pytest.param({"num_cpus": 2, "num_gpus": 2}, {}, marks=pytest.mark.nightly),
         ({"num_cpus": 2, "num_gpus": 1}, {"actors": 2, "num_gpus": 0.5}),
     ],
 )

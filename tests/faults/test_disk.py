@@ -35,7 +35,7 @@ def run_in(script: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @needs_mount
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_full_disk_ends_the_job_and_a_larger_one_completes_it(write_job, tmp_path):
     write_photos(tmp_path / "photos", 60)
     path = write_job(tmp_path / "photos", unit_size=3, input={"shard_size": 20})

@@ -114,7 +114,9 @@ def test_actors_and_workers_killed(write_job, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.nightly), (signal.SIGINT, 130)]
+)
 def test_stopped_by_a_signal(write_job, tmp_path, number, code):
     write_photos(tmp_path / "photos", IMAGES)
     path = write_job(tmp_path / "photos", unit_size=UNIT, input={"shard_size": 50})
