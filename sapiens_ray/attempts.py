@@ -56,11 +56,13 @@ class Record:
     def load(cls, output: Folder, unit: UnitName, stage: str) -> Record:
         """The record of a unit; an empty one if nothing is known."""
         record = cls(output, unit, stage)
-        if output.exists(record.file):
+        try:
             known = json.loads(output.read(record.file))
-            record.at = known["at"]
-            record.deaths = {int(index): count for index, count in known["deaths"].items()}
-            record.condemned = {int(index): (kind, why) for index, (kind, why) in known["condemned"].items()}
+        except FileNotFoundError:
+            return record
+        record.at = known["at"]
+        record.deaths = {int(index): count for index, count in known["deaths"].items()}
+        record.condemned = {int(index): (kind, why) for index, (kind, why) in known["condemned"].items()}
         return record
 
     def save(self) -> None:

@@ -14,17 +14,16 @@ from sapiens_ray.config import Input
 from sapiens_ray.errors import InputError
 from sapiens_ray.images import has_image_suffix
 from sapiens_ray.retries import retrying
-from sapiens_ray.sources import Entry, listing, shown
+from sapiens_ray.sources import Entry, listing
 from sapiens_ray.sources import images as image_files
 from sapiens_ray.storage import Folder
+from sapiens_ray.uris import shown
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 LIST_SUFFIXES = (".txt", ".csv", ".jsonl")
 FILES = ("webdataset", "parquet")  # formats of which every file is a shard
 MAX_RANGE = 1_000_000
 LOOK = 10_000  # files of a folder that are listed before it is settled what they are
-
-
 # What a run writes, for photos and labels in one folder.
 OUTPUT_PARTS = ("data/", "visualizations/", "plan/", "attempts/", "plan.parquet/")
 

@@ -26,9 +26,10 @@ from sapiens_ray.discovery import FILES, Found, find_input
 from sapiens_ray.errors import InputError, OutputError
 from sapiens_ray.plan import EntriesFile, Plan, Shard, planned_uris, save_plan
 from sapiens_ray.shards import changed_message
-from sapiens_ray.sources import Entry, shown
+from sapiens_ray.sources import Entry
 from sapiens_ray.sources.parquet import choose_column, raise_unless_damage
 from sapiens_ray.storage import Folder
+from sapiens_ray.uris import shown
 
 SHARDS_A_FILE = 100  # of one file of entries: its footer is read for the images of one shard, a resume reads it whole
 PUBLISH_EVERY_S = 5.0
@@ -288,7 +289,7 @@ def _joined(name: str, one: pa.DataType | None, other: pa.DataType) -> pa.DataTy
 
 
 def _look_into_parquet(uri: str, job: Job) -> tuple[int | None, dict[str, pa.DataType]]:
-    """Row count and types of the passthrough columns; (None, {}) for a file without a readable footer, which
+    """Row count and types of the passthrough columns; (1, {}) for a file without a readable footer, which
     becomes an error row. Raises InputError for a column that is not there."""
     settings = job.input
     try:

@@ -81,7 +81,7 @@ class OutputLock:
 
     def _take_over(self) -> None:
         """Wait until the holder gives a sign of life, or has given none for long enough."""
-        found = self._read()
+        found = read_lock(self._output)
         if found is not None and found["run"] == self.run:
             return  # the answer to our own request was lost, and it was sent again
         if found is not None and not _is_gone(found):
@@ -89,7 +89,7 @@ class OutputLock:
             end = time.monotonic() + DEAD_AFTER_S
             while time.monotonic() < end:
                 time.sleep(LOOK_S)
-                now = self._read()
+                now = read_lock(self._output)
                 if now is None:  # it has just ended
                     break
                 if now != found:
@@ -99,12 +99,9 @@ class OutputLock:
                     )
         self._output.write(LOCK_FILE, self._content())
         time.sleep(LOOK_S)  # of two that take over, the later one stays
-        last = self._read()
+        last = read_lock(self._output)
         if last is None or last["run"] != self.run:
             raise OutputError(f"output.uri: {self._output.uri} was taken by another run in this moment; try again")
-
-    def _read(self) -> dict[str, Any] | None:
-        return read_lock(self._output)
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):

@@ -38,10 +38,11 @@ from sapiens_ray.models.checkpoint import Checkpoint
 from sapiens_ray.preflight import Prepared, open_output, prepare_job, save_job
 from sapiens_ray.redo import delete_results, drop_error_rows
 from sapiens_ray.retries import once, set_patience
-from sapiens_ray.sources import Done, shown, shown_in
+from sapiens_ray.sources import Done
 from sapiens_ray.storage import Folder
 from sapiens_ray.summary import Summary, errors_in_files
 from sapiens_ray.units import PHOTO, UnitName
+from sapiens_ray.uris import shown, shown_in
 
 if TYPE_CHECKING:
     import ray.data

@@ -161,7 +161,8 @@ def read_entries(output: Folder, shard: Shard) -> list[Entry]:
     if shard.entries is None:
         return []
     with output.open(shard.entries) as stream, pq.ParquetFile(stream) as file:
-        columns = [file.read_row_group(shard.group)[name].to_pylist() for name in _ENTRIES.names]
+        rows = file.read_row_group(shard.group)
+    columns = [rows[name].to_pylist() for name in _ENTRIES.names]
     return [
         Entry(os.fsdecode(uri), image_id, json.loads(extra) if extra else {})
         for uri, image_id, extra in zip(*columns, strict=True)

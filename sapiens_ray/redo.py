@@ -14,14 +14,14 @@ from sapiens_ray.done import list_units
 from sapiens_ray.errors import OutputError
 from sapiens_ray.plan import ENTRIES_FOLDER, PLAN_FILE
 from sapiens_ray.rows import ERRORS_KEY, read_errors, tasks_in
-from sapiens_ray.sink import file_writer
+from sapiens_ray.sink import copy_rows, file_writer
 from sapiens_ray.storage import Folder, asking
 from sapiens_ray.summary import JOB_FILE, SUMMARY_FILE
 from sapiens_ray.units import UnitName
 
 
-def drop_error_rows(output: Folder) -> int:
-    """Cut the error rows out of the files, so that their images count as not done. Returns how many there were.
+def drop_error_rows(output: Folder) -> None:
+    """Cut the error rows out of the files, so that their images count as not done.
 
     A file becomes the files of what is left of it, which are published before it is removed: until then readers skip
     them, since they lie inside it. What earlier runs learned of images that kill their worker is forgotten.
@@ -29,14 +29,14 @@ def drop_error_rows(output: Folder) -> int:
     with asking(OutputError, f"output.uri: cannot take back the error rows of {output.uri}"):
         forget(output)
         with ThreadPoolExecutor(16 if output.remote else 4) as pool:
-            return sum(pool.map(lambda unit: _drop_error_rows(output, unit), list_units(output)))
+            list(pool.map(lambda unit: _drop_error_rows(output, unit), list_units(output)))
 
 
-def _drop_error_rows(output: Folder, unit: UnitName) -> int:
+def _drop_error_rows(output: Folder, unit: UnitName) -> None:
     with output.open(f"data/{unit.file}") as stream, pq.ParquetFile(stream) as file:
         schema = file.schema_arrow
         if not read_errors(schema.metadata):
-            return 0
+            return
         kinds = file.read(columns=["error_kind"])["error_kind"].to_pylist()
         bad = [position for position, kind in enumerate(kinds) if kind is not None]
         edges = [-1, *bad, len(kinds)]
@@ -47,20 +47,12 @@ def _drop_error_rows(output: Folder, unit: UnitName) -> int:
                 part = UnitName(unit.shard, start, stop, unit.last and after == len(kinds))
                 _copy_rows(file, before + 1, after, clean, output, part)
     output.delete(f"data/{unit.file}")
-    return len(bad)
 
 
 def _copy_rows(file: pq.ParquetFile, start: int, stop: int, schema: pa.Schema, output: Folder, part: UnitName) -> None:
-    """Publish the rows [start, stop) of a file as one of its own, a row group at a time in memory."""
+    """Publish the rows [start, stop) of a file as one of its own."""
     with output.replacing(f"data/{part.file}") as temporary, file_writer(temporary, schema) as writer:
-        first = 0
-        for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            inside = (max(start - first, 0), min(stop - first, count))
-            if inside[0] < inside[1]:
-                rows = file.read_row_group(group).slice(inside[0], inside[1] - inside[0])
-                writer.write_table(rows.cast(schema))
-            first += count
+        copy_rows(file, writer, schema, start, stop)
 
 
 def delete_results(output: Folder) -> None:

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 from sapiens_ray import storage
 from sapiens_ray.config import Input
+from sapiens_ray.discovery import FILES
 from sapiens_ray.errors import ImageError, InputError, SapiensRayError, StorageFailed
 from sapiens_ray.plan import Shard, read_entries
-from sapiens_ray.sources import Done, Encoded, Images, parquet, reason, shown, webdataset
+from sapiens_ray.sources import Done, Encoded, Images, parquet, reason, webdataset
 from sapiens_ray.sources import images as image_files
 from sapiens_ray.storage import Folder
+from sapiens_ray.uris import shown
 
 REDO = "label it into a new output.uri, or run with --redo-changed to label this shard again"
 
@@ -26,7 +28,7 @@ def open_shard(
     changed: what is done of it belongs to other images.
     """
     options = settings.storage_options
-    if shard.format not in ("webdataset", "parquet"):
+    if shard.format not in FILES:
         return (yield from image_files.read(read_entries(output, shard), done, options))
     try:
         with _storage_errors(shard.uri):

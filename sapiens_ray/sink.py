@@ -111,13 +111,20 @@ def _write_merged(output: Folder, ordered: Sequence[UnitName], merged: UnitName,
     with output.replacing(f"data/{merged.file}") as temporary, file_writer(temporary, schema) as writer:
         for part in ordered:
             with output.open(f"data/{part.file}") as stream, pq.ParquetFile(stream) as file:
-                left_out = skip[part]
-                for group in range(file.num_row_groups):
-                    rows = file.read_row_group(group).cast(schema)
-                    writer.write_table(rows.slice(min(left_out, rows.num_rows)))
-                    left_out = max(0, left_out - rows.num_rows)
+                copy_rows(file, writer, schema, skip[part], part.stop - part.start)
         if run is not None:
             require_held(output, run)
+
+
+def copy_rows(file: pq.ParquetFile, writer: pq.ParquetWriter, schema: pa.Schema, start: int, stop: int) -> None:
+    """Write the rows [start, stop) of a file, a row group at a time in memory."""
+    first = 0
+    for group in range(file.num_row_groups):
+        count = file.metadata.row_group(group).num_rows
+        inside = (max(start - first, 0), min(stop - first, count))
+        if inside[0] < inside[1]:
+            writer.write_table(file.read_row_group(group).slice(inside[0], inside[1] - inside[0]).cast(schema))
+        first += count
 
 
 def file_writer(where: Any, schema: pa.Schema) -> pq.ParquetWriter:

@@ -113,12 +113,9 @@ class Summary:
 
     def eta(self) -> float | None:
         """Seconds left at the rate since the first unit was done; None while unknown."""
-        if self.expected is None or self._first is None:
+        if self.expected is None or self.rate_now == 0:
             return None
-        images, seconds = self.labelled - self._first[0], self.elapsed - self._first[1]
-        if images == 0:
-            return None
-        return max(0, self.expected - self.images) * seconds / images
+        return max(0, self.expected - self.images) / self.rate_now
 
 
 def duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from sapiens_ray import retries
 from sapiens_ray.retries import concerns_one_file, once, passes, retrying
-from sapiens_ray.sources import shown
+from sapiens_ray.uris import shown
 
 
 class HttpError(Exception):

@@ -18,7 +18,7 @@ from filelock import FileLock
 from sapiens_ray import storage
 from sapiens_ray.errors import CheckpointError, StorageFailed
 from sapiens_ray.models import catalog
-from sapiens_ray.sources import shown
+from sapiens_ray.uris import shown
 
 Container = Literal["torchscript", "export", "old export", "pickle", "safetensors"]
 

@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sapiens_ray.errors import ImageError
-from sapiens_ray.uris import readable, shown, shown_in
-
-__all__ = ["readable", "shown", "shown_in"]
+from sapiens_ray.uris import shown_in
 
 
 @dataclass

@@ -12,7 +12,8 @@ from sapiens_ray import storage
 from sapiens_ray.errors import StorageFailed
 from sapiens_ray.images import has_image_suffix
 from sapiens_ray.retries import concerns_one_file
-from sapiens_ray.sources import Done, Encoded, Entry, Images, matches, readable, reason, shown
+from sapiens_ray.sources import Done, Encoded, Entry, Images, matches, reason
+from sapiens_ray.uris import readable, shown
 
 LOCAL_THREADS = 4
 REMOTE_THREADS = 32  # an object store answers after some 50 ms, whatever else is asked meanwhile
@@ -64,10 +65,16 @@ def read(entries: Sequence[Entry], done: Done, options: dict[str, Any]) -> Image
 
 def _fetch(index: int, entry: Entry, options: dict[str, Any]) -> Encoded:
     image = Encoded(index, entry.image_id, shown(entry.uri), extra=entry.extra)
-    try:
-        image.data = storage.read_bytes(entry.uri, options)
-    except Exception as error:  # whatever a storage library raises is a reason, unless no file can be read
-        if storage.is_remote(entry.uri) and not concerns_one_file(error, partial(storage.answers, entry.uri, options)):
-            raise StorageFailed(f"cannot read {image.uri}: {reason(error).message}") from None
-        image.error = reason(error)
+    fill(image, entry.uri, options)
     return image
+
+
+def fill(image: Encoded, uri: str, options: dict[str, Any]) -> None:
+    """Give an image the bytes of a file, or the reason why it has none. Raises StorageFailed if no file can be read."""
+    try:
+        image.data = storage.read_bytes(uri, options)
+    except Exception as error:  # whatever a storage library raises is a reason
+        why = reason(error)
+        if storage.is_remote(uri) and not concerns_one_file(error, partial(storage.answers, uri, options)):
+            raise StorageFailed(f"cannot read {shown(uri)}: {why.message}") from None
+        image.error = why

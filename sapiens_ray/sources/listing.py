@@ -15,7 +15,8 @@ from typing import Any
 
 from sapiens_ray import storage
 from sapiens_ray.errors import InputError
-from sapiens_ray.sources import Entry, shown
+from sapiens_ray.sources import Entry
+from sapiens_ray.uris import shown
 
 PATH_COLUMNS = ("image", "path", "uri", "url", "file", "file_name", "filename", "image_path")
 FIELD_LIMIT = 1 << 20

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sapiens_ray import storage
-from sapiens_ray.errors import ImageError, InputError, StorageFailed
-from sapiens_ray.retries import concerns_one_file
-from sapiens_ray.sources import Done, Encoded, Images, readable, reason, shown
+from sapiens_ray.errors import ImageError, InputError
+from sapiens_ray.sources import Done, Encoded, Images, images
+from sapiens_ray.uris import readable, shown
 
 BATCH = 32
 MAX_GROUP = 10_000_000  # rows; no table of images has more in one group
@@ -145,12 +144,7 @@ def _image(
     )
     if data is None and path:  # Hugging Face keeps a path without bytes for files beside the table
         beside = path if "://" in path or path.startswith("/") else f"{uri.rsplit('/', 1)[0]}/{path}"
-        try:
-            image.data = storage.read_bytes(beside, options)
-        except Exception as error:
-            if storage.is_remote(beside) and not concerns_one_file(error, partial(storage.answers, beside, options)):
-                raise StorageFailed(f"cannot read {shown(beside)}: {reason(error).message}") from None
-            image.error = reason(error)
+        images.fill(image, beside, options)
     elif data is None:
         image.error = ImageError("missing", f"column {image_column!r} is null")
     return image

@@ -19,7 +19,8 @@ from typing import IO, Any
 from sapiens_ray import storage
 from sapiens_ray.errors import ImageError
 from sapiens_ray.images import has_image_suffix, looks_like_image
-from sapiens_ray.sources import Done, Encoded, Images, matches, readable, shown
+from sapiens_ray.sources import Done, Encoded, Images, matches
+from sapiens_ray.uris import readable, shown
 
 BLOCK = tarfile.BLOCKSIZE
 MAX_JSON = 16 << 20
