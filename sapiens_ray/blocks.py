@@ -17,7 +17,7 @@ import pyarrow as pa
 from sapiens_ray import stages, watchdog
 from sapiens_ray.attempts import DRAW, guarded
 from sapiens_ray.coordinator import Attempt, work_of
-from sapiens_ray.errors import ImageError, JobFailed
+from sapiens_ray.errors import CheckpointError, ImageError, JobFailed
 from sapiens_ray.plan import Shard
 from sapiens_ray.retries import set_patience
 from sapiens_ray.sink import write_unit
@@ -94,13 +94,22 @@ def prepare_block(block: pa.Table, tasks: list[Task], max_pixels: int, guard: Gu
 
 
 class ModelBlock:
+    """An actor of a pool. A checkpoint that is wrong ends the job at the first unit: Ray Data would take an exception
+    in a constructor for a loss, and try other actors first."""
+
     def __init__(self, guard: Guard, stage: Callable[..., Any], what: Any, *args: Any) -> None:
         guard.settle()
         self.guard = guard
         self.name = what.column
-        self.model = stage(what, *args)
+        self.wrong: CheckpointError | None = None
+        try:
+            self.model = stage(what, *args)
+        except CheckpointError as error:
+            self.wrong = error
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        if self.wrong:
+            raise self.wrong
         return self.guard(Unit.from_block(block), self.name, self.model)
 
 

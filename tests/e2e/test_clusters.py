@@ -43,7 +43,7 @@ def test_an_output_that_ray_would_delete_is_refused(cluster, write_job, tmp_path
 
 
 def test_ray_job_stop_leaves_a_folder_that_the_next_run_completes(cluster, sapiens_ray, write_job, tmp_path):
-    write_photos(tmp_path / "photos", 150)
+    write_photos(tmp_path / "photos", 80)
     path = write_job(tmp_path / "photos", unit_size=2, input={"shard_size": 40})
     output = tmp_path / "job-out"
     submitted = submit(cluster, "python", "jobs/label.py", path, no_wait=True)
@@ -54,14 +54,14 @@ def test_ray_job_stop_leaves_a_folder_that_the_next_run_completes(cluster, sapie
         assert time.monotonic() < deadline
         time.sleep(0.05)
     halfway = json.loads(sapiens_ray("status", output, "--json").out)
-    assert 0 < halfway["images"] <= 150 and halfway["expected"] == 150, "status works while a job runs elsewhere"
+    assert 0 < halfway["images"] <= 80 and halfway["expected"] == 80, "status works while a job runs elsewhere"
     subprocess.run([RAY, "job", "stop", "--address", cluster.dashboard, job_id], check=True, capture_output=True)
     stopped = json.loads(sapiens_ray("status", output, "--json").out)
     assert stopped["complete"] is False
     assert json.loads((output / "summary.json").read_text())["state"] == "stopped"
     done = sapiens_ray("run", path)
     assert done.code == 0, done.text
-    assert read_output(output)["image_id"].to_pylist() == [f"{number:03d}.jpg" for number in range(150)]
+    assert read_output(output)["image_id"].to_pylist() == [f"{number:03d}.jpg" for number in range(80)]
 
 
 SCRIPT = """

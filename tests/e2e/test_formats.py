@@ -34,22 +34,22 @@ def test_same_labels_from_every_format(cluster, write_job, tmp_path, photos):
     lines = [json.dumps({"uri": str(file), "year": 2000 + number}) for number, file in enumerate(photos)]
     (tmp_path / "list.jsonl").write_text("\n".join(lines))
 
-    inputs = {
-        "photos": {},
-        "plain.tar": {},
-        "packed.tar.gz": {},
-        "struct.parquet": {"columns": ["caption", "score"]},
-        "bytes.parquet": {"id_column": "name"},
-        "list.txt": {},
-        "list.csv": {"columns": ["tag"]},
-        "list.jsonl": {"columns": ["year"]},
-    }
+    inputs = [
+        (["photos"], {}),
+        (["plain.tar", "packed.tar.gz", "list.txt"], {}),
+        (["struct.parquet"], {"columns": ["caption", "score"]}),
+        (["bytes.parquet"], {"id_column": "name"}),
+        (["list.csv"], {"columns": ["tag"]}),
+        (["list.jsonl"], {"columns": ["year"]}),
+    ]
     tables = {}
-    for name, settings in inputs.items():
-        job = sr.Job.load(write_job(tmp_path / name, name=name, unit_size=4, input=settings))
-        summary = sr.run(job)
-        assert (summary.images, dict(summary.errors)) == (COUNT, {"corrupt": 1}), name
-        tables[name] = read_output(tmp_path / f"{name}-out")
+    for names, settings in inputs:
+        job = write_job([str(tmp_path / name) for name in names], name=names[0], unit_size=4, input=settings)
+        summary = sr.run(sr.Job.load(job))
+        assert (summary.images, dict(summary.errors)) == (COUNT * len(names), {"corrupt": len(names)}), names
+        table = read_output(tmp_path / f"{names[0]}-out")
+        for number, name in enumerate(names):
+            tables[name] = table.slice(number * COUNT, COUNT)
 
     expected = tables["photos"].select(LABELS).to_pylist()
     for name, table in tables.items():

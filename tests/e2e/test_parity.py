@@ -1,11 +1,11 @@
-"""Against Sapiens-Lite's own answers, where the parity kit is at hand: all tasks in one job."""
+"""Against Sapiens-Lite's own answers, where the parity kit is at hand: every task, in both modes."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import pytest
@@ -14,82 +14,81 @@ import yaml
 from tests.conftest import SHARED, read_output
 
 PARITY = SHARED / "parity"
+# Tighter than the kit's own limits.
+EXACT = ["seg.agree_min=1", "seg.miou_min=1", "depth.max=1e-4", "depth.mean=1e-6", "normal.deg_p999=2e-3",
+         "pretrain.max=2e-3", "pose.within_min=1"]  # fmt: skip
+
+pytestmark = pytest.mark.skipif(not PARITY.is_dir(), reason="the parity kit is not at hand")
 
 
-@pytest.mark.skipif(not PARITY.is_dir(), reason="the parity kit is not at hand")
-def test_every_task_equals_sapiens_lite(cluster, sapiens_ray, tmp_path):
-    command = [sys.executable, PARITY / "make_models.py", tmp_path / "models"]
-    subprocess.run(command, check=True, capture_output=True)
-    images = json.loads((PARITY / "golden" / "images.json").read_text())
-    boxes = json.loads((PARITY / "golden" / "boxes.json").read_text())
+def golden(name: str) -> dict:
+    return json.loads((PARITY / "golden" / f"{name}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("kit") / "models"
+    subprocess.run([sys.executable, PARITY / "make_models.py", folder], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path, models) -> Path:
+    """The kit's models, and its photos with their boxes as a list."""
+    (tmp_path / "models").symlink_to(models)
+    boxes = golden("boxes")
     lines = [{"image": str(PARITY / "images" / about["file"]), "id": about["file"], "boxes": boxes[stem]}
-             for stem, about in images.items()]  # fmt: skip
+             for stem, about in golden("images").items()]  # fmt: skip
     (tmp_path / "photos.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return tmp_path
 
-    def task(kind: str, file: str, **options: object) -> dict[str, object]:
-        return {"task": kind, "checkpoint": f"models/sapiens_tiny_{file}_torchscript.pt2", **options}
 
-    drawn = [
-        task("seg", "seg"),
-        task("depth", "depth", dtype="float32"),
-        task("normal", "normal", dtype="float32"),
-    ]
-    tasks = [task("features", "pretrain", name="pretrain", save="map", dtype="float32")]
-    for count in (17, 133, 308):
-        pose = {"keypoints": count, "crop": "lite", "batch_size": 4}
-        tasks.append(task("pose", f"pose{count}", name=f"pose{count}_full", boxes="none", **pose))
-        tasks.append(task("pose", f"pose{count}", name=f"pose{count}_boxes", boxes={"column": "boxes"}, **pose))
-    # As Sapiens-Lite's other mode: three programs of torch.export, and TorchScript that is cast.
-    half = {"mode": "bfloat16", "dtype": "float32"}
-    for kind, file, column in (
-        ("seg", "seg", "seg"),
-        ("depth", "depth", "depth"),
-        ("features", "pretrain", "pretrain"),
-    ):
-        options = {key: value for key, value in half.items() if kind != "seg" or key == "mode"}
-        options |= {"save": "map"} if kind == "features" else {}
-        checkpoint = f"models/sapiens_tiny_{file}_bfloat16.pt2"
-        tasks.append({**task(kind, file, name=f"half_{column}", **options), "checkpoint": checkpoint})
-    tasks.append(task("normal", "normal", name="half_normal", **half))
-    pose = {"keypoints": 17, "crop": "lite", "boxes": {"column": "boxes"}, "mode": "bfloat16"}
-    tasks.append(task("pose", "pose17", name="half_pose17_boxes", **pose))
-    for output, those, fraction in (("out", drawn, 1), ("more", tasks, 0)):  # pictures of full size take their time
-        job = {
-            "input": {"uri": "photos.jsonl", "id_column": "id"},
-            "output": {"uri": output, "visualize": {"max_side": 16384, "format": "png", "fraction": fraction}},
-            "tasks": those,
-            "unit_size": 4,
-        }
-        (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
-        done = sapiens_ray("run", tmp_path / "job.yaml", timeout=280)
-        assert done.code == 0, done.text
-        assert sapiens_ray("export", tmp_path / output, "--format", "lite", "--to", tmp_path / "lite").code == 0
-    for column in ("seg", "depth", "normal", "pretrain", "pose17_boxes"):
-        (tmp_path / "half").mkdir(exist_ok=True)
-        (tmp_path / "lite" / f"half_{column}").rename(tmp_path / "half" / column)
-    compare = subprocess.run(
-        [sys.executable, PARITY / "compare.py", tmp_path / "half", "--profile", "bf16"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def task(kind: str, name: str, file: str = "", half: bool = False, **options: object) -> dict[str, object]:
+    """half: as in Sapiens-Lite's mode bfloat16."""
+    checkpoint = f"models/sapiens_tiny_{file or name}_{'bfloat16' if half else 'torchscript'}.pt2"
+    options |= {"mode": "bfloat16"} if half else {}
+    options |= {"dtype": "float32"} if kind in ("depth", "normal", "features") else {}
+    options |= {"save": "map"} if kind == "features" else {}
+    options |= {"crop": "lite", "batch_size": 4} if kind == "pose" else {}
+    return {"task": kind, "name": name, "checkpoint": checkpoint, **options}
+
+
+def pose(count: int, boxes: bool, half: bool = False) -> dict[str, object]:
+    where: object = {"column": "boxes"} if boxes else "none"
+    name = f"pose{count}_{'boxes' if boxes else 'full'}"
+    return task("pose", name, f"pose{count}", half, keypoints=count, boxes=where)
+
+
+def equal(sapiens_ray, folder: Path, output: str, tasks: list[dict[str, object]], *how: str, pictures: int = 0) -> None:
+    """Label the photos, export them as Sapiens-Lite writes them, and hold them against the kit's answers."""
+    job = {
+        "input": {"uri": "photos.jsonl", "id_column": "id"},
+        "output": {"uri": output, "visualize": {"max_side": 16384, "format": "png", "fraction": pictures}},
+        "tasks": tasks,
+        "unit_size": 4,
+    }
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    done = sapiens_ray("run", folder / "job.yaml", timeout=280)
+    assert done.code == 0, done.text
+    lite = folder / f"{output}-lite"
+    assert sapiens_ray("export", folder / output, "--format", "lite", "--to", lite).code == 0
+    command = [sys.executable, PARITY / "compare.py", lite, *how]
+    compare = subprocess.run(command, capture_output=True, text=True, check=False)
     print(compare.stdout)
     assert compare.returncode == 0, compare.stdout
-    assert compare.stdout.count("images=7/7") == 5
-    compare = subprocess.run(
-        [sys.executable, PARITY / "compare.py", tmp_path / "lite", "--tol", "seg.agree_min=1", "seg.miou_min=1",
-         "depth.max=1e-4", "depth.mean=1e-6", "normal.deg_p999=2e-3", "pretrain.max=2e-3", "pose.within_min=1"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    print(compare.stdout)
-    assert compare.returncode == 0, compare.stdout
-    assert compare.stdout.count("images=7/7") == 10
+    assert compare.stdout.count("images=7/7") == len(tasks)
 
+
+def test_labels_and_pictures_equal_sapiens_lite(cluster, sapiens_ray, folder):
+    drawn = [task(name, name) for name in ("seg", "depth", "normal")]
+    equal(sapiens_ray, folder, "out", drawn, "--tol", *EXACT, pictures=1)
     # The pictures are those of Sapiens-Lite too: same layout, same mean colours.
-    statistics = json.loads((PARITY / "golden" / "vis_stats.json").read_text())
-    pictures = {row["image_id"]: row["visualization"] for row in read_output(tmp_path / "out").to_pylist()}
-    for stem, about in images.items():
+    statistics = golden("vis_stats")
+    pictures = {row["image_id"]: row["visualization"] for row in read_output(folder / "out").to_pylist()}
+    for stem, about in golden("images").items():
         for column in ("seg", "depth", "normal"):
             name = pictures[about["file"]].replace("/seg/", f"/{column}/")  # the row names that of the first task
-            picture = cv2.imread(str(tmp_path / "out" / name))
+            picture = cv2.imread(str(folder / "out" / name))
             wanted = statistics[stem][column]
             assert list(picture.shape) == wanted["shape"], (stem, column)
             right = picture[:, picture.shape[1] // 2 :]
@@ -97,4 +96,23 @@ def test_every_task_equals_sapiens_lite(cluster, sapiens_ray, tmp_path):
                 difference = abs(region.reshape(-1, 3).mean(0) - wanted[key]).max()
                 print(stem, column, key, difference)
                 assert difference < 1.0, (stem, column, key, region.reshape(-1, 3).mean(0), wanted[key])
-    shutil.rmtree(tmp_path / "out")
+
+
+def test_features_and_pose_equal_sapiens_lite(cluster, sapiens_ray, folder):
+    tasks = [task("features", "pretrain"), pose(17, True), pose(133, False), pose(308, True)]
+    equal(sapiens_ray, folder, "out", tasks, "--tol", *EXACT)
+
+
+def test_bfloat16_is_near_sapiens_lite(cluster, sapiens_ray, folder):
+    """A program of torch.export, and TorchScript that is cast."""
+    cast = task("normal", "normal", half=True) | {"checkpoint": "models/sapiens_tiny_normal_torchscript.pt2"}
+    equal(sapiens_ray, folder, "out", [task("seg", "seg", half=True), cast], "--profile", "bf16")
+
+
+@pytest.mark.nightly
+def test_the_rest_of_sapiens_lite(cluster, sapiens_ray, folder):
+    tasks = [pose(17, False), pose(133, True), pose(308, False)]
+    equal(sapiens_ray, folder, "out", tasks, "--tol", *EXACT)
+    cast = pose(17, True, half=True) | {"checkpoint": "models/sapiens_tiny_pose17_torchscript.pt2"}
+    halves = [task("depth", "depth", half=True), task("features", "pretrain", half=True), cast]
+    equal(sapiens_ray, folder, "half", halves, "--profile", "bf16")

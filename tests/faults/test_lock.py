@@ -115,7 +115,7 @@ def test_one_of_many_gets_it(output, quick):
 
 @pytest.mark.slow
 def test_a_second_job_on_the_same_output_is_refused(write_job, tmp_path):
-    write_photos(tmp_path / "photos", 300)
+    write_photos(tmp_path / "photos", 160)
     path = write_job(tmp_path / "photos", unit_size=4)
     first = start(path, tmp_path / "log.txt")
     assert wait_for_units(first, tmp_path / "job-out", 1)
@@ -124,4 +124,4 @@ def test_a_second_job_on_the_same_output_is_refused(write_job, tmp_path):
     assert second.returncode == 2 and f"being written by another run: process {first.pid}" in second.stderr
     assert "Traceback" not in second.stderr
     assert first.wait(120) == 0, (tmp_path / "log.txt").read_text()
-    assert read_output(tmp_path / "job-out").num_rows == 300
+    assert read_output(tmp_path / "job-out").num_rows == 160
