@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sapiens_ray.errors import SapiensRayError
+from sapiens_ray.uris import shown_in
 from sapiens_ray.version import __version__
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(parsed.command(parsed))
     except SapiensRayError as error:
-        print(f"sapiens-ray: {error}", file=sys.stderr)
+        print(f"sapiens-ray: {shown_in(str(error))}", file=sys.stderr)
         if os.environ.get("SAPIENS_RAY_DEBUG"):
             traceback.print_exception(error)
         return error.exit_code

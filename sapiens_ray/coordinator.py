@@ -29,14 +29,15 @@ class Coordinator:
         self._work: list[dict[str, Any]] = []
         self._ended = False
         self._begun: Counter[str] = Counter()
+        self._repeated = 0
 
-    async def offer(self, first: int, work: list[dict[str, Any]], ended: bool) -> int:
+    async def offer(self, first: int, work: list[dict[str, Any]], ended: bool) -> tuple[int, int]:
         """Add the work from number `first` on. Returns how much there is, less than the caller thinks if this is
-        a new life."""
+        a new life, and how many attempts were repeated because their worker died."""
         if first == len(self._work):
             self._work += work
             self._ended = ended
-        return len(self._work)
+        return len(self._work), self._repeated
 
     async def work(self, number: int) -> dict[str, Any] | None:
         """The piece of work with this number as soon as it is there; None behind the last one."""
@@ -48,8 +49,10 @@ class Coordinator:
 
     async def begin(self, what: str) -> int:
         """How many attempts were begun and not ended before this one."""
+        earlier = self._begun[what]
         self._begun[what] += 1
-        return self._begun[what] - 1
+        self._repeated += earlier > 0
+        return earlier
 
     async def end(self, what: str) -> None:
         self._begun.pop(what, None)
@@ -95,10 +98,12 @@ class Feeder:
     """Gives work to the coordinator from a thread of the driver, as a listing yields it.
 
     failed: what ended the listing, if something did. The stages then finish what they have.
+    repeated: how many attempts were begun again because their worker died, as far as the coordinator knows.
     """
 
     def __init__(self, coordinator: Any, batches: Iterator[list[dict[str, Any]]]) -> None:
         self.failed: Exception | None = None
+        self.repeated = 0
         self._coordinator = coordinator
         self._work: list[dict[str, Any]] = []
         self._ended = False
@@ -128,7 +133,8 @@ class Feeder:
             pause = FEED_EVERY_S
             ended = self._ended  # before the work is counted: nothing follows then
             try:
-                told = ray.get(self._coordinator.offer.remote(told, self._work[told:], ended))
+                told, repeated = ray.get(self._coordinator.offer.remote(told, self._work[told:], ended))
+                self.repeated = max(self.repeated, repeated)  # a new life begins at 0
             except ray.exceptions.RayError:
                 continue  # restarting, or the job is over
             except Exception as error:

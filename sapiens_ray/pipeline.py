@@ -77,8 +77,9 @@ def run(
     """
     set_patience(job.storage_retry_s)
     output = open_output(job)
-    with OutputLock(output) as lock:
+    with OutputLock(output) as lock, contextlib.ExitStack() as cleanup:
         prepared = prepare_job(job, redo_changed, LISTING_S, restart)
+        cleanup.callback(prepared.growth.discard)
         if restart:
             delete_results(output)
         elif retry_errors:
@@ -112,7 +113,6 @@ def run(
         else:
             summary.write(output)
         finally:
-            prepared.growth.discard()
             progress(summary)
     return summary
 
@@ -164,7 +164,7 @@ def execute(prepared: Prepared, placement: Placement, lock: OutputLock) -> Itera
             dataset = build_dataset(prepared, placement, coordinator, lock.run)
         for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for text in pa.table(block)["report"].to_pylist():
-                yield json.loads(text)
+                yield {**json.loads(text), "repeated": feeder.repeated}
     except ray.exceptions.RayError as error:
         raise _explain(error) from error
     finally:

@@ -34,6 +34,8 @@ class _Speed(ProgressColumn):
         if eta is not None and eta > 0:
             text.append(f"  {duration(eta)} left")
         text.append(f"  {summary.failed} errors", style="red" if summary.failed else "dim")
+        if summary.repeated:
+            text.append(f"  {summary.repeated} repeated", style="yellow")
         return text
 
 

@@ -67,6 +67,8 @@ def print_summary(summary: Summary) -> None:
         table.add_row("", f"{count} {kind}")
     if summary.already_done:
         table.add_row("already done", str(summary.already_done))
+    if summary.repeated:
+        table.add_row("repeated", f"{summary.repeated} times a unit or shard, because its worker died")
     if summary.labelled:
         table.add_row("time", f"{duration(summary.elapsed)}, {summary.rate:.2f} images/s")
         stages = ", ".join(f"{stage} {1000 * spent:.0f}" for stage, spent in summary.stages.items())

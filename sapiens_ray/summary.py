@@ -27,7 +27,8 @@ class Summary:
 
     expected: images the plan knows of, None while some tar is uncounted. stages: seconds of work an image,
     summed over all processes (so they may well exceed elapsed_s / images). notes: what the actors had to say of
-    their start: batch sizes that were found, what was compiled and how long it took.
+    their start: batch sizes that were found, what was compiled and how long it took. repeated: units and shards that
+    were begun again because the worker that had them died.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Summary:
     labelled: int = 0
     message: str = ""
     notes: list[str] = field(default_factory=list)
+    repeated: int = 0
     started: float = field(default_factory=time.monotonic)
     elapsed: float = 0.0
     _seconds: Counter[str] = field(default_factory=Counter)
@@ -50,6 +52,7 @@ class Summary:
         self.errors.update(report["errors"])
         self._seconds.update(report["seconds"])
         self.notes += report["notes"]
+        self.repeated = report["repeated"]
         self.tick()
         self._first = self._first or (self.labelled, self.elapsed)
 
@@ -90,6 +93,7 @@ class Summary:
             "ok": self.images - self.failed,
             "errors": dict(sorted(self.errors.items())),
             "already_done": self.already_done,
+            "repeated": self.repeated,
             "elapsed_s": round(self.elapsed, 3),
             "images_per_s": round(self.rate, 3),
             "stages": {stage: round(spent, 6) for stage, spent in self.stages.items()},
@@ -109,7 +113,8 @@ class Summary:
         eta = self.eta()
         left = f", {duration(eta)} left" if eta is not None else ""
         rate = f", {self.rate_now:.2f} images/s" if self.rate_now else ""
-        return f"{self.images}{of} images{share}{rate}, {self.failed} errors{left}"
+        repeated = f", {self.repeated} repeated" if self.repeated else ""
+        return f"{self.images}{of} images{share}{rate}, {self.failed} errors{repeated}{left}"
 
     def eta(self) -> float | None:
         """Seconds left at the rate since the first unit was done; None while unknown."""

@@ -52,6 +52,7 @@ def run(path: Path, shared: str, cache: Path, options: dict | None = None, **env
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.nightly
 @needs_compiler
 def test_code_is_compiled_once_and_found_by_other_nodes(tmp_path):
     path = write(tmp_path / "model.pth", small("depth", layers=1), "pth")

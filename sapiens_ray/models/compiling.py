@@ -98,18 +98,20 @@ class CompileCache:
             with _environment(folders):
                 yield start
             seconds = time.perf_counter() - began
-            if there is not None and _files(local) == before:
-                start.line = f"compiled code of {there} ready in {seconds:.1f} s{problem}"
-                (local / _COMPLETE).touch()
-                return
+            new = there is None or _files(local) != before
             kept: Any = local
             if self.shared is not None:
                 try:
-                    self.shared.write(f"{key}.zip", _packed(local))
+                    # What this node compiled for an earlier job may not be there yet.
+                    if new or not self.shared.exists(f"{key}.zip"):
+                        self.shared.write(f"{key}.zip", _packed(local))
                     kept = self.shared.join(f"{key}.zip")
                 except Exception as error:  # the job goes on without
                     problem += f"; cannot keep it in {self.shared.uri}: {type(error).__name__}: {first_line(error)}"
-            start.line = f"compiled in {seconds:.1f} s, kept in {kept}{problem}"
+            if new:
+                start.line = f"compiled in {seconds:.1f} s, kept in {kept}{problem}"
+            else:
+                start.line = f"compiled code of {there} ready in {seconds:.1f} s{problem}"
             (local / _COMPLETE).touch()
 
     def _fetched(self, key: str, local: Path) -> tuple[str | None, str]:

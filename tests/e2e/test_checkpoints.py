@@ -6,6 +6,7 @@ import io
 import json
 
 import numpy as np
+import pytest
 import torch
 
 from sapiens_ray.config import Job
@@ -18,6 +19,7 @@ def depths(folder) -> list[np.ndarray]:
     return [np.load(io.BytesIO(one)) for one in read_output(folder)["depth"].to_pylist()]
 
 
+@pytest.mark.nightly
 def test_jobs_in_both_modes_from_converted_files(cluster, sapiens_ray, write_job, tmp_path):
     """Float32 labels do not depend on the container; bfloat16 ones are near."""
     write_photos(tmp_path / "photos", 3)
@@ -41,6 +43,7 @@ def test_jobs_in_both_modes_from_converted_files(cluster, sapiens_ray, write_job
     assert refused.code == 2 and "tasks[0].mode: was 'torchscript', now 'bfloat16'" in refused.err
 
 
+@pytest.mark.nightly
 def test_a_job_says_how_its_models_started(cluster, sapiens_ray, write_job, tmp_path):
     """Here that there is no compiler; tests/test_compiling.py has the rest."""
     write_photos(tmp_path / "photos", 3)
