@@ -130,7 +130,7 @@ def _one_job(
     since_start: list[str] = []
     deadline = time.monotonic() + 400
     while True:
-        end = time.monotonic() + dice.uniform(0.5, 3.0)
+        end = time.monotonic() + dice.uniform(0.5, 4.0)
         while time.monotonic() < end and driver.poll() is None:
             time.sleep(0.05)
         assert time.monotonic() < deadline, f"no end in sight:\n{(folder / 'log.txt').read_text()[-3000:]}"
@@ -148,8 +148,9 @@ def _one_job(
             continue
         if not chaos.to_come:  # every kind before one comes again
             chaos.to_come = dice.sample(FAULTS, len(FAULTS))
-        fault = chaos.to_come.pop()
+        fault = chaos.to_come[-1]
         if _strike(fault, dice, driver, nodes, s3):
+            chaos.to_come.pop()
             chaos.times[fault] += 1
             since_start.append(fault)
             say(f"{sum(chaos.times.values()):3} {fault}")
