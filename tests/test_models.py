@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sapiens_ray.errors import CheckpointError
@@ -198,6 +198,7 @@ def test_a_mismatch_names_the_tensor_and_both_shapes(tmp_path):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 2), st.integers(1, 5), st.integers(1, 40), st.integers(1, 9), st.floats(-4, 4), st.booleans())
+@example(1, 4, 2, 1, 0.0, False)  # a mean that is rounded to bfloat16 is a tenth off here
 def test_instance_norm_in_every_memory_order(batch, channels, height, width, mean, last):
     maps = torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(height)) + mean
     if last:

@@ -23,11 +23,12 @@ class InstanceNorm(nn.Module):
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """B x C x H x W to the same."""
-        channels_last = maps.is_contiguous(memory_format=torch.channels_last)
-        if not (maps.is_cpu and channels_last) or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        exact = maps.dtype == torch.float32 and not maps.is_contiguous(memory_format=torch.channels_last)
+        if not maps.is_cpu or exact or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return F.instance_norm(maps, eps=NORM_EPS)
-        # On a CPU instance_norm would undo the channels-last order that convolutions are fast in, and group_norm loses
-        # digits where the mean is large. Sums about a value near the mean, in strips that the cache holds, do not.
+        # On a CPU instance_norm would undo the channels-last order that convolutions are fast in, and rounds the mean
+        # to the maps' dtype; group_norm loses digits where the mean is large. Sums about a value near the mean, in
+        # strips that the cache holds, do none of this.
         strips = maps.split(CACHED_ROWS, 2)
         near = strips[0].float().mean((2, 3), keepdim=True)
         total, squares = torch.zeros_like(near), torch.zeros_like(near)
