@@ -20,6 +20,11 @@ import psutil
 import pyarrow as pa
 import pytest
 import yaml
+from hypothesis import settings
+
+# The same examples in every run, so that a change is judged by what it changed; `make nightly` draws new ones.
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a token left on this machine must not switch it on
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

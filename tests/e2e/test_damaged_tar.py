@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+import sapiens_ray as sr
 from tests.archives import tar_bytes
 from tests.conftest import photo, read_output
 
 
-def test_damaged_tars_lose_nothing_silently(cluster, sapiens_ray, write_job, tmp_path):
+def test_damaged_tars_lose_nothing_silently(cluster, write_job, tmp_path):
     import cv2
 
     members = [(f"{number}.jpg", cv2.imencode(".jpg", photo(60, 40, number))[1].tobytes()) for number in range(4)]
@@ -32,8 +33,7 @@ def test_damaged_tars_lose_nothing_silently(cluster, sapiens_ray, write_job, tmp
     }
     for name, data in tars.items():
         (folder / name).write_bytes(data)
-    done = sapiens_ray("run", write_job(folder, unit_size=3))
-    assert done.code == 0, done.text
+    sr.run(sr.Job.load(write_job(folder, unit_size=3)))
 
     rows: dict[str, list[tuple[str, str | None]]] = {}
     for row in read_output(tmp_path / "job-out").to_pylist():

@@ -14,16 +14,19 @@ import pytest
 from tests.conftest import ROOT
 
 
-@pytest.fixture
-def checkout(tmp_path):
-    """What a user has after `make demo`, without the venv."""
-    for name in ("configs", "jobs", "sapiens_ray", ".rayignore"):
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A checkout in which `make demo` was called, and what it said. The venv is that of this test run."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("Makefile", "configs", "jobs", "sapiens_ray", "pyproject.toml", ".rayignore"):
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, tmp_path / name)
-    models = tmp_path / "checkpoints" / "demo"
-    subprocess.run([sys.executable, "-m", "sapiens_ray.demo", models], check=True, cwd=tmp_path)
-    return tmp_path
+        copy(source, folder / name)
+    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    command = ["make", "demo", f"VENV={sys.prefix}", f"--old-file={sys.prefix}/installed"]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done
 
 
 def run_block(language: str, code: str, folder: Path, dashboard: str) -> str:
@@ -39,7 +42,20 @@ def run_block(language: str, code: str, folder: Path, dashboard: str) -> str:
     return done.stdout
 
 
-def test_the_readme_works(cluster, checkout):
+def test_make_demo_says_that_it_is_done(demo):
+    folder, done = demo
+    assert "random weights: their labels mean nothing" in done.stdout
+    assert f"{folder}/runs/demo/data/*.parquet" in done.stdout
+    assert "5 (5 ok, 0 errors)" in done.stdout
+    assert "Deprecat" not in done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("read a row")]
+    read = subprocess.run(line.removeprefix("read a row").strip(), shell=True, capture_output=True, text=True)
+    assert "astronaut.jpg" in read.stdout, read.stderr
+    assert "RANDOM weights" in done.stderr
+
+
+def test_the_readme_works_after_the_demo(cluster, demo):
+    checkout, _ = demo
     blocks = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 8, "a block was added or lost its language"
     printed = [run_block(language, code, checkout, cluster.dashboard) for language, code in blocks]
@@ -76,22 +92,3 @@ def test_the_error_kinds_of_the_docs_are_those_of_the_code():
     raised = set(re.findall(r'ImageError\(\s*"(\w+)"', source)) | {"failed"}
     raised |= set(re.findall(r'condemned\[.*\("(\w+)", ', source))  # what becomes of images that kill their worker
     assert documented == raised
-
-
-def test_make_demo_says_that_it_is_done(tmp_path):
-    """The recipe itself, with the venv of this test run in place of a new one."""
-    for name in ("Makefile", "configs", "sapiens_ray", "pyproject.toml"):
-        source = ROOT / name
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, tmp_path / name)
-    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    command = ["make", "demo", f"VENV={sys.prefix}", f"--old-file={sys.prefix}/installed"]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "random weights: their labels mean nothing" in done.stdout
-    assert f"{tmp_path}/runs/demo/data/*.parquet" in done.stdout
-    assert "Deprecat" not in done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("read a row")]
-    read = subprocess.run(line.removeprefix("read a row").strip(), shell=True, capture_output=True, text=True, env=env)
-    assert "astronaut.jpg" in read.stdout, read.stderr
-    assert "RANDOM weights" in done.stderr

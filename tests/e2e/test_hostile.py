@@ -36,7 +36,7 @@ def everything_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def test_names_of_tar_members_and_ids(cluster, sapiens_ray, write_job, tmp_path):
+def test_names_of_tar_members_and_ids(cluster, write_job, tmp_path):
     work = tmp_path / "deep" / "er"
     work.mkdir(parents=True)
     with tarfile.open(work / "bad.tar", "w", format=tarfile.PAX_FORMAT) as tar:
@@ -56,8 +56,7 @@ def test_names_of_tar_members_and_ids(cluster, sapiens_ray, write_job, tmp_path)
     before = everything_below(tmp_path)
     for name, (file, settings, first) in jobs.items():
         output = work / "out" / name
-        done = sapiens_ray("run", write_job(work / file, name=name, input=settings, output={"uri": str(output)}))
-        assert done.code == 0 and "Traceback" not in done.text, done.text
+        sr.run(sr.Job.load(write_job(work / file, name=name, input=settings, output={"uri": str(output)})))
         rows = read_output(output).to_pylist()
         assert len(rows) == (3 if name == "same" else len(NAMES))
         assert [row["error"] for row in rows if row["error_kind"]] == []
@@ -126,12 +125,11 @@ def test_files_that_are_not_what_their_names_say(cluster, sapiens_ray, write_job
     assert sorted(set(table["image_id"].to_pylist())) == ["empty.tar", "text.tar", "zip.tar"]
 
     pq.write_table(pa.table({"image": ["text", "instead"]}), tmp_path / "lying.parquet")
-    lying = sapiens_ray("run", write_job(tmp_path / "lying.parquet", name="lying"))
-    assert lying.code == 2 and "none of image is of bytes" in lying.err
+    with pytest.raises(sr.errors.InputError, match="none of image is of bytes"):
+        sr.run(sr.Job.load(write_job(tmp_path / "lying.parquet", name="lying")))
     pq.write_table(pa.table({"image": [{"bytes": 3, "path": 4}]}), tmp_path / "struct.parquet")
-    struct_of_numbers = sapiens_ray("run", write_job(tmp_path / "struct.parquet", name="struct"))
-    assert "Traceback" not in struct_of_numbers.text
-    assert struct_of_numbers.code == 2, struct_of_numbers.text
+    with pytest.raises(sr.errors.InputError, match="none of image is of bytes"):
+        sr.run(sr.Job.load(write_job(tmp_path / "struct.parquet", name="struct")))
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,13 @@ def cache(tmp_path):
     return {"SAPIENS_RAY_CACHE": str(tmp_path / "cache")}
 
 
+@pytest.fixture
+def own_cache(cache, monkeypatch):
+    """For jobs in this process."""
+    for name, folder in cache.items():
+        monkeypatch.setenv(name, folder)
+
+
 def labels(s3: S3):
     return sr.read_labels(f"s3://{s3.bucket}/labels", storage_options={**s3.options, "use_listings_cache": False})
 
@@ -151,13 +158,12 @@ def test_masks_boxes_and_compiled_code_on_object_storage(cluster, sapiens_ray, s
 
 
 @pytest.mark.slow
-def test_transient_faults_change_nothing(cluster, sapiens_ray, s3, job, cache):
+def test_transient_faults_change_nothing(cluster, s3, job, own_cache):
     """Every seventh request fails: 500, 503, lost connections, bodies cut off."""
     path = job()
-    assert sapiens_ray("run", path, "--set", f"output.uri=s3://{s3.bucket}/plain", env=cache).code == 0
+    sr.run(sr.Job.load(path, [f"output.uri=s3://{s3.bucket}/plain"]))
     s3.sometimes(0.15, seed=11)
-    done = sapiens_ray("run", path, env=cache, timeout=200)
-    assert done.code == 0, done.text
+    sr.run(sr.Job.load(path))
     failed = list(s3.failed)
     s3.clean()
     assert len(failed) >= 10 and set(failed) == {"500", "503", "reset", "truncate"}, failed
@@ -168,7 +174,7 @@ def test_transient_faults_change_nothing(cluster, sapiens_ray, s3, job, cache):
     assert len(pictures) == 12
 
 
-def test_what_is_wrong_with_one_object_is_a_row(cluster, sapiens_ray, s3, job, cache):
+def test_what_is_wrong_with_one_object_is_a_row(cluster, s3, job, own_cache):
     """Gone since it was listed, refused, or failing for ever while others are answered."""
     path = job(storage_retry_s=3)
 
@@ -184,16 +190,14 @@ def test_what_is_wrong_with_one_object_is_a_row(cluster, sapiens_ray, s3, job, c
     s3.fault = fault
     s3.direct.rm_file(f"{s3.bucket}/photos/sub/003.jpg")
     s3.direct.pipe_file(f"{s3.bucket}/photos/sub/003.jpg", b"")
-    done = sapiens_ray("run", path, env=cache)
-    assert done.code == 0, done.text
+    sr.run(sr.Job.load(path))
     frame = labels(s3)
     assert frame["image_id"].tolist() == [f"sub/{file.name}" for file in s3.files]
     kinds = {row.image_id: row.error_kind for row in frame.itertuples() if isinstance(row.error_kind, str)}
     assert kinds.pop("sub/005.jpg", "missing") == "missing", "read just before, or gone"
     assert set(kinds) == {"sub/003.jpg", "sub/007.jpg"} and kinds["sub/007.jpg"] == "unreadable", kinds
     s3.clean()
-    again = sapiens_ray("run", path, "--retry-errors", env=cache)
-    assert again.code == 0, again.text
+    sr.run(sr.Job.load(path), retry_errors=True)
     assert labels(s3)["error_kind"].dropna().index.tolist() in ([3], [3, 5])
 
 
@@ -210,12 +214,11 @@ def test_a_storage_that_is_gone_ends_the_job_and_not_the_images(cluster, sapiens
     assert "sapiens-ray: cannot read s3://" in done.err or "sapiens-ray: cannot write s000" in done.err, done.err
     assert "Traceback" not in done.err
     s3.clean()
-    again = sapiens_ray("run", path)
-    assert again.code == 0, again.text
+    sr.run(sr.Job.load(path))
     assert labels(s3)["error_kind"].isna().tolist() == [True] * 12
 
 
-def test_a_tar_overwritten_after_it_was_planned_is_not_mixed(cluster, s3, job, tmp_path, monkeypatch):
+def test_a_tar_overwritten_after_it_was_planned_is_not_mixed(cluster, s3, job, tmp_path, own_cache):
     direct = s3.direct
     write_tar(tmp_path / "a.tar", s3.files[:4])
     write_tar(tmp_path / "b.tar", s3.files[4:9])
@@ -231,7 +234,6 @@ def test_a_tar_overwritten_after_it_was_planned_is_not_mixed(cluster, s3, job, t
         return None
 
     s3.fault = fault
-    monkeypatch.setenv("SAPIENS_RAY_CACHE", str(tmp_path / "cache"))
     with pytest.raises((JobFailed, InputError), match=r"a\.tar (has changed since|was overwritten)"):
         sr.run(sr.Job.load(path))
     s3.clean()
@@ -239,7 +241,7 @@ def test_a_tar_overwritten_after_it_was_planned_is_not_mixed(cluster, s3, job, t
     assert labels(s3)["image_id"].tolist() == [f"a.tar/{file.name}" for file in s3.files[4:9]]
 
 
-def test_labelling_does_not_wait_for_the_end_of_the_listing(cluster, s3, job, tmp_path, monkeypatch):
+def test_labelling_does_not_wait_for_the_end_of_the_listing(cluster, s3, job, own_cache, monkeypatch):
     s3.page = 3
 
     def fault(method: str, uri: str, number: int) -> str | None:
@@ -250,7 +252,6 @@ def test_labelling_does_not_wait_for_the_end_of_the_listing(cluster, s3, job, tm
     s3.fault = fault
     monkeypatch.setattr(pipeline, "LISTING_S", 0.0)
     monkeypatch.setattr(discovery, "LOOK", 1)
-    monkeypatch.setenv("SAPIENS_RAY_CACHE", str(tmp_path / "cache"))
     expected = []
     summary = sr.run(
         sr.Job.load(job(input={"shard_size": 3})), on_progress=lambda now: expected.append((now.labelled, now.expected))

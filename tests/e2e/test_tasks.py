@@ -113,6 +113,7 @@ def test_there_is_a_picture_a_task(everything):
     assert len(list((folder / "job-out" / "visualizations").rglob("*.jpg"))) == 6 * len(images)
 
 
+@pytest.mark.nightly  # test_dense.py, test_pose.py and test_seg.py vary the same in one process
 def test_batches_units_and_actors_change_nothing(everything, sapiens_ray, models):
     folder, *_ = everything
     chosen = [task for task in EVERYTHING if task["task"] in ("seg", "depth", "pose") and task.get("name") != "parts"]
@@ -248,7 +249,7 @@ def test_the_masks_of_an_export_are_those_of_the_next_job(everything, sapiens_ra
     (folder / "for-masks" / "seg" / "a" / "6.npy").unlink()
     tasks: list[dict[str, object]] = [{"task": "depth", "checkpoint": "depth.pt2", "mask": {"folder": "for-masks/seg"}}]
     job = write_job(folder, models, "depth", "photos.jsonl", tasks)
-    assert sapiens_ray("run", job).code == 0
+    assert sr.run(sr.Job.load(job)).images == len(SIZES) + 2
     first = read_output(folder / "job-out").to_pandas().set_index("image_id")
     second = read_output(folder / "depth-out").to_pandas().set_index("image_id")
     assert pd.isna(second.loc["a/6.png", ["depth_min", "error_kind"]]).all()
@@ -299,8 +300,7 @@ def test_boxes_and_masks_from_parquet_and_a_detector(cluster, sapiens_ray, model
     assert checked.code == 0, checked.text
     assert "133 keypoints, persons: detector (torchscript), crop trained" in checked.out
     assert "finds 0 persons in a black photo" in checked.out
-    done = sapiens_ray("run", job)
-    assert done.code == 0, done.text
+    assert sr.run(sr.Job.load(job)).images == 5
     rows = read_output(tmp_path / "job-out").to_pylist()
     assert [[person["box"] for person in row["persons"]] for row in rows] == [cell or [] for cell in boxes]
     assert [[person["box"] for person in row["found"]] for row in rows][1:3] == [
@@ -313,8 +313,8 @@ def test_boxes_and_masks_from_parquet_and_a_detector(cluster, sapiens_ray, model
 
     # Another detector file is another result.
     scripted(torch.nn.Sequential(Bright()), tmp_path / "d.pt2")
-    refused = sapiens_ray("run", job)
-    assert refused.code == 2 and "detector_sha256" in refused.err
+    with pytest.raises(sr.errors.OutputError, match="detector_sha256"):
+        sr.run(sr.Job.load(job))
 
 
 def test_columns_are_asked_of_inputs_that_have_them(models, sapiens_ray, tmp_path):
@@ -356,8 +356,8 @@ def test_an_output_without_rows_takes_new_settings(sapiens_ray, models, tmp_path
     assert (
         failed.code == 2 and "Is this the checkpoint of another task" in failed.err and "read a row" not in failed.out
     )
-    mended = sapiens_ray("run", job, "--set", "tasks.0.keypoints=17", "--set", "unit_size=3")
-    assert mended.code == 0, mended.text
+    mended = ["tasks.0.keypoints=17", "unit_size=3"]
+    assert sr.run(sr.Job.load(job, mended)).labelled == 1
     assert len(read_output(tmp_path / "job-out")["persons"][0].as_py()[0]["keypoints"]) == 17
-    refused = sapiens_ray("run", job, "--set", "tasks.0.keypoints=17", "--set", "tasks.0.crop=lite")
-    assert refused.code == 2 and "was 'trained', now 'lite'" in refused.err
+    with pytest.raises(sr.errors.OutputError, match="was 'trained', now 'lite'"):
+        sr.run(sr.Job.load(job, ["tasks.0.keypoints=17", "tasks.0.crop=lite"]))
