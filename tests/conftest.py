@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import socket
 import subprocess
@@ -134,6 +135,20 @@ def sapiens_ray() -> Command:
         return Finished(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture
+def command() -> Command:
+    """`sapiens-ray ARGUMENTS` in this process, for what it says: a process of its own takes seconds to import torch."""
+    from sapiens_ray.cli import main
+
+    def call(*arguments: object) -> Finished:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(list(map(str, arguments)))
+        return Finished(code, out.getvalue(), err.getvalue())
+
+    return call
 
 
 WriteJob = Callable[..., Path]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from sapiens_ray.config import Job
+import sapiens_ray as sr
+from sapiens_ray.errors import CheckpointError
 from sapiens_ray.pipeline import cache_of
 from tests.conftest import read_output, write_photos
 from tests.small_models import small, write
@@ -56,21 +57,21 @@ def test_a_job_says_how_its_models_started(cluster, sapiens_ray, write_job, tmp_
     assert note.startswith("depth: not compiled, runs eagerly: no C++ compiler (/nonexistent) on node ")
     assert note in done.err.replace("\n", ""), "the log says it too"
     assert len(depths(tmp_path / "job-out")) == 3
-    cache = cache_of(Job.load(job, ["output.storage_options.anon=true"]))
+    cache = cache_of(sr.Job.load(job, ["output.storage_options.anon=true"]))
     assert cache is not None and (cache.uri, cache.options) == (str(tmp_path / "cache"), {"anon": True})
 
 
-def test_files_that_do_not_fit_are_refused_before_any_work(sapiens_ray, write_job, tmp_path):
+def test_files_that_do_not_fit_are_refused_before_any_work(write_job, tmp_path):
     write_photos(tmp_path / "photos", 1)
     source = write(tmp_path / "model.pth", small("normal"), "pth")
     pose = write(tmp_path / "pose.safetensors", small("pose17"), "safetensors")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
 
     def refusal(**task: object) -> str:
-        done = sapiens_ray("run", write_job(tmp_path / "photos", tasks=[task]))
-        assert done.code == 2 and "Traceback" not in done.text
+        with pytest.raises(CheckpointError) as caught:
+            sr.run(sr.Job.load(write_job(tmp_path / "photos", tasks=[task])))
         assert not (tmp_path / "job-out").exists()
-        return done.err
+        return str(caught.value)
 
     text = refusal(task="seg", checkpoint=str(source))
     assert f"tasks[0].checkpoint: {source} is a Sapiens normal model (32 wide, 2 layers)" in text
@@ -79,36 +80,36 @@ def test_files_that_do_not_fit_are_refused_before_any_work(sapiens_ray, write_jo
     assert "not those of a Sapiens model" in refusal(task="seg", checkpoint=str(tmp_path / "other.pth"))
 
 
-def test_inspect_for_people(sapiens_ray, tmp_path, model):
-    done = sapiens_ray("checkpoints", "inspect", write(tmp_path / "x.pt2", small("pose17"), "old export"))
+def test_inspect_for_people(command, tmp_path, model):
+    done = command("checkpoints", "inspect", write(tmp_path / "x.pt2", small("pose17"), "old export"))
     assert done.code == 0
     for line in ("old export", "Sapiens pose model (32 wide, 2 layers, 17 keypoints)", "2 heads, padding 2",
                  "native module, float32", "float32)"):  # fmt: skip
         assert line in done.out, done.out
-    done = sapiens_ray("checkpoints", "inspect", model)
+    done = command("checkpoints", "inspect", model)
     assert done.code == 0 and "not a Sapiens model that is known" in done.out and "as it is, cast" in done.out
     state = small("seg").state_dict()
     del state["backbone.ln1.weight"]
     torch.save(state, tmp_path / "broken.pth")
-    done = sapiens_ray("checkpoints", "inspect", tmp_path / "broken.pth")
+    done = command("checkpoints", "inspect", tmp_path / "broken.pth")
     assert done.code == 1 and "tensor backbone.ln1.weight of shape (32,) is missing" in done.out
-    done = sapiens_ray("checkpoints", "inspect", tmp_path / "nothing.pth")
+    done = command("checkpoints", "inspect", tmp_path / "nothing.pth")
     assert done.code == 2 and "is not there" in done.err
 
 
-def test_convert_refuses_what_it_cannot_do(sapiens_ray, tmp_path, model):
-    done = sapiens_ray("convert", model, "--to", "safetensors", "--out", tmp_path / "x.safetensors")
+def test_convert_refuses_what_it_cannot_do(command, tmp_path, model):
+    done = command("convert", model, "--to", "safetensors", "--out", tmp_path / "x.safetensors")
     assert done.code == 2 and "not those of a Sapiens model" in done.err and not list(tmp_path.iterdir())
     broken = small("seg")
     broken.decode_head.conv_seg.bias[3] = float("nan")
     source = write(tmp_path / "nan.pth", broken, "flat pth")
-    done = sapiens_ray("convert", source, "--to", "torchscript")
+    done = command("convert", source, "--to", "torchscript")
     assert done.code == 2 and "are not finite" in done.err and list(tmp_path.iterdir()) == [source]
-    done = sapiens_ray("convert", source, "--to", "torchscript", "--out", "/dev/null/x.pt2")
+    done = command("convert", source, "--to", "torchscript", "--out", "/dev/null/x.pt2")
     assert done.code == 2 and "--out /dev/null/x.pt2: cannot write it" in done.err and "Traceback" not in done.text
     source.unlink()
     source = write(tmp_path / "x.safetensors", small("seg"), "safetensors")
     before = source.read_bytes()
-    done = sapiens_ray("convert", source, "--to", "safetensors")
+    done = command("convert", source, "--to", "safetensors")
     assert done.code == 2 and "is the file to convert itself" in done.err
     assert source.read_bytes() == before and list(tmp_path.iterdir()) == [source]

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+import sapiens_ray as sr
 from sapiens_ray.images import decode_map
 from tests.conftest import read_output, write_photos
 
@@ -87,10 +88,9 @@ def test_the_checkpoint_of_another_task_is_named(cluster, sapiens_ray, write_job
     torch.jit.script(Pose()).save(str(tmp_path / "pose.pt2"))
     write_photos(tmp_path / "photos", 1)
     path = write_job(tmp_path / "photos", tasks=[{"task": "seg", "checkpoint": str(tmp_path / "pose.pt2")}])
-    for command in (["check", path, "--load"], ["run", path]):
-        done = sapiens_ray(*command)
-        assert done.code == 2 and "1 x 17 x 256 x 192 for 1 images" in done.err, done.text
-        assert "Traceback" not in done.err
+    done = sapiens_ray("check", path, "--load")
+    assert done.code == 2 and "1 x 17 x 256 x 192 for 1 images" in done.err, done.text
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
@@ -155,12 +155,11 @@ def test_a_changed_tar_is_named_or_redone(cluster, sapiens_ray, write_job, tmp_p
     write_tar(tmp_path / "a.tar", files[:2])
     write_tar(tmp_path / "b.tar", files[2:])
     path = write_job([str(tmp_path / "a.tar"), str(tmp_path / "b.tar")])
-    assert sapiens_ray("run", path).code == 0
+    assert sr.run(sr.Job.load(path)).images == 4
     write_tar(tmp_path / "b.tar", files[1:])
     refused = sapiens_ray("run", path)
     assert refused.code == 2 and "b.tar has changed since it was planned" in refused.err
-    redone = sapiens_ray("run", path, "--redo-changed")
-    assert redone.code == 0, redone.text
+    assert sr.run(sr.Job.load(path), redo_changed=True).images == 5
     ids = read_output(tmp_path / "job-out")["image_id"].to_pylist()
     assert ids == ["a.tar/000.jpg", "a.tar/001.jpg", "b.tar/001.jpg", "b.tar/002.jpg", "b.tar/003.jpg"]
 

@@ -42,6 +42,7 @@ def test_an_output_that_ray_would_delete_is_refused(cluster, write_job, tmp_path
     assert "Ray deletes after the job" in done.stdout
 
 
+@pytest.mark.nightly
 def test_ray_job_stop_leaves_a_folder_that_the_next_run_completes(cluster, sapiens_ray, write_job, tmp_path):
     write_photos(tmp_path / "photos", 80)
     path = write_job(tmp_path / "photos", unit_size=2, input={"shard_size": 40})

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 from PIL import Image
 
 import sapiens_ray as sr
@@ -109,7 +110,7 @@ def _broken_files(folder: Path) -> dict[str, str]:
     return kinds
 
 
-def test_every_file_of_a_mixed_folder_has_its_row(cluster, sapiens_ray, write_job, tmp_path):
+def test_every_file_of_a_mixed_folder_has_its_row(cluster, write_job, tmp_path):
     folder = tmp_path / "photos"
     sizes = _good_files(folder)
     kinds = _broken_files(folder)
@@ -117,8 +118,7 @@ def test_every_file_of_a_mixed_folder_has_its_row(cluster, sapiens_ray, write_jo
     (folder / "notes.txt").write_text("no image, no row")
     (folder / "data.csv").write_text("a,b")
 
-    done = sapiens_ray("run", write_job(folder, unit_size=7, input={"shard_size": 20}))
-    assert done.code == 0, done.text
+    sr.run(sr.Job.load(write_job(folder, unit_size=7, input={"shard_size": 20})))
 
     output = tmp_path / "job-out"
     rows = {row["image_id"]: row for row in read_output(output).to_pylist()}
@@ -161,9 +161,9 @@ def test_all_images_bad_still_ends_well_unless_the_job_says_otherwise(cluster, s
     assert sr.run(sr.Job.load(write_job(folder))).failed == 3
     assert read_output(tmp_path / "job-out")["error_kind"].to_pylist() == ["not_an_image"] * 3
 
-    strict = sapiens_ray("run", write_job(folder, name="strict", max_error_fraction=0.5))
-    assert strict.code == 1
-    assert "max_error_fraction" in strict.err and "3 of 3" in strict.err
+    strict = write_job(folder, name="strict", max_error_fraction=0.5)
+    with pytest.raises(sr.errors.TooManyErrors, match=r"3 of 3 .* max_error_fraction"):
+        sr.run(sr.Job.load(strict))
     assert read_output(tmp_path / "strict-out").num_rows == 3, "everything written is kept"
-    again = sapiens_ray("run", tmp_path / "strict.yaml")
-    assert again.code == 1, "the verdict does not depend on who did the work"
+    again = sapiens_ray("run", strict)
+    assert again.code == 1 and "3 of 3" in again.err, "the verdict does not depend on who did the work"

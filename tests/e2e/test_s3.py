@@ -246,7 +246,7 @@ def test_labelling_does_not_wait_for_the_end_of_the_listing(cluster, s3, job, ow
 
     def fault(method: str, uri: str, number: int) -> str | None:
         if "prefix=photos" in uri and "continuation-token" in uri:
-            time.sleep(4)
+            time.sleep(2)
         return None
 
     s3.fault = fault

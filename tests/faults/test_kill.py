@@ -117,12 +117,15 @@ def test_actors_and_workers_killed(write_job, tmp_path):
 @pytest.mark.parametrize(
     ("number", "code"), [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.nightly), (signal.SIGINT, 130)]
 )
-def test_stopped_by_a_signal(write_job, tmp_path, number, code):
+def test_a_second_run_is_refused_and_the_first_stopped_by_a_signal(write_job, tmp_path, number, code):
     write_photos(tmp_path / "photos", IMAGES)
     path = write_job(tmp_path / "photos", unit_size=UNIT, input={"shard_size": 50})
     output = tmp_path / "job-out"
     process = start(path, tmp_path / "log.txt")
-    assert wait_for_units(process, output, 3)
+    assert wait_for_units(process, output, 1)
+    second = subprocess.run([EXECUTABLE, "run", path], capture_output=True, text=True, timeout=60, check=False)
+    assert second.returncode == 2 and f"being written by another run: process {process.pid}" in second.stderr
+    assert "Traceback" not in second.stderr
     children = psutil.Process(process.pid).children(recursive=True)
     asked = time.monotonic()
     process.send_signal(number)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,8 +14,6 @@ from sapiens_ray import lock as locking
 from sapiens_ray.errors import JobFailed, OutputError
 from sapiens_ray.lock import OutputLock, holder, read_lock, require_held
 from sapiens_ray.storage import Folder
-from tests.conftest import read_output, write_photos
-from tests.faults.test_kill import start, wait_for_units
 
 
 @pytest.fixture
@@ -111,17 +107,3 @@ def test_one_of_many_gets_it(output, quick):
         thread.join()
     assert len(got) == 1 and len(refused) == 7
     got[0].__exit__()
-
-
-@pytest.mark.slow
-def test_a_second_job_on_the_same_output_is_refused(write_job, tmp_path):
-    write_photos(tmp_path / "photos", 160)
-    path = write_job(tmp_path / "photos", unit_size=4)
-    first = start(path, tmp_path / "log.txt")
-    assert wait_for_units(first, tmp_path / "job-out", 1)
-    executable = Path(sys.executable).parent / "sapiens-ray"
-    second = subprocess.run([executable, "run", path], capture_output=True, text=True, timeout=60, check=False)
-    assert second.returncode == 2 and f"being written by another run: process {first.pid}" in second.stderr
-    assert "Traceback" not in second.stderr
-    assert first.wait(120) == 0, (tmp_path / "log.txt").read_text()
-    assert read_output(tmp_path / "job-out").num_rows == 160

@@ -92,7 +92,7 @@ def test_images_that_kill_or_stop_their_worker_become_rows(write_job, tmp_path):
     assert json.loads((output / "summary.json").read_text())["repeated"] >= 8
 
 
-def test_what_is_known_of_an_image_is_not_tried_again(cluster, sapiens_ray, write_job, tmp_path):
+def test_what_is_known_of_an_image_is_not_tried_again(cluster, write_job, tmp_path):
     """A note of an earlier run is enough: the image is never touched."""
     files = write_photos(tmp_path / "photos", 6)
     path = write_job(tmp_path / "photos", unit_size=4)
@@ -101,13 +101,12 @@ def test_what_is_known_of_an_image_is_not_tried_again(cluster, sapiens_ray, writ
     attempts = tmp_path / "job-out" / "attempts"
     attempts.mkdir(parents=True)
     (attempts / "s000000-00000000-00000004.seg.json").write_text(json.dumps(note))
-    done = sapiens_ray("run", path)
-    assert done.code == 0, done.text
+    sr.run(sr.Job.load(path))
     table = read_output(tmp_path / "job-out")
     assert table["error_kind"].to_pylist() == [None, None, "crashed", None, None, None]
     assert table["error"][2].as_py() == "seg: the worker died 3 times"
-    again = sapiens_ray("run", path, "--retry-errors")
-    assert again.code == 0 and "6 ok, 0 errors" in again.out, again.text
+    summary = sr.run(sr.Job.load(path), retry_errors=True)
+    assert (summary.images, summary.failed) == (6, 0)
     table = read_output(tmp_path / "job-out")
     assert table["image_id"].to_pylist() == [file.name for file in files] and table["error_kind"].null_count == 6
 
