@@ -232,11 +232,11 @@ def test_restart_of_a_plan_of_many_shards(cluster, write_job, tmp_path, monkeypa
     from sapiens_ray import growth
 
     monkeypatch.setattr(growth, "SHARDS_A_FILE", 2)
-    write_photos(tmp_path / "photos", 5)
+    write_photos(tmp_path / "photos", 3)
     path = write_job(tmp_path / "photos", input={"shard_size": 1})
     for restart in (False, True):
-        assert sr.run(sr.Job.load(path), restart=restart).images == 5
-    assert sr.run(sr.Job.load(path)).already_done == 5
+        assert sr.run(sr.Job.load(path), restart=restart).images == 3
+    assert sr.run(sr.Job.load(path)).already_done == 3
 
 
 def test_a_look_at_a_job_writes_nothing(cluster, labelled):

@@ -262,7 +262,7 @@ def test_the_masks_of_an_export_are_those_of_the_next_job(everything, sapiens_ra
     assert refused.code == 2 and "tasks[].mask.folder" in refused.err
 
 
-def test_boxes_and_masks_from_parquet_and_a_detector(cluster, sapiens_ray, models, tmp_path):
+def test_boxes_and_masks_from_parquet_and_a_detector(cluster, command, models, tmp_path):
     images = [photo(80, 60, number) for number in range(5)]
     images[1][:] = 0
     images[2][:, :40], images[2][:, 40:] = 255, 204
@@ -296,7 +296,7 @@ def test_boxes_and_masks_from_parquet_and_a_detector(cluster, sapiens_ray, model
         {"task": "depth", "checkpoint": "depth.pt2", "mask": {"column": "mask"}},
     ]
     job = write_job(tmp_path, models, "job", "in.parquet", tasks, unit_size=2)
-    checked = sapiens_ray("check", job, "--load")
+    checked = command("check", job, "--load")
     assert checked.code == 0, checked.text
     assert "133 keypoints, persons: detector (torchscript), crop trained" in checked.out
     assert "finds 0 persons in a black photo" in checked.out
@@ -317,7 +317,7 @@ def test_boxes_and_masks_from_parquet_and_a_detector(cluster, sapiens_ray, model
         sr.run(sr.Job.load(job))
 
 
-def test_columns_are_asked_of_inputs_that_have_them(models, sapiens_ray, tmp_path):
+def test_columns_are_asked_of_inputs_that_have_them(cluster, models, command, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(encode_png(photo(20, 20)))
     (tmp_path / "list.csv").write_text('image,boxes\nphotos/a.png,"[[1, 2, 10, 12]]"\n')
@@ -328,10 +328,10 @@ def test_columns_are_asked_of_inputs_that_have_them(models, sapiens_ray, tmp_pat
         "boxes": {"column": "boxes"},
     }
     for uri, message in (("photos", "has no columns"), ("list.csv", None)):
-        checked = sapiens_ray("check", write_job(tmp_path, models, "job", uri, [task]))
+        checked = command("check", write_job(tmp_path, models, "job", uri, [task]))
         assert (checked.code, (message or "") in checked.err) == (2 if message else 0, True), checked.text
     task["boxes"] = {"column": "person"}
-    checked = sapiens_ray("check", write_job(tmp_path, models, "job", "list.csv", [task]))
+    checked = command("check", write_job(tmp_path, models, "job", "list.csv", [task]))
     assert checked.code == 2 and "no column 'person'; it has image, boxes" in checked.err
 
 
