@@ -156,7 +156,12 @@ def decode(data: bytes | memoryview, max_pixels: int) -> np.ndarray:
         shown = f"header says {size[0]}x{size[1]}; " if size else ""
         raise ImageError("corrupt", f"cannot be decoded: truncated or damaged ({shown}{len(data)} bytes)")
     _check_size(image.shape[1], image.shape[0], max_pixels)
-    return image
+    return _with_colours(image)
+
+
+def _with_colours(image: np.ndarray) -> np.ndarray:
+    """H x W x 3 of what OpenCV decoded: grey PFM files come as H x W even where colours are asked for."""
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -181,7 +186,7 @@ def decode_small(data: bytes | memoryview, width: int, height: int, max_side: in
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     if image is None:
         raise ImageError("corrupt", "cannot be decoded at reduced size")
-    return cv2.resize(image, picture_size(width, height, max_side), interpolation=cv2.INTER_AREA)
+    return cv2.resize(_with_colours(image), picture_size(width, height, max_side), interpolation=cv2.INTER_AREA)
 
 
 def picture_size(width: int, height: int, max_side: int) -> tuple[int, int]:

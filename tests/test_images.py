@@ -119,3 +119,12 @@ def test_the_fraction_is_a_fair_and_lasting_choice():
     chosen = [images.hash_fraction(f"photo-{number}") < 0.25 for number in range(4000)]
     assert 0.22 < np.mean(chosen) < 0.28
     assert images.hash_fraction("a") == images.hash_fraction("a") != images.hash_fraction("b")
+
+
+def test_grey_float_images_have_colours():
+    """OpenCV gives grey PFM files as H x W even where colours are asked for."""
+    grey = np.linspace(0, 255, 48, dtype=np.float32).reshape(6, 8)
+    data = cv2.imencode(".pfm", grey)[1].tobytes()
+    decoded = images.decode(data, 100)
+    assert decoded.shape == (6, 8, 3) and (decoded == decoded[..., :1]).all()
+    assert images.decode_small(data, 8, 6, 4).shape == (3, 4, 3)
