@@ -24,9 +24,9 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 import ray
 import ray.cloudpickle
 
-from sapiens_ray import pipeline
-from sapiens_ray.config import Job
-from sapiens_ray.demo import write_model
+from sapiens_ray.execution import pipeline
+from sapiens_ray.job.config import Job
+from sapiens_ray.models.stand_ins import write_model
 from sapiens_ray.tasks.seg import Seg
 
 

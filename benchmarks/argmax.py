@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from sapiens_ray.models.argmax import upsampled_argmax
+from sapiens_ray.tasks.argmax import upsampled_argmax
 
 SIZES = {"0.9 megapixels": (1280, 720), "8.3 megapixels": (3840, 2160)}
 # How coarse the label regions are: cells of the random field that the logits are smoothed from.

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 
-from sapiens_ray.models.dark import decode_heatmaps
+from sapiens_ray.tasks.dark import decode_heatmaps
 
 REPEATS = 5
 

@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import actors
 
-from sapiens_ray import pipeline
-from sapiens_ray.config import Job
-from sapiens_ray.demo import write_model
+from sapiens_ray.execution import pipeline
+from sapiens_ray.job.config import Job
+from sapiens_ray.models.stand_ins import write_model
 from tests.s3_server import s3_server
 
 

@@ -26,9 +26,9 @@ from actors import stand_in  # first: it keeps Ray quiet
 import ray  # isort: skip
 import ray.cloudpickle  # isort: skip
 
-from sapiens_ray import pipeline
-from sapiens_ray.config import Job
-from sapiens_ray.demo import write_model
+from sapiens_ray.execution import pipeline
+from sapiens_ray.job.config import Job
+from sapiens_ray.models.stand_ins import write_model
 
 
 def measure(images: int) -> dict[str, float]:

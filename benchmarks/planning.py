@@ -27,7 +27,7 @@ SHARD = 1000
 
 def job_file(folder: Path) -> Path:
     """A job from the synthetic input to `folder`/out."""
-    from sapiens_ray.demo import write_model
+    from sapiens_ray.models.stand_ins import write_model
 
     (folder / "photos").mkdir(parents=True, exist_ok=True)
     write_model(folder / "model.pt2")
@@ -59,10 +59,11 @@ def finish(folder: Path, images: int) -> None:
 
 def measure(step: str, folder: Path, images: int) -> dict[str, Any]:
     """Run one step here. Returns seconds and the peak of resident memory in MB, with that before the step."""
-    from sapiens_ray import discovery, storage
-    from sapiens_ray.config import Job
-    from sapiens_ray.preflight import prepare_job, save_job
-    from sapiens_ray.summary import errors_in_files
+    from sapiens_ray.planning import discovery
+    from sapiens_ray import storage
+    from sapiens_ray.job.config import Job
+    from sapiens_ray.execution.preflight import prepare_job, save_job
+    from sapiens_ray.output.summary import errors_in_files
 
     def walk(folder: Any) -> Iterator[tuple[str, bool]]:
         for number in range(images):

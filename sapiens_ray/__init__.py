@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from sapiens_ray.version import __version__
 
 if TYPE_CHECKING:
-    from sapiens_ray.config import Job
+    from sapiens_ray.execution.dataset import read_labels
+    from sapiens_ray.execution.pipeline import run
+    from sapiens_ray.job.config import Job
     from sapiens_ray.labeler import Labeler
-    from sapiens_ray.pipeline import run
-    from sapiens_ray.reading import read_labels
 
 __all__ = ["Job", "Labeler", "__version__", "read_labels", "run"]
 
 # Loaded on first use: `import sapiens_ray` must not cost what torch and ray cost.
-_HOMES = {"Job": "config", "Labeler": "labeler", "run": "pipeline", "read_labels": "reading"}
+_HOMES = {"Job": "job.config", "Labeler": "labeler", "run": "execution.pipeline", "read_labels": "execution.dataset"}
 
 
 def __getattr__(name: str) -> Any:

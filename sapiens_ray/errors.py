@@ -1,18 +1,20 @@
 """Everything this package raises on purpose.
 
     SapiensRayError
-    ├── ConfigError       the job file, or a path it names, is wrong        exit 2
-    │   ├── InputError        nothing to label, or a shard changed          exit 2
-    │   ├── CheckpointError   a checkpoint is missing or not what it seems  exit 2
-    │   ├── OutputError       the output belongs to another job, or run     exit 2
-    │   └── ClusterError      the cluster can never run the job             exit 2
-    ├── JobFailed         the job could not finish; what is written stays   exit 1
-    │   └── StorageFailed     a storage does not answer                     exit 1
-    ├── TooManyErrors     every image has a row, too many are error rows    exit 1
-    └── ImageError        one image has no labels; becomes a row, never ends a job
+    ├── ConfigError           the job file, or a path it names, is wrong        exit 2
+    │   ├── InputError            nothing to label, or a shard changed          exit 2
+    │   ├── CheckpointError       a checkpoint is missing or not what it seems  exit 2
+    │   ├── OutputError           the output belongs to another job, or run     exit 2
+    │   └── ClusterError          the cluster can never run the job             exit 2
+    ├── JobError              the job could not finish; what is written stays   exit 1
+    │   └── StorageError          a storage does not answer                     exit 1
+    ├── ErrorLimitError       every image has a row, too many are error rows    exit 1
+    └── ImageError            one image has no labels: becomes an error row, never ends a job
 
-`ImageError` carries the `error_kind` of the row it becomes; docs/outputs.md lists the kinds.
+`ImageError` carries the `error_kind` of its row; docs/outputs.md lists the kinds.
 """
+
+from __future__ import annotations
 
 
 class SapiensRayError(Exception):
@@ -22,7 +24,7 @@ class SapiensRayError(Exception):
 
 
 class ConfigError(SapiensRayError):
-    """The job cannot start as it is written. The message names the field and the mend."""
+    """The job cannot start as it is written. The message names the field and the fix."""
 
     exit_code = 2
 
@@ -43,19 +45,19 @@ class ClusterError(ConfigError):
     """The cluster can never give what the job asks for."""
 
 
-class JobFailed(SapiensRayError):
-    """The job stopped before every image had its row. Run it again to go on."""
+class JobError(SapiensRayError):
+    """The job stopped before every image had its row. Run it again to continue."""
 
 
-class StorageFailed(JobFailed):
-    """A storage does not answer, or no longer lets us in. Nothing is wrong with the files; run it again to go on."""
+class StorageError(JobError):
+    """A storage does not answer, or no longer grants access. The files are fine; run the job again to continue."""
 
 
-class TooManyErrors(SapiensRayError):
+class ErrorLimitError(SapiensRayError):
     """Every image has a row, but more of them are errors than `max_error_fraction` allows."""
 
 
-class ImageError(Exception):
+class ImageError(SapiensRayError):
     """Why one image has no labels. Becomes `error_kind` and `error` of its row."""
 
     def __init__(self, kind: str, message: str) -> None:
@@ -65,3 +67,19 @@ class ImageError(Exception):
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return ImageError, (self.kind, self.message)
+
+
+def error_lines(error: BaseException) -> list[str]:
+    """The lines of an exception's text that are not empty; its class name where there is no text."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return [line for line in lines if line] or [type(error).__name__]
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says, for messages."""
+    return error_lines(error)[0][:200]
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of what a library says, for messages: torch puts the reason there."""
+    return error_lines(error)[-1][:500]

@@ -10,22 +10,29 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sapiens_ray import inference, stages, storage
-from sapiens_ray.config import Job, Visualize
+from sapiens_ray import storage
+from sapiens_ray.engine.assemble import Contents, add_masks, make_unit
+from sapiens_ray.engine.draw import draw_one, without_half_labels
+from sapiens_ray.engine.models import DetectorModel, ModelHost, PreparedModel, TaskModel, in_order
+from sapiens_ray.engine.prepare import prepare
 from sapiens_ray.errors import ConfigError, ImageError
-from sapiens_ray.images import encode_png
-from sapiens_ray.preflight import resolve_detector, resolve_model
-from sapiens_ray.reading import Size, decoders
-from sapiens_ray.rows import about_tasks
-from sapiens_ray.sources import Encoded, reason
-from sapiens_ray.tasks import make_task
-from sapiens_ray.units import Unit
+from sapiens_ray.imaging.images import encode_png
+from sapiens_ray.job.config import Job
+from sapiens_ray.models.resolving import resolve_detector, resolve_model
+from sapiens_ray.output.reading import map_columns
+from sapiens_ray.output.schema import about_tasks
+from sapiens_ray.sources import Encoded
+from sapiens_ray.sources.base import reason
+from sapiens_ray.tasks import stored_labels
+from sapiens_ray.tasks.options import Visualize
+from sapiens_ray.tasks.stored import MapSize
+from sapiens_ray.units import Row, Unit
 
 ImageLike = str | os.PathLike[str] | bytes | np.ndarray
 
 
 class Labeler:
-    """Holds the models of one or more tasks and labels images with the very code of the pipeline's stages.
+    """Holds the models of one or more tasks and labels images with the code of the pipeline's stages.
 
     >>> labeler = Labeler(task="seg", checkpoint="checkpoints/sapiens_1b_seg_torchscript.pt2")
     >>> row = labeler(["person.jpg"])[0]
@@ -52,7 +59,7 @@ class Labeler:
         tasks: the `tasks` of a job file, for several at once; else `task`, `checkpoint` and the options of one.
         """
         if tasks is not None and (task or checkpoint or batch_size or options):
-            raise TypeError("Labeler: with `tasks` every option stands in its entries")
+            raise TypeError("Labeler: with `tasks`, all options belong into its entries")
         if tasks is None:
             one = {"task": task, "checkpoint": os.fspath(checkpoint or ""), "batch_size": batch_size, **options}
             tasks = [{key: value for key, value in one.items() if value is not None}]
@@ -61,35 +68,33 @@ class Labeler:
             raw["max_pixels"] = max_pixels
         job = Job.parse(raw, source="Labeler")
         self.job = job
-        self.tasks = [make_task(one) for one in job.tasks]
         self.unit_size = unit_size
-        self._wanted = stages.Wanted.of(job)
-        self._models: list[inference.Detect | inference.Infer] = [
-            inference.Detect(options, resolve_detector(options, {}), job.device, None, False)
-            for options in job.detectors
-        ]
-        for model in sorted(self.tasks, key=inference.rank):
-            found = resolve_model(model.options, "checkpoint", {})
-            self._models.append(inference.Infer(model, found, job.device, None, False, None))
+        self._contents = Contents.of(job)
+        labelling = [TaskModel.of(settings, resolve_model(settings, "checkpoint", {})) for settings in job.tasks]
+        detecting = [DetectorModel(detector, resolve_detector(detector, {})) for detector in job.detectors]
+        models: list[PreparedModel] = [*labelling, *detecting]
+        self.tasks = [model.task for model in labelling]
+        self._stages = [model.load(ModelHost(job.device)) for model in in_order(models)]
 
     def __call__(
         self,
         images: ImageLike | Iterable[ImageLike],
         decode: bool = True,
-        size: Size = "stored",
+        size: MapSize = "stored",
         columns: dict[str, Sequence[Any]] | None = None,
-    ) -> list[dict[str, Any]]:
-        """Label images; returns one row (dict) an image, in order, with the columns of the output files that
+    ) -> list[Row]:
+        """Label images; returns one row (dict) per image, in order, with the columns of the output files that
         concern the image itself.
 
         images: paths or URLs, encoded bytes, or H x W x 3 uint8 arrays in BGR order, as OpenCV reads them.
         decode, size: maps as arrays, as `read_labels` gives them; False leaves the bytes of the Parquet files.
-        columns: for each input column that the tasks name (boxes, masks) its value for each image.
+        columns: per input column that the tasks name (boxes, masks), its value for each image.
         A bad image gives a row with `error_kind` and `error`, like in a job.
         """
         self._require(columns or {})
-        found = decoders(about_tasks(self.tasks), size) if decode else {}
-        rows: list[dict[str, Any]] = []
+        labels = [stored_labels(column, about) for column, about in about_tasks(self.tasks).items()]
+        found = {name: column.decoder(size) for name, column in map_columns(labels).items()} if decode else {}
+        rows: list[Row] = []
         for unit in self._units(images, columns or {}):
             finished = self._label(unit)
             carried = [name for name in finished.rows.column_names if name.startswith("_")]
@@ -111,21 +116,21 @@ class Labeler:
         row = unit.cells(0, ("error_kind", "error"))
         if row["error_kind"] is not None:
             raise ImageError(row["error_kind"], row["error"])
-        pictures = stages.draw_one(unit, 0, self.tasks, visualize or Visualize())
+        pictures = draw_one(unit, 0, self.tasks, visualize or Visualize())
         if not pictures:
             raise ImageError("failed", "none of the tasks has a picture of this image")
         return next(iter(pictures.values()))
 
     def _require(self, columns: dict[str, Any]) -> None:
-        missing = [name for name in self._wanted.labels if name not in columns]
+        missing = [name for name in self.job.label_columns if name not in columns]
         if missing:
             raise ConfigError(f"Labeler: the tasks look for {missing[0]!r}; give it in `columns`")
 
     def _label(self, unit: Unit) -> Unit:
-        unit = stages.prepare(unit, self.tasks, self.job.max_pixels)
-        for model in self._models:
-            unit = model(unit)
-        return stages.without_half_labels(unit, self.tasks)
+        unit = prepare(unit, self.tasks, self.job.max_pixels)
+        for stage in self._stages:
+            unit = stage(unit)
+        return without_half_labels(unit, self.tasks)
 
     def _units(self, images: ImageLike | Iterable[ImageLike], columns: dict[str, Sequence[Any]]) -> Iterator[Unit]:
         if isinstance(images, str | os.PathLike | bytes) or (isinstance(images, np.ndarray) and images.ndim <= 3):
@@ -144,8 +149,8 @@ class Labeler:
             yield self._unit(held)
 
     def _unit(self, encoded: list[Encoded]) -> Unit:
-        unit = stages.make_unit(encoded, pa.schema([]), self._wanted, start=encoded[0].index)
-        return stages.add_masks(unit, encoded, self._wanted.masks, os.getcwd(), {})
+        unit = make_unit(encoded, pa.schema([]), self._contents, start=encoded[0].index)
+        return add_masks(unit, encoded, self._contents.masks, os.getcwd(), {})
 
 
 def _encoded(index: int, image: ImageLike) -> Encoded:

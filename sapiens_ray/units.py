@@ -1,19 +1,24 @@
-"""Units: runs of consecutive images of one shard, how they travel, and the names they are written under.
+"""Units: runs of consecutive images of one shard, how they travel, and the file names they are written under.
 
-A unit is one row of the Ray dataset. Whatever Ray Data does to its blocks, it cannot part the images of a
-unit, so what goes in as a unit of N images comes out as one file of N rows.
+A unit is one row of the Ray dataset. Whatever Ray Data does to its blocks, it cannot split a unit, so a unit of
+N images ends as one file of N rows.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
+Row = dict[str, Any]  # one image: column name to Python value
+Errors = dict[int, tuple[str, str]]  # position or index of an image to its (error_kind, error)
 
 PHOTO = "photo"  # input kind: the decoded photos themselves
 _NAME = re.compile(r"s(\d{6,})-(\d{8,})-(\d{8,})(-end)?\.parquet")
@@ -44,17 +49,84 @@ class UnitName:
         return cls(int(shard), int(start), int(stop), end is not None)
 
 
+@dataclass(frozen=True)
+class Done:
+    """The half-open index ranges of a shard that already have their rows, sorted, and its size if known."""
+
+    ranges: tuple[tuple[int, int], ...] = ()
+    total: int | None = None
+
+    def has(self, index: int) -> bool:
+        position = bisect_right(self.ranges, index, key=lambda span: span[0]) - 1
+        return position >= 0 and index < self.ranges[position][1]
+
+    @property
+    def rows(self) -> int:
+        """Images with a row. Ranges may overlap where two attempts cut their units at different places."""
+        count = reached = 0
+        for start, stop in self.ranges:
+            count += max(0, stop - max(start, reached))
+            reached = max(reached, stop)
+        return count
+
+    @property
+    def first_missing(self) -> int:
+        """The first index without a row."""
+        reached = 0
+        for start, stop in self.ranges:
+            if start > reached:
+                break
+            reached = max(reached, stop)
+        return reached
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image has its row: the ranges join from 0 to the known end."""
+        return self.first_missing == self.total
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A visualization, encoded, with its name under `visualizations/`."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class UnitReport:
+    """What the last stage tells the driver about a written unit.
+
+    errors: error rows by kind. seconds: time by stage. notes: see `Unit`. repeated: how many units and shards the
+    job has started again so far because a worker died; the driver fills it in.
+    """
+
+    file: str
+    rows: int
+    errors: dict[str, int]
+    seconds: dict[str, float]
+    notes: list[str]
+    repeated: int = 0
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> UnitReport:
+        return cls(**json.loads(text))
+
+
 @dataclass
 class Unit:
     """What travels from stage to stage.
 
-    rows: Arrow table, one row an image, in the order of the shard: `index`, `image_id`, `uri`, `_data`
+    rows: Arrow table, one row per image, in the order of the shard: `index`, `image_id`, `uri`, `_data`
         (encoded bytes, null if unreadable), `error_kind`, `error`, passthrough columns; each stage adds its own.
-    inputs: for each network input kind, an N x H x W x 3 uint8 BGR array of the N images that could be decoded, in
-        their order; of kind PHOTO one flat array of their pixels (see `photos`). Images that meet an error later
+    inputs: per network input kind, an N x H x W x 3 uint8 BGR array of the N images that could be decoded, in
+        their order; for kind PHOTO one flat array of their pixels (see `photos`). Images that meet an error later
         keep their places.
-    seconds: time each stage spent on this unit.
-    notes: what users should know of how the models were started, told once by each actor.
+    seconds: time that each stage spent on this unit.
+    notes: what users should know about how the models were started; each actor tells it once.
     """
 
     shard: int
@@ -121,7 +193,7 @@ class Unit:
         return positions
 
     def photos(self) -> dict[int, np.ndarray]:
-        """Position of each decoded row to its H x W x 3 uint8 BGR photo, a view into `inputs[PHOTO]`."""
+        """Position of each decoded row -> its H x W x 3 uint8 BGR photo, a view into `inputs[PHOTO]`."""
         flat = self.inputs.get(PHOTO, np.empty(0, np.uint8))
         widths, heights = self.rows["width"].to_pylist(), self.rows["height"].to_pylist()
         photos, start = {}, 0
@@ -131,7 +203,7 @@ class Unit:
             start = stop
         return photos
 
-    def cells(self, position: int, columns: Iterable[str]) -> dict[str, Any]:
+    def cells(self, position: int, columns: Iterable[str]) -> Row:
         """Some columns of one row as Python values."""
         return {name: self.rows[name][position].as_py() for name in columns}
 
@@ -194,7 +266,7 @@ def set_column(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:
     return rows.append_column(name, values) if position < 0 else rows.set_column(position, name, values)
 
 
-def set_errors(rows: pa.Table, errors: dict[int, tuple[str, str]]) -> pa.Table:
+def set_errors(rows: pa.Table, errors: Errors) -> pa.Table:
     """The table with `error_kind` and `error` filled in for the given row positions."""
     if not errors:
         return rows

@@ -101,7 +101,7 @@ def cluster() -> Iterator[RayCluster]:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A segmentation model with random weights, in the lite contract."""
-    from sapiens_ray.demo import write_model
+    from sapiens_ray.models.stand_ins import write_model
 
     path = tmp_path_factory.mktemp("model") / "seg_random_torchscript.pt2"
     write_model(path)
@@ -140,7 +140,7 @@ def sapiens_ray() -> Command:
 @pytest.fixture
 def command() -> Command:
     """`sapiens-ray ARGUMENTS` in this process, for what it says: a process of its own takes seconds to import torch."""
-    from sapiens_ray.cli import main
+    from sapiens_ray.cli.commands import main
 
     def call(*arguments: object) -> Finished:
         out, err = io.StringIO(), io.StringIO()

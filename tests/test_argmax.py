@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sapiens_ray.models import argmax
-from sapiens_ray.models.argmax import upsampled_argmax
+from sapiens_ray.tasks.argmax import upsampled_argmax
 
 
 def reference(logits: np.ndarray, height: int, width: int) -> np.ndarray:

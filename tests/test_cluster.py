@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sapiens_ray.cluster import Cluster, place
-from sapiens_ray.config import Job
+from sapiens_ray.execution.cluster import Cluster, place
+from sapiens_ray.job.config import Job
 from sapiens_ray.errors import ClusterError
 
 

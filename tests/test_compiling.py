@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from sapiens_ray.models.runner import Runner, fitting_batch
+from sapiens_ray.engine.runner import Runner, fitting_batch
 from sapiens_ray.storage import Folder
 from tests.small_models import small, write
 
@@ -27,7 +27,7 @@ import json, sys, time
 import numpy as np, torch
 from pathlib import Path
 from sapiens_ray.models.compiling import CompileCache
-from sapiens_ray.models.runner import Runner
+from sapiens_ray.engine.runner import Runner
 from sapiens_ray.storage import Folder
 path, shared, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 runner = Runner(Path(path), "cpu", 3, 2, mode="bfloat16")

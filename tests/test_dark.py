@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from sapiens_ray.models.dark import decode_heatmaps
+from sapiens_ray.tasks.dark import decode_heatmaps
 
 
 def plain_decode(heatmap: np.ndarray) -> tuple[np.ndarray, float]:

@@ -11,7 +11,7 @@ import torch
 import torchvision
 
 import sapiens_ray as sr
-from sapiens_ray.demo import write_model
+from sapiens_ray.models.stand_ins import write_model
 from sapiens_ray.errors import CheckpointError, ImageError
 from sapiens_ray.models.detectors import Detector
 from sapiens_ray.tasks.persons import DetectorOptions
@@ -205,7 +205,7 @@ def test_weights_of_another_model_are_refused(ssd):
 def test_weights_come_from_the_torch_hub_cache(ssd, tmp_path, monkeypatch):
     """A file of the published name in the cache is used as it is; nothing is downloaded."""
     from sapiens_ray.models.detectors import weights_url
-    from sapiens_ray.preflight import resolve_detector
+    from sapiens_ray.execution.preflight import resolve_detector
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     url = weights_url(SSD)

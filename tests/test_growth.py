@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sapiens_ray import growth, storage
-from sapiens_ray.config import Job
+from sapiens_ray.planning import growth
+from sapiens_ray import storage
+from sapiens_ray.job.config import Job
 from sapiens_ray.errors import InputError
-from sapiens_ray.growth import KnownUris
-from sapiens_ray.plan import load_plan, read_entries
-from sapiens_ray.preflight import prepare_job, save_job
+from sapiens_ray.planning.growth import KnownUris
+from sapiens_ray.planning.plan import load_plan, read_entries
+from sapiens_ray.execution.preflight import prepare_job, save_job
 from tests.conftest import write_photos
 
 
@@ -69,7 +70,7 @@ def test_a_plan_that_is_looked_at_leaves_nothing_behind(many, write_job, tmp_pat
 
 
 def test_another_kind_far_behind_is_refused_when_it_comes(many, write_job, tmp_path, monkeypatch):
-    from sapiens_ray import discovery
+    from sapiens_ray.planning import discovery
 
     monkeypatch.setattr(discovery, "LOOK", 5)
     (tmp_path / "photos").mkdir()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sapiens_ray import images
+from sapiens_ray.imaging import images, names
 from sapiens_ray.errors import ImageError
 from tests.conftest import photo
 
@@ -95,30 +95,30 @@ NASTY = st.one_of(
 @settings(max_examples=500, deadline=None)
 @given(NASTY, NASTY)
 def test_picture_names_stay_inside_and_apart(one, other):
-    name = images.picture_name(one, "jpg")
+    name = names.picture_name(one, "jpg")
     parts = name.split("/")
     assert not name.startswith("/") and ".." not in parts and "" not in parts
     assert all(len(part.encode()) <= 255 for part in parts)
     assert not any(ord(char) < 32 for char in name)
     if one != other:
-        assert name != images.picture_name(other, "jpg")
+        assert name != names.picture_name(other, "jpg")
 
 
 @pytest.mark.parametrize("image_id", ["q" * 700 + "/" + ".." + "z" * 398, "/".join(["x" * 100] * 20), "é" * 2000])
 def test_over_long_names_stay_inside(image_id):
-    parts = images.picture_name(image_id, "jpg").split("/")
+    parts = names.picture_name(image_id, "jpg").split("/")
     assert ".." not in parts and all(0 < len(part.encode()) <= 255 for part in parts)
 
 
 def test_a_picture_is_never_in_the_way_of_a_folder():
-    picture, inside = images.picture_name("s.tar/a", "jpg"), images.picture_name("s.tar/a.jpg/b.jpg", "jpg")
+    picture, inside = names.picture_name("s.tar/a", "jpg"), names.picture_name("s.tar/a.jpg/b.jpg", "jpg")
     assert picture == "s.tar/a.jpg" and not inside.startswith(f"{picture}/")
 
 
 def test_the_fraction_is_a_fair_and_lasting_choice():
-    chosen = [images.hash_fraction(f"photo-{number}") < 0.25 for number in range(4000)]
+    chosen = [names.hash_fraction(f"photo-{number}") < 0.25 for number in range(4000)]
     assert 0.22 < np.mean(chosen) < 0.28
-    assert images.hash_fraction("a") == images.hash_fraction("a") != images.hash_fraction("b")
+    assert names.hash_fraction("a") == names.hash_fraction("a") != names.hash_fraction("b")
 
 
 def test_grey_float_images_have_colours():

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from sapiens_ray.errors import CheckpointError
 from sapiens_ray.models.heads import InstanceNorm
 from sapiens_ray.models.loading import load_model
-from sapiens_ray.models.runner import MEAN_RGB, STD_RGB
+from sapiens_ray.engine.runner import MEAN_RGB, STD_RGB
 from sapiens_ray.models.sapiens import Sapiens
-from sapiens_ray.models.vit import carry_position
+from sapiens_ray.models.vit import interpolate_pos_embed
 from tests.conftest import SHARED
 from tests.small_models import TASKS, images, output, small, write
 
@@ -143,20 +143,20 @@ def test_outputs_are_those_of_the_original_classes(task, file):
 def test_positions_are_carried_over_as_the_original_loader_does():
     kept = np.load(CONVERT / "pos_embed_resize.npz")["result"]
     positions = torch.load(CONVERT / "pretrain.pth", weights_only=True)["state_dict"]["backbone.pos_embed"]
-    carried = carry_position(positions, (64, 48), class_token=False)
+    carried = interpolate_pos_embed(positions, (64, 48), class_token=False)
     assert carried.shape == (1, 3072, 96) and np.abs(carried[0, 3::7].numpy() - kept).max() < 1e-6
 
 
 def test_positions_of_the_same_grid_stay_as_they_are():
     tokens = torch.randn(1, 12 + 1, 4)
-    assert torch.equal(carry_position(tokens, (4, 3), class_token=True), tokens)
-    assert torch.equal(carry_position(tokens, (4, 3), class_token=False), tokens[:, 1:])
+    assert torch.equal(interpolate_pos_embed(tokens, (4, 3), class_token=True), tokens)
+    assert torch.equal(interpolate_pos_embed(tokens, (4, 3), class_token=False), tokens[:, 1:])
     square = torch.randn(1, 16 + 1, 4)
-    assert torch.equal(carry_position(square, (4, 3), class_token=True)[:, 0], square[:, 0])
+    assert torch.equal(interpolate_pos_embed(square, (4, 3), class_token=True)[:, 0], square[:, 0])
     with pytest.raises(ValueError, match="neither 4 x 3 nor a square"):
-        carry_position(torch.randn(1, 14, 4), (4, 3), class_token=False)
+        interpolate_pos_embed(torch.randn(1, 14, 4), (4, 3), class_token=False)
     with pytest.raises(ValueError, match="class token"):
-        carry_position(torch.randn(1, 12, 4), (4, 3), class_token=True)
+        interpolate_pos_embed(torch.randn(1, 12, 4), (4, 3), class_token=True)
 
 
 def test_a_pretrained_encoder_fits_into_a_task_model(tmp_path):
@@ -167,7 +167,7 @@ def test_a_pretrained_encoder_fits_into_a_task_model(tmp_path):
     state["neck.decoder_embed.weight"] = torch.zeros(3, 3)
     torch.save({"state_dict": state}, tmp_path / "model.pth")
     loaded = load_model(tmp_path / "model.pth", "torchscript", CPU)
-    wanted = carry_position(state["backbone.pos_embed"], (64, 48), class_token=False)
+    wanted = interpolate_pos_embed(state["backbone.pos_embed"], (64, 48), class_token=False)
     assert torch.equal(loaded.module.backbone.pos_embed, wanted) and loaded.module.backbone.cls_token is None
     assert output(loaded.module, images(model)).shape == (1, 28, 512, 384)
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sapiens_ray import plan as planning
-from sapiens_ray.config import Job
-from sapiens_ray.done import current, done_by_shard
-from sapiens_ray.errors import InputError, JobFailed
-from sapiens_ray.preflight import prepare_job, save_job
-from sapiens_ray.sink import merge_shard
+from sapiens_ray.planning import plan as planning
+from sapiens_ray.job.config import Job
+from sapiens_ray.output.done import current, done_by_shard
+from sapiens_ray.errors import InputError, JobError
+from sapiens_ray.execution.preflight import prepare_job, save_job
+from sapiens_ray.output.writing import merge_shard
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import UnitName
 from tests.archives import write_tar
@@ -200,7 +200,7 @@ def test_a_lost_file_is_done_again(write_job, tmp_path, cluster):
     (tmp_path / "job-out" / "data" / UnitName(1, 0, 2, True).file).unlink()
     summary = sr.run(sr.Job.load(path))
     assert (summary.already_done, summary.labelled, summary.images) == (2, 2, 4)
-    assert JobFailed.exit_code == 1
+    assert JobError.exit_code == 1
 
 
 def test_units_that_two_attempts_cut_differently_are_merged_without_doubling(cluster, write_job, tmp_path):
@@ -213,7 +213,7 @@ def test_units_that_two_attempts_cut_differently_are_merged_without_doubling(clu
     for name, size in (("one", 4), ("two", 3)):
         sr.run(sr.Job.load(write_job(tmp_path / "photos", name=name, unit_size=size)))
     whole = sr.read_labels(str(tmp_path / "one-out"))
-    from sapiens_ray import redo
+    from sapiens_ray.execution import redo
 
     data = tmp_path / "one-out" / "data"
     (merged,) = data.iterdir()

@@ -8,7 +8,7 @@ import pytest
 
 import sapiens_ray as sr
 from sapiens_ray.errors import CheckpointError, ConfigError, ImageError, OutputError
-from sapiens_ray.images import decode_map
+from sapiens_ray.imaging.images import decode_map
 from tests.conftest import photo, write_photos
 
 

@@ -6,9 +6,9 @@ import errno
 
 import pytest
 
-from sapiens_ray import retries
-from sapiens_ray.retries import concerns_one_file, once, passes, retrying
-from sapiens_ray.uris import shown
+from sapiens_ray.storage import retries
+from sapiens_ray.storage.retries import concerns_one_file, no_retries, is_transient, retrying
+from sapiens_ray.storage.uris import redact_uri
 
 
 class HttpError(Exception):
@@ -38,12 +38,12 @@ STAY = [
 
 @pytest.mark.parametrize("error", PASS, ids=repr)
 def test_failures_that_pass(error):
-    assert passes(error)
+    assert is_transient(error)
 
 
 @pytest.mark.parametrize("error", STAY, ids=repr)
 def test_failures_that_stay(error):
-    assert not passes(error)
+    assert not is_transient(error)
 
 
 def test_pauses_double_with_a_random_share_and_patience_ends(monkeypatch):
@@ -69,7 +69,7 @@ def test_pauses_double_with_a_random_share_and_patience_ends(monkeypatch):
     assert max(pauses) <= 10 and 45 <= now[0] <= 60
     assert len({round(pause / longest, 6) for pause, longest in zip(pauses, expected, strict=False)}) > 1
     pauses.clear()
-    with pytest.raises(TimeoutError), once():
+    with pytest.raises(TimeoutError), no_retries():
         retrying(fail)
     assert pauses == []
 
@@ -107,4 +107,4 @@ def test_a_failure_is_the_files_own_only_if_the_storage_answers():
     ],
 )
 def test_uris_are_shown_without_secrets(uri, expected):
-    assert shown(uri) == expected
+    assert redact_uri(uri) == expected

@@ -83,7 +83,7 @@ def test_a_write_that_fails_leaves_nothing(folder, monkeypatch):
 
 def test_an_upload_that_is_cut_off_leaves_nothing(server, monkeypatch):
     """The connection is lost during every PUT, for longer than anybody waits."""
-    from sapiens_ray import retries
+    from sapiens_ray.storage import retries
 
     server.clean()
     folder = Folder("s3://roads/cut", server.options)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sapiens_ray.errors import ImageError
 from sapiens_ray.sources import Done, Encoded, cut_units
-from sapiens_ray.stages import make_unit
+from sapiens_ray.engine.stages import make_unit
 from sapiens_ray.units import Unit, UnitName
 
 

@@ -1,64 +1,80 @@
-"""COCO JSON: keypoints of pose, run-length masks of segmentation. One file a task, written as a stream."""
+"""COCO JSON: keypoints of persons, run-length masks of classes. One file per task, written as a stream."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
 
-from sapiens_ray.export import Exported, labelled, tasks_of
-from sapiens_ray.images import decode_map
+from sapiens_ray.export.base import Export, Exported, Option, labelled
+from sapiens_ray.output.reading import labels_of
 from sapiens_ray.storage import Folder
+from sapiens_ray.tasks.stored import StoredClassMap, StoredPersons
+from sapiens_ray.units import Row
 
-KEYPOINT_SCORE = 0.3  # Sapiens-Lite draws keypoints from here on
+MIN_SCORE = Option(
+    "min_score",
+    "keypoints with a lower score are marked as not labelled (visibility 0); default 0.3",
+    0.3,  # Sapiens-Lite draws keypoints from here on
+    float,
+    "SCORE",
+)
+Json = dict[str, Any]
 
 
-def export_coco(source: Folder, target: Folder, keypoint_score: float = KEYPOINT_SCORE) -> Exported:
-    """Write `<column>.json` for every pose and seg task; every image that has labels is in `images`.
+def export_coco(source: Folder, target: Folder, options: Mapping[str, Any] | None = None) -> Exported:
+    """Write `<column>.json` for every task with persons or class maps; every image that has labels is in `images`.
 
-    Keypoints are those of the Parquet file, whatever their score; visibility is 2 from `keypoint_score` on and
-    0 below, and `keypoint_scores` holds the scores. Segmentation has one annotation a class and image, background
-    left out, category ids being class ids. Raises OutputError if there are no labels.
+    Keypoints are those of the Parquet file, whatever their score; visibility is 2 from `min_score` on and 0 below,
+    and `keypoint_scores` holds the scores. Segmentation has one annotation per class and image, background left out,
+    category ids being class ids. Raises OutputError if there are no labels.
     """
+    least = (options or {}).get(MIN_SCORE.name, MIN_SCORE.default)
     left_out: dict[str, str] = {}
     done = Exported(left_out=left_out)
-    for column, about in tasks_of(source).items():
-        if about["task"] not in ("pose", "seg"):
-            left_out[column] = f"COCO has no {about['task']}"
+    for labels in labels_of(source):
+        if not isinstance(labels, StoredPersons | StoredClassMap):
+            left_out[labels.column] = f"COCO has no {labels.kind}"
             continue
         done = Exported(left_out=left_out)  # every task's file has the same images
-        pose = about["task"] == "pose"
-        with target.replacing(f"{column}.json") as path, path.open("w", encoding="utf-8") as file:
-            file.write('{"info": ' + json.dumps({"description": f"{column} of {source.uri}"}))
-            file.write(', "categories": ' + json.dumps(_person(about) if pose else _classes(about)))
+        rows = labelled(source, [labels.column])
+        if isinstance(labels, StoredPersons):
+            categories, annotations = _person(labels), _persons(rows, labels, least)
+        else:
+            categories, annotations = _classes(labels), _masks(rows, labels)
+        with target.replacing(f"{labels.column}.json") as path, path.open("w", encoding="utf-8") as file:
+            file.write('{"info": ' + json.dumps({"description": f"{labels.column} of {source.uri}"}))
+            file.write(', "categories": ' + json.dumps(categories))
             _write_list(file, "images", _images(labelled(source, [], done)))
-            rows = labelled(source, [column])
-            _write_list(file, "annotations", _persons(rows, column, keypoint_score) if pose else _masks(rows, column))
+            _write_list(file, "annotations", annotations)
             file.write("}\n")
     return done
 
 
-def _images(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+EXPORT = Export("COCO JSON of keypoints and class masks", export_coco, (MIN_SCORE,))
+
+
+def _images(rows: Iterable[Row]) -> Iterator[Json]:
     for number, row in enumerate(rows, 1):
         yield {"id": number, "file_name": row["image_id"], "width": row["width"], "height": row["height"]}
 
 
-def _person(about: dict[str, Any]) -> list[dict[str, Any]]:
-    skeleton = [[start + 1, end + 1] for start, end in about["keypoint_links"]]  # COCO counts from 1
-    return [{"id": 1, "name": "person", "supercategory": "person", "keypoints": about["keypoint_names"],
+def _person(labels: StoredPersons) -> list[Json]:
+    skeleton = [[start + 1, end + 1] for start, end in labels.keypoint_links]  # COCO counts from 1
+    return [{"id": 1, "name": "person", "supercategory": "person", "keypoints": labels.keypoint_names,
              "skeleton": skeleton}]  # fmt: skip
 
 
-def _classes(about: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"id": number, "name": name} for number, name in enumerate(about["class_names"]) if number]
+def _classes(labels: StoredClassMap) -> list[Json]:
+    return [{"id": number, "name": name} for number, name in enumerate(labels.class_names) if number]
 
 
-def _persons(rows: Iterable[dict[str, Any]], column: str, least: float) -> Iterator[dict[str, Any]]:
+def _persons(rows: Iterable[Row], labels: StoredPersons, least: float) -> Iterator[Json]:
     found = 0
     for number, row in enumerate(rows, 1):
-        for person in row[column]:
+        for person in labels.persons(row):
             found += 1
             x1, y1, x2, y2 = person["box"]
             seen = [2 if score >= least else 0 for score in person["scores"]]
@@ -77,12 +93,12 @@ def _persons(rows: Iterable[dict[str, Any]], column: str, least: float) -> Itera
             yield annotation if person["box_score"] is None else {**annotation, "score": person["box_score"]}
 
 
-def _masks(rows: Iterable[dict[str, Any]], column: str) -> Iterator[dict[str, Any]]:
+def _masks(rows: Iterable[Row], labels: StoredClassMap) -> Iterator[Json]:
     from pycocotools import mask as coco_mask
 
     found = 0
     for number, row in enumerate(rows, 1):
-        class_map = decode_map(row[column])
+        class_map = labels.class_map(row)
         for present in np.flatnonzero(np.bincount(class_map.reshape(-1))):
             if present == 0:
                 continue
@@ -99,8 +115,8 @@ def _masks(rows: Iterable[dict[str, Any]], column: str) -> Iterator[dict[str, An
             }
 
 
-def _write_list(file: IO[str], name: str, items: Iterable[dict[str, Any]]) -> None:
-    """Write a list one item a line, without holding it."""
+def _write_list(file: IO[str], name: str, items: Iterable[Json]) -> None:
+    """Write a list, one item per line, without holding it."""
     file.write(f', "{name}": [')
     for number, item in enumerate(items):
         file.write((",\n" if number else "\n") + json.dumps(item))

@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 from PIL import Image
 
-from sapiens_ray.export import Exported, tasks_of, write_each
-from sapiens_ray.images import decode_map
+from sapiens_ray.export.base import Export, Exported, write_each
+from sapiens_ray.output.reading import labels_of
 from sapiens_ray.storage import Folder
+from sapiens_ray.tasks.stored import StoredClassMap
+from sapiens_ray.units import Row
 
 
-def export_masks(source: Folder, target: Folder) -> Exported:
-    """Write `<column>/<stem>.png` for every image and seg task: 8-bit indices, their colours in the palette.
+def export_masks(source: Folder, target: Folder, options: Mapping[str, Any] | None = None) -> Exported:
+    """Write `<column>/<stem>.png` for every image and task with class maps: 8-bit indices, colours in the palette.
 
     Raises OutputError if there are no labels.
     """
     done = Exported()
-    palettes: dict[str, bytes] = {}
-    for column, about in tasks_of(source).items():
-        if about["task"] == "seg":
-            palettes[column] = bytes(value for colour in about["class_colours_rgb"] for value in colour)
+    included: list[StoredClassMap] = []
+    for labels in labels_of(source):
+        if isinstance(labels, StoredClassMap):
+            included.append(labels)
         else:
-            done.left_out[column] = f"{about['task']} has no class map"
+            done.left_out[labels.column] = f"{labels.kind} has no class map"
 
-    def write(row: dict[str, Any], name: str) -> None:
-        for column, palette in palettes.items():
-            mask = Image.fromarray(decode_map(row[column]))
-            mask.putpalette(palette)
+    def write(row: Row, name: str) -> None:
+        for labels in included:
+            mask = Image.fromarray(labels.class_map(row))
+            mask.putpalette([value for colour in labels.class_colours_rgb for value in colour])
             buffer = io.BytesIO()
             mask.save(buffer, "PNG", compress_level=1)
-            target.write(f"{column}/{name}.png", buffer.getvalue(), durable=False)
+            target.write(f"{labels.column}/{name}.png", buffer.getvalue(), durable=False)
 
-    if palettes:
-        write_each(source, list(palettes), done, write)
+    if included:
+        write_each(source, [labels.column for labels in included], done, write)
     return done
+
+
+EXPORT = Export("class maps as index PNGs with palette", export_masks)

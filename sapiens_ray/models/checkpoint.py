@@ -11,16 +11,17 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from filelock import FileLock
 
 from sapiens_ray import storage
-from sapiens_ray.errors import CheckpointError, StorageFailed
-from sapiens_ray.models import catalog
-from sapiens_ray.uris import shown
+from sapiens_ray.errors import CheckpointError, StorageError
+from sapiens_ray.models import catalogue
+from sapiens_ray.storage import StorageOptions
+from sapiens_ray.storage.uris import redact_uri
 
-Container = Literal["torchscript", "export", "old export", "pickle", "safetensors"]
+FileFormat = Literal["torchscript", "export", "old export", "pickle", "safetensors"]
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class Checkpoint:
     uri: str
     size: int
     sha256: str
-    storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    storage_options: StorageOptions = field(default_factory=dict, repr=False)
     # What `uri` is: a path or URL, a URL whose file lies in the torch hub cache, or a name of the catalogue.
     kind: Literal["file", "torch hub", "catalogue"] = "file"
-    mode: catalog.Mode = "torchscript"  # of the file of a name: the same one on every node
+    mode: catalogue.Mode = "torchscript"  # of the file of a name: the same one on every node
 
     def local_file(self) -> Path:
         """The file on this node's disk, fetched once a node if it lies elsewhere.
@@ -43,7 +44,7 @@ class Checkpoint:
         if self.kind == "torch hub":
             path = hub_file(self.uri)
         elif self.kind == "catalogue":
-            path = catalog.find_file(self.uri, self.mode)
+            path = catalogue.find_file(self.uri, self.mode)
         elif not storage.is_remote(self.uri):
             path = Path(storage.local_path(self.uri))
             if not path.is_file():
@@ -51,7 +52,7 @@ class Checkpoint:
                     f"{path} is not on node {os.uname().nodename}: put the checkpoint on storage that all nodes see"
                 )
         else:
-            with storage.asking(StorageFailed, f"cannot fetch {shown(self.uri)}"):
+            with storage.translate_errors(StorageError, f"cannot fetch {redact_uri(self.uri)}"):
                 path = _fetch(self.uri, self.storage_options)
         if file_sha256(path) != self.sha256:
             raise CheckpointError(f"{self.uri} is not the file this job was started with (its SHA-256 differs)")
@@ -59,33 +60,33 @@ class Checkpoint:
 
 
 def resolve(
-    uri: str, sha256: str | None, where: str, storage_options: dict[str, Any], mode: catalog.Mode = "torchscript"
+    uri: str, sha256: str | None, where: str, storage_options: StorageOptions, mode: catalogue.Mode = "torchscript"
 ) -> tuple[Checkpoint, Path]:
     """Find the checkpoint of a task and hash it; with its file here. Raises CheckpointError, also for other files.
 
     uri: a path, a URL, or a name of the catalogue, whose file for this `mode` is downloaded if it is nowhere.
     where: the field, for messages. sha256: refuse another file.
     """
-    named = catalog.is_name(uri)
+    named = catalogue.is_name(uri)
     if named:
-        with renamed(where):
-            path, mode = catalog.find(uri, mode)
+        with field_named(where):
+            path, mode = catalogue.find(uri, mode)
     else:
         path = _file(uri, where, storage_options)
     digest = _verified(path, uri, sha256, where)
-    if container_of(path) is None:  # told apart here, before any process is started to load it
-        raise CheckpointError(f"{where}: {uri} is no checkpoint: {seems_to_be(path)}")
+    if format_of(path) is None:  # told apart here, before any process is started to load it
+        raise CheckpointError(f"{where}: {uri} is not a checkpoint: {seems_to_be(path)}")
     options = storage_options if storage.is_remote(uri) else {}
     return Checkpoint(uri, path.stat().st_size, digest, options, "catalogue" if named else "file", mode), path
 
 
 def resolve_weights(
-    uri: str, sha256: str | None, where: str, storage_options: dict[str, Any], torchscript: bool
+    uri: str, sha256: str | None, where: str, storage_options: StorageOptions, torchscript: bool
 ) -> Checkpoint:
     """Find the file of a person detector: a TorchScript program, or weights without one. Raises CheckpointError."""
     path = _file(uri, where, storage_options)
     digest = _verified(path, uri, sha256, where)
-    is_script = container_of(path) == "torchscript"
+    is_script = format_of(path) == "torchscript"
     if torchscript and not is_script:
         raise CheckpointError(f"{where}: {uri} is not a TorchScript file: {seems_to_be(path)}")
     if not torchscript and is_script:
@@ -93,26 +94,26 @@ def resolve_weights(
     return Checkpoint(uri, path.stat().st_size, digest, storage_options if storage.is_remote(uri) else {})
 
 
-def _file(uri: str, where: str, storage_options: dict[str, Any]) -> Path:
+def _file(uri: str, where: str, storage_options: StorageOptions) -> Path:
     try:
         path = _fetch(uri, storage_options) if storage.is_remote(uri) else Path(storage.local_path(uri))
     except Exception as error:
         raise CheckpointError(f"{where}: cannot fetch {uri}: {type(error).__name__}: {error}") from None
     if not path.is_file():
-        what = "is a folder, not a checkpoint file" if path.is_dir() else "is not there"
+        what = "is a folder, not a checkpoint file" if path.is_dir() else "does not exist"
         hint = (
             "it was not sent with --working-dir (which leaves out what .gitignore and .rayignore name): "
             "give an absolute path that every node sees, or a URL"
             if storage.in_working_dir(uri)
             else "give the path or URL of a file, or a name that `sapiens-ray checkpoints list` shows"
-            f"{catalog.suggestion(uri)} (`make demo` writes checkpoints to try with)"
+            f"{catalogue.suggestion(uri)} (`make demo` writes checkpoints to try with)"
         )
         raise CheckpointError(f"{where}: {uri} {what}; {hint}")
     return path
 
 
 @contextlib.contextmanager
-def renamed(where: str) -> Iterator[None]:
+def field_named(where: str) -> Iterator[None]:
     """Put the name of a field before the message of a CheckpointError."""
     try:
         yield
@@ -154,7 +155,7 @@ def _verified(path: Path, uri: str, pin: str | None, where: str) -> str:
     return digest
 
 
-def container_of(path: Path) -> Container | None:
+def format_of(path: Path) -> FileFormat | None:
     """What kind of file holds a checkpoint, told by its directory or its first bytes; None if it is none.
 
     torchscript: a scripted program. export: a program of torch.export, in the layout of torch 2.9 and later.
@@ -168,7 +169,7 @@ def container_of(path: Path) -> Container | None:
             return None
         if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
             return "torchscript"
-        ends: dict[str, Container] = {
+        ends: dict[str, FileFormat] = {
             "serialized_state_dict.pt": "old export", "/data/weights/model.pt": "old export",
             "/model_weights_config.json": "export", "/data.pkl": "pickle",
         }  # fmt: skip
@@ -184,15 +185,15 @@ def container_of(path: Path) -> Container | None:
 
 def seems_to_be(path: Path) -> str:
     """What a file seems to be, for messages."""
-    container = container_of(path)
-    if container is not None:
+    file_format = format_of(path)
+    if file_format is not None:
         return {
             "torchscript": "it is a TorchScript program",
             "export": "it was saved by torch.export",
             "old export": "it was saved by torch.export of an older torch",
             "pickle": "it looks like a torch.save file (weights without code)",
             "safetensors": "it looks like a safetensors file (weights without code)",
-        }[container]
+        }[file_format]
     if zipfile.is_zipfile(path):
         return "a zip file of something else"
     with path.open("rb") as file:
@@ -204,20 +205,14 @@ def seems_to_be(path: Path) -> str:
     return "it is empty" if not head else f"no archive at all, its first bytes are {head!r}"
 
 
-def first_line(error: Exception) -> str:
-    """The first line of what a library has to say, for messages."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:200]
-
-
 def cache_folder() -> Path:
     """Where fetched files are kept: $SAPIENS_RAY_CACHE, or sapiens_ray in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(os.environ.get("SAPIENS_RAY_CACHE") or Path(base) / "sapiens_ray")
 
 
-def _fetch(uri: str, options: dict[str, Any]) -> Path:
-    """A remote file as a local one; kept under its address and stamp, so a changed file is fetched anew."""
+def _fetch(uri: str, options: StorageOptions) -> Path:
+    """A remote file as a local one; kept under its address and stamp, so a changed file is fetched again."""
     size, stamp = storage.stamp(uri, options)
     key = hashlib.sha256(f"{uri}\0{size}\0{stamp}".encode()).hexdigest()[:32]
     target = cache_folder() / "checkpoints" / key / uri.rsplit("/", 1)[-1]

@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from sapiens_ray.models.checkpoint import cache_folder, first_line
-from sapiens_ray.models.sapiens import Sapiens
+from sapiens_ray.errors import first_line
+from sapiens_ray.models.architectures import NativeModel
+from sapiens_ray.models.checkpoint import cache_folder
 from sapiens_ray.storage import Folder
 
 # The graphs of CUDA hand out their own memory as output, which the next batch overwrites while the last is reduced.
@@ -43,21 +44,16 @@ def no_compiler(device: torch.device) -> str | None:
     return None
 
 
-def compile_native(model: Sapiens, compiling: str) -> None:
+def compile_native(model: NativeModel, compiling: str) -> None:
     """Have the model's parts compiled when they first run; the shape of the batch is part of the code."""
-    for part in _parts(model):
+    for part in model.compiled_parts():
         part.compile(mode=_INDUCTOR_MODES[compiling], dynamic=False)
 
 
-def run_eagerly(model: Sapiens) -> None:
+def run_eagerly(model: NativeModel) -> None:
     """Undo `compile_native`."""
-    for part in _parts(model):
+    for part in model.compiled_parts():
         part._compiled_call_impl = None
-
-
-def _parts(model: Sapiens) -> list[Any]:
-    head = [model.get_submodule(model.architecture.head)] if model.architecture.head else []
-    return [*model.backbone.layers, *head]
 
 
 @dataclass

@@ -10,15 +10,14 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import cv2
 import numpy as np
 import torch
 import torchvision
 
-from sapiens_ray.errors import CheckpointError, ImageError
-from sapiens_ray.models.runner import choose_device
+from sapiens_ray.errors import CheckpointError, ImageError, error_lines
+from sapiens_ray.models.device import choose_device
 from sapiens_ray.models.weights import load_torchscript
 from sapiens_ray.tasks.persons import FARTHEST, DetectorOptions
 
@@ -37,7 +36,7 @@ def check_name(name: str) -> None:
     """Raise CheckpointError unless torchvision has a detection model of that name."""
     known = torchvision.models.list_models(module=torchvision.models.detection)
     if name not in known:
-        raise CheckpointError(f"{name!r} is no detection model of torchvision: {', '.join(known)}; or `torchscript`")
+        raise CheckpointError(f"{name!r} is not a detection model of torchvision: {', '.join(known)}; or `torchscript`")
 
 
 class Detector:
@@ -119,19 +118,25 @@ def load_torchvision(name: str, weights: Path) -> torch.nn.Module:
         state = torch.load(weights, map_location="cpu", weights_only=True)
         network.load_state_dict(state.get("model", state))
     except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise CheckpointError(f"{weights} does not hold the weights of {name}: {' '.join(lines)[:300]}") from None
+        reason = " ".join(error_lines(error))[:300]
+        raise CheckpointError(f"{weights} does not hold the weights of {name}: {reason}") from None
     return network.eval()
 
 
 def load_published(name: str, weights: Path, published_as: str) -> torch.nn.Module:
     """A torchvision model as torchvision builds it for its own weights: some have other constants then (frozen
-    batch norms, with epsilon 0 in the oldest ones). It finds the file under its published name in a hub cache."""
-    with tempfile.TemporaryDirectory() as folder, mock.patch("torch.hub.get_dir", lambda: folder):
+    batch norms, with epsilon 0 in the oldest ones). torchvision finds the file, under its published name, in the hub
+    folder, which is a temporary one for this time."""
+    before = torch.hub.get_dir()
+    with tempfile.TemporaryDirectory() as folder:
         cached = Path(folder) / "checkpoints" / published_as
         cached.parent.mkdir()
         cached.symlink_to(weights.resolve())
-        network: torch.nn.Module = torchvision.models.get_model(name, weights="DEFAULT")
+        torch.hub.set_dir(folder)
+        try:
+            network: torch.nn.Module = torchvision.models.get_model(name, weights="DEFAULT")
+        finally:
+            torch.hub.set_dir(before)
     return network.eval()
 
 

@@ -21,8 +21,7 @@ from typing import Any
 
 import torch
 
-from sapiens_ray.errors import CheckpointError
-from sapiens_ray.models.checkpoint import first_line
+from sapiens_ray.errors import CheckpointError, first_line
 
 _MEMBERS = re.compile(
     r"[^/]+/(models/model\.json|data/weights/(weight_\d+|model_weights_config\.json)"

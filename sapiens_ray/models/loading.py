@@ -1,4 +1,4 @@
-"""Any checkpoint as a model that runs on this torch, in either mode."""
+"""Any checkpoint as a model that runs with this torch, in either mode."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from torch.export.passes import move_to_device_pass
 
 from sapiens_ray.errors import CheckpointError
-from sapiens_ray.models.checkpoint import Container, container_of
+from sapiens_ray.models.architectures import Architecture, NativeModel, Triple, recognise
+from sapiens_ray.models.checkpoint import FileFormat, format_of
 from sapiens_ray.models.exported import load_export
-from sapiens_ray.models.sapiens import Architecture, Sapiens, build, fitting_architecture, tensors_of
+from sapiens_ray.models.sapiens import SapiensFamily
 from sapiens_ray.models.weights import load_torchscript, read_weights
 
 if TYPE_CHECKING:
@@ -21,76 +22,83 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Model:
+class LoadedModel:
     """A model on its device.
 
-    dtype: of the images it takes. batch: the only batch size it takes, if there is but one. architecture: of a
-    native model; None for a program that runs as it is.
+    dtype: of the images it takes. batch: the only batch size it takes, if there is but one. native: the module, if it
+    is one of ours; None for a program that runs as it is. mean_rgb, std_rgb: of the normalisation of images.
     """
 
     module: Callable[[torch.Tensor], Any]
-    container: Container
+    format: FileFormat
     dtype: torch.dtype
     batch: int | None = None
-    architecture: Architecture | None = None
+    native: NativeModel | None = None
+    mean_rgb: Triple = SapiensFamily.mean_rgb  # of programs, too: Sapiens-Lite saves them with these constants
+    std_rgb: Triple = SapiensFamily.std_rgb
 
     @property
-    def native(self) -> Sapiens | None:
-        return self.module if isinstance(self.module, Sapiens) else None
+    def architecture(self) -> Architecture | None:
+        return self.native.architecture if self.native else None
 
 
-def load_model(path: Path, mode: str, device: torch.device) -> Model:
-    """A checkpoint of any container as a model. Raises CheckpointError.
+def load_model(path: Path, mode: str, device: torch.device) -> LoadedModel:
+    """A checkpoint of any file format as a model. Raises CheckpointError.
 
     mode torchscript: a TorchScript program as it is; weights in the native module, float32. mode bfloat16: the
-    native module, its large products in bfloat16; programs that are no Sapiens are cast. Exported programs that are
-    no Sapiens run as they are, in the mode whose type they have.
+    native module, its large products in bfloat16; programs of other models are cast. Exported programs of other
+    models run as they are, in the mode whose type they have.
     """
-    container = container_of(path)
-    if container == "torchscript" and mode == "torchscript":
+    file_format = format_of(path)
+    if file_format == "torchscript" and mode == "torchscript":
         module = load_torchscript(path, device)
         if any(parameter.dtype != torch.float32 for parameter in module.parameters()):
             raise CheckpointError(f"{path}: mode torchscript runs float32 programs; this one holds other types")
-        return Model(module, container, torch.float32)
+        return LoadedModel(module, file_format, torch.float32)
     dtype = torch.bfloat16 if mode == "bfloat16" else torch.float32
-    tensors = tensors_of(read_weights(path))
-    if tensors:
-        native = build(tensors, str(path), dtype, device)
+    recognised = recognise(read_weights(path))
+    if recognised:
+        family, tensors = recognised
+        native = family.build(tensors, str(path), dtype, device)
         if device.type == "cpu":  # oneDNN's convolutions are faster so; NVIDIA's choose for themselves
             native.to(memory_format=torch.channels_last)
-        return Model(native, container or "pickle", torch.float32, architecture=native.architecture)
-    if container == "torchscript":
-        return Model(load_torchscript(path, device).to(dtype), container, dtype)
-    if container == "export":
+        return LoadedModel(
+            native, file_format or "pickle", torch.float32,
+            native=native, mean_rgb=family.mean_rgb, std_rgb=family.std_rgb,
+        )  # fmt: skip
+    if file_format == "torchscript":
+        return LoadedModel(load_torchscript(path, device).to(dtype), file_format, dtype)
+    if file_format == "export":
         return _exported(path, mode, dtype, device)
-    raise no_sapiens(path)
+    raise not_native(path)
 
 
-def _exported(path: Path, mode: str, dtype: torch.dtype, device: torch.device) -> Model:
+def _exported(path: Path, mode: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
     program = load_export(path)
     _refuse_other_types((tensor.dtype for tensor in program.state_dict.values()), path, mode, dtype)
     inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
     names = set(program.graph_signature.user_inputs)
     first = next(node.meta["val"] for node in inputs if node.name in names)
     batch = first.shape[0] if isinstance(first.shape[0], int) else None
-    return Model(move_to_device_pass(program, device).module(), "export", dtype, batch)
+    return LoadedModel(move_to_device_pass(program, device).module(), "export", dtype, batch)
 
 
 def refuse_unfit(path: Path, options: ModelOptions) -> None:
-    """Raise CheckpointError if a file that is no TorchScript program cannot serve the task, told by its names alone."""
+    """Raise CheckpointError if a file that is not a TorchScript program cannot serve the task, judged by its names."""
     entries = read_weights(path)
-    tensors = tensors_of(entries)
-    if tensors:
-        refuse_other_task(fitting_architecture(tensors, str(path)), str(path), options)
-    elif container_of(path) == "export":
+    recognised = recognise(entries)
+    if recognised:
+        family, tensors = recognised
+        refuse_other_task(family.fitting(tensors, str(path)), str(path), options)
+    elif format_of(path) == "export":
         dtype = torch.bfloat16 if options.mode == "bfloat16" else torch.float32
         _refuse_other_types((entry.dtype for entry in entries.values()), path, options.mode, dtype)
     else:
-        raise no_sapiens(path)
+        raise not_native(path)
 
 
-def no_sapiens(path: Path) -> CheckpointError:
-    """What to say of tensors that are those of another model."""
+def not_native(path: Path) -> CheckpointError:
+    """What to say about the tensors of a model of no known family."""
     return CheckpointError(
         f"{path} holds tensors, but not those of a Sapiens model: there is none named "
         "backbone.patch_embed.projection.weight. Other models run as TorchScript programs"
@@ -111,5 +119,5 @@ def refuse_other_task(architecture: Architecture, what: str, options: ModelOptio
         return
     needs = f"task {options.task}"
     if wanted is not None and architecture.task == options.task:
-        needs = f"{wanted} {'keypoints' if options.task == 'pose' else 'channels'}"
+        needs = f"{wanted} {options.channel_name}"
     raise CheckpointError(f"{what} is {architecture}, and the job asks for {needs}")

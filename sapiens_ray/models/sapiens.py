@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from sapiens_ray.errors import CheckpointError
+from sapiens_ray.models.architectures import Family, NativeModel, Triple
 from sapiens_ray.models.heads import Head
-from sapiens_ray.models.vit import PATCH, VisionTransformer, carry_position
+from sapiens_ray.models.vit import PATCH, VisionTransformer, interpolate_pos_embed
 from sapiens_ray.models.weights import Entry
+from sapiens_ray.tasks.network import ENCODER_SIDE, NETWORK_HEIGHT, NETWORK_WIDTH
 
 # Width of the encoder: name and number of attention heads, which no tensor tells.
 SIZES = {1024: ("0.3b", 16), 1280: ("0.6b", 16), 1536: ("1b", 24), 1920: ("2b", 32)}
@@ -28,7 +31,7 @@ IGNORED = ("neck.", "data_preprocessor.")
 
 
 @dataclass(frozen=True)
-class Architecture:
+class SapiensArchitecture:
     """All that makes a Sapiens model but its weights.
 
     task: pose, seg, depth, normal or features. channels: of the output; None for the encoder alone.
@@ -59,11 +62,18 @@ class Architecture:
     @property
     def input_size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        return (1024, 1024) if self.task == "features" else (1024, 768)
+        return (ENCODER_SIDE, ENCODER_SIDE) if self.task == "features" else (NETWORK_HEIGHT, NETWORK_WIDTH)
 
     @property
     def grid(self) -> tuple[int, int]:
         return self.input_size[0] // PATCH, self.input_size[1] // PATCH
+
+    @property
+    def details(self) -> list[str]:
+        lines = [f"{self.width} wide, {self.layers} layers, {self.heads} heads, padding {self.padding}"]
+        if self.channels is not None:
+            lines.append(f"head: {len(self.deconv)} + {len(self.conv)} layers, {self.channels} channels out")
+        return lines
 
     def __str__(self) -> str:
         if self.task == "features":
@@ -72,17 +82,23 @@ class Architecture:
         return f"a Sapiens {self.task} model ({self.size}{f', {self.channels} {of}' if of else ''})"
 
 
-class Sapiens(nn.Module):
+class Sapiens(NativeModel):
     """Encoder and head. Without a head the output is a tuple of one map, as Sapiens-Lite's encoders have it."""
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: SapiensArchitecture) -> None:
         super().__init__()
-        a = self.architecture = architecture
+        self.architecture: SapiensArchitecture = architecture
+        a = architecture
         self.backbone = VisionTransformer(
             a.width, a.layers, a.heads, a.hidden, a.padding, a.grid, class_token=a.task == "features"
         )
         if a.channels is not None:
             self.add_module(a.head, Head(a.width, a.deconv, a.conv, a.channels, a.last))
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """The layers of the encoder, which share one piece of code, and the head."""
+        head = [self.get_submodule(self.architecture.head)] if self.architecture.head else []
+        return [*self.backbone.layers, *head]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor]:
         """B x 3 x H x W, RGB, normalised, to the output, float32.
@@ -106,7 +122,7 @@ def tensors_of(state: Mapping[str, Entry]) -> dict[str, Entry]:
     return {}
 
 
-def read_architecture(tensors: Mapping[str, Entry], what: str) -> Architecture:
+def read_architecture(tensors: Mapping[str, Entry], what: str) -> SapiensArchitecture:
     """Read the model off the shapes of its tensors. what: the file, for messages. Raises CheckpointError."""
 
     def shape(name: str, dims: int) -> tuple[int, ...]:
@@ -125,14 +141,14 @@ def read_architecture(tensors: Mapping[str, Entry], what: str) -> Architecture:
     hidden = shape("backbone.layers.0.ffn.layers.0.0.weight", 2)[0]
     heads = SIZES[width][1] if width in SIZES else max(1, width // OTHER_HEAD_WIDTH)
     if width % heads:
-        raise CheckpointError(f"{what}: an encoder {width} wide is no Sapiens of any size that is known")
+        raise CheckpointError(f"{what}: an encoder {width} wide is not a Sapiens of a known size")
     head, last = "", ""
     if any(name.startswith("head.") for name in tensors):
         head, last = "head", "final_layer"
     elif any(name.startswith("decode_head.") for name in tensors):
         head, last = "decode_head", "conv_seg"
     else:
-        return Architecture("features", width, layers, heads, hidden)
+        return SapiensArchitecture("features", width, layers, heads, hidden)
     deconv = [
         shape(f"{head}.deconv_layers.{n}.weight", 4)[1] for n in numbers(rf"{head}\.deconv_layers\.(\d+)\.weight")
     ]
@@ -144,7 +160,7 @@ def read_architecture(tensors: Mapping[str, Entry], what: str) -> Architecture:
         task = "depth"
     else:
         task = "normal" if channels == 3 else "seg"
-    return Architecture(task, width, layers, heads, hidden, tuple(deconv), tuple(conv), channels, head, last)
+    return SapiensArchitecture(task, width, layers, heads, hidden, tuple(deconv), tuple(conv), channels, head, last)
 
 
 def build(tensors: Mapping[str, Entry], what: str, dtype: torch.dtype, device: torch.device) -> Sapiens:
@@ -161,13 +177,13 @@ def build(tensors: Mapping[str, Entry], what: str, dtype: torch.dtype, device: t
     for name in wanted:
         tensor = tensors[name].read()
         if tuple(tensor.shape) != wanted[name]:
-            tensor = carry_position(tensor, architecture.grid, architecture.task == "features")
+            tensor = interpolate_pos_embed(tensor, architecture.grid, architecture.task == "features")
         ready[name] = tensor.to(device, dtype if any(part in name for part in PRODUCTS) else torch.float32)
     model.load_state_dict(ready, assign=True)
     return model.eval().requires_grad_(False)
 
 
-def fitting_architecture(tensors: Mapping[str, Entry], what: str) -> Architecture:
+def fitting_architecture(tensors: Mapping[str, Entry], what: str) -> SapiensArchitecture:
     """The model whose tensors these are, all of them and no others. Reads none of them.
 
     Raises CheckpointError with the first tensor that does not fit.
@@ -183,7 +199,8 @@ def fitting_architecture(tensors: Mapping[str, Entry], what: str) -> Architectur
         found = tensors[name].shape
         if name == "backbone.pos_embed" and len(found) == 3 and found[::2] == shape[::2]:
             try:  # positions of another grid can be carried over
-                carry_position(torch.empty(found, device="meta"), architecture.grid, architecture.task == "features")
+                has_class_token = architecture.task == "features"
+                interpolate_pos_embed(torch.empty(found, device="meta"), architecture.grid, has_class_token)
             except ValueError as error:
                 raise CheckpointError(f"{what}: tensor {name} of shape {found}: {error}") from None
         elif found != shape:
@@ -193,3 +210,26 @@ def fitting_architecture(tensors: Mapping[str, Entry], what: str) -> Architectur
         if name not in state and name != "backbone.cls_token":
             raise CheckpointError(f"{what}: tensor {name} of shape {entry.shape} belongs to no part of the model{but}")
     return architecture
+
+
+class SapiensFamily(Family):
+    """Meta's Sapiens of 2024, 0.3b to 2b."""
+
+    # Sapiens-Lite's constants: those of ImageNet, rounded.
+    mean_rgb: ClassVar[Triple] = (123.5, 116.5, 103.5)
+    std_rgb: ClassVar[Triple] = (58.5, 57.0, 57.5)
+
+    def tensors_of(self, state: Mapping[str, Entry]) -> dict[str, Entry]:
+        return tensors_of(state)
+
+    def read(self, tensors: Mapping[str, Entry], what: str) -> SapiensArchitecture:
+        return read_architecture(tensors, what)
+
+    def fitting(self, tensors: Mapping[str, Entry], what: str) -> SapiensArchitecture:
+        return fitting_architecture(tensors, what)
+
+    def build(self, tensors: Mapping[str, Entry], what: str, dtype: torch.dtype, device: torch.device) -> Sapiens:
+        return build(tensors, what, dtype, device)
+
+
+FAMILY = SapiensFamily()

@@ -117,7 +117,7 @@ class VisionTransformer(nn.Module):
         return tokens.transpose(1, 2).unflatten(2, self.grid)
 
 
-def carry_position(embedding: torch.Tensor, grid: tuple[int, int], class_token: bool) -> torch.Tensor:
+def interpolate_pos_embed(embedding: torch.Tensor, grid: tuple[int, int], class_token: bool) -> torch.Tensor:
     """Position embeddings of a square grid, as those of another: bicubic, without anti-aliasing, in float32.
 
     embedding: 1 x N x C, of N = n * n patches, or n * n + 1 with a class token in front. class_token: keep its

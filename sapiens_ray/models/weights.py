@@ -1,4 +1,4 @@
-"""The tensors in a checkpoint file, whatever its container, without running what is in it.
+"""The tensors in a checkpoint file, whatever its format, without running what is in it.
 
 Each tensor is read when it is asked for, straight from its place in the file: a model of a smaller type never has
 the weights beside it in their stored type, and no file is mapped that somebody may overwrite.
@@ -20,8 +20,8 @@ from typing import IO, Any
 
 import torch
 
-from sapiens_ray.errors import CheckpointError
-from sapiens_ray.models.checkpoint import Container, container_of, first_line, seems_to_be
+from sapiens_ray.errors import CheckpointError, first_line
+from sapiens_ray.models.checkpoint import FileFormat, format_of, seems_to_be
 
 
 @dataclass(frozen=True)
@@ -35,23 +35,23 @@ class Entry:
 
 def read_weights(path: Path) -> dict[str, Entry]:
     """The tensors of a file under their names. Raises CheckpointError for files of other kinds, or damaged ones."""
-    container = container_of(path)
-    readers: dict[Container, Callable[[Path], dict[str, Entry]]] = {
+    file_format = format_of(path)
+    readers: dict[FileFormat, Callable[[Path], dict[str, Entry]]] = {
         "torchscript": _of_torchscript,
         "export": _of_export,
         "old export": _of_old_export,
         "pickle": _of_pickle,
         "safetensors": _of_safetensors,
     }
-    if container is None:
-        raise CheckpointError(f"{path} is no checkpoint: {seems_to_be(path)}")
+    if file_format is None:
+        raise CheckpointError(f"{path} is not a checkpoint: {seems_to_be(path)}")
     try:
-        return readers[container](path)
+        return readers[file_format](path)
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # damage shows in many ways: in the zip, in JSON, in pickles, in what they say
         raise CheckpointError(
-            f"{path}: cannot read its tensors ({container}): {type(error).__name__}: {first_line(error)}"
+            f"{path}: cannot read its tensors ({file_format}): {type(error).__name__}: {first_line(error)}"
         ) from None
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sapiens_ray import storage
 from sapiens_ray.errors import ImageError, InputError
-from sapiens_ray.sources import Done, Encoded, Images, images
-from sapiens_ray.uris import readable, shown
+from sapiens_ray.sources import folders
+from sapiens_ray.sources.base import Encoded, Images, Look, Reading, ShardSource
+from sapiens_ray.storage.uris import readable, redact_uri, relative_to
+from sapiens_ray.units import Done, Row
 
 BATCH = 32
 MAX_GROUP = 10_000_000  # rows; no table of images has more in one group
@@ -23,7 +26,7 @@ def choose_column(schema: pa.Schema, wanted: str | None, uri: str) -> str:
     if wanted is not None:
         if wanted in able:
             return wanted
-        what = "is not of bytes or struct<bytes,path>" if wanted in schema.names else "is not there"
+        what = "is not of bytes or struct<bytes,path>" if wanted in schema.names else "does not exist"
         raise InputError(f"input.image_column: column {wanted!r} of {uri} {what}; columns: {', '.join(schema.names)}")
     if "image" in able:
         return "image"
@@ -50,31 +53,56 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
-def read(
-    uri: str,
-    shard_id: str,
-    done: Done,
-    options: dict[str, Any],
-    image_column: str | None = None,
-    id_column: str | None = None,
-    columns: tuple[str, ...] = (),
-) -> Images:
-    """The images of one Parquet file, row by row.
+class ParquetFiles(ShardSource):
+    """Tables of images."""
 
-    A file without a readable footer gives one error row, a damaged row group one for each of its images. Raises
-    OSError if the storage fails: that is not damage, and another run may find the rest.
-    """
-    stream = storage.open_read(uri, options)
+    suffixes: ClassVar[tuple[str, ...]] = (".parquet",)
+
+    def read(self, uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
+        """The images of one Parquet file, row by row.
+
+        A file without a readable footer gives one error row, a damaged row group one per image in it.
+        """
+        return read(uri, shard_id, done, reading)
+
+    def look(self, uri: str, reading: Reading) -> Look:
+        """Row count and types of the passthrough columns; one image for a file without a readable footer, which
+        becomes an error row. Raises InputError for a column that does not exist."""
+        try:
+            with storage.open_read(uri, reading.storage_options) as stream, pq.ParquetFile(stream) as file:
+                schema, rows = file.schema_arrow, file.metadata.num_rows
+        except (OSError, pa.ArrowException) as error:
+            raise_unless_damage(error)
+            return Look(1)
+        choose_column(schema, reading.image_column, uri)
+        wanted = (
+            ("input.id_column", (reading.id_column,)),
+            ("input.columns", reading.passthrough),
+            ("tasks[].boxes.column or .mask.column", reading.labels),
+        )
+        for setting, names in wanted:
+            for name in names:
+                if name is not None and name not in schema.names:
+                    raise InputError(f"{setting}: {uri} has no column {name!r}; it has {', '.join(schema.names)}")
+        return Look(rows, {name: schema.field(name).type for name in reading.passthrough})
+
+
+SOURCE = ParquetFiles()
+
+
+def read(uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
+    """See `ParquetFiles.read`."""
+    stream = storage.open_read(uri, reading.storage_options)
     try:
         file = pq.ParquetFile(stream)
-        image_column = choose_column(file.schema_arrow, image_column, uri)
+        image_column = choose_column(file.schema_arrow, reading.image_column, uri)
     except (OSError, pa.ArrowException, InputError) as error:
         stream.close()
         raise_unless_damage(error)
         if not done.has(0):
-            yield Encoded(0, shard_id, shown(uri), error=ImageError("shard_damaged", str(error)[:500]))
+            yield Encoded(0, shard_id, redact_uri(uri), error=ImageError("shard_damaged", str(error)[:500]))
         return 1
-    wanted = list(dict.fromkeys([image_column, *([id_column] if id_column else []), *columns]))
+    cells = _Cells(uri, shard_id, image_column, reading)
     with stream, file:
         first = 0
         for group in range(file.num_row_groups):
@@ -82,19 +110,19 @@ def read(
             if not 0 <= count <= MAX_GROUP:  # each would become an error row
                 text = f"row group {group} says it has {count} rows"
                 if not done.has(first):
-                    yield Encoded(first, shard_id, shown(uri), error=ImageError("shard_damaged", text))
+                    yield Encoded(first, shard_id, redact_uri(uri), error=ImageError("shard_damaged", text))
                 return first + 1
             if not all(done.has(index) for index in range(first, first + count)):
-                for index, row in _rows(file, group, wanted, first, count):
+                for index, row in _rows(file, group, cells.columns, first, count):
                     if not done.has(index):
-                        yield _image(index, row, uri, shard_id, options, image_column, id_column, columns)
+                        yield cells.image(index, row)
             first += count
     return first
 
 
 def _rows(
     file: pq.ParquetFile, group: int, columns: list[str], first: int, count: int
-) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
+) -> Iterator[tuple[int, Row | Exception]]:
     """(index, row) for every row of a group; the exception in place of each row that cannot be read."""
     index = first
     try:
@@ -116,35 +144,37 @@ def raise_unless_damage(error: Exception) -> None:
         raise error
 
 
-def _image(
-    index: int,
-    row: dict[str, Any] | Exception,
-    uri: str,
-    shard_id: str,
-    options: dict[str, Any],
-    image_column: str,
-    id_column: str | None,
-    columns: tuple[str, ...],
-) -> Encoded:
-    position = f"{shard_id}/{index:08d}"  # with the path behind it: Hugging Face keeps base names, which repeat
-    if isinstance(row, Exception):
-        error = ImageError("unreadable", f"the Parquet file is damaged here: {row}"[:500])
-        return Encoded(index, position, f"{shown(uri)}#{index}", error=error)
-    cell = row[image_column]
-    path = cell.get("path") if isinstance(cell, dict) else None
-    data = cell.get("bytes") if isinstance(cell, dict) else cell
-    name = f"{position}/{path}" if path else position
-    named = row[id_column] if id_column else None
-    image = Encoded(
-        index,
-        image_id=readable(name if named is None else str(named)),
-        uri=f"{shown(uri)}#{index}",
-        data=data,
-        extra={column: row[column] for column in columns},
-    )
-    if data is None and path:  # Hugging Face keeps a path without bytes for files beside the table
-        beside = path if "://" in path or path.startswith("/") else f"{uri.rsplit('/', 1)[0]}/{path}"
-        images.fill(image, beside, options)
-    elif data is None:
-        image.error = ImageError("missing", f"column {image_column!r} is null")
-    return image
+@dataclass(frozen=True)
+class _Cells:
+    """How the rows of one file become images."""
+
+    uri: str
+    shard_id: str
+    image_column: str
+    reading: Reading
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns to read."""
+        id_column = [self.reading.id_column] if self.reading.id_column else []
+        return list(dict.fromkeys([self.image_column, *id_column, *self.reading.columns]))
+
+    def image(self, index: int, row: Row | Exception) -> Encoded:
+        """The image of a row, or of a row that could not be read."""
+        position = f"{self.shard_id}/{index:08d}"  # before the path: Hugging Face keeps base names, which repeat
+        uri = f"{redact_uri(self.uri)}#{index}"
+        if isinstance(row, Exception):
+            error = ImageError("unreadable", f"the Parquet file is damaged here: {row}"[:500])
+            return Encoded(index, position, uri, error=error)
+        cell = row[self.image_column]
+        path = cell.get("path") if isinstance(cell, dict) else None
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        named = row[self.reading.id_column] if self.reading.id_column else None
+        name = (f"{position}/{path}" if path else position) if named is None else str(named)
+        extra = {column: row[column] for column in self.reading.columns}
+        image = Encoded(index, readable(name), uri, data, extra=extra)
+        if data is None and path:  # Hugging Face keeps a path without bytes for files beside the table
+            folders.fill(image, relative_to(self.uri.rsplit("/", 1)[0], path), self.reading.storage_options)
+        elif data is None:
+            image.error = ImageError("missing", f"column {self.image_column!r} is null")
+        return image

@@ -1,8 +1,8 @@
-"""WebDataset tars: a streaming reader to which damage is a row, not an end.
+"""WebDataset tars: a streaming reader for which damage is a row, not an end.
 
-Python's `tarfile` ends without a word where an archive is cut at a member boundary or inside a header, and
-loses whatever stands behind a damaged header. Here every image member that can be read has its row, in the
-order of the archive, and every place of damage has one too, with the shard as `image_id`.
+Python's `tarfile` stops silently where an archive is cut at a member boundary or inside a header, and loses what
+follows a damaged header. Here every image member that can be read has its row, in the order of the archive, and
+every place of damage has one too, with the shard as `image_id`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ import json
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from typing import IO, ClassVar
 
 from sapiens_ray import storage
 from sapiens_ray.errors import ImageError
-from sapiens_ray.images import has_image_suffix, looks_like_image
-from sapiens_ray.sources import Done, Encoded, Images, matches
-from sapiens_ray.uris import readable, shown
+from sapiens_ray.imaging.images import has_image_suffix, looks_like_image
+from sapiens_ray.sources.base import Encoded, Images, Reading, ShardSource, matches
+from sapiens_ray.storage.uris import readable, redact_uri
+from sapiens_ray.units import Done, Row
 
 BLOCK = tarfile.BLOCKSIZE
 MAX_JSON = 16 << 20
 MAX_SAMPLE = 256  # images of one key that are held until their JSON is seen
-MAX_MEMBER = 1 << 30  # an encoded image of more than 1 GiB is no image
+MAX_MEMBER = 1 << 30  # no encoded image is larger
 _LOST = (tarfile.HeaderError, tarfile.ReadError, ValueError, EOFError, zlib.error, gzip.BadGzipFile)
 
 
@@ -44,31 +45,47 @@ class _Damage(Exception):
         self.fatal = fatal
 
 
-def read(
-    uri: str,
-    shard_id: str,
-    done: Done,
-    options: dict[str, Any],
-    include: Sequence[str] = (),
-    fields: Sequence[str] = (),
-) -> Images:
-    """The image members of a tar (.tar, .tar.gz, .tgz), read once, front to back.
+class Tars(ShardSource):
+    """WebDataset shards, and any other tar with images in it."""
 
-    image_id is `<shard>/<member name>`, so several images of one WebDataset key stay apart; the key itself
-    (member name up to the first dot of its last part) is in `extra["key"]`. A member that stands in the tar twice
-    gets `#2` after its name. A member is an image if its name
-    ends like one, or if its first bytes are those of one; with `include` the patterns alone decide.
+    suffixes: ClassVar[tuple[str, ...]] = (".tar", ".tar.gz", ".tgz")
 
-    fields: also look for them in the `<key>.json` beside the images of a key, and give those that it has in `extra`.
-    Members of a key stand together, as WebDataset asks.
+    def read(self, uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
+        """The image members of a tar, read once, front to back.
 
-    Raises OSError if the storage fails: that is not damage, and another run may find the rest.
-    """
+        image_id is `<shard>/<member name>`, so several images of one WebDataset key stay apart; the key itself
+        (member name up to the first dot of its last part) is in `extra["key"]`. The second member of a name gets
+        `#2` after it. A member is an image if its name ends like one, or if its first bytes are those of one; with
+        `include` the patterns alone decide.
+
+        The columns with boxes and masks are fields of the `<key>.json` beside the images of a key. Members of a key
+        are neighbours, as WebDataset asks.
+        """
+        return read(uri, shard_id, done, reading)
+
+    def count(self, uri: str, include: Sequence[str]) -> int | None:
+        """Image members of a plain tar on this machine's disk. Damage, if any, will add rows."""
+        if storage.is_remote(uri) or not uri.lower().endswith(".tar"):
+            return None
+        try:
+            with tarfile.open(storage.local_path(uri), "r:") as tar:
+                names = [member.name.removeprefix("./") for member in tar if not member.isdir()]
+        except (tarfile.TarError, OSError):
+            return None
+        return sum(matches(name, include) if include else has_image_suffix(name) for name in names)
+
+
+SOURCE = Tars()
+
+
+def read(uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
+    """See `Tars.read`."""
+    fields = reading.labels
     index = 0
     names: set[str] = set()
     sample = _Sample("")
-    with storage.open_read(uri, options) as raw:
-        for member in _members(raw, include, bool(fields)):
+    with storage.open_read(uri, reading.storage_options) as raw:
+        for member in _members(raw, reading.include, bool(fields)):
             ours = member.is_json and member.key == sample.key
             if done.total is not None and index >= done.total and not ours:
                 break
@@ -96,7 +113,7 @@ class _Sample:
     def __init__(self, key: str) -> None:
         self.key = key
         self.images: list[Encoded] = []
-        self.values: dict[str, Any] = {}
+        self.values: Row = {}
         self.error: ImageError | None = None
 
     def read(self, member: _Member) -> None:
@@ -129,7 +146,7 @@ def _unused(name: str, names: set[str]) -> str:
 
 def _row(index: int, member: _Member, uri: str, shard_id: str, name: str) -> Encoded:
     if member.name is None:
-        return Encoded(index, shard_id, shown(uri), error=member.error)
+        return Encoded(index, shard_id, redact_uri(uri), error=member.error)
     data = None
     error = member.error
     if error is None:
@@ -140,7 +157,7 @@ def _row(index: int, member: _Member, uri: str, shard_id: str, name: str) -> Enc
     return Encoded(
         index,
         image_id=f"{shard_id}/{name}",
-        uri=f"{shown(uri)}#{readable(member.name)}",
+        uri=f"{redact_uri(uri)}#{readable(member.name)}",
         data=data,
         error=error,
         extra={"key": readable(member.key)},

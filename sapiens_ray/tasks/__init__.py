@@ -1,54 +1,35 @@
-"""Tasks: what the network sees, what becomes of its output, and how it looks. One module a task."""
+"""Tasks: what the network sees, what becomes of its output, how it looks, and how it is stored. One module per task."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
+from sapiens_ray.registry import Registry
+from sapiens_ray.tasks.base import CropTask, Task, TaskKind
+from sapiens_ray.tasks.options import ModelOptions
+from sapiens_ray.tasks.stored import StoredLabels
 
-if TYPE_CHECKING:
-    import torch
+__all__ = ["TASKS", "CropTask", "StoredLabels", "Task", "TaskKind", "make_task", "stored_labels"]
 
-    from sapiens_ray.config import Visualize
-
-
-class Task(Protocol):
-    """All that the pipeline asks of a task. `tasks/seg.py` is the shortest one to read.
-
-    `Pose`, whose `input_kind` is PHOTO, makes its inputs by `boxes` and `cut` instead of one an image.
-    """
-
-    options: Any
-    column: str
-    input_kind: str
-    needs: tuple[str, ...]  # columns of the unit that `finish` and `draw` look at, beside width and height
-
-    @property
-    def fields(self) -> list[pa.Field]: ...
-
-    @property
-    def metadata(self) -> dict[str, Any]: ...
-
-    def prepare(self, image: np.ndarray) -> np.ndarray: ...
-
-    def check_output(self, output: Any, batch: int) -> torch.Tensor: ...
-
-    def reduce(self, outputs: torch.Tensor, sizes: list[tuple[int, int]]) -> list[Any]: ...
-
-    def finish(self, results: list[Any], row: dict[str, Any]) -> dict[str, Any]: ...
-
-    def draw(self, photo: np.ndarray, row: dict[str, Any], settings: Visualize) -> np.ndarray | None: ...
+TASKS: Registry[TaskKind] = Registry(
+    "sapiens_ray.tasks",
+    TaskKind,
+    {
+        "seg": "sapiens_ray.tasks.seg:TASK",
+        "depth": "sapiens_ray.tasks.depth:TASK",
+        "normal": "sapiens_ray.tasks.normal:TASK",
+        "pose": "sapiens_ray.tasks.pose:TASK",
+        "features": "sapiens_ray.tasks.features:TASK",
+    },
+)
 
 
-def make_task(options: Any) -> Task:
+def make_task(options: ModelOptions) -> Task[Any]:
     """The task of its options."""
-    from sapiens_ray.tasks.depth import Depth
-    from sapiens_ray.tasks.features import Features
-    from sapiens_ray.tasks.normal import Normal
-    from sapiens_ray.tasks.pose import Pose
-    from sapiens_ray.tasks.seg import Seg
+    return TASKS[options.task].task(options)
 
-    kinds: dict[str, Any] = {"seg": Seg, "depth": Depth, "normal": Normal, "pose": Pose, "features": Features}
-    task: Task = kinds[options.task](options)
-    return task
+
+def stored_labels(column: str, about: dict[str, Any]) -> StoredLabels:
+    """The stored labels of a task. Those of a task that is not installed here have no maps and no files."""
+    kind = TASKS.get(about["task"])
+    return kind.stored(column, about) if kind else StoredLabels(column, about)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from sapiens_ray.tasks.dense import NETWORK_HEIGHT, NETWORK_WIDTH
+from sapiens_ray.tasks.network import NETWORK_HEIGHT, NETWORK_WIDTH
 
 PADDING = 1.25  # room round the box, as in training
 SMALLEST = 1.0  # pixels; a box without area has no scale
@@ -74,7 +74,7 @@ def lite_geometry(box: np.ndarray, width: int, height: int) -> Crop:
 
 
 def lite_crop(image: np.ndarray, crop: Crop) -> np.ndarray:
-    """H x W x 3 uint8 BGR, warped to a canvas of its own size, then squeezed to 1024 x 768 x 3 uint8 BGR.
+    """H x W x 3 uint8 BGR, warped to a canvas of its own size, then resized to 1024 x 768 x 3 uint8 BGR.
 
     For equality with Sapiens-Lite's outputs; persons in wide photos are distorted by it.
     """

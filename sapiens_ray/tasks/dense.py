@@ -1,23 +1,20 @@
-"""What the tasks with one value a pixel share: the squeezed input, the check of the output, stored float maps."""
+"""What depth and normals share: options, the stored float map, the foreground."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal, TypeVar
 
-import cv2
 import numpy as np
 from pydantic import Field
 
-from sapiens_ray import maps
-from sapiens_ray.errors import CheckpointError
+from sapiens_ray.imaging import maps
+from sapiens_ray.tasks.base import Task
 from sapiens_ray.tasks.foreground import Mask
-from sapiens_ray.tasks.options import ModelOptions
-
-if TYPE_CHECKING:
-    import torch
-
-NETWORK_WIDTH, NETWORK_HEIGHT = 768, 1024
-SQUEEZE = f"squeeze_{NETWORK_HEIGHT}x{NETWORK_WIDTH}"  # input kind of seg, depth and normal
+from sapiens_ray.tasks.network import NETWORK_HEIGHT, NETWORK_WIDTH
+from sapiens_ray.tasks.options import ModelOptions, Settings
+from sapiens_ray.tasks.stored import Files, StoredLabels
+from sapiens_ray.units import Row
 
 
 class FloatMapOptions(ModelOptions):
@@ -35,13 +32,25 @@ class FloatMapOptions(ModelOptions):
     )
     dtype: Literal["float16", "float32"] = Field("float16", description="Type in which the map is stored.")
 
-    @property
-    def needs(self) -> list[str]:
-        """Columns of the unit that show the foreground."""
-        column = self.mask.seg if self.mask.source == "seg" else self.mask.carried
-        return [column] if column else []
+    map_channels: ClassVar[int] = 1
 
-    def result_settings(self) -> dict[str, Any]:
+    def settled(self, tasks: Sequence[ModelOptions], where: str) -> ModelOptions:
+        return self.model_copy(update={"mask": self.mask.settled(tasks, f"{where}.mask")})
+
+    @property
+    def channels(self) -> int:
+        return self.map_channels
+
+    @property
+    def masks(self) -> list[Mask]:
+        return [self.mask] if self.mask.carried else []
+
+    @property
+    def about(self) -> str:
+        where = self.mask.seg or self.mask.column or self.mask.folder
+        return f"foreground: {self.mask.source}" + (f" ({where})" if where else "")
+
+    def result_settings(self) -> Settings:
         settings = super().result_settings()
         folder = self.mask.folder
         return {**settings, "mask": {**settings["mask"], "folder": folder and folder.rstrip("/")}}
@@ -49,42 +58,38 @@ class FloatMapOptions(ModelOptions):
     def stored_bytes(self, pixels: int) -> int:
         values = NETWORK_WIDTH * NETWORK_HEIGHT  # normals: three values at a quarter of the pixels
         if self.resolution == "original":
-            values = pixels * (3 if self.task == "normal" else 1)
+            values = pixels * self.map_channels
         return values * np.dtype(self.dtype).itemsize
 
 
-def squeeze(image: np.ndarray) -> np.ndarray:
-    """H x W x 3 uint8 BGR to the network's 1024 x 768 x 3 uint8 BGR, bilinear, aspect not kept."""
-    return cv2.resize(image, (NETWORK_WIDTH, NETWORK_HEIGHT), interpolation=cv2.INTER_LINEAR)
+MapOptions = TypeVar("MapOptions", bound=FloatMapOptions)
 
 
-def output_maps(
-    output: Any, batch: int, channels: int | None, options: ModelOptions, what: str, side: int | None = None
-) -> torch.Tensor:
-    """The B x channels x h x w tensor in what a model returned (itself, or alone in a tuple or list).
+class FloatMapTask(Task[MapOptions]):
+    """A task with one float map per image."""
 
-    channels: None for any number. side: h and w, if they are settled. Raises CheckpointError,
-    with `what` was expected, for anything else.
-    """
-    import torch
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The column that shows the foreground."""
+        mask = self.options.mask
+        column = mask.seg if mask.source == "seg" else mask.carried
+        return (column,) if column else ()
 
-    if isinstance(output, tuple | list) and len(output) == 1:
-        output = output[0]
-    if not isinstance(output, torch.Tensor):
-        raise CheckpointError(f"{options.column}: the model returns {type(output).__name__}, not a tensor of {what}")
-    wrong = output.dim() != 4 or output.shape[0] != batch or 0 in output.shape
-    wrong = wrong or (channels is not None and output.shape[1] != channels)
-    if wrong or (side is not None and output.shape[2:] != (side, side)):
-        shape = " x ".join(map(str, output.shape))
-        raise CheckpointError(
-            f"{options.column}: the model returns {shape} for {batch} images; task {options.task} needs {batch} x "
-            f"{channels or 'C'} x {side or 'h'} x {side or 'w'} {what}. Is this the checkpoint of another task?"
-        )
-    return output
+
+class StoredFloatMap(StoredLabels):
+    """A float map as `.npy`; Sapiens-Lite's file of it has the size of the photo."""
+
+    def no_place_in(self, export: str) -> str:
+        return "" if export == "lite" else super().no_place_in(export)
+
+    def files(self, export: str, row: Row) -> Files:
+        """lite: `.npy` float32 at the size of the photo."""
+        full = self.maps[self.column].original(row[self.column], row["width"], row["height"])
+        return [(".npy", maps.encode_npy(full))]
 
 
 def stored(array: np.ndarray, options: FloatMapOptions) -> bytes:
-    """The bytes of a map for its column."""
+    """The bytes of a map for its column, in the type that the options name."""
     kind = np.dtype(options.dtype)
     if kind == np.float16:  # values beyond would become infinite
         limit = float(np.finfo(kind).max)

@@ -1,4 +1,4 @@
-"""Relative depth: one value a pixel; larger is farther, without unit.
+"""Relative depth: one value per pixel; larger is farther, without unit.
 
 The models are trained on depth scaled to 0..1 over the person of each photo, so values of two photos cannot be
 compared, and what is not a person has no meaning.
@@ -12,14 +12,17 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from sapiens_ray import maps
-from sapiens_ray.tasks.dense import SQUEEZE, FloatMapOptions, output_maps, squeeze, stored
+from sapiens_ray.imaging import maps
+from sapiens_ray.tasks.base import Size, TaskKind
+from sapiens_ray.tasks.dense import FloatMapOptions, FloatMapTask, StoredFloatMap, stored
 from sapiens_ray.tasks.foreground import foreground, foreground_at
+from sapiens_ray.tasks.network import output_maps
+from sapiens_ray.tasks.options import Visualize
+from sapiens_ray.tasks.stored import MapColumn, stored_map
+from sapiens_ray.units import Row
 
 if TYPE_CHECKING:
     import torch
-
-    from sapiens_ray.config import Visualize
 
 OUTSIDE_GREY = 100
 SOBEL = 7  # kernel of the picture's normals
@@ -30,20 +33,9 @@ class DepthOptions(FloatMapOptions):
 
     task: Literal["depth"]
 
-    @property
-    def channels(self) -> int:
-        return 1
 
-
-class Depth:
-    """Everything that makes the task depth. Holds no model and no state."""
-
-    input_kind = SQUEEZE
-
-    def __init__(self, options: DepthOptions) -> None:
-        self.options = options
-        self.column = options.column
-        self.needs = tuple(options.needs)
+class Depth(FloatMapTask[DepthOptions]):
+    """Everything that makes the task depth."""
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -63,19 +55,15 @@ class Depth:
             "dtype": self.options.dtype,
         }
 
-    def prepare(self, image: np.ndarray) -> np.ndarray:
-        """H x W x 3 uint8 BGR to the network's 1024 x 768 x 3 uint8 BGR, bilinear, aspect not kept."""
-        return squeeze(image)
-
     def check_output(self, output: Any, batch: int) -> torch.Tensor:
         """The B x 1 x h x w depth in what the model returned. Raises CheckpointError for anything else."""
-        return output_maps(output, batch, 1, self.options, "depth")
+        return output_maps(output, batch, self.options.channels, self.options, "depth")
 
-    def reduce(self, depth: torch.Tensor, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
+    def reduce(self, depth: torch.Tensor, sizes: list[Size]) -> list[np.ndarray]:
         """B x 1 x h x w to B float32 arrays h x w, as the network gave them."""
         return list(depth[:, 0].float().cpu().numpy())
 
-    def finish(self, depths: list[np.ndarray], row: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, depths: list[np.ndarray], row: Row) -> Row:
         """The columns of one row. Without a mask the whole photo counts as foreground."""
         full = maps.resize(depths[0], row["width"], row["height"])
         mask = foreground(self.options.mask, row)
@@ -87,7 +75,7 @@ class Depth:
         kept = full if self.options.resolution == "original" else depths[0]
         return {self.column: stored(kept, self.options), f"{self.column}_min": least, f"{self.column}_max": most}
 
-    def draw(self, photo: np.ndarray, row: dict[str, Any], settings: Visualize) -> np.ndarray:
+    def draw(self, photo: np.ndarray, row: Row, settings: Visualize) -> np.ndarray:
         """The picture [photo | depth in inferno colours, near is bright | normals of the depth], outside the
         foreground grey and black, as Sapiens-Lite draws it; h x 3w x 3 uint8 BGR.
 
@@ -129,3 +117,19 @@ def normals_of_depth(near: np.ndarray, inside: np.ndarray, slopes: tuple[float, 
         normals = np.stack([-1 / norm, -gy / norm, -gx / norm], -1)  # z, y, x are the picture's B, G, R
     normals[np.isnan(normals)] = -1
     return ((normals + 1) / 2 * 255).astype(np.uint8)
+
+
+class StoredDepth(StoredFloatMap):
+    """Depth maps, h x w."""
+
+    @property
+    def maps(self) -> dict[str, MapColumn]:
+        return {self.column: MapColumn(stored_map, full_depth, self.about["dtype"], "float32", 2)}
+
+
+def full_depth(cell: bytes, width: int, height: int) -> np.ndarray:
+    """height x width float32."""
+    return maps.resize(maps.decode_npy(cell), width, height)
+
+
+TASK = TaskKind("depth", DepthOptions, Depth, StoredDepth)

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import cv2
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from sapiens_ray import maps
-from sapiens_ray.tasks.dense import output_maps
+from sapiens_ray.imaging import maps
+from sapiens_ray.tasks.base import Size, Task, TaskKind
+from sapiens_ray.tasks.network import ENCODER_SIDE, RESIZED_SQUARE, output_maps, resize_to_network
 from sapiens_ray.tasks.options import ModelOptions
+from sapiens_ray.tasks.stored import Files, MapColumn, StoredLabels, stored_map
+from sapiens_ray.units import Row
 
 if TYPE_CHECKING:
     import torch
 
-    from sapiens_ray.config import Visualize
-
-NETWORK_SIDE = 1024
 GRID = 64  # patches of 16 pixels
 
 
 class FeaturesOptions(ModelOptions):
     """Options of `task: features`."""
 
+    draws: ClassVar[bool] = False
+
     task: Literal["features"]
     save: Literal["mean", "map", "both"] = Field(
         "mean",
-        description="mean: one vector of C an image, the mean over the grid. map: C x 64 x 64, megabytes an image.",
+        description="mean: one vector of C per image, the mean over the grid. map: C x 64 x 64, megabytes per image.",
     )
     dtype: Literal["float16", "float32"] = Field(
         "float32", description="Type in which they are stored. float16 halves the size of maps, and rounds to 1e-3."
@@ -36,22 +37,17 @@ class FeaturesOptions(ModelOptions):
 
     @property
     def network_size(self) -> tuple[int, int]:
-        return NETWORK_SIDE, NETWORK_SIDE
+        return ENCODER_SIDE, ENCODER_SIDE
 
     def stored_bytes(self, pixels: int) -> int:
         width = 1536  # C of the 1B model
         return width * np.dtype(self.dtype).itemsize * (1 if self.save == "mean" else 64 * 64)
 
 
-class Features:
-    """Everything that makes the task features. Holds no model and no state."""
+class Features(Task[FeaturesOptions]):
+    """Everything that makes the task features. It has no picture."""
 
-    input_kind = f"squeeze_{NETWORK_SIDE}x{NETWORK_SIDE}"
-    needs: tuple[str, ...] = ()
-
-    def __init__(self, options: FeaturesOptions) -> None:
-        self.options = options
-        self.column = options.column
+    input_kind: ClassVar[str] = RESIZED_SQUARE
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -66,13 +62,13 @@ class Features:
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """H x W x 3 uint8 BGR to the network's 1024 x 1024 x 3 uint8 BGR, bilinear, aspect not kept."""
-        return cv2.resize(image, (NETWORK_SIDE, NETWORK_SIDE), interpolation=cv2.INTER_LINEAR)
+        return resize_to_network(image, ENCODER_SIDE, ENCODER_SIDE)
 
     def check_output(self, output: Any, batch: int) -> torch.Tensor:
         """The B x C x h x w features in what the model returned. Raises CheckpointError for anything else."""
         return output_maps(output, batch, None, self.options, "features", side=GRID)
 
-    def reduce(self, features: torch.Tensor, sizes: list[tuple[int, int]]) -> list[dict[str, np.ndarray]]:
+    def reduce(self, features: torch.Tensor, sizes: list[Size]) -> list[dict[str, np.ndarray]]:
         """B x C x h x w to what is saved of each image: `mean`, C float32; `map`, C x h x w float32."""
         mean = features.float().mean((2, 3)).cpu().numpy()
         if self.options.save == "mean":
@@ -80,15 +76,51 @@ class Features:
         whole = features.float().cpu().numpy()
         return [{"mean": one, "map": tokens} for one, tokens in zip(mean, whole, strict=True)]
 
-    def finish(self, features: list[dict[str, np.ndarray]], row: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, features: list[dict[str, np.ndarray]], row: Row) -> Row:
         """The columns of one row."""
         kind = np.dtype(self.options.dtype)
-        columns: dict[str, Any] = {}
+        columns: Row = {}
         if self.options.save != "map":
             columns[self.column] = features[0]["mean"].astype(kind)
         if self.options.save != "mean":
             columns[f"{self.column}_map"] = maps.encode_npy(features[0]["map"].astype(kind))
         return columns
 
-    def draw(self, photo: np.ndarray, row: dict[str, Any], settings: Visualize) -> None:
-        """Features have no picture."""
+
+class StoredFeatures(StoredLabels):
+    """Vectors, or maps C x h x w in a column of their own, or both."""
+
+    @property
+    def has_map(self) -> bool:
+        return bool(self.about["save"] != "mean")
+
+    @property
+    def map_column(self) -> str:
+        return f"{self.column}_map"
+
+    @property
+    def columns(self) -> list[str]:
+        return [self.map_column] if self.has_map else [self.column]
+
+    @property
+    def maps(self) -> dict[str, MapColumn]:
+        if not self.has_map:
+            return {}
+        return {self.map_column: MapColumn(stored_map, full_features, self.about["dtype"], "float32", 3)}
+
+    def no_place_in(self, export: str) -> str:
+        if export != "lite":
+            return super().no_place_in(export)
+        return "" if self.has_map else "only mean features were saved; Sapiens-Lite's files hold the map (`save: map`)"
+
+    def files(self, export: str, row: Row) -> Files:
+        """lite: `.npy` float32 C x 64 x 64."""
+        return [(".npy", maps.encode_npy(maps.decode_npy(row[self.map_column]).astype(np.float32)))]
+
+
+def full_features(cell: bytes, width: int, height: int) -> np.ndarray:
+    """C x height x width float32."""
+    return maps.resize_channels(maps.decode_npy(cell), width, height)
+
+
+TASK = TaskKind("features", FeaturesOptions, Features, StoredFeatures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import cv2
@@ -12,9 +13,13 @@ from PIL import Image
 from pydantic import Field
 
 from sapiens_ray import storage
-from sapiens_ray.images import decode_map, encode_png, file_names, header_size
-from sapiens_ray.maps import decode_npy, encode_npy
-from sapiens_ray.tasks.options import Choice
+from sapiens_ray.imaging.images import decode_map, encode_png, header_size
+from sapiens_ray.imaging.maps import decode_npy, encode_npy
+from sapiens_ray.imaging.names import file_names
+from sapiens_ray.storage import StorageOptions
+from sapiens_ray.storage.uris import relative_to
+from sapiens_ray.tasks.options import Choice, ModelOptions
+from sapiens_ray.units import Row
 
 ENDINGS = (".npy", ".png")
 MAX_PIXELS = 1 << 28
@@ -28,7 +33,7 @@ class Mask(Choice):
     keys = ("seg", "column", "folder")
 
     source: Source = "auto"
-    seg: str | None = Field(None, description="Name of the seg task of the same job whose classes above 0 are meant.")
+    seg: str | None = Field(None, description="Name of the seg task of the same job whose classes above 0 are persons.")
     column: str | None = Field(
         None,
         description="Input column (Parquet and lists; of tars a field of the <key>.json members) with mask bytes "
@@ -47,12 +52,35 @@ class Mask(Choice):
             return f"_mask:column:{self.column}"
         return f"_mask:folder:{self.folder}" if self.source == "folder" else None
 
+    def settled(self, tasks: Sequence[ModelOptions], where: str) -> Mask:
+        """This mask with the task named that gives the foreground. Raises ValueError if there is no such task."""
+        if self.source == "auto":
+            found = [task.column for task in tasks if task.gives_foreground]
+            return self.model_copy(update={"source": "seg", "seg": found[0]} if found else {"source": "none"})
+        if self.source == "seg":
+            return self.model_copy(update={"seg": foreground_column(self.seg, tasks, where)})
+        return self
 
-def fetch(mask: Mask, image_id: str, value: Any, base: str, options: dict[str, Any]) -> bytes | None:
+
+def foreground_column(name: str | None, tasks: Sequence[ModelOptions], where: str) -> str:
+    """The column of the task that gives the foreground: the one of this name, or the first one.
+
+    Raises ValueError, with `where` in its message, if there is none.
+    """
+    columns = [task.column for task in tasks if task.gives_foreground]
+    if name is None and columns:
+        return columns[0]
+    if name in columns:
+        return str(name)
+    there = f"they are {', '.join(columns)}" if columns else "add one to `tasks`"
+    raise ValueError(f"{where}: the job has no seg task{f' named {name!r}' if name else ''}; {there}")
+
+
+def fetch(mask: Mask, image_id: str, value: Any, base: str, options: StorageOptions) -> bytes | None:
     """An image's mask as PNG (uint8, 1 on persons); None if there is none, or one that cannot be read.
 
-    value: the cell of the column, if one is meant; a path in it is relative to `base`. Raises what a storage that
-    fails raises: another try may find the mask.
+    value: the cell of the column, if one is meant; a path in it is relative to `base`. Raises what a failing storage
+    raises: the next attempt may find the mask.
     """
     if mask.source == "folder":
         paths = [f"{str(mask.folder).rstrip('/')}/{name}{end}" for name in file_names(image_id) for end in ENDINGS]
@@ -65,7 +93,7 @@ def fetch(mask: Mask, image_id: str, value: Any, base: str, options: dict[str, A
         path = value.get("path") if isinstance(value, dict) else value
         if not isinstance(path, str) or not path:
             return None
-        paths = [path if "://" in path or path.startswith("/") else f"{base}/{path}"]
+        paths = [relative_to(base, path)]
     for path in paths:
         try:
             return normalized(storage.read_bytes(path, options))
@@ -74,7 +102,7 @@ def fetch(mask: Mask, image_id: str, value: Any, base: str, options: dict[str, A
         except Exception as error:
             no_path = isinstance(error, ValueError) or type(error).__name__ == "ParamValidationError"
             if no_path or (isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG):
-                continue  # what stands in the column is no path
+                continue  # the text in the column is not a path
             raise
     return None
 
@@ -99,7 +127,7 @@ def normalized(data: bytes) -> bytes | None:
         return None
 
 
-def foreground(mask: Mask, row: dict[str, Any]) -> np.ndarray | None:
+def foreground(mask: Mask, row: Row) -> np.ndarray | None:
     """height x width bool, True on persons; None if nothing is known: no mask asked for, none there, or one that
     cannot be read. A mask of another size is resized by nearest neighbour."""
     if mask.source == "seg":
@@ -114,7 +142,7 @@ def foreground(mask: Mask, row: dict[str, Any]) -> np.ndarray | None:
     return marked > 0
 
 
-def foreground_at(mask: Mask, row: dict[str, Any], width: int, height: int) -> np.ndarray | None:
+def foreground_at(mask: Mask, row: Row, width: int, height: int) -> np.ndarray | None:
     """`foreground` at the size of a picture, by nearest neighbour."""
     marked = foreground(mask, row)
     if marked is None:

@@ -1,45 +1,39 @@
-"""Surface normals: a vector a pixel.
+"""Surface normals: one vector per pixel.
 
-Known: the three channels are x, y, z in camera coordinates (Meta's word), and mirroring a photo in training negates
-the first, so it is x. Not known, since nowhere stated: which way each axis points. docs/outputs.md says more.
+Known: the three channels are x, y, z in camera coordinates (as Meta says), and mirroring a photo in training negates
+the first, so it is x. Not known, since it is stated nowhere: which way each axis points. docs/outputs.md says more.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from sapiens_ray import maps
-from sapiens_ray.tasks.dense import SQUEEZE, FloatMapOptions, output_maps, squeeze, stored
+from sapiens_ray.imaging import maps
+from sapiens_ray.tasks.base import Size, TaskKind
+from sapiens_ray.tasks.dense import FloatMapOptions, FloatMapTask, StoredFloatMap, stored
 from sapiens_ray.tasks.foreground import foreground_at
+from sapiens_ray.tasks.network import output_maps
+from sapiens_ray.tasks.options import Visualize
+from sapiens_ray.tasks.stored import MapColumn, stored_map
+from sapiens_ray.units import Row
 
 if TYPE_CHECKING:
     import torch
-
-    from sapiens_ray.config import Visualize
 
 
 class NormalOptions(FloatMapOptions):
     """Options of `task: normal`."""
 
+    map_channels: ClassVar[int] = 3
+
     task: Literal["normal"]
 
-    @property
-    def channels(self) -> int:
-        return 3
 
-
-class Normal:
-    """Everything that makes the task normals. Holds no model and no state."""
-
-    input_kind = SQUEEZE
-
-    def __init__(self, options: NormalOptions) -> None:
-        self.options = options
-        self.column = options.column
-        self.needs = tuple(options.needs)
+class Normal(FloatMapTask[NormalOptions]):
+    """Everything that makes the task normals."""
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -54,26 +48,22 @@ class Normal:
             "dtype": self.options.dtype,
         }
 
-    def prepare(self, image: np.ndarray) -> np.ndarray:
-        """H x W x 3 uint8 BGR to the network's 1024 x 768 x 3 uint8 BGR, bilinear, aspect not kept."""
-        return squeeze(image)
-
     def check_output(self, output: Any, batch: int) -> torch.Tensor:
         """The B x 3 x h x w vectors in what the model returned. Raises CheckpointError for anything else."""
-        return output_maps(output, batch, 3, self.options, "normals")
+        return output_maps(output, batch, self.options.channels, self.options, "normals")
 
-    def reduce(self, normals: torch.Tensor, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
+    def reduce(self, normals: torch.Tensor, sizes: list[Size]) -> list[np.ndarray]:
         """B x 3 x h x w to B float32 arrays h x w x 3, as the network gave them."""
         return list(normals.float().permute(0, 2, 3, 1).cpu().numpy())
 
-    def finish(self, normals: list[np.ndarray], row: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, normals: list[np.ndarray], row: Row) -> Row:
         """The column of one row. Resizing comes first, then unit length: the other order gives other vectors."""
         kept = normals[0]
         if self.options.resolution == "original":
             kept = maps.unit_length(maps.resize(kept, row["width"], row["height"]))
         return {self.column: stored(kept, self.options)}
 
-    def draw(self, photo: np.ndarray, row: dict[str, Any], settings: Visualize) -> np.ndarray:
+    def draw(self, photo: np.ndarray, row: Row, settings: Visualize) -> np.ndarray:
         """The picture [photo | (n + 1) / 2 as RGB, black outside the foreground]; h x 2w x 3 uint8 BGR."""
         height, width = photo.shape[:2]
         normals = maps.unit_length(maps.resize(maps.decode_npy(row[self.column]), width, height))
@@ -81,3 +71,19 @@ class Normal:
         if mask is not None:
             normals[~mask] = -1
         return np.hstack([photo, ((normals[..., ::-1] + 1) / 2 * 255).astype(np.uint8)])
+
+
+class StoredNormal(StoredFloatMap):
+    """Normal maps, h x w x 3."""
+
+    @property
+    def maps(self) -> dict[str, MapColumn]:
+        return {self.column: MapColumn(stored_map, full_normals, self.about["dtype"], "float32", 3)}
+
+
+def full_normals(cell: bytes, width: int, height: int) -> np.ndarray:
+    """height x width x 3 float32, of unit length."""
+    return maps.unit_length(maps.resize(maps.decode_npy(cell), width, height))
+
+
+TASK = TaskKind("normal", NormalOptions, Normal, StoredNormal)

@@ -1,17 +1,43 @@
-"""What every part of the job file and every task option has in common."""
+"""What all sections of the job file and all options of tasks have in common."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, field_validator, model_validator
 from pydantic_core import CoreSchema
+
+from sapiens_ray.tasks.network import NETWORK_HEIGHT, NETWORK_WIDTH
+
+if TYPE_CHECKING:
+    from sapiens_ray.tasks.foreground import Mask
+    from sapiens_ray.tasks.persons import DetectorOptions
+
+Settings = dict[str, Any]  # options as JSON values
 
 
 class Section(BaseModel):
     """Base of every part of the job file: unknown keys are errors, and nothing changes after reading."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+
+
+class Visualize(Section):
+    """The pictures beside the Parquet files."""
+
+    fraction: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of the images that get a picture, chosen by "
+        "a hash of image_id: the same ones in every run. 0 for none.",
+    )
+    max_side: int = Field(1280, ge=16, le=16384, description="Longest side of each panel in pixels.")
+    format: Literal["jpg", "png"] = Field("jpg", description="File type of the pictures.")
+    quality: int = Field(90, ge=1, le=100, description="JPEG quality.")
+    opacity: float = Field(0.5, ge=0, le=1, description="Weight of the class colours over the photo.")
+    keypoint_score: float = Field(0.3, description="Keypoints with a lower score are not drawn.")
 
 
 class PoolOptions(Section):
@@ -38,7 +64,14 @@ class PoolOptions(Section):
 
 
 class ModelOptions(PoolOptions):
-    """What every task says about its model and the actors that hold it."""
+    """What every task says about its model and the actors that hold it.
+
+    The class variables and the properties below `column` tell the rest of the package what it must know of a task.
+    """
+
+    gives_foreground: ClassVar[bool] = False  # its column is a class map that is above 0 on persons
+    draws: ClassVar[bool] = True  # it has pictures
+    channel_name: ClassVar[str] = "channels"  # what the channels of its network's output are
 
     task: str
     name: str | None = Field(
@@ -81,10 +114,37 @@ class ModelOptions(PoolOptions):
     def column(self) -> str:
         return self.name or self.task
 
+    def settled(self, tasks: Sequence[ModelOptions], where: str) -> ModelOptions:
+        """These options with all that depends on the other tasks of the job filled in.
+
+        where: this entry of the list, for messages. Raises ValueError if the job lacks a task that is asked for.
+        """
+        return self
+
+    @property
+    def input_columns(self) -> list[str]:
+        """Columns of the input with boxes, which the task reads."""
+        return []
+
+    @property
+    def masks(self) -> list[Mask]:
+        """Masks that the user brings, which the task reads."""
+        return []
+
+    @property
+    def detectors(self) -> list[DetectorOptions]:
+        """Person detectors whose boxes the task reads."""
+        return []
+
+    @property
+    def about(self) -> str:
+        """What `check` says about the task beside its model."""
+        return ""
+
     @property
     def network_size(self) -> tuple[int, int]:
         """Height and width of the network's input in pixels."""
-        return 1024, 768
+        return NETWORK_HEIGHT, NETWORK_WIDTH
 
     @property
     def channels(self) -> int | None:
@@ -93,18 +153,18 @@ class ModelOptions(PoolOptions):
 
     @property
     def input_bytes(self) -> int:
-        """What a network input weighs on its way."""
+        """Bytes of a network input on its way to the model."""
         return 1024 * 1024 * 3
 
     def stored_bytes(self, pixels: int) -> int:
-        """What the labels of an image of so many pixels weigh, about."""
+        """About how many bytes the labels of an image of so many pixels take."""
         raise NotImplementedError
 
-    def weight(self, pixels: int) -> int:
-        """What an image of so many pixels weighs on its way to the file, about."""
+    def estimated_bytes(self, pixels: int) -> int:
+        """About how many bytes an image of so many pixels adds to its unit."""
         return self.input_bytes + self.stored_bytes(pixels)
 
-    def result_settings(self) -> dict[str, Any]:
+    def result_settings(self) -> Settings:
         """The options that decide the labels: not where the file lies, and not how fast it runs."""
         skipped = {"checkpoint", "sha256", "compile", "batch_size", "actors", "num_gpus"}
         settings = self.model_dump(mode="json", exclude=skipped)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import cv2
@@ -12,9 +13,12 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from sapiens_ray.errors import ImageError
-from sapiens_ray.images import decode_map
-from sapiens_ray.tasks.options import Choice, PoolOptions, expand
+from sapiens_ray.imaging.images import decode_map
+from sapiens_ray.tasks.foreground import foreground_column
+from sapiens_ray.tasks.options import Choice, ModelOptions, PoolOptions, Settings, expand
+from sapiens_ray.units import Row
 
+_CARRIED = "_boxes:"  # prefix of the columns of units that hold boxes
 FARTHEST = 1e6  # pixels; a coordinate beyond is no place in a photo
 
 
@@ -50,14 +54,24 @@ class DetectorOptions(PoolOptions):
         """Name of the stage in logs and reports."""
         return "detector"
 
-    def result_settings(self) -> dict[str, Any]:
+    def result_settings(self) -> Settings:
         return self.model_dump(mode="json", exclude={"checkpoint", "sha256", "actors", "num_gpus"})
 
     @property
     def carried(self) -> str:
         """The column of a unit that holds what this detector found."""
+        return f"{_CARRIED}{self.key}"
+
+    @property
+    def key(self) -> str:
+        """What tells this detector from others of the job, also in the metadata of the output files."""
         text = json.dumps([self.result_settings(), self.checkpoint, self.sha256], sort_keys=True)
-        return f"_boxes:detector:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        return f"detector:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def carried_boxes(column: str) -> str:
+    """The column of a unit that holds the parsed boxes of an input column."""
+    return f"{_CARRIED}column:{column}"
 
 
 class Boxes(Choice):
@@ -94,14 +108,20 @@ class Boxes(Choice):
     def carried(self) -> str | None:
         """The column of a unit that holds the boxes, if they do not follow from the row alone."""
         if self.source == "column":
-            return f"_boxes:column:{self.column}"
+            return carried_boxes(str(self.column))
         return self.detector.carried if self.source == "detector" and self.detector else None
 
-    def result_settings(self) -> dict[str, Any]:
+    def settled(self, tasks: Sequence[ModelOptions], where: str) -> Boxes:
+        """These boxes with the seg task named that they follow from. Raises ValueError if there is no such task."""
+        if self.source != "seg":
+            return self
+        return self.model_copy(update={"seg": foreground_column(self.seg, tasks, where)})
+
+    def result_settings(self) -> Settings:
         detector = self.detector.result_settings() if self.detector else None
         return {"source": self.source, "column": self.column, "seg": self.seg, "detector": detector}
 
-    def of(self, row: dict[str, Any]) -> np.ndarray:
+    def of(self, row: Row) -> np.ndarray:
         """N x 5 float64 (x1, y1, x2, y2, score; NaN without score) of an image; N may be 0.
 
         `row` holds `width`, `height`, and the column of the class map or of the boxes.

@@ -1,12 +1,15 @@
 """Keypoints of every person: 17 (COCO), 133 (COCO-WholeBody) or 308 (Goliath), top-down.
 
-Each box is cut out of the photo, the network gives a heatmap a keypoint, and the peaks go back to the photo.
+Each box is cropped from the photo, the network gives one heatmap per keypoint, and the peaks are mapped back to the
+photo.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -15,19 +18,21 @@ from pydantic import Field
 
 from sapiens_ray.labels import KeypointTable, keypoints
 from sapiens_ray.tasks import crops
-from sapiens_ray.tasks.dense import output_maps
-from sapiens_ray.tasks.options import ModelOptions
-from sapiens_ray.tasks.persons import Boxes
-from sapiens_ray.units import PHOTO
+from sapiens_ray.tasks.base import Average, CropTask, Size, TaskKind
+from sapiens_ray.tasks.network import output_maps
+from sapiens_ray.tasks.options import ModelOptions, Settings, Visualize
+from sapiens_ray.tasks.persons import Boxes, DetectorOptions
+from sapiens_ray.tasks.stored import Files, StoredPersons
+from sapiens_ray.units import Row
 
 if TYPE_CHECKING:
     import torch
 
-    from sapiens_ray.config import Visualize
-
 
 class PoseOptions(ModelOptions):
     """Options of `task: pose`."""
+
+    channel_name: ClassVar[str] = "keypoints"
 
     task: Literal["pose"]
     keypoints: Literal[17, 133, 308] = Field(description="Which keypoints the checkpoint predicts.")
@@ -54,27 +59,42 @@ class PoseOptions(ModelOptions):
         return self.keypoints
 
     def stored_bytes(self, pixels: int) -> int:
-        return self.keypoints * 12  # x, y, score; a person
+        return self.keypoints * 12  # x, y, score; one person
 
-    def result_settings(self) -> dict[str, Any]:
+    def settled(self, tasks: Sequence[ModelOptions], where: str) -> ModelOptions:
+        return self.model_copy(update={"boxes": self.boxes.settled(tasks, f"{where}.boxes")})
+
+    @property
+    def input_columns(self) -> list[str]:
+        return [self.boxes.column] if self.boxes.column else []
+
+    @property
+    def detectors(self) -> list[DetectorOptions]:
+        return [self.boxes.detector] if self.boxes.detector else []
+
+    @property
+    def about(self) -> str:
+        boxes = self.boxes
+        named = boxes.column or boxes.seg or (boxes.detector.model if boxes.detector else "the whole image is one")
+        return f"{self.keypoints} keypoints, persons: {boxes.source} ({named}), crop {self.crop}"
+
+    def result_settings(self) -> Settings:
         return {**super().result_settings(), "boxes": self.boxes.result_settings()}
 
     @property
     def input_bytes(self) -> int:
-        return 0  # persons are cut out of the photo, which is weighed by itself
+        return 0  # persons are cropped from the photo, which is counted by itself
 
 
-class Pose:
-    """Everything that makes the task pose. Holds no model and no state."""
+class Pose(CropTask[PoseOptions]):
+    """Everything that makes the task pose."""
 
-    input_kind = PHOTO
-
-    def __init__(self, options: PoseOptions) -> None:
-        self.options = options
-        self.column = options.column
-        boxes = options.boxes
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The column that the boxes follow from."""
+        boxes = self.options.boxes
         column = boxes.seg if boxes.source == "seg" else boxes.carried
-        self.needs = (column,) if column else ()
+        return (column,) if column else ()
 
     @property
     def table(self) -> KeypointTable:
@@ -103,21 +123,16 @@ class Pose:
             "keypoint_swap": list(table.swap),
         }
 
-    def prepare(self, image: np.ndarray) -> np.ndarray:
-        """The photo as it is: persons are cut when the network is ready for them, so a crowd of a hundred weighs
-        what the photo weighs."""
-        return image
-
-    def boxes(self, row: dict[str, Any]) -> np.ndarray:
+    def boxes(self, row: Row) -> np.ndarray:
         """N x 5 float64 (x1, y1, x2, y2, score) of an image: one network input each."""
         return self.options.boxes.of(row)
 
-    def cut(self, photo: np.ndarray, box: np.ndarray) -> np.ndarray:
+    def crop(self, photo: np.ndarray, box: np.ndarray) -> np.ndarray:
         """A person of an H x W x 3 uint8 BGR photo as the network's 1024 x 768 x 3 uint8 BGR."""
-        cut = crops.trained_crop if self.options.crop == "trained" else crops.lite_crop
-        return cut(photo, self._crop(box, photo.shape[1], photo.shape[0]))
+        crop = crops.trained_crop if self.options.crop == "trained" else crops.lite_crop
+        return crop(photo, self._geometry(box, photo.shape[1], photo.shape[0]))
 
-    def _crop(self, box: np.ndarray, width: int, height: int) -> crops.Crop:
+    def _geometry(self, box: np.ndarray, width: int, height: int) -> crops.Crop:
         if self.options.crop == "trained":
             return crops.trained_geometry(box)
         return crops.lite_geometry(box, width, height)
@@ -126,25 +141,29 @@ class Pose:
         """The B x K x h x w heatmaps in what the model returned. Raises CheckpointError for anything else."""
         return output_maps(output, batch, self.options.keypoints, self.options, "heatmaps")
 
+    @property
+    def flip_average(self) -> Average | None:
+        return self.average if self.options.flip_test else None
+
     def average(self, output: Any, mirrored: Any, batch: int) -> torch.Tensor:
         """The flip test: mean of the heatmaps of the crops and of those of the mirrored crops, which are mirrored
         back, left and right swapped. No shift by a pixel, as UDP needs none."""
         there, back = self.check_output(output, batch), self.check_output(mirrored, batch)
         return (there + back.flip(-1)[:, list(self.table.swap)]) / 2
 
-    def reduce(self, heatmaps: torch.Tensor, sizes: list[tuple[int, int]]) -> list[tuple[np.ndarray, int, int]]:
+    def reduce(self, heatmaps: torch.Tensor, sizes: list[Size]) -> list[tuple[np.ndarray, int, int]]:
         """B x K x h x w heatmaps, on the device, to K x 3 float64 (x, y in cells, score), with w and h."""
-        from sapiens_ray.models.dark import decode_heatmaps
+        from sapiens_ray.tasks.dark import decode_heatmaps
 
         height, width = heatmaps.shape[2:]
         points = decode_heatmaps(heatmaps, middle_of_ties=self.options.mode == "bfloat16")
         return [(one, width, height) for one in points.cpu().numpy()]
 
-    def finish(self, results: list[tuple[np.ndarray, int, int]], row: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, results: list[tuple[np.ndarray, int, int]], row: Row) -> Row:
         """The column of one row, positions in pixels of the photo."""
         persons = []
         for box, (points, width, height) in zip(self.boxes(row), results, strict=True):
-            crop = self._crop(box, row["width"], row["height"])
+            crop = self._geometry(box, row["width"], row["height"])
             persons.append(
                 {
                     "box": box[:4].astype(np.float32),
@@ -155,7 +174,7 @@ class Pose:
             )
         return {self.column: persons}
 
-    def draw(self, photo: np.ndarray, row: dict[str, Any], settings: Visualize) -> np.ndarray:
+    def draw(self, photo: np.ndarray, row: Row, settings: Visualize) -> np.ndarray:
         """The photo with the skeletons of all persons: keypoints, then links over them, in the table's colours.
 
         Drawn are points with a score of `settings.keypoint_score` and more, sized by the box of the person.
@@ -191,3 +210,18 @@ def _draw_person(
     for (start, end), colour in zip(table.links, table.link_colours, strict=True):
         if seen[start] and seen[end]:
             cv2.line(canvas, corners[start], corners[end], colour[::-1], thickness, cv2.LINE_AA, SHIFT)
+
+
+class StoredPose(StoredPersons):
+    """Persons with keypoints."""
+
+    def no_place_in(self, export: str) -> str:
+        return "" if export == "lite" else super().no_place_in(export)
+
+    def files(self, export: str, row: Row) -> Files:
+        """lite: `.json`, `{"instance_info": [{"keypoints": [[x, y], …], "keypoint_scores": […]}, …]}`."""
+        info = [{"keypoints": person["keypoints"], "keypoint_scores": person["scores"]} for person in self.persons(row)]
+        return [(".json", json.dumps({"instance_info": info}, indent="\t").encode())]
+
+
+TASK = TaskKind("pose", PoseOptions, Pose, StoredPose)

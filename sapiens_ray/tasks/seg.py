@@ -1,51 +1,48 @@
-"""Body-part segmentation: 28 logits a pixel at stride 2, to a class map at the size of the photo.
+"""Body-part segmentation: 28 logits per pixel at stride 2, to a class map at the size of the photo.
 
-As Sapiens-Lite does it: the photo is squeezed to 768 x 1024 without keeping its aspect, the logits are
-upsampled bilinearly to the original size, and the class of a pixel is the arg-max there.
+As in Sapiens-Lite, the photo is resized to 768 x 1024 without keeping its aspect, the logits are upsampled
+bilinearly to the original size, and the class of a pixel is the arg-max there.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import cv2
 import numpy as np
 import pyarrow as pa
 
-from sapiens_ray import images
+from sapiens_ray.imaging import images
+from sapiens_ray.imaging.maps import encode_npy
 from sapiens_ray.labels import body_parts
-from sapiens_ray.tasks.dense import SQUEEZE, output_maps, squeeze
-from sapiens_ray.tasks.options import ModelOptions
+from sapiens_ray.tasks.base import Size, Task, TaskKind
+from sapiens_ray.tasks.network import output_maps
+from sapiens_ray.tasks.options import ModelOptions, Visualize
+from sapiens_ray.tasks.stored import Files, StoredClassMap
+from sapiens_ray.units import Row
 
 if TYPE_CHECKING:
     import torch
-
-    from sapiens_ray.config import Visualize
 
 
 class SegOptions(ModelOptions):
     """Options of `task: seg`."""
 
+    gives_foreground: ClassVar[bool] = True
+
     task: Literal["seg"]
 
     @property
     def channels(self) -> int:
-        return 28
+        return len(body_parts().names)
 
     def stored_bytes(self, pixels: int) -> int:
         # Order of magnitude, with small stand-in models: photos of 1 to 9 megapixels gave 25 to 90 kB.
         return 60_000
 
 
-class Seg:
-    """Everything that makes the task segmentation. Holds no model and no state."""
-
-    input_kind = SQUEEZE
-    needs: tuple[str, ...] = ()
-
-    def __init__(self, options: SegOptions) -> None:
-        self.options = options
-        self.column = options.column
+class Seg(Task[SegOptions]):
+    """Everything that makes the task segmentation."""
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -62,22 +59,18 @@ class Seg:
         table = body_parts()
         return {"class_names": list(table.names), "class_colours_rgb": [list(rgb) for rgb in table.colours]}
 
-    def prepare(self, image: np.ndarray) -> np.ndarray:
-        """H x W x 3 uint8 BGR to the network's 1024 x 768 x 3 uint8 BGR, bilinear, aspect not kept."""
-        return squeeze(image)
-
     def check_output(self, output: Any, batch: int) -> torch.Tensor:
         """The B x 28 x h x w float logits in what the model returned. Raises CheckpointError for anything else."""
-        return output_maps(output, batch, len(body_parts().names), self.options, "logits")
+        return output_maps(output, batch, self.options.channels, self.options, "logits")
 
-    def reduce(self, logits: torch.Tensor, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
+    def reduce(self, logits: torch.Tensor, sizes: list[Size]) -> list[np.ndarray]:
         """B x 28 x h x w logits, on the device, to the B class maps, uint8, each of its (width, height)."""
-        from sapiens_ray.models.argmax import upsampled_argmax
+        from sapiens_ray.tasks.argmax import upsampled_argmax
 
         pairs = zip(logits, sizes, strict=True)
         return [upsampled_argmax(one.float(), height, width).cpu().numpy() for one, (width, height) in pairs]
 
-    def finish(self, class_maps: list[np.ndarray], row: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, class_maps: list[np.ndarray], row: Row) -> Row:
         """The columns of one row from its class map at original size."""
         (class_map,) = class_maps
         counts = np.bincount(class_map.reshape(-1), minlength=1)
@@ -88,7 +81,7 @@ class Seg:
             f"{self.column}_area": (counts[present] / class_map.size).astype(np.float32).tolist(),
         }
 
-    def draw(self, photo: np.ndarray, row: dict[str, Any], settings: Visualize) -> np.ndarray:
+    def draw(self, photo: np.ndarray, row: Row, settings: Visualize) -> np.ndarray:
         """The picture [photo | class colours over the photo], background included; h x 2w x 3 uint8 BGR.
 
         photo: h x w x 3 uint8 BGR. `row` is the finished row; its class map is sampled at the size of the photo.
@@ -98,3 +91,18 @@ class Seg:
         palette = np.array(body_parts().colours, np.uint8)[:, ::-1]  # RGB to BGR
         overlay = cv2.addWeighted(photo, 1.0 - settings.opacity, palette[class_map], settings.opacity, 0.0)
         return np.hstack([photo, overlay])
+
+
+class StoredSeg(StoredClassMap):
+    """Class maps of body parts."""
+
+    def no_place_in(self, export: str) -> str:
+        return "" if export == "lite" else super().no_place_in(export)
+
+    def files(self, export: str, row: Row) -> Files:
+        """lite: `.npy` bool H x W, class > 0, and `_seg.npy` int64 H x W."""
+        class_map = self.class_map(row)
+        return [(".npy", encode_npy(class_map > 0)), ("_seg.npy", encode_npy(class_map.astype(np.int64)))]
+
+
+TASK = TaskKind("seg", SegOptions, Seg, StoredSeg)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import sapiens_ray as sr
-from sapiens_ray.images import decode_map
+from sapiens_ray.imaging.images import decode_map
 from tests.conftest import read_output, write_photos
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import sapiens_ray as sr
-from sapiens_ray.images import decode_map
+from sapiens_ray.imaging.images import decode_map
 from tests.conftest import photo, read_output
 
 
@@ -162,7 +162,7 @@ def test_all_images_bad_still_ends_well_unless_the_job_says_otherwise(cluster, s
     assert read_output(tmp_path / "job-out")["error_kind"].to_pylist() == ["not_an_image"] * 3
 
     strict = write_job(folder, name="strict", max_error_fraction=0.5)
-    with pytest.raises(sr.errors.TooManyErrors, match=r"3 of 3 .* max_error_fraction"):
+    with pytest.raises(sr.errors.ErrorLimitError, match=r"3 of 3 .* max_error_fraction"):
         sr.run(sr.Job.load(strict))
     assert read_output(tmp_path / "strict-out").num_rows == 3, "everything written is kept"
     again = sapiens_ray("run", strict)

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 import sapiens_ray as sr
-from sapiens_ray import redo
-from sapiens_ray.done import list_units
+from sapiens_ray.execution import redo
+from sapiens_ray.output.done import list_units
 from sapiens_ray.storage import Folder
 from tests.archives import write_tar
 from tests.conftest import photo, read_output, write_photos
@@ -171,7 +171,7 @@ def test_an_input_that_shrinks(cluster, write_job, tmp_path):
     write_tar(tmp_path / "a.tar", files[:2])
     write_tar(tmp_path / "b.tar", files[2:4])
     path = write_job([str(tmp_path / "photos"), str(tmp_path / "*.tar")], unit_size=2)
-    from sapiens_ray.preflight import prepare_job, save_job
+    from sapiens_ray.execution.preflight import prepare_job, save_job
 
     save_job(prepare_job(sr.Job.load(path)))  # a run that was killed before its first unit
     files[1].unlink()
@@ -229,7 +229,7 @@ def test_restart_leaves_what_is_not_ours(cluster, write_job, tmp_path):
 
 
 def test_restart_of_a_plan_of_many_shards(cluster, write_job, tmp_path, monkeypatch):
-    from sapiens_ray import growth
+    from sapiens_ray.planning import growth
 
     monkeypatch.setattr(growth, "SHARDS_A_FILE", 2)
     write_photos(tmp_path / "photos", 3)
@@ -241,8 +241,8 @@ def test_restart_of_a_plan_of_many_shards(cluster, write_job, tmp_path, monkeypa
 
 def test_a_look_at_a_job_writes_nothing(cluster, labelled):
     """Not even beside a run that is planning, with more shards than fit into one file of entries."""
-    from sapiens_ray import growth
-    from sapiens_ray.preflight import prepare_job
+    from sapiens_ray.planning import growth
+    from sapiens_ray.execution.preflight import prepare_job
 
     path, files, output = labelled
     before = {file: file.read_bytes() for file in output.rglob("*") if file.is_file()}

@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 import sapiens_ray as sr
-from sapiens_ray import discovery, pipeline
-from sapiens_ray.errors import InputError, JobFailed
+from sapiens_ray.planning import discovery
+from sapiens_ray.execution import pipeline
+from sapiens_ray.errors import InputError, JobError
 from tests.archives import write_tar
 from tests.conftest import write_photos
 from tests.s3_server import CREDENTIALS, S3, s3_server
@@ -120,7 +121,7 @@ def test_masks_boxes_and_compiled_code_on_object_storage(cluster, sapiens_ray, s
     """Everything that a job names may be a URL; the literal secret in the YAML turns up in nothing that is written."""
     import numpy as np
 
-    from sapiens_ray.maps import encode_npy
+    from sapiens_ray.imaging.maps import encode_npy
     from tests.small_models import small, write
 
     direct = s3.direct
@@ -234,7 +235,7 @@ def test_a_tar_overwritten_after_it_was_planned_is_not_mixed(cluster, s3, job, t
         return None
 
     s3.fault = fault
-    with pytest.raises((JobFailed, InputError), match=r"a\.tar (has changed since|was overwritten)"):
+    with pytest.raises((JobError, InputError), match=r"a\.tar (has changed since|was overwritten)"):
         sr.run(sr.Job.load(path))
     s3.clean()
     assert sr.run(sr.Job.load(path), redo_changed=True).images == 5

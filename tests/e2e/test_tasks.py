@@ -16,9 +16,9 @@ import yaml
 from PIL import Image
 
 import sapiens_ray as sr
-from sapiens_ray import maps
-from sapiens_ray.demo import TASKS, write_model
-from sapiens_ray.images import encode_png
+from sapiens_ray.imaging import maps
+from sapiens_ray.models.stand_ins import TASKS, write_model
+from sapiens_ray.imaging.images import encode_png
 from sapiens_ray.labels import body_parts, keypoints
 from tests.conftest import photo, read_output
 from tests.test_detectors import Bright, scripted
@@ -336,7 +336,7 @@ def test_columns_are_asked_of_inputs_that_have_them(cluster, models, command, tm
 
 
 def test_an_image_is_decoded_once_whatever_the_tasks(models, monkeypatch):
-    from sapiens_ray import images
+    from sapiens_ray.imaging import images
 
     decoded: list[int] = []
     plain = images.decode

@@ -75,7 +75,7 @@ class Nodes:
 
 def run(kills: int, seed: int, folder: Path, say: Callable[[str], None] = print) -> Chaos:
     """Kill so many times. Raises AssertionError if what jobs leave is torn or wrong."""
-    from sapiens_ray.demo import write_model
+    from sapiens_ray.models.stand_ins import write_model
 
     dice, chaos = random.Random(seed), Chaos(seed)
     write_model(folder / "model.pt2")

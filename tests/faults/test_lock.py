@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sapiens_ray import lock as locking
-from sapiens_ray.errors import JobFailed, OutputError
-from sapiens_ray.lock import OutputLock, holder, read_lock, require_held
+from sapiens_ray.output import lock as locking
+from sapiens_ray.errors import JobError, OutputError
+from sapiens_ray.output.lock import OutputLock, holder, read_lock, require_held
 from sapiens_ray.storage import Folder
 
 
@@ -81,9 +81,9 @@ def test_who_lost_the_output_stops_and_its_workers_write_nothing(output, quick):
         while not first.lost:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        with pytest.raises(JobFailed, match="taken over by another run"):
+        with pytest.raises(JobError, match="taken over by another run"):
             first.check()
-        with pytest.raises(JobFailed, match="must not write"):
+        with pytest.raises(JobError, match="must not write"):
             require_held(output, first.run)
     assert read_lock(output)["run"] == "another", "what is another's is not removed"
 

@@ -11,7 +11,7 @@ import cv2
 import pytest
 
 import sapiens_ray as sr
-from sapiens_ray.preflight import prepare_job, save_job
+from sapiens_ray.execution.preflight import prepare_job, save_job
 from tests.conftest import photo, read_output, write_photos
 
 # What is wrong with an image is told by its size. Workers import the tasks anew; by value they get the ones below.
@@ -116,7 +116,7 @@ def test_a_unit_that_is_gone_through_is_alone_in_its_process():
     import threading
     import time
 
-    from sapiens_ray.attempts import _Room
+    from sapiens_ray.execution.attempts import _Room
 
     room, inside, seen = _Room(), [], []
 

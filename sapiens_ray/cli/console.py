@@ -1,0 +1,34 @@
+"""Tables and text on the terminal, or in a pipe."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+PIPE_WIDTH = 200  # without a terminal there is no width: paths in logs are not to be broken
+
+
+def grid(title: str = "") -> Table:
+    """A table of names and values."""
+    table = Table.grid(padding=(0, 2))
+    table.title, table.title_justify, table.title_style = title or None, "left", "bold"
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def show(table: Table) -> None:
+    """Print a table. Its texts are taken literally: paths may hold [brackets]."""
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console = Console(markup=False, highlight=False, emoji=False, width=PIPE_WIDTH)
+    console.print(table)
+
+
+def size(count: float) -> str:
+    """Bytes as people read them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,124 @@
+"""Encoded images to units: what travels of them, and how many bytes that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from sapiens_ray.errors import ImageError
+from sapiens_ray.imaging import images
+from sapiens_ray.job.config import Job
+from sapiens_ray.output.schema import READ_FIELDS
+from sapiens_ray.sources import Encoded
+from sapiens_ray.storage import StorageOptions, request_threads
+from sapiens_ray.tasks import foreground, make_task, persons
+from sapiens_ray.tasks.foreground import Mask
+from sapiens_ray.tasks.options import ModelOptions
+from sapiens_ray.tasks.persons import carried_boxes
+from sapiens_ray.units import PHOTO, Unit, set_column
+
+DATA = "_data"  # column of encoded bytes in units under way; no column of a task or an input can have this name
+UNKNOWN_PIXELS = 8_000_000  # of a format whose header Pillow does not read
+BOX_LIST = pa.list_(pa.list_(pa.float64()))  # x1, y1, x2, y2, score of each person
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a unit holds beside the encoded images.
+
+    box_columns: input columns with boxes. masks: masks that the user brings. photos: decoded photos travel on, for
+    tasks that crop persons from them. tasks: their options, which know the size of their inputs and results.
+    """
+
+    box_columns: tuple[str, ...] = ()
+    masks: tuple[Mask, ...] = ()
+    photos: bool = False
+    tasks: tuple[ModelOptions, ...] = ()
+
+    @classmethod
+    def of(cls, job: Job) -> Contents:
+        photos = any(make_task(options).input_kind == PHOTO for options in job.tasks)
+        return cls(tuple(job.box_columns), tuple(job.masks), photos, tuple(job.tasks))
+
+    def estimated_bytes(self, image: Encoded) -> int:
+        """About how many bytes an image adds to its unit: encoded, as network inputs, as results, passed through."""
+        if image.data is None:
+            return 0
+        size = images.header_size(image.data)
+        pixels = size[0] * size[1] if size else UNKNOWN_PIXELS
+        count = len(image.data) + sum(options.estimated_bytes(pixels) for options in self.tasks)
+        count += sum(len(value) for value in image.extra.values() if isinstance(value, bytes | str))
+        return count + (pixels * 3 if self.photos else 0)
+
+
+def make_unit(
+    encoded: list[Encoded],
+    extra: pa.Schema,
+    contents: Contents = Contents(),
+    shard: int = 0,
+    start: int = 0,
+    last: bool = True,
+) -> Unit:
+    """A unit of encoded images. extra: names and types of the passthrough columns.
+
+    Boxes from the input are checked here; wrong ones make an error row.
+    """
+    boxes: dict[str, list[list[list[float]] | None]] = {column: [] for column in contents.box_columns}
+    for image in encoded:
+        for column, cells in boxes.items():
+            try:
+                if column not in image.extra and image.error is None:
+                    raise ImageError("bad_boxes", "not given for this image; write null or [] where nobody is")
+                cells.append(persons.parse(image.extra.get(column)))
+            except ImageError as error:
+                cells.append(None)
+                image.error = image.error or ImageError(error.kind, f"column {column!r}: {error.message}")
+    columns = {
+        "index": [image.index for image in encoded],
+        "image_id": [image.image_id for image in encoded],
+        "uri": [image.uri for image in encoded],
+        "error_kind": [image.error.kind if image.error else None for image in encoded],
+        "error": [image.error.message if image.error else None for image in encoded],
+    }
+    fields = [*READ_FIELDS, pa.field(DATA, pa.large_binary())]
+    fields += [pa.field(carried_boxes(column), BOX_LIST) for column in boxes]
+    arrays = [pa.array(columns[field.name], field.type) for field in READ_FIELDS]
+    arrays.append(pa.array([image.data for image in encoded], pa.large_binary()))
+    arrays += [pa.array(cells, BOX_LIST) for cells in boxes.values()]
+    arrays += [_passthrough([image.extra.get(field.name) for image in encoded], field.type) for field in extra]
+    return Unit(shard, start, last, pa.Table.from_arrays(arrays, schema=pa.schema([*fields, *extra])))
+
+
+def add_masks(unit: Unit, encoded: list[Encoded], masks: Sequence[Mask], base: str, options: StorageOptions) -> Unit:
+    """The unit with the bytes of the masks that the user brings, several fetched at a time."""
+    if not masks:
+        return unit
+    rows = unit.rows
+    with ThreadPoolExecutor(request_threads(remote=True), thread_name_prefix="masks") as pool:
+        for mask in masks:
+            cells = [image.extra.get(str(mask.column)) for image in encoded]
+            ids = [image.image_id for image in encoded]
+            count = len(encoded)
+            found = pool.map(foreground.fetch, [mask] * count, ids, cells, [base] * count, [options] * count)
+            rows = set_column(rows, str(mask.carried), pa.array(list(found), pa.large_binary()))
+    return replace(unit, rows=rows)
+
+
+def _passthrough(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """A passthrough column in its planned type; a value that does not fit (the type was read off other
+    shards) becomes text if the column is text, and null else."""
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        return pa.array([_fitting(value, kind) for value in values], kind)
+
+
+def _fitting(value: Any, kind: pa.DataType) -> Any:
+    try:
+        return pa.scalar(value, kind).as_py()
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        return str(value) if pa.types.is_string(kind) and value is not None else None

@@ -1,0 +1,148 @@
+"""The models of a job: what is settled about each before it is loaded, and the order in which a unit meets them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sapiens_ray.errors import ConfigError
+from sapiens_ray.models.checkpoint import Checkpoint
+from sapiens_ray.storage import Folder
+from sapiens_ray.tasks import Task, make_task
+from sapiens_ray.tasks.options import ModelOptions
+from sapiens_ray.tasks.persons import DetectorOptions
+from sapiens_ray.units import PHOTO
+
+if TYPE_CHECKING:
+    from sapiens_ray.engine.inference import ModelStage
+
+
+@dataclass(frozen=True)
+class ModelHost:
+    """The process that holds a model.
+
+    device: auto, cpu or cuda. threads: of torch on the CPU; None leaves them. cache: where compiled code is kept for
+    all nodes. drop_input: no later stage needs the inputs of this model's kind.
+    """
+
+    device: str = "auto"
+    threads: int | None = None
+    cache: Folder | None = None
+    drop_input: bool = False
+
+
+@dataclass(frozen=True)
+class TaskModel:
+    """The model of a task."""
+
+    task: Task[Any]
+    checkpoint: Checkpoint
+
+    @classmethod
+    def of(cls, options: ModelOptions, checkpoint: Checkpoint) -> TaskModel:
+        return cls(make_task(options), checkpoint)
+
+    @property
+    def options(self) -> ModelOptions:
+        options: ModelOptions = self.task.options
+        return options
+
+    @property
+    def column(self) -> str:
+        return self.task.column
+
+    @property
+    def record_name(self) -> str:
+        """Name of the model in the metadata of output files."""
+        return self.column
+
+    @property
+    def input_kind(self) -> str:
+        return self.task.input_kind
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.task.needs
+
+    @property
+    def makes(self) -> str:
+        """The column of the unit that other models may need."""
+        return self.task.column
+
+    def load(self, host: ModelHost) -> ModelStage:
+        """Load the model in this process. Raises CheckpointError."""
+        from sapiens_ray.engine.inference import Infer
+
+        return Infer(self.task, self.checkpoint, host)
+
+
+@dataclass(frozen=True)
+class DetectorModel:
+    """A person detector."""
+
+    options: DetectorOptions
+    checkpoint: Checkpoint
+
+    @property
+    def column(self) -> str:
+        return self.options.column
+
+    @property
+    def record_name(self) -> str:
+        """Name of the model in the metadata of output files."""
+        return self.options.key
+
+    @property
+    def input_kind(self) -> str:
+        return PHOTO
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def makes(self) -> str:
+        """The column of the unit that other models may need."""
+        return self.options.carried
+
+    def load(self, host: ModelHost) -> ModelStage:
+        """Load the model in this process. Raises CheckpointError."""
+        from sapiens_ray.engine.inference import Detect
+
+        return Detect(self.options, self.checkpoint, host)
+
+
+PreparedModel = TaskModel | DetectorModel
+
+
+def in_order(models: Sequence[PreparedModel]) -> list[PreparedModel]:
+    """The order in which a unit meets the models: every model after those that make what it needs.
+
+    Where that leaves a choice, models that see whole photos come first, with what they wait for: photos are the
+    largest part of a unit, and are dropped behind the last of them.
+    """
+    waiting = list(models)
+    ordered: list[PreparedModel] = []
+    while waiting:
+        missing = {model.makes for model in waiting}
+        ready = [model for model in waiting if not missing & set(model.needs)]
+        if not ready:
+            raise ConfigError(f"tasks: {', '.join(model.column for model in waiting)} need the columns of each other")
+        ordered.append(min(ready, key=lambda model: _rank(model, waiting)))
+        waiting.remove(ordered[-1])
+    return ordered
+
+
+def _rank(model: PreparedModel, waiting: Sequence[PreparedModel]) -> int:
+    """0 for a model that sees photos, 1 for one that such a model waits for, 2 for others."""
+    if model.input_kind == PHOTO:
+        return 0
+    others = [other for other in waiting if other is not model]
+    return 1 if any(model.makes in other.needs and _rank(other, others) < 2 for other in others) else 2
+
+
+def last_of_kind(models: Sequence[PreparedModel], position: int) -> bool:
+    """Whether no model behind this one in the order has inputs of its kind."""
+    kind = models[position].input_kind
+    return all(later.input_kind != kind for later in models[position + 1 :])

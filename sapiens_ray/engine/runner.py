@@ -1,0 +1,210 @@
+"""A model on a device: uint8 batches in, network output out."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+
+from sapiens_ray.errors import first_line
+from sapiens_ray.models.compiling import CompileCache, compile_native, no_compiler, run_eagerly
+from sapiens_ray.models.device import capability, choose_device, empty_cache, out_of_memory, synchronize
+from sapiens_ray.models.loading import LoadedModel, load_model
+from sapiens_ray.tasks.base import Average
+
+DEFAULT_BATCH = {"cuda": 8, "cpu": 1}  # batches do not help on a CPU, and memory grows
+LARGEST_BATCH = 64  # that `auto` tries
+WORTHWHILE = 1.05  # `auto` takes a larger batch only if it labels so many times as many images a second
+
+
+class Batches(Protocol):
+    """Network inputs in order: an array of them, or something that makes them when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, span: slice) -> np.ndarray: ...
+
+
+class Runner:
+    """Holds one model and feeds it full batches.
+
+    Safe to call from several threads: the model runs one batch at a time, what surrounds it overlaps.
+    `loaded` is the model, `batch_size` what it is fed now.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        device: str,
+        batch_size: int | Literal["auto"] | None,
+        threads: int | None = None,
+        flip_average: Average | None = None,
+        mode: str = "torchscript",
+    ) -> None:
+        """Load the model. Raises CheckpointError. It has not run yet: `warm_up` does that.
+
+        threads: CPU threads for torch in this process. flip_average: what the output for a batch and that for the
+        mirrored batch make together; without it nothing is mirrored.
+        """
+        if threads:
+            torch.set_num_threads(threads)
+        self.flip_average = flip_average
+        self.device = choose_device(device)
+        self.mode = mode
+        self._notes: collections.deque[str] = collections.deque()
+        self.loaded: LoadedModel = load_model(checkpoint, mode, self.device)
+        self.auto = batch_size == "auto" and self.device.type != "cpu"
+        self.batch_size = batch_size if isinstance(batch_size, int) else DEFAULT_BATCH[self.device.type]
+        self.fixed = self.loaded.batch is not None  # the shape of a batch never changes: short ones are filled up
+        if self.loaded.batch is not None:
+            self.batch_size, self.auto = self.loaded.batch, False
+        self.module: Callable[[torch.Tensor], Any] = self.loaded.module
+        self._mean = torch.tensor(self.loaded.mean_rgb, device=self.device).view(1, 3, 1, 1)
+        self._std = torch.tensor(self.loaded.std_rgb, device=self.device).view(1, 3, 1, 1)
+        self._lock = threading.Lock()
+
+    def warm_up(
+        self, height: int, width: int, compiling: str = "none", cache: CompileCache | None = None
+    ) -> tuple[Any, int]:
+        """Run once on black images of the size that is coming, after settling the batch size and compiling.
+
+        compiling: none, default or max-autotune. cache: where compiled code is kept; nothing is compiled without.
+        Returns the output, and the size of the batch it is for.
+        """
+        black = np.zeros((1, height, width, 3), np.uint8)
+        if self.auto:
+            self.batch_size = fitting_batch(lambda size: self._timed(np.repeat(black, size, 0)), LARGEST_BATCH)
+            empty_cache(self.device)  # of the batches that were too large
+            self.note(f"batch size {self.batch_size}, found by trying")
+        if compiling != "none" and cache is not None:
+            self._compile(compiling, cache, black)
+        (_, stop, output), *_ = self(np.repeat(black, self.batch_size, 0))
+        return output, stop
+
+    def _compile(self, compiling: str, cache: CompileCache, black: np.ndarray) -> None:
+        if self.loaded.native is None:
+            self.note(f"not compiled: a {self.loaded.format} program runs as it is in mode {self.mode}")
+            return
+        missing = no_compiler(self.device)
+        if missing:
+            self.note(f"not compiled, runs eagerly: {missing}")
+            return
+        self.fixed = True
+        code = [self.mode, compiling, self.device.type, capability(self.device), f"batch {self.batch_size}"]
+        compile_native(self.loaded.native, compiling)
+        try:
+            with cache.entered(code) as start:
+                self._forward(np.repeat(black, self.batch_size, 0))
+                synchronize(self.device)
+            self.note(start.line)
+        except Exception as error:  # of any kind, from the depths of torch and of compilers
+            if isinstance(error, RuntimeError) and out_of_memory(error):
+                return  # running will find the batch that fits, and compile for it
+            run_eagerly(self.loaded.native)
+            self.fixed = False
+            self.note(f"compiling failed, runs eagerly: {type(error).__name__}: {first_line(error)}")
+
+    def _timed(self, batch: np.ndarray) -> float:
+        self._forward(batch)  # the first of its size also chooses algorithms
+        started = time.perf_counter()
+        self._forward(batch)
+        synchronize(self.device)
+        return time.perf_counter() - started
+
+    def __call__(self, inputs: Batches) -> Iterator[tuple[int, int, Any]]:
+        """Run N x H x W x 3 uint8 BGR through the model; `inputs` is sliced a batch at a time.
+
+        Yields (start, stop, output) for consecutive batches; `output` is what the model returns, float32, on the
+        device. Out of memory halves the batch and goes on, for the rest of this process.
+        """
+        start = 0
+        while start < len(inputs):
+            batch = inputs[start : start + self.batch_size]
+            try:
+                output = self._forward(batch)
+            except RuntimeError as error:
+                ran = self.batch_size if self.fixed else len(batch)
+                if ran == 1 or self.loaded.batch is not None or not out_of_memory(error):
+                    raise
+                smaller = ran // 2
+            else:
+                yield start, start + len(batch), output
+                start += len(batch)
+                continue
+            # Outside of `except`, whose traceback holds the tensors of the batch that was too large.
+            empty_cache(self.device)
+            with self._lock:
+                if smaller < self.batch_size:  # another thread may have met it first
+                    self.batch_size = smaller
+                    self.note(f"out of memory: batches of {smaller} from now on")
+
+    def note(self, text: str) -> None:
+        """Something that a user should know; `take_notes` gives each once, in whichever thread."""
+        self._notes.append(text)
+
+    def take_notes(self) -> list[str]:
+        """What there was to say since the last time."""
+        taken = []
+        with contextlib.suppress(IndexError):
+            while True:
+                taken.append(self._notes.popleft())
+        return taken
+
+    def _forward(self, batch: np.ndarray) -> Any:
+        with self._lock, torch.inference_mode():
+            images = self._normalize(batch)
+            filled = self.batch_size - len(batch) if self.fixed else 0
+            if filled > 0:  # compiled code and some programs take one shape only
+                images = torch.cat([images, images[-1:].expand(filled, -1, -1, -1)])
+            output = _float32(self.module(images), filled)
+            if self.flip_average is None:
+                return output
+            return self.flip_average(output, _float32(self.module(images.flip(-1)), filled), len(batch))
+
+    def _normalize(self, batch: np.ndarray) -> torch.Tensor:
+        """B x H x W x 3 uint8 BGR to B x 3 x H x W RGB, (x - mean) / std, of the model's type, on the device.
+
+        uint8 crosses to the device: a quarter of the bytes of float32.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # "not writable": it is only read
+            pixels = torch.from_numpy(batch)
+        pixels = pixels.to(self.device, non_blocking=True)
+        rgb = pixels.permute(0, 3, 1, 2).flip(1).to(torch.float32, memory_format=torch.contiguous_format)
+        return rgb.sub_(self._mean).div_(self._std).to(self.loaded.dtype)
+
+
+def _float32(output: Any, filled: int) -> Any:
+    """A model's output, a tensor or a sequence of them, as float32, without the last `filled` of the batch."""
+    if isinstance(output, torch.Tensor):
+        return (output[:-filled] if filled > 0 else output).float()
+    return tuple(_float32(one, filled) for one in output) if isinstance(output, list | tuple) else output
+
+
+def fitting_batch(seconds: Callable[[int], float], largest: int) -> int:
+    """The batch size to use: doubled until memory is full, or until it labels no more images a second.
+
+    seconds: time of one batch of a size; raises what a model raises. Raises that where not even one image fits.
+    """
+    best, speed = 1, 1 / seconds(1)
+    size = 2
+    while size <= largest:
+        try:
+            now = size / seconds(size)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            break
+        if now < speed * WORTHWHILE:
+            break
+        best, speed = size, now
+        size *= 2
+    return best

@@ -1,0 +1,225 @@
+"""Images that kill the worker that handles them: found, quarantined as error rows, and their neighbours labelled.
+
+A worker that is gone cannot say at which image it died. So a stage tells the coordinator which unit it starts, and a
+unit that was started before and not finished is handled image by image, with a note under `attempts/` of the output
+before each one. The image at which the worker dies again and again is the cause; it becomes an error row. The notes
+outlive the job: the next run does not try a quarantined image again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from sapiens_ray.engine import watchdog
+from sapiens_ray.errors import JobError
+from sapiens_ray.output.layout import attempts_file, attempts_of
+from sapiens_ray.storage import Folder
+from sapiens_ray.storage.retries import set_retry_deadline
+from sapiens_ray.units import Errors, Unit, UnitName, join_units, set_errors, split_unit
+
+Answer = TypeVar("Answer")
+Work = Callable[[Unit], Unit]
+# Starts an attempt at something with this name; gives how many earlier ones were not finished.
+Attempt = Callable[[str], AbstractContextManager[int]]
+
+DRAW = "draw"  # the stage that is optional: an image that cannot be drawn has labels
+DEATHS_AT_AN_IMAGE = 3  # alone in its process; the system, or somebody, may have killed it once or twice
+DEATHS_OUTSIDE_IMAGES = 20  # of one unit: then the job ends
+_QUARANTINED = "condemned"  # the key in the files, which earlier versions have written
+
+
+@dataclass
+class Record:
+    """What is known about a unit in one stage; a JSON file under `attempts/`.
+
+    at: the image that is being tried. deaths: how often the worker died at an image. quarantined: error kind and
+    message of images that are not tried again.
+    """
+
+    output: Folder
+    unit: UnitName
+    stage: str
+    at: int | None = None
+    deaths: dict[int, int] = field(default_factory=dict)
+    quarantined: Errors = field(default_factory=dict)
+
+    @property
+    def file(self) -> str:
+        return attempts_file(self.unit, self.stage)
+
+    @classmethod
+    def load(cls, output: Folder, unit: UnitName, stage: str) -> Record:
+        """The record of a unit; an empty one if nothing is known."""
+        record = cls(output, unit, stage)
+        try:
+            known = json.loads(output.read(record.file))
+        except FileNotFoundError:
+            return record
+        record.at = known["at"]
+        record.deaths = {int(index): count for index, count in known["deaths"].items()}
+        record.quarantined = {int(index): (kind, why) for index, (kind, why) in known[_QUARANTINED].items()}
+        return record
+
+    def save(self) -> None:
+        known = {"at": self.at, "deaths": self.deaths, _QUARANTINED: self.quarantined}
+        self.output.write(self.file, json.dumps(known).encode())
+
+    def count_death(self) -> None:
+        """Note that the worker that wrote this record died, at the image it was trying."""
+        if self.at is None:
+            return
+        self.deaths[self.at] = self.deaths.get(self.at, 0) + 1
+        if self.deaths[self.at] >= DEATHS_AT_AN_IMAGE:
+            why = (
+                f"{self.stage}: the worker died {self.deaths[self.at]} times at this image (a crash, or out of memory)"
+            )
+            self.quarantined[self.at] = ("crashed", why)
+        self.at = None
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What a stage runs under: a count of attempts, and a time-out.
+
+    attempt: counts at the coordinator. timeout_s: of one image. retry_s: for how long requests to storage are repeated.
+    """
+
+    output: Folder
+    attempt: Attempt
+    timeout_s: float
+    retry_s: float
+
+    def settle_process(self) -> None:
+        """Settle what concerns the whole worker process."""
+        import cv2
+
+        cv2.setNumThreads(1)  # one task per core: more threads would compete
+        set_retry_deadline(self.retry_s)
+
+    def run(
+        self,
+        unit: Unit,
+        stage: str,
+        work: Work,
+        then: Callable[[Unit], Answer],
+        instead: Work | None = None,
+    ) -> Answer:
+        """`then(work(unit))`, the work image by image where an earlier attempt at this unit was not finished.
+
+        instead: what is done with a quarantined image; by default it becomes an error row.
+        An image that takes longer than `timeout_s` ends this process; the next attempt knows why.
+        """
+        with self.attempt(f"{unit.name.file}:{stage}") as earlier:
+            if earlier > DEATHS_OUTSIDE_IMAGES + DEATHS_AT_AN_IMAGE * unit.rows.num_rows:
+                raise JobError(
+                    f"the worker of stage {stage} died {earlier} times at unit {unit.name.file}, which starts with "
+                    f"{_first_id(unit)}, but at no image in particular; see Ray's logs; run again to continue"
+                )
+            with (
+                _TURNS.alone() if earlier else _TURNS.shared(),
+                watchdog.watch(self.timeout_s, lambda index: self._too_long(unit, stage, index)),
+            ):
+                if earlier:
+                    record = Record.load(self.output, unit.name, stage)
+                    return then(_one_by_one(unit, work, record, instead))
+                return then(work(unit))
+
+    def _too_long(self, unit: Unit, stage: str, index: int | None) -> None:
+        """Quarantine the image that took too long, and end this process."""
+        try:
+            if index is not None:
+                record = Record.load(self.output, unit.name, stage)
+                message = f"{stage}: took longer than image_timeout_s = {self.timeout_s:g}"
+                record.quarantined[index] = ("timeout", message)
+                record.at = None
+                record.save()
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Turns:
+    """Several calls of a process at a time, or a single one that handles its unit image by image: if the process dies
+    then, no other image can be the cause."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._waiting = 0  # calls that want to be alone go first
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._inside >= 0 and not self._waiting)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._waiting += 1
+            self._changed.wait_for(lambda: self._inside == 0)
+            self._waiting -= 1
+            self._inside = -1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside = 0
+                self._changed.notify_all()
+
+
+_TURNS = Turns()
+
+
+def _one_by_one(unit: Unit, work: Work, record: Record, instead: Work | None) -> Unit:
+    record.count_death()
+    finished: list[Unit] = []
+    for one in split_unit(unit):
+        index = one.start
+        watchdog.progress(index)
+        if index in record.quarantined and instead:
+            finished.append(instead(one))
+            continue
+        if index in record.quarantined:
+            one.rows = set_errors(one.rows, {0: record.quarantined[index]})
+        elif one.good_rows():
+            record.at = index
+            record.save()
+        finished.append(work(one))
+    record.at = None
+    record.save()  # for the next run, should this one die before the rows are written
+    return join_units(finished, unit)
+
+
+def _first_id(unit: Unit) -> str:
+    return str(unit.rows["image_id"][0].as_py()) if unit.rows.num_rows else "nothing"
+
+
+def quarantined_images(output: Folder) -> dict[int, Errors]:
+    """What earlier runs learned: shard to index to (error kind, message). Images that cannot be drawn are not among
+    them: they are labelled."""
+    known: dict[int, Errors] = {}
+    for _, unit, stage in attempts_of(output):
+        if stage != DRAW:
+            known.setdefault(unit.shard, {}).update(Record.load(output, unit, stage).quarantined)
+    return known
+
+
+def forget(output: Folder, shard: int | None = None) -> None:
+    """Remove all records, or those of one shard."""
+    for file, unit, _ in attempts_of(output):
+        if shard in (None, unit.shard):
+            output.delete(file)

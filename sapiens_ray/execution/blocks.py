@@ -1,0 +1,140 @@
+"""The stages as Ray Data calls them: on blocks of one row, guarded against images that kill or stop their worker.
+
+What the stages do is in `engine/`, in `execution/reading.py` and in `output/writing.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from sapiens_ray.engine import watchdog
+from sapiens_ray.engine.draw import draw
+from sapiens_ray.engine.models import ModelHost, PreparedModel
+from sapiens_ray.engine.prepare import prepare
+from sapiens_ray.errors import CheckpointError, JobError
+from sapiens_ray.execution.attempts import DRAW, Guard
+from sapiens_ray.execution.coordinator import CoordinatorHandle, work_of
+from sapiens_ray.execution.reading import UnitReader
+from sapiens_ray.output.schema import AnyTask
+from sapiens_ray.output.writing import write_unit
+from sapiens_ray.planning.plan import ShardWork
+from sapiens_ray.storage.uris import redact_uri
+from sapiens_ray.tasks.options import Visualize
+from sapiens_ray.units import Picture, Unit, UnitReport
+
+DEATHS_WHILE_READING = 5
+WORK, REPORT = "work", "report"  # columns of the first and the last kind of block
+
+
+def feed_blocks(block: pa.Table, coordinator: CoordinatorHandle) -> Iterator[pa.Table]:
+    """A block per shard, as the coordinator hears of them."""
+    for work in work_of(coordinator):
+        yield pa.table({WORK: [work.to_json()]})
+
+
+@dataclass(frozen=True)
+class ReadBlock:
+    """A shard to blocks of one unit."""
+
+    reader: UnitReader
+    guard: Guard
+
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+        guard = self.guard
+        guard.settle_process()
+        work = ShardWork.from_json(block[WORK][0].as_py())
+        with guard.attempt(f"shard {work.shard.number}") as earlier:
+            if earlier > DEATHS_WHILE_READING:
+                raise JobError(
+                    f"the worker died {earlier} times while it read {redact_uri(work.shard.uri)}: memory ran out, or "
+                    "its content crashes the reader; what is written stays, remove it from the input or run again to "
+                    "continue"
+                )
+            units = self.reader.units(work)
+            while True:
+                # Not round the yield, where Ray Data may hold this task back for as long as it likes.
+                with watchdog.watch(
+                    guard.timeout_s + guard.retry_s, lambda index: os.kill(os.getpid(), signal.SIGKILL)
+                ):
+                    unit = next(units, None)
+                    made = None if unit is None else unit.to_block()
+                if made is None:
+                    return
+                yield made
+
+
+def _end_process(index: int | None) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class PrepareBlock:
+    """Encoded images to network inputs."""
+
+    tasks: list[AnyTask]
+    max_pixels: int
+    guard: Guard
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        self.guard.settle_process()
+        unit = Unit.from_block(block)
+        return self.guard.run(unit, "prepare", lambda part: prepare(part, self.tasks, self.max_pixels), Unit.to_block)
+
+
+class ModelBlock:
+    """An actor of a pool. A checkpoint that is wrong ends the job at the first unit: Ray Data would take an exception
+    in a constructor for a loss, and try other actors first."""
+
+    def __init__(self, model: PreparedModel, host: ModelHost, guard: Guard) -> None:
+        guard.settle_process()
+        self.guard = guard
+        self.name = model.column
+        self.wrong: CheckpointError | None = None
+        try:
+            self.model = model.load(host)
+        except CheckpointError as error:
+            self.wrong = error
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        if self.wrong:
+            raise self.wrong
+        return self.guard.run(Unit.from_block(block), self.name, self.model, Unit.to_block)
+
+
+@dataclass(frozen=True)
+class WriteBlock:
+    """Finished units to files; the block that is left holds the report.
+
+    unique_ids: False if ids come from a column of the input, where they may repeat. run: must hold the output.
+    """
+
+    tasks: list[AnyTask]
+    visualize: Visualize
+    unique_ids: bool
+    schema: pa.Schema
+    run: str
+    guard: Guard
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        self.guard.settle_process()
+        pictures: list[Picture] = []
+
+        def drawn(part: Unit) -> Unit:
+            part, made = draw(part, self.tasks, self.visualize, self.unique_ids)
+            pictures.extend(made)
+            return part
+
+        def undrawn(part: Unit) -> Unit:
+            none = self.visualize.model_copy(update={"fraction": 0.0})
+            return draw(part, self.tasks, none, self.unique_ids)[0]
+
+        def written(unit: Unit) -> UnitReport:
+            return write_unit(unit, pictures, self.schema, self.guard.output, self.run)
+
+        report = self.guard.run(Unit.from_block(block), DRAW, drawn, written, undrawn)
+        return pa.table({REPORT: [report.to_json()]})

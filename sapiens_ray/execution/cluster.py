@@ -1,0 +1,125 @@
+"""The Ray cluster: connecting to it, and what it has."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sapiens_ray.errors import ClusterError
+from sapiens_ray.storage import translate_errors
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Resources of a cluster: now in all, on its largest node, and the most an autoscaler may add up to."""
+
+    cpus: float
+    gpus: float
+    node_cpus: float
+    nodes: int
+    limit_cpus: float
+    limit_gpus: float
+    node_gpus: tuple[float, ...]
+    where: str
+
+
+def this_machine() -> Cluster:
+    """The cluster that a local run would start."""
+    import torch
+
+    cpus, gpus = _usable_cpus(), torch.cuda.device_count()
+    return Cluster(cpus, gpus, cpus, 1, cpus, gpus, (float(gpus),), "this machine")
+
+
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def connected_cluster() -> Cluster:
+    """The cluster that Ray is connected to."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
+    limits = _autoscaler_limits()
+    return Cluster(
+        cpus=cpus,
+        gpus=gpus,
+        node_cpus=max((node.get("CPU", 0.0) for node in nodes), default=0.0),
+        nodes=len(nodes),
+        limit_cpus=max(cpus, limits.get("CPU", 0)),
+        limit_gpus=max(gpus, limits.get("GPU", 0)),
+        node_gpus=tuple(node.get("GPU", 0.0) for node in nodes),
+        where=f"the cluster of {len(nodes)} node{'s' if len(nodes) != 1 else ''}",
+    )
+
+
+def _autoscaler_limits() -> dict[str, float]:
+    """What an autoscaler may grow to; empty without one. Ray offers this to its own libraries only."""
+    try:
+        from ray._private.state import state
+
+        return dict(state.get_max_resources_from_cluster_config() or {})
+    except Exception:
+        return {}
+
+
+def start_ray(address: str | None = None) -> None:
+    """Connect to the cluster this process belongs to, or start one on this machine."""
+    # Ray's C++ side writes advice about Ray Data's actors to the terminal as errors. Saying that it will not
+    # do so is a line of its own, hence the detour for the time of ray.init(), whose errors are exceptions.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    import ray
+
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address or os.environ.get("RAY_ADDRESS"):
+        options["address"] = address
+    else:
+        options |= {"address": "local", "include_dashboard": False}
+    _refuse_silent_address(address or os.environ.get("RAY_ADDRESS", ""))
+    what = f"--address {address or os.environ.get('RAY_ADDRESS')}: cannot connect to Ray"
+    with translate_errors(ClusterError, what), _stderr_to_nowhere():
+        ray.init(**options)
+
+
+def _refuse_silent_address(address: str) -> None:
+    """Raise ClusterError if nothing listens at host:port; Ray itself waits more than a minute in silence."""
+    host, colon, port = address.rpartition(":")
+    if "://" in address or not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ClusterError(f"--address {address}: no Ray cluster answers there ({error})") from None
+
+
+@contextlib.contextmanager
+def _stderr_to_nowhere() -> Iterator[None]:
+    """Send this process's file descriptor 2 to /dev/null, which C++ code writes to directly."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def stop_ray(within_s: float) -> None:
+    """Disconnect from Ray, without waiting longer: its own shutdown waits for tasks, and ours may be cut off."""
+    import ray
+
+    closing = threading.Thread(target=ray.shutdown, daemon=True)
+    closing.start()
+    closing.join(within_s)

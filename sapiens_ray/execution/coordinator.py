@@ -1,0 +1,149 @@
+"""The one actor that all stages of a job talk to: which shards are to be read, and which units were started before.
+
+It runs on the driver's node. If it dies, Ray restarts it, `Feeder` tells it the shards again, and units that are under
+way count as never started, which costs them one more attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from sapiens_ray.execution.attempts import Attempt
+from sapiens_ray.planning.plan import ShardWork
+
+CoordinatorHandle = Any  # Ray's handle of a `Coordinator` actor
+
+FEED_EVERY_S = 0.2
+STOP_WITHIN_S = 1.0  # `ray job stop` does not wait for long
+
+
+class Coordinator:
+    """The actor's methods."""
+
+    def __init__(self) -> None:
+        self._work: list[ShardWork] = []
+        self._ended = False
+        self._started: Counter[str] = Counter()
+        self._repeated = 0
+
+    async def offer(self, first: int, work: list[ShardWork], ended: bool) -> tuple[int, int]:
+        """Add the work from number `first` on. Returns how much there is (less than the caller thinks if the actor was
+        restarted), and how many attempts were repeated because their worker died."""
+        if first == len(self._work):
+            self._work += work
+            self._ended = ended
+        return len(self._work), self._repeated
+
+    async def work(self, number: int) -> ShardWork | None:
+        """The piece of work with this number as soon as it is there; None behind the last one."""
+        while number >= len(self._work):
+            if self._ended:
+                return None
+            await asyncio.sleep(0.05)
+        return self._work[number]
+
+    async def begin(self, what: str) -> int:
+        """How many attempts were started and not ended before this one."""
+        earlier = self._started[what]
+        self._started[what] += 1
+        self._repeated += earlier > 0
+        return earlier
+
+    async def end(self, what: str) -> None:
+        self._started.pop(what, None)
+
+
+def start_coordinator() -> CoordinatorHandle:
+    """Start the actor on this node. Returns its handle."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor: Any = ray.remote(Coordinator)
+    return actor.options(
+        num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=1000, scheduling_strategy=here
+    ).remote()
+
+
+def attempts_at(coordinator: CoordinatorHandle) -> Attempt:
+    """What stages count their attempts with."""
+    return partial(_attempt, coordinator)
+
+
+@contextlib.contextmanager
+def _attempt(coordinator: CoordinatorHandle, what: str) -> Iterator[int]:
+    import ray
+
+    yield ray.get(coordinator.begin.remote(what))
+    # An exception ends the job, so it does not matter that the attempt is not counted as ended.
+    coordinator.end.remote(what)
+
+
+def work_of(coordinator: CoordinatorHandle) -> Iterator[ShardWork]:
+    """All work, as it becomes known. The same again for a second caller."""
+    import ray
+
+    number = 0
+    while (work := ray.get(coordinator.work.remote(number))) is not None:
+        yield work
+        number += 1
+
+
+class Feeder:
+    """Gives work to the coordinator from a thread of the driver, as a listing yields it.
+
+    failed: what ended the listing, if something did. The stages then finish what they have.
+    repeated: how many attempts were started again because their worker died, as far as the coordinator knows.
+    """
+
+    def __init__(self, coordinator: CoordinatorHandle, batches: Iterator[list[ShardWork]]) -> None:
+        self.failed: Exception | None = None
+        self.repeated = 0
+        self._coordinator = coordinator
+        self._work: list[ShardWork] = []
+        self._ended = False
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._list, args=(batches,), name="listing", daemon=True),
+            threading.Thread(target=self._feed, name="feeder", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _list(self, batches: Iterator[list[ShardWork]]) -> None:
+        try:
+            for batch in batches:
+                self._work += batch
+                if self._stop.is_set():
+                    return
+        except Exception as error:
+            self.failed = error
+        self._ended = True
+
+    def _feed(self) -> None:
+        import ray
+
+        told, pause = 0, 0.0
+        while not self._stop.wait(pause):
+            pause = FEED_EVERY_S
+            ended = self._ended  # before the work is counted: nothing follows then
+            try:
+                told, repeated = ray.get(self._coordinator.offer.remote(told, self._work[told:], ended))
+                self.repeated = max(self.repeated, repeated)  # a restarted coordinator counts from 0
+            except ray.exceptions.RayError:
+                continue  # restarting, or the job is over
+            except Exception as error:
+                self.failed = self.failed or error
+                return
+
+    def stop(self) -> None:
+        """Wait for the threads, but not long: the one that lists may be in the middle of a request."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(STOP_WITHIN_S)

@@ -1,0 +1,70 @@
+"""`read_labels`: the labels of an output folder as a DataFrame or as a Ray Dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, get_args
+
+from sapiens_ray.output.done import with_units
+from sapiens_ray.output.reading import Selection, decoded, read_frame, select
+from sapiens_ray.storage import Folder, StorageOptions
+from sapiens_ray.tasks.stored import MapSize
+from sapiens_ray.units import Row
+
+if TYPE_CHECKING:
+    import pandas
+    import ray.data
+
+
+def read_labels(
+    output: str,
+    *,
+    engine: Literal["pandas", "ray"] = "pandas",
+    columns: Sequence[str] | None = None,
+    decode: bool = False,
+    size: MapSize = "stored",
+    storage_options: StorageOptions | None = None,
+) -> pandas.DataFrame | ray.data.Dataset:
+    """The labels of an output folder, finished or not: one row per image, in the order of the input.
+
+    engine: "pandas" for a DataFrame, "ray" for a lazy Ray Dataset (for what does not fit into memory).
+    columns: only these; all by default.
+    decode: maps as arrays instead of PNG and .npy bytes: classes H x W uint8, depth h x w, normals h x w x 3,
+        features C x h x w. On error rows None; with Ray, whose tensor columns hold no None, arrays without elements.
+    size: "stored", or "original" for maps at the size of the photo, float32, normals of unit length; implies
+        `decode`. Feature maps are resized too, which with many channels takes gigabytes.
+    Raises OutputError if there is nothing to read.
+    """
+    if engine not in ("pandas", "ray"):
+        raise ValueError(f"engine={engine!r}: it is 'pandas' or 'ray'")
+    if size not in get_args(MapSize):
+        raise ValueError(f"size={size!r}: it is 'stored' or 'original'")
+    if isinstance(columns, str):
+        raise TypeError(f"columns={columns!r}: give a list of names")
+    folder = Folder(output.rstrip("/"), storage_options or {})
+    arrays = decode or size == "original"
+    if engine == "pandas":
+        return read_frame(folder, columns, arrays, size)
+    return _dataset(with_units(folder, lambda units: select(folder, units, columns, arrays, size)))
+
+
+def _dataset(selection: Selection) -> ray.data.Dataset:
+    """A dataset that reads one file per task."""
+    import ray.data
+
+    missing = {name: column.without_elements(selection.size) for name, column in selection.maps.items()}
+
+    def load(row: Row) -> Iterator[Row]:
+        for one in selection.read(row["file"]).to_pylist():
+            for name, decoder in selection.decoders.items():
+                array = decoded(one[name], one["width"], one["height"], decoder)
+                one[name] = missing[name] if array is None else array
+            yield one if selection.columns is None else {name: one[name] for name in selection.columns}
+
+    files = [{"file": file} for file in selection.files]
+    dataset = ray.data.from_items(files, override_num_blocks=len(files))
+    if selection.maps:
+        return dataset.flat_map(load)
+    return dataset.map_batches(
+        lambda block: selection.read(block["file"][0].as_py()), batch_size=1, batch_format="pyarrow"
+    )

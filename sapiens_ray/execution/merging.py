@@ -1,0 +1,71 @@
+"""Merging the files of finished shards while the job goes on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from sapiens_ray.errors import JobError
+from sapiens_ray.execution.failures import ray_reason
+from sapiens_ray.output.done import done_by_shard
+from sapiens_ray.output.writing import merge_shard
+from sapiens_ray.storage import Folder
+from sapiens_ray.units import UnitName
+
+LEAST_AT_ONCE = 4
+
+
+class Merger:
+    """Knows the files of every shard, and merges those of a shard in a Ray task once it is complete."""
+
+    def __init__(self, output: Folder, files: Iterable[UnitName], run: str) -> None:
+        self.output, self.run = output, run
+        self.parts: dict[int, set[UnitName]] = defaultdict(set)
+        self.running: list[Any] = []
+        for name in files:
+            self.parts[name.shard].add(name)
+
+    def ready(self) -> list[int]:
+        """Complete shards that are in several files."""
+        return [shard for shard in self.parts if self._is_ready(shard)]
+
+    def _is_ready(self, shard: int) -> bool:
+        parts = self.parts[shard]
+        return len(parts) > 1 and done_by_shard(parts)[shard].complete
+
+    def add(self, file: str) -> None:
+        """Note a written unit; starts the merge if the shard is complete now."""
+        name = UnitName.parse(file)
+        assert name is not None, file
+        self.parts[name.shard].add(name)
+        if self._is_ready(name.shard):
+            self.start(name.shard)
+
+    def start(self, shard: int) -> None:
+        """Start to merge a shard. Waits while too many merges are under way."""
+        import ray
+
+        at_once = max(LEAST_AT_ONCE, len(ray.nodes()))  # a merge copies a shard's files: a cluster does more at once
+        if len(self.running) >= at_once:
+            finished, self.running = ray.wait(self.running, num_returns=1)
+            self._check(finished)
+        # No CPU reserved: it mostly waits for storage, and must not starve on a machine with one CPU.
+        merge: Any = ray.remote(num_cpus=0, max_retries=3)(merge_shard)
+        self.running.append(merge.remote(self.output, sorted(self.parts.pop(shard)), self.run))
+
+    def wait(self) -> None:
+        """Wait for the merges under way."""
+        self._check(self.running)
+        self.running = []
+
+    def _check(self, merges: list[Any]) -> None:
+        """Raise JobError if a merge could not be done; its rows are all there, in parts."""
+        import ray
+
+        try:
+            ray.get(merges)
+        except ray.exceptions.RayError as error:
+            raise JobError(
+                f"merging the files of a shard failed: {ray_reason(error)}; run again to continue"
+            ) from error

@@ -1,0 +1,245 @@
+"""The journey of one image, top to bottom. Read this file first.
+
+    job.yaml -> plan -> read -> prepare -> infer (one actor pool per model) -> draw and write
+                (driver) (tasks)  (tasks)   (actors)                            (tasks)
+
+A unit of consecutive images is one row of the Ray dataset from `read` on, and one file in the end. Ray Data
+streams, schedules, applies backpressure and retries; the plan, the stages and the writing are ours. The last stage
+returns a small report per unit, which the driver consumes as they come: that is the progress, the summary, and
+what tells when a shard is complete and its files can be merged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from sapiens_ray.errors import ErrorLimitError, JobError
+from sapiens_ray.execution.attempts import forget
+from sapiens_ray.execution.blocks import REPORT
+from sapiens_ray.execution.cluster import connected_cluster, start_ray
+from sapiens_ray.execution.coordinator import CoordinatorHandle, Feeder, start_coordinator
+from sapiens_ray.execution.failures import explain
+from sapiens_ray.execution.merging import Merger
+from sapiens_ray.execution.placement import ResourcePlan, plan_resources
+from sapiens_ray.execution.preflight import PreparedJob, open_output, prepare_job, save_job
+from sapiens_ray.execution.redo import delete_results, drop_error_rows
+from sapiens_ray.execution.stages import job_stages
+from sapiens_ray.job.config import Job
+from sapiens_ray.output.done import current, done_by_shard
+from sapiens_ray.output.layout import data_file, data_units, sweep
+from sapiens_ray.output.lock import OutputLock
+from sapiens_ray.output.summary import Summary, errors_in_files
+from sapiens_ray.planning.plan import expected_images
+from sapiens_ray.storage.retries import no_retries, retry_deadline
+from sapiens_ray.storage.uris import redact_uri, redact_uris_in
+from sapiens_ray.units import Done, UnitReport
+
+if TYPE_CHECKING:
+    import ray.data
+
+LISTING_S = 10.0  # the input is listed for so long before the first image is read, and beside the work after that
+WRITE_SUMMARY_EVERY_S = 5.0
+
+
+def run(
+    job: Job,
+    *,
+    address: str | None = None,
+    redo_changed: bool = False,
+    retry_errors: bool = False,
+    restart: bool = False,
+    on_progress: Callable[[Summary], None] | None = None,
+    on_ray_ready: Callable[[], None] | None = None,
+    on_wait: Callable[[str], None] = lambda line: None,
+) -> Summary:
+    """Label everything that has no row yet, and return the summary that is also `summary.json`.
+
+    address: Ray cluster to use; default: the one this process is connected to or runs in, else a local one.
+    redo_changed: label tars and Parquet files again that changed since they were planned.
+    retry_errors: label the images of error rows again. restart: delete what earlier runs wrote, and start from
+        scratch.
+    on_progress: called with the summary after every unit, and at least once. on_wait: called with a line for the user
+        if the run must wait for the lock of the output.
+    Raises ConfigError before any work, also if another run holds the output, JobError if the job could not finish,
+    ErrorLimitError if it finished with more error rows than `max_error_fraction`.
+    """
+    output = open_output(job)
+    with retry_deadline(job.storage_retry_s), OutputLock(output, on_wait) as lock, contextlib.ExitStack() as cleanup:
+        prepared = prepare_job(job, redo_changed, LISTING_S, restart)
+        cleanup.callback(prepared.growth.discard)
+        if restart:
+            delete_results(output)
+        elif retry_errors:
+            drop_error_rows(output)
+            prepared.recount()
+        save_job(prepared)
+        this = _Run(prepared, lock, on_progress or (lambda summary: None))
+        with this.settling_summary():
+            this.label(address, on_ray_ready)
+            lock.check()
+            this.finish()
+    return this.summary
+
+
+class _Run:
+    """A run under way: what it was prepared with, and what it has done."""
+
+    def __init__(self, prepared: PreparedJob, lock: OutputLock, tell: Callable[[Summary], None]) -> None:
+        self.prepared, self.lock, self.tell = prepared, lock, tell
+        self.merger = Merger(prepared.output, prepared.files, lock.run)
+        self._counted = prepared.growth.ended
+        self.summary = Summary(
+            name=prepared.job.name,
+            output=prepared.output.uri,
+            expected=self._expected() if self._counted else None,
+            already_done=prepared.already_done,
+            errors=errors_in_files(prepared.output, prepared.files),
+        )
+
+    def _expected(self) -> int | None:
+        return expected_images(self.prepared.plan, self.prepared.job.input.include)
+
+    @contextlib.contextmanager
+    def settling_summary(self) -> Iterator[None]:
+        """Write the summary before the block and after it, with what ended it."""
+        summary, output = self.summary, self.prepared.output
+        try:
+            summary.write(output)
+            self.tell(summary)
+            yield
+        except BaseException as error:
+            if not isinstance(error, ErrorLimitError):  # every image has its row: the state stays "done"
+                summary.state = "failed" if isinstance(error, Exception) else "stopped"
+            summary.message = redact_uris_in(str(error))
+            with contextlib.suppress(Exception), no_retries():  # the error matters more
+                if not self.lock.lost:
+                    summary.write(output)
+            raise
+        else:
+            summary.write(output)
+        finally:
+            self.tell(summary)
+
+    def label(self, address: str | None, on_ray_ready: Callable[[], None] | None) -> None:
+        """The part on Ray: label the pending shards, merge the complete ones. Nothing if there is nothing to do."""
+        prepared = self.prepared
+        pending = prepared.pending or not prepared.growth.ended
+        if not (pending or self.merger.ready()):
+            return
+        start_ray(address)
+        if on_ray_ready:
+            on_ray_ready()
+        for shard in self.merger.ready():
+            self.merger.start(shard)
+        if pending:
+            resources = plan_resources(prepared.job, connected_cluster())
+            for report in execute(prepared, resources, self.lock):
+                self._count(report)
+        self.merger.wait()
+
+    def _count(self, report: UnitReport) -> None:
+        """Take note of a written unit."""
+        self.lock.check()
+        summary = self.summary
+        if self.prepared.growth.ended and not self._counted:
+            self._counted = True
+            summary.expected = self._expected()
+        summary.add(report)
+        self.merger.add(report.file)
+        if summary.elapsed - summary.written_at > WRITE_SUMMARY_EVERY_S:
+            summary.write(self.prepared.output)
+        self.tell(summary)
+
+    def finish(self) -> None:
+        """Check from the files that every image has its row, and settle the summary."""
+        prepared, summary, output = self.prepared, self.summary, self.prepared.output
+        counted, inside = current(data_units(output))
+        sweep(output, pictures=bool(summary.labelled or inside))
+        for unit in inside:  # left by a merge that was killed, or a late write of a dead driver's worker
+            output.delete(data_file(unit))
+        done = done_by_shard(counted)
+        if not prepared.growth.ended:
+            raise JobError("the input was not listed to its end; run again to continue")
+        missing = [shard for shard in prepared.plan.shards if not done.get(shard.number, Done()).complete]
+        if missing:
+            raise JobError(
+                f"{len(missing)} shards are not complete, the first is {redact_uri(missing[0].uri)}; run again to "
+                "continue"
+            )
+        forget(output)
+        summary.expected = sum(one.rows for one in done.values())
+        summary.state = "done"
+        fraction = summary.failed / max(1, summary.images)
+        if fraction > prepared.job.max_error_fraction:
+            raise ErrorLimitError(
+                f"{summary.failed} of {summary.images} images are error rows, more than max_error_fraction = "
+                f"{prepared.job.max_error_fraction:g}; everything written is kept in {output.uri}"
+            )
+
+
+def execute(prepared: PreparedJob, resources: ResourcePlan, lock: OutputLock) -> Iterator[UnitReport]:
+    """Build the dataset and yield the report of every unit when it is written.
+
+    Raises JobError, the CheckpointError an actor met, or what ended the listing that continues meanwhile.
+    """
+    import ray
+
+    coordinator = start_coordinator()
+    feeder = Feeder(coordinator, prepared.work(lock.check))
+    try:
+        with settings_of_ray_data():
+            dataset = build_dataset(prepared, resources, coordinator, lock.run)
+        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for text in pa.table(block)[REPORT].to_pylist():
+                yield replace(UnitReport.from_json(text), repeated=feeder.repeated)
+    except ray.exceptions.RayError as error:
+        raise explain(error) from error
+    finally:
+        prepared.growth.stop()
+        feeder.stop()
+    if feeder.failed is not None:
+        raise feeder.failed
+
+
+def build_dataset(
+    prepared: PreparedJob, resources: ResourcePlan, coordinator: CoordinatorHandle, run_id: str
+) -> ray.data.Dataset:
+    """The pipeline as a lazy Ray dataset of one-row blocks: a row is a shard first, then a unit, then a report."""
+    import ray.data
+
+    dataset: ray.data.Dataset = ray.data.from_items([{"start": 0}], override_num_blocks=1)
+    for stage in job_stages(prepared, resources, coordinator, run_id):
+        dataset = dataset.map_batches(stage.call, **stage.ray_arguments())
+    return dataset
+
+
+@contextlib.contextmanager
+def settings_of_ray_data() -> Iterator[None]:
+    """Settings of Ray Data for datasets made inside; those of the process are restored afterwards."""
+    import ray.data
+
+    before = ray.data.DataContext.get_current()
+    context = before.copy()
+    # Smaller than any unit: every unit is a block of its own, sent downstream as soon as it is made.
+    context.target_max_block_size = 1
+    context.max_consecutive_actor_init_deaths = 5  # by default the first death while a model loads ends the job
+    context.execution_no_progress_timeout_s = 7200  # by default a job that waits half an hour for GPUs fails
+    context.enable_progress_bars = False  # ours counts images
+    context.print_on_execution_start = False
+    context.enable_auto_log_stats = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # failures reach the user as exceptions
+    ray.data.DataContext._set_current(context)
+    try:
+        with warnings.catch_warnings():
+            # The named parameters that are to replace it know no retries; pyproject.toml keeps Ray below 2.64.
+            warnings.filterwarnings("ignore", message=".*ray_remote_args_fn.*")
+            yield
+    finally:
+        ray.data.DataContext._set_current(before)

@@ -1,0 +1,232 @@
+"""What is settled before the first image is read: checkpoints, output, plan, and what is done already.
+
+Runs on the driver. `check` shows the result, `run` runs it. Nothing here writes except `save_job`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from sapiens_ray import storage
+from sapiens_ray.engine.models import DetectorModel, PreparedModel, TaskModel
+from sapiens_ray.errors import InputError, OutputError
+from sapiens_ray.execution.attempts import forget, quarantined_images
+from sapiens_ray.job.config import Job, difference, fingerprint
+from sapiens_ray.models.resolving import resolve_detector, resolve_model
+from sapiens_ray.output.done import done_by_shard, list_units
+from sapiens_ray.output.layout import JOB_FILE, PLAN_FILE, data_file, data_units
+from sapiens_ray.output.schema import AnyTask, output_schema
+from sapiens_ray.planning.growth import Growth
+from sapiens_ray.planning.plan import Plan, Shard, ShardWork, load_plan
+from sapiens_ray.storage import Folder, StorageOptions
+from sapiens_ray.storage.uris import without_query
+from sapiens_ray.tasks.foreground import Mask
+from sapiens_ray.tasks.options import Settings
+from sapiens_ray.units import Done, Errors, UnitName
+from sapiens_ray.version import __version__
+
+
+@dataclass
+class PreparedJob:
+    """Everything that is known before the first image is read: what `check` shows and `run` runs.
+
+    models: of the tasks, then the detectors. files: of labels that count. settings: what decides the labels.
+    quarantined: per shard, images that killed their worker in an earlier run. restarted: the output holds a plan of
+    other settings, and no rows.
+    """
+
+    job: Job
+    output: Folder
+    models: list[PreparedModel]
+    growth: Growth
+    done: dict[int, Done]
+    files: list[UnitName]
+    settings: Settings
+    quarantined: dict[int, Errors]
+    restarted: bool = False
+
+    @property
+    def plan(self) -> Plan:
+        return self.growth.plan
+
+    @property
+    def tasks(self) -> list[AnyTask]:
+        return [model.task for model in self.models if isinstance(model, TaskModel)]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of the output files."""
+        models = {
+            model.record_name: {
+                "checkpoint": model.checkpoint.uri.rsplit("/", 1)[-1],
+                "sha256": model.checkpoint.sha256,
+            }
+            for model in self.models
+        }
+        about = {"fingerprint": fingerprint(self.settings), "models": models, "versions": versions()}
+        return output_schema(self.tasks, self.plan.extra_schema, about)
+
+    @property
+    def already_done(self) -> int:
+        return sum(done.rows for done in self.done.values())
+
+    @property
+    def pending(self) -> list[tuple[Shard, Done]]:
+        """The shards that are not complete, with what of them is done."""
+        pairs = ((shard, self.done.get(shard.number, Done())) for shard in self.plan.shards)
+        return [(shard, done) for shard, done in pairs if not done.complete]
+
+    def recount(self) -> None:
+        """Look again at what is done: rows were removed."""
+        self.files = [name for name in list_units(self.output) if name.shard not in self.plan.changed]
+        self.done = done_by_shard(self.files)
+        self.quarantined = {}
+
+    def work(self, held: Callable[[], None] = lambda: None) -> Iterator[list[ShardWork]]:
+        """What is to be read, in batches, to the end of the listing; the plan is extended meanwhile.
+
+        held: raises if another run holds the output.
+        """
+        yield [self._work(shard, done) for shard, done in self.pending]
+        for batch in self.growth.rest(held):
+            yield [self._work(shard, Done()) for shard in batch]
+
+    def _work(self, shard: Shard, done: Done) -> ShardWork:
+        return ShardWork(shard, done, self.quarantined.get(shard.number, {}))
+
+
+def prepare_job(
+    job: Job, redo_changed: bool = False, listing_s: float | None = None, restart: bool = False
+) -> PreparedJob:
+    """Resolve the checkpoints, open the output, list the input and subtract what is done. Writes nothing.
+
+    restart: as if nothing had been written yet.
+    listing_s: list for so long before the first image is read, and the rest beside it; None: list all of it.
+    Raises ConfigError (InputError, CheckpointError, OutputError) before any work starts.
+    """
+    output = open_output(job)
+    models = _resolve_models(job)
+    for mask in job.masks:
+        _refuse_missing_folder(mask, job.input.storage_options)
+    settings = job.result_settings([model.checkpoint.sha256 for model in models])
+    with storage.translate_errors(OutputError, f"output.uri: cannot read {output.uri}"):
+        written = [] if restart else list_units(output)
+        # Without rows there is nothing to mix with: a run that found its job file wrong leaves no trace.
+        lines = [] if restart else _other_settings(output, settings)
+        if lines and written:
+            raise OutputError(
+                f"output.uri: {output.uri} holds results of other settings ({'; '.join(lines)}); choose another "
+                "output.uri, or go back to the old settings"
+            )
+        restarted = bool(lines)
+        old = None if restarted or restart else load_plan(output)
+        if written and old is None:
+            raise OutputError(f"output.uri: {output.uri} holds data files but no {PLAN_FILE}; choose another folder")
+        quarantined = quarantined_images(output) if old else {}
+        growth = Growth(job, old, output, redo_changed)
+    done = done_by_shard(written)
+    try:
+        growth.look_ahead(listing_s, lambda shard: not done.get(shard.number, Done()).complete)
+    except BaseException:
+        growth.discard()
+        raise
+    quarantined = {shard: images for shard, images in quarantined.items() if shard not in growth.plan.changed}
+    files = [name for name in written if name.shard not in growth.plan.changed]
+    done = done_by_shard(files)
+    growth.plan.fill_counts(done)
+    prepared = PreparedJob(job, output, models, growth, done, files, settings, quarantined, restarted)
+    _ = prepared.schema  # two columns of one name are refused now, not by the first unit
+    return prepared
+
+
+def _resolve_models(job: Job) -> list[PreparedModel]:
+    options = job.input.storage_options
+    tasks = [
+        TaskModel.of(task, resolve_model(task, f"tasks[{position}].checkpoint", options))
+        for position, task in enumerate(job.tasks)
+    ]
+    return [*tasks, *(DetectorModel(one, resolve_detector(one, options)) for one in job.detectors)]
+
+
+def _refuse_missing_folder(mask: Mask, options: StorageOptions) -> None:
+    """Raise InputError for a folder of masks that does not exist: it would look like photos without masks."""
+    if mask.folder is None:
+        return
+    with storage.translate_errors(InputError, f"tasks[].mask.folder: cannot look into {mask.folder}"):
+        fs, path = storage.filesystem(mask.folder, options)
+        if not fs.isdir(path):
+            raise InputError(f"tasks[].mask.folder: {mask.folder} is not a folder that exists")
+
+
+def open_output(job: Job) -> Folder:
+    """The output folder. Raises OutputError if a Ray job would lose it."""
+    uri = job.output.uri
+    if storage.in_working_dir(uri):
+        raise OutputError(
+            f"output.uri: {uri} is in the copy of --working-dir that Ray deletes after the job; "
+            "give an absolute path or a URL, e.g. --set output.uri=/data/labels"
+        )
+    if not storage.is_remote(uri) and os.path.realpath(storage.local_path(uri)) == os.sep:
+        raise OutputError(f"output.uri: {uri} is the root of this machine; give a folder for the labels")
+    if uri.startswith("memory://"):
+        raise OutputError(f"output.uri: {uri} is the memory of one process, and a job has many; give a folder or a URL")
+    return Folder(uri.rstrip("/"), job.output.storage_options)
+
+
+def _other_settings(output: Folder, settings: Settings) -> list[str]:
+    """How the settings of an output differ from these."""
+    if not output.exists(JOB_FILE):
+        return []
+    try:
+        stored = yaml.safe_load(output.read(JOB_FILE))["result_settings"]
+    except (yaml.YAMLError, TypeError, KeyError):
+        raise OutputError(f"output.uri: {output.join(JOB_FILE)} was not written by sapiens-ray") from None
+    return difference(stored, settings)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the labels."""
+    libraries = ("torch", "torchvision", "opencv-python-headless", "numpy", "pyarrow", "ray")
+    return {
+        "sapiens_ray": __version__,
+        "python": platform.python_version(),
+        **{library: version(library) for library in libraries},
+    }
+
+
+def save_job(prepared: PreparedJob) -> None:
+    """Write `job.yaml` (resolved, without credentials) and the plan; drop what changed shards had."""
+    job, output = prepared.job, prepared.output
+    checkpoints = [model.checkpoint for model in prepared.models]
+    record = {
+        "job": job.public_dict(),
+        "fingerprint": fingerprint(prepared.settings),
+        "result_settings": prepared.settings,
+        "models": [
+            {"checkpoint": without_query(one.uri), "size": one.size, "sha256": one.sha256} for one in checkpoints
+        ],
+        "versions": versions(),
+    }
+    with storage.translate_errors(OutputError, f"output.uri: cannot write to {output.uri}"):
+        _write_job(prepared, record)
+
+
+def _write_job(prepared: PreparedJob, record: dict[str, Any]) -> None:
+    output = prepared.output
+    output.write(JOB_FILE, yaml.safe_dump(record, sort_keys=False, allow_unicode=True).encode())
+    for unit in data_units(output):
+        if unit.shard in prepared.plan.changed:
+            output.delete(data_file(unit))
+    if prepared.restarted:
+        output.delete(PLAN_FILE)
+    for shard in prepared.plan.changed:
+        forget(output, shard)
+    prepared.growth.publish()

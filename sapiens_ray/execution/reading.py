@@ -1,0 +1,63 @@
+"""Shards to units, as the stage `read` does it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import pyarrow as pa
+
+from sapiens_ray.engine import watchdog
+from sapiens_ray.engine.assemble import Contents, add_masks, make_unit
+from sapiens_ray.errors import ImageError
+from sapiens_ray.planning.plan import ShardWork
+from sapiens_ray.planning.shards import open_shard
+from sapiens_ray.sources import Images, Reading
+from sapiens_ray.sources.base import cut_units
+from sapiens_ray.storage import Folder
+from sapiens_ray.units import Unit
+
+MAX_UNIT_BYTES = 512 << 20  # what travels of a unit: 64 photos of 8 megapixels, decoded, would be 1.6 GB
+
+
+@dataclass(frozen=True)
+class UnitReader:
+    """Reads shards as units.
+
+    output: has the images of planned folders and lists. extra: names and types of the passthrough columns.
+    """
+
+    reading: Reading
+    contents: Contents
+    output: Folder
+    unit_size: int
+    extra: pa.Schema
+
+    def units(self, work: ShardWork) -> Iterator[Unit]:
+        """Stream the units of a shard that are not done."""
+        started = time.perf_counter()
+        shard, done = work.shard, work.done
+        encoded_images = _ticking(open_shard(shard, done, self.reading, self.output))
+        folder = shard.uri.rsplit("/", 1)[0]
+        for encoded, last in cut_units(encoded_images, self.unit_size, MAX_UNIT_BYTES, self.contents.estimated_bytes):
+            for image in encoded:
+                if image.index in work.quarantined:
+                    image.error = ImageError(*work.quarantined[image.index])
+            start = encoded[0].index if encoded else (done.ranges[-1][1] if done.ranges else 0)
+            unit = make_unit(encoded, self.extra, self.contents, shard=shard.number, start=start, last=last)
+            unit = add_masks(unit, encoded, self.contents.masks, folder, self.reading.storage_options)
+            unit.seconds["read"] = time.perf_counter() - started
+            yield unit
+            started = time.perf_counter()
+
+
+def _ticking(encoded_images: Images) -> Images:
+    """The same images; each is a sign of life."""
+    while True:
+        watchdog.progress()
+        try:
+            yield next(encoded_images)
+        except StopIteration as end:
+            return cast(int, end.value)

@@ -1,0 +1,94 @@
+"""What an export is. A new one is a module with an `Export`, and a line in `export/__init__.py`.
+
+Unlike with Sapiens-Lite, sub-folders are kept, so that equal names in two folders do not overwrite each other, and
+where two images would still share a file name (a.jpg and a.png) their full names are used.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sapiens_ray.imaging.names import file_names
+from sapiens_ray.output.reading import iterate_rows
+from sapiens_ray.storage import Folder
+from sapiens_ray.units import Row
+
+
+@dataclass
+class Exported:
+    """What was written. left_out: columns that the format has no place for, and why."""
+
+    images: int = 0
+    skipped: int = 0
+    renamed: int = 0
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of one format, as `--name` on the command line.
+
+    parse: the text on the command line to the value; raises ValueError.
+    """
+
+    name: str
+    help: str
+    default: Any
+    parse: Callable[[str], Any] = str
+    metavar: str | None = None
+
+
+@dataclass(frozen=True)
+class Export:
+    """An entry of the registry EXPORTS.
+
+    help: what it writes, in a few words. write: reads labels from an output folder and writes them to another one,
+    with the values of the options by their names. Raises OutputError if there are no labels.
+    """
+
+    help: str
+    write: Callable[[Folder, Folder, Mapping[str, Any]], Exported]
+    options: tuple[Option, ...] = ()
+
+
+def write_each(source: Folder, columns: list[str], done: Exported, write: Callable[[Row, str], None]) -> None:
+    """Call `write(row, file name without ending)` for every image that has labels; count in `done`."""
+    names = Names(row["image_id"] for row in labelled(source, []))
+    for row in labelled(source, columns, done):
+        name, renamed = names.of(row["image_id"])
+        write(row, name)
+        done.renamed += renamed
+
+
+def labelled(source: Folder, columns: list[str], done: Exported | None = None) -> Iterator[Row]:
+    """The rows without error, with `image_id`, `width`, `height` and the columns named; counted in `done`."""
+    for row in iterate_rows(source, ["image_id", "width", "height", "error_kind", *columns]):
+        good = row["error_kind"] is None
+        if done:
+            done.images += good
+            done.skipped += not good
+        if good:
+            yield row
+
+
+class Names:
+    """File names of images, no two alike."""
+
+    def __init__(self, image_ids: Iterable[str]) -> None:
+        self._wanted = Counter(file_names(image_id)[0] for image_id in image_ids)
+        self._used: set[str] = set()
+
+    def of(self, image_id: str) -> tuple[str, bool]:
+        """(name without ending, whether it is not the stem)."""
+        stem, full = file_names(image_id)
+        candidates = itertools.chain(
+            [stem] if self._wanted[stem] == 1 else [], [full], (f"{full}-{n}" for n in itertools.count(2))
+        )
+        # Sapiens-Lite writes two files per image, the second with _seg after its name.
+        name = next(one for one in candidates if not {one, f"{one}_seg"} & self._used)
+        self._used |= {name, f"{name}_seg"}
+        return name, name != stem

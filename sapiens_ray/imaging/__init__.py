@@ -1,0 +1,1 @@
+"""Arrays and bytes of images and float maps."""

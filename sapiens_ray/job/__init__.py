@@ -1,0 +1,1 @@
+"""The job file. Imports neither ray nor torch."""

@@ -1,0 +1,278 @@
+"""The job file: one YAML file, one pydantic model, unknown keys refused.
+
+Imports neither ray nor torch, so that a bad file is refused in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import operator
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from sapiens_ray.errors import ConfigError
+from sapiens_ray.job.messages import explain
+from sapiens_ray.job.raw import RawJob, apply_override, expand_environment, read_yaml, resolve_paths
+from sapiens_ray.sources import SOURCES, Reading
+from sapiens_ray.storage import StorageOptions
+from sapiens_ray.storage.uris import without_query
+from sapiens_ray.tasks import TASKS
+from sapiens_ray.tasks.foreground import Mask
+from sapiens_ray.tasks.options import ModelOptions, PoolOptions, Section, Settings, Visualize
+from sapiens_ray.tasks.persons import DetectorOptions
+
+if TYPE_CHECKING:
+    InputFormat = str
+    TaskOptions = ModelOptions
+else:  # of what is installed here
+    InputFormat = Literal[("auto", *SOURCES)]
+    TaskOptions = Annotated[
+        functools.reduce(operator.or_, (kind.options for kind in TASKS.values())),
+        Field(discriminator="task", description="What to predict, and with which checkpoint."),
+    ]
+
+
+class Input(Section):
+    """Which images to label."""
+
+    uri: list[str] = Field(
+        description="Folder (searched recursively), image, *.tar / *.tar.gz, *.parquet, or a .txt / .csv / "
+        ".jsonl list; globs and {000..099} ranges are expanded; one or several; local or any fsspec URL "
+        "such as s3://bucket/photos. Relative paths are relative to the YAML."
+    )
+    format: InputFormat = Field("auto", description="How to read `uri`; auto goes by the suffix.")
+    include: list[str] = Field(
+        [],
+        description="Only files (or tar members) whose relative path matches one of these patterns, "
+        "such as '*.jpg' or 'train/*'. Empty: every suffix that OpenCV reads.",
+    )
+    image_column: str | None = Field(
+        None,
+        description="Parquet: column of image bytes or struct<bytes,path>; csv and jsonl: column of "
+        "paths. Default: 'image', or the only column that can be meant.",
+    )
+    id_column: str | None = Field(
+        None, description="Parquet and lists: column whose value becomes `image_id`. Default: the path."
+    )
+    columns: list[str] = Field([], description="Parquet and lists: columns to carry over into the output.")
+    shard_size: int = Field(
+        1000,
+        ge=1,
+        le=1_000_000,
+        description="Folders and lists: images per shard, which is one output file. Another value holds for new "
+        "images only.",
+    )
+    storage_options: StorageOptions = Field(
+        {}, repr=False, description="Passed to fsspec, e.g. {endpoint_url: '${S3_ENDPOINT}'}. Never written or logged."
+    )
+
+    @field_validator("uri", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("uri")
+    @classmethod
+    def _not_empty(cls, value: list[str]) -> list[str]:
+        if not value or any(not uri for uri in value):
+            raise ValueError("name at least one folder, file or glob")
+        return value
+
+
+class Output(Section):
+    """Where the labels go."""
+
+    uri: str = Field(min_length=1, description="Folder, local or any fsspec URL. Relative to the YAML.")
+    visualize: Visualize = Field(Visualize(), description="The pictures.")
+    storage_options: StorageOptions = Field({}, repr=False, description="Passed to fsspec. Never written or logged.")
+
+
+class Job(Section):
+    """One labelling job. `sapiens-ray schema` prints this as a JSON schema for editors."""
+
+    name: str = Field("", description="For people; the default is the name of the YAML file.")
+    input: Input
+    output: Output
+    tasks: list[TaskOptions] = Field(min_length=1, description="What to predict.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where the models run; auto: on GPUs if the cluster has any, else on CPUs."
+    )
+    cache: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder, local or any fsspec URL, where compiled code (`compile:`) is kept for other nodes and "
+        "later jobs; opened with the storage_options of the output. Default: each node keeps its own. Code in it is "
+        "run: trust whoever may write there.",
+    )
+    unit_size: int = Field(
+        64,
+        ge=1,
+        le=4096,
+        description="Images that travel, are written, and are redone together; a multiple "
+        "of the batch size keeps batches full. Fixed by the first run of an output.",
+    )
+    max_pixels: int = Field(
+        134_217_728, ge=1, description="Images with more pixels than this become error rows, undecoded."
+    )
+    image_timeout_s: float = Field(
+        600,
+        gt=0,
+        description="Seconds that one image may take in one stage (a batch: as many times that). Then its worker is "
+        "ended, and an image that is found to be the cause becomes an error row.",
+    )
+    storage_retry_s: float = Field(
+        120,
+        ge=0,
+        description="Seconds for which a request to a remote storage is repeated when it fails in a way that may pass.",
+    )
+    max_error_fraction: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="The job ends with exit code 1 if more than this share of its rows are "
+        "errors. Everything written is kept.",
+    )
+
+    @field_validator("tasks")
+    @classmethod
+    def _settle(cls, tasks: list[TaskOptions]) -> list[TaskOptions]:
+        """Fill in what depends on other tasks of the job: which of them gives foreground and boxes."""
+        return [task.settled(tasks, f"[{number}]") for number, task in enumerate(tasks)]
+
+    @model_validator(mode="after")
+    def _column_names(self) -> Job:
+        names = [task.column for task in self.tasks]
+        doubled = {name for name in names if names.count(name) > 1}
+        if doubled:
+            raise ValueError(f"tasks: two tasks would write column {doubled.pop()!r}; tell them apart by `name:`")
+        return self
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], overrides: list[str] | tuple[str, ...] = ()) -> Job:
+        """Read a YAML job file, expand `${ENV}`, apply `key.sub=value` overrides and validate.
+
+        Relative paths in the file are relative to the file, those in overrides to the current folder.
+        Raises ConfigError with one line for each thing that is wrong.
+        """
+        file = Path(path)
+        try:
+            raw = read_yaml(file.read_bytes())
+        except FileNotFoundError:
+            raise ConfigError(f"{file}: no such job file") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file}: cannot be read: {error}") from None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{file}: a job file is a mapping with `input`, `output` and `tasks`")
+        raw = resolve_paths(expand_environment(raw, str(file)), file.resolve().parent)
+        for override in overrides:
+            apply_override(raw, override)
+        if not raw.get("name"):
+            raw["name"] = file.stem
+        return cls.parse(raw, source=str(file))
+
+    @classmethod
+    def parse(cls, raw: RawJob, source: str = "job") -> Job:
+        """Validate a plain dict; relative paths are relative to the current folder."""
+        try:
+            return cls.model_validate(resolve_paths(raw, Path.cwd()))
+        except ValidationError as error:
+            lines = [f"{source}: {explain(item, cls)}" for item in error.errors()]
+            raise ConfigError("\n".join(lines)) from None
+
+    @property
+    def detectors(self) -> list[DetectorOptions]:
+        """The distinct person detectors of the tasks: two tasks with the same one share what it finds."""
+        found = [detector for task in self.tasks for detector in task.detectors]
+        return list({detector.carried: detector for detector in found}.values())
+
+    @property
+    def models(self) -> list[PoolOptions]:
+        """Everything that holds a model in actors: the tasks, then the detectors."""
+        return [*self.tasks, *self.detectors]
+
+    @property
+    def box_columns(self) -> list[str]:
+        """Input columns from which tasks take boxes."""
+        return list(dict.fromkeys(column for task in self.tasks for column in task.input_columns))
+
+    @property
+    def masks(self) -> list[Mask]:
+        """The distinct masks that the user brings."""
+        return list({mask.carried: mask for task in self.tasks for mask in task.masks}.values())
+
+    @property
+    def label_columns(self) -> list[str]:
+        """Input columns from which tasks read boxes or masks, beside the passthrough columns."""
+        return list(dict.fromkeys([*self.box_columns, *(mask.column for mask in self.masks if mask.column)]))
+
+    @property
+    def reading(self) -> Reading:
+        """What sources must know."""
+        return Reading(
+            self.input.image_column,
+            self.input.id_column,
+            tuple(self.input.columns),
+            tuple(self.label_columns),
+            tuple(self.input.include),
+            self.input.storage_options,
+        )
+
+    def public_dict(self) -> Settings:
+        """The resolved job without storage options, which may hold credentials."""
+        dump = self.model_dump(mode="json")
+        dump["input"].pop("storage_options")
+        dump["output"].pop("storage_options")
+        dump["input"]["uri"] = [without_query(uri) for uri in dump["input"]["uri"]]
+        dump["tasks"] = without_secrets(dump["tasks"])
+        dump["cache"] = without_secrets(dump["cache"])
+        return dump
+
+    def result_settings(self, model_hashes: list[str]) -> Settings:
+        """What decides the content of the rows; two runs may share an output only if this is equal.
+
+        model_hashes: SHA-256 of each of `models`. The input may grow and pictures may change; neither is in here,
+        nor is how fast the job runs.
+        """
+        detectors = [detector.carried for detector in self.detectors]
+        of_detector = dict(zip(detectors, model_hashes[len(self.tasks) :], strict=True))
+        tasks = []
+        for task, digest in zip(self.tasks, model_hashes, strict=False):
+            settings = {**task.result_settings(), "sha256": digest}
+            for detector in task.detectors:
+                settings["detector_sha256"] = of_detector[detector.carried]
+            tasks.append(settings)
+        reading = {name: getattr(self.input, name) for name in ("include", "image_column", "id_column", "columns")}
+        return {"tasks": without_secrets(tasks), "max_pixels": self.max_pixels, "input": reading}
+
+
+def without_secrets(value: Any) -> Any:
+    """URLs without user, password and query, also inside lists and mappings."""
+    if isinstance(value, dict):
+        return {key: without_secrets(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_secrets(item) for item in value]
+    return without_query(value) if isinstance(value, str) else value
+
+
+def fingerprint(settings: Settings) -> str:
+    """First 16 hex digits of the SHA-256 of `Job.result_settings`."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def difference(old: Any, new: Any, path: str = "") -> list[str]:
+    """Readable lines for every leaf in which two nested settings differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(set(old) | set(new))
+        return [line for key in keys for line in difference(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [line for i, (a, b) in pairs for line in difference(a, b, f"{path}[{i}]")]
+    return [] if old == new else [f"{path}: was {old!r}, now {new!r}"]

@@ -1,0 +1,62 @@
+"""What is wrong with a job file, in one line for each error of pydantic."""
+
+from __future__ import annotations
+
+import difflib
+from typing import get_args
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from sapiens_ray.tasks import TASKS
+
+
+def explain(item: ErrorDetails, job: type[BaseModel]) -> str:
+    """One line for one pydantic error: the field, what is wrong, and the fix. job: the model of the whole file."""
+    loc = tuple(part for number, part in enumerate(item["loc"]) if not (number == 2 and item["loc"][0] == "tasks"))
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(item["loc"][:-1], job)
+        close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        return f"{where}: unknown key; {hint}"
+    if item["type"] == "missing":
+        return f"{where}: is missing"
+    if item["type"] == "union_tag_not_found":
+        given = item.get("input")
+        return f"{where}.task: is missing" if isinstance(given, dict) else f"{where}: should be a mapping with `task`"
+    if item["type"] == "union_tag_invalid":
+        tag = item["ctx"]["tag"]
+        close = difflib.get_close_matches(tag, list(TASKS), n=1)
+        return f"{where}.task: {tag!r} is not one of {', '.join(TASKS)}" + (
+            f"; did you mean {close[0]!r}?" if close else ""
+        )
+    plain = {
+        "model_type": "should be a mapping of `key: value` lines",
+        "model_attributes_type": "should be a mapping of `key: value` lines",
+        "dict_type": "should be a mapping of `key: value` lines",
+        "list_type": "should be a list, each entry on a line that begins with `- `",
+        "string_pattern_mismatch": f"does not have the right form, {item.get('ctx', {}).get('pattern')}",
+    }
+    message = plain.get(item["type"]) or item["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if message.startswith("["):  # a validator of the whole list named the entry
+        return f"{where}{message}"
+    got = item.get("input")
+    secret = "storage_options" in item["loc"]
+    received = f" (got {got!r})" if (not secret and isinstance(got, str | int | float | bool)) or got is None else ""
+    return f"{where}: {message}{received}" if where else message
+
+
+def _known_keys(loc: tuple[int | str, ...], job: type[BaseModel]) -> list[str]:
+    """The keys of the section at a place in the job."""
+    section = job
+    for part in loc:
+        if part in TASKS and section is job:
+            section = TASKS[str(part)].options
+        elif isinstance(part, str) and part != "tasks":
+            annotation = section.model_fields[part].annotation
+            kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+            section = next(kind for kind in kinds if issubclass(kind, BaseModel))
+    hidden = {"source"}  # follows from the others
+    return [key for key in section.model_fields if key not in hidden]

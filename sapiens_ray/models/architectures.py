@@ -1,0 +1,94 @@
+"""Families of models that are built here from the tensors of a checkpoint. One module per family.
+
+A new one is a module with a subclass of `Family` and of `NativeModel`, and a line in ARCHITECTURES.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import torch
+from torch import nn
+
+from sapiens_ray.registry import Registry
+
+if TYPE_CHECKING:
+    from sapiens_ray.models.weights import Entry
+
+Triple = tuple[float, float, float]
+
+
+class Architecture(Protocol):
+    """All that makes a model but its weights; its text names the model in messages."""
+
+    @property
+    def task(self) -> str: ...
+
+    @property
+    def channels(self) -> int | None:
+        """Channels of the output; None for an encoder alone."""
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+
+    @property
+    def details(self) -> list[str]:
+        """Lines for `sapiens-ray checkpoints inspect`."""
+
+
+class NativeModel(nn.Module):
+    """A model of a known family. Takes B x 3 x H x W, RGB, normalised."""
+
+    architecture: Architecture
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """The parts that `compile:` compiles, each by itself."""
+        raise NotImplementedError
+
+
+class Family(ABC):
+    """An entry of the registry ARCHITECTURES.
+
+    mean_rgb, std_rgb: of the normalisation of inputs, on the 0..255 scale.
+    """
+
+    mean_rgb: ClassVar[Triple]
+    std_rgb: ClassVar[Triple]
+
+    @abstractmethod
+    def tensors_of(self, state: Mapping[str, Entry]) -> dict[str, Entry]:
+        """The tensors of the model under their names, without what else checkpoints hold; empty for another model."""
+
+    @abstractmethod
+    def read(self, tensors: Mapping[str, Entry], what: str) -> Architecture:
+        """Read the architecture off the shapes of the tensors. what: the file, for messages. Raises CheckpointError."""
+
+    @abstractmethod
+    def fitting(self, tensors: Mapping[str, Entry], what: str) -> Architecture:
+        """The architecture whose tensors these are, all of them and no others. Reads none of them.
+
+        Raises CheckpointError with the first tensor that does not fit.
+        """
+
+    @abstractmethod
+    def build(self, tensors: Mapping[str, Entry], what: str, dtype: torch.dtype, device: torch.device) -> NativeModel:
+        """The model with these tensors, in eval mode. dtype: of the large products. Raises CheckpointError."""
+
+
+ARCHITECTURES: Registry[Family] = Registry(
+    "sapiens_ray.architectures",
+    Family,  # type: ignore[type-abstract]
+    {"sapiens": "sapiens_ray.models.sapiens:FAMILY"},
+)
+
+
+def recognise(state: Mapping[str, Entry]) -> tuple[Family, dict[str, Entry]] | None:
+    """The family whose tensors a checkpoint holds, and these tensors; None for another model."""
+    for family in ARCHITECTURES.values():
+        tensors = family.tensors_of(state)
+        if tensors:
+            return family, tensors
+    return None

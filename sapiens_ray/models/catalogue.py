@@ -1,0 +1,248 @@
+"""The published checkpoints by name, such as seg-1b: where they are on this machine, or on the Hugging Face hub.
+
+Imports neither torch nor huggingface_hub before something is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import logging
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sapiens_ray.errors import CheckpointError
+
+Mode = Literal["torchscript", "bfloat16", "original"]
+MODES: tuple[Mode, ...] = ("torchscript", "bfloat16", "original")
+LICENCE = "CC-BY-NC 4.0"
+ROOT_VARIABLE = "SAPIENS_LITE_CHECKPOINT_ROOT"
+
+_NAME = re.compile(r"[a-z]+\d*-\d(\.\d)?b")
+_COCO = "noahcao/sapiens-pose-coco"  # holds the poses of 17 and 133 keypoints of all sizes, in the tree of folders
+_SUFFIX = {"torchscript": "_torchscript.pt2", "bfloat16": "_bfloat16.pt2", "original": ".pth"}
+
+
+@dataclass(frozen=True)
+class Published:
+    """One model that Meta published.
+
+    stem: of its files. parameters: number of weights in millions. accuracy: as published, with the measure.
+    """
+
+    name: str
+    stem: str
+    parameters: float
+    accuracy: str = ""
+
+    @property
+    def kind(self) -> str:
+        """seg, depth, normal, pretrain, pose17, pose133 or pose308."""
+        return self.name.partition("-")[0]
+
+    @property
+    def size(self) -> str:
+        return self.name.partition("-")[2]
+
+    @property
+    def folder(self) -> str:
+        """The folder of its task in Sapiens-Lite's tree."""
+        return "pose" if self.kind.startswith("pose") else self.kind
+
+    def file_name(self, mode: Mode) -> str:
+        clean = "_clean" if self.kind == "pretrain" and mode == "original" else ""
+        return f"{self.stem}{clean}{_SUFFIX[mode]}"
+
+    def tree_path(self, mode: Mode) -> str:
+        """Where the file lies below `sapiens_lite_host/$MODE` (of mode original: below `sapiens_host`)."""
+        return f"{self.folder}/checkpoints/sapiens_{self.size}/{self.file_name(mode)}"
+
+    def on_hub(self, mode: Mode) -> tuple[str, str]:
+        """Repository, and path of the file in it."""
+        if self.kind in ("pose17", "pose133"):
+            return _COCO, f"{_host(mode)}/{self.tree_path(mode)}"
+        suffix = "" if mode == "original" else f"-{mode}"
+        return f"facebook/sapiens-{self.folder}-{self.size}{suffix}", self.file_name(mode)
+
+    def file_bytes(self, mode: Mode) -> float:
+        """Size of the file, about."""
+        return self.parameters * 1e6 * (2 if mode == "bfloat16" else 4)
+
+
+def _host(mode: Mode) -> str:
+    return "sapiens_host" if mode == "original" else f"sapiens_lite_host/{mode}"
+
+
+CATALOGUE = {
+    one.name: one
+    for one in (
+        Published("seg-0.3b", "sapiens_0.3b_goliath_best_goliath_mIoU_7673_epoch_194", 339.5, "mIoU 76.7"),
+        Published("seg-0.6b", "sapiens_0.6b_goliath_best_goliath_mIoU_7777_epoch_178", 671.0, "mIoU 77.8"),
+        Published("seg-1b", "sapiens_1b_goliath_best_goliath_mIoU_7994_epoch_151", 1178.7, "mIoU 79.9"),
+        Published("depth-0.3b", "sapiens_0.3b_render_people_epoch_100", 319.9),
+        Published("depth-0.6b", "sapiens_0.6b_render_people_epoch_70", 649.8),
+        Published("depth-1b", "sapiens_1b_render_people_epoch_88", 1156.0),
+        Published("depth-2b", "sapiens_2b_render_people_epoch_25", 2151.1),
+        Published("normal-0.3b", "sapiens_0.3b_normal_render_people_epoch_66", 339.5),
+        Published("normal-0.6b", "sapiens_0.6b_normal_render_people_epoch_200", 671.0),
+        Published("normal-1b", "sapiens_1b_normal_render_people_epoch_115", 1178.7),
+        Published("normal-2b", "sapiens_2b_normal_render_people_epoch_70", 2176.2),
+        Published("pose17-0.3b", "sapiens_0.3b_coco_best_coco_AP_796", 329.5, "COCO AP 79.6"),
+        Published("pose17-0.6b", "sapiens_0.6b_coco_best_coco_AP_812", 661.0, "COCO AP 81.2"),
+        Published("pose17-1b", "sapiens_1b_coco_best_coco_AP_821", 1168.7, "COCO AP 82.1"),
+        Published("pose17-2b", "sapiens_2b_coco_best_coco_AP_822", 2166.2, "COCO AP 82.2"),
+        Published("pose133-0.3b", "sapiens_0.3b_coco_wholebody_best_coco_wholebody_AP_620", 329.5, "whole AP 62.0"),
+        Published("pose133-0.6b", "sapiens_0.6b_coco_wholebody_best_coco_wholebody_AP_695", 661.0, "whole AP 69.5"),
+        Published("pose133-1b", "sapiens_1b_coco_wholebody_best_coco_wholebody_AP_727", 1168.8, "whole AP 72.7"),
+        Published("pose133-2b", "sapiens_2b_coco_wholebody_best_coco_wholebody_AP_745", 2166.3, "whole AP 74.4"),
+        Published("pose308-0.3b", "sapiens_0.3b_goliath_best_goliath_AP_573", 329.7, "Goliath AP 57.3"),
+        Published("pose308-0.6b", "sapiens_0.6b_goliath_best_goliath_AP_609", 661.2, "Goliath AP 60.9"),
+        Published("pose308-1b", "sapiens_1b_goliath_best_goliath_AP_639", 1168.9, "Goliath AP 63.9"),
+        Published("pretrain-0.3b", "sapiens_0.3b_epoch_1600", 307.3),
+        Published("pretrain-0.6b", "sapiens_0.6b_epoch_1600", 635.9),
+        Published("pretrain-1b", "sapiens_1b_epoch_173", 1140.7),
+        Published("pretrain-2b", "sapiens_2b_epoch_660", 2133.9),
+    )
+}
+
+
+def is_name(checkpoint: str) -> bool:
+    """Whether `checkpoint:` is meant as a name of the catalogue, and not as a path."""
+    return _NAME.fullmatch(checkpoint) is not None
+
+
+def published(name: str) -> Published:
+    """The entry of a name. Raises CheckpointError with the names that are near."""
+    if name not in CATALOGUE:
+        raise CheckpointError(f"{name!r} is not in the catalogue{suggestion(name)}; see `sapiens-ray checkpoints list`")
+    return CATALOGUE[name]
+
+
+def suggestion(name: str) -> str:
+    """A hint at names that look like this one, or nothing."""
+    close = difflib.get_close_matches(name.rsplit("/", 1)[-1], CATALOGUE, n=3, cutoff=0.75)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def find(name: str, mode: Mode) -> tuple[Path, Mode]:
+    """The file of a published model for a mode, and the mode of that file: on this machine, from the tree of
+    $SAPIENS_LITE_CHECKPOINT_ROOT, else from the hub's cache, else downloaded into it.
+
+    Any file format can give bfloat16, so files of other modes serve it too, if they are here already. Raises
+    CheckpointError.
+    """
+    model = published(name)
+    usable: tuple[Mode, ...] = (mode, *(other for other in ("torchscript", "original") if other != mode))
+    for look in (_in_root, _in_cache):
+        for candidate in usable:
+            path = look(model, candidate)
+            if path is not None:
+                return path, candidate
+    return download(model, mode), mode
+
+
+def find_file(name: str, mode: Mode) -> Path:
+    """The file of just this mode, so that all nodes have the same one. Raises CheckpointError."""
+    model = published(name)
+    return here(model, mode) or download(model, mode)
+
+
+def here(model: Published, mode: Mode) -> Path | None:
+    """The file of a model for a mode, if it is on this machine."""
+    return _in_root(model, mode) or _in_cache(model, mode)
+
+
+def _in_root(model: Published, mode: Mode) -> Path | None:
+    root = os.environ.get(ROOT_VARIABLE)
+    return in_tree(Path(root).expanduser(), model, mode) if root else None
+
+
+def in_tree(root: Path, model: Published, mode: Mode) -> Path | None:
+    """The file of a model in Sapiens-Lite's tree of folders, whichever of its levels the root names; also under the
+    other figures of an older release."""
+    folders = [root / _host(mode), root.parent / _host(mode), root.parent.parent / _host(mode)]
+    folders += [root / mode, root] if root.name in MODES or (root / mode).is_dir() else []
+    for folder in folders:
+        wanted = folder / model.tree_path(mode)
+        if wanted.is_file():
+            return wanted
+        for renamed in sorted(wanted.parent.glob(_any_figures(wanted.name))):
+            return renamed
+    return None
+
+
+def target_in_tree(root: Path, model: Published, mode: Mode) -> Path:
+    """Where the file of a model belongs in a tree that is at this root, or is to begin there."""
+    host, _, below = _host(mode).partition("/")
+    if root.parent.name == host and root.name in MODES:
+        root = root.parent
+    folder = root / below if root.name == host or (below and (root / below).is_dir()) else root / host / below
+    return folder / model.tree_path(mode)
+
+
+def _any_figures(file_name: str) -> str:
+    """A pattern for the same model saved at another epoch: files were renamed on the hub between releases."""
+    return re.sub(r"(AP|mIoU|epoch)_\d+", r"\1_*", file_name)
+
+
+def _in_cache(model: Published, mode: Mode) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    repository, file = model.on_hub(mode)
+    found = try_to_load_from_cache(repository, file)
+    if isinstance(found, str):
+        return Path(found)
+    snapshots = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "snapshots"
+    return next(iter(sorted(snapshots.glob(f"*/{_any_figures(file)}"))), None)
+
+
+def download(model: Published, mode: Mode, to: Path | None = None) -> Path:
+    """Download a file from the hub, or go on with a download that broke off. Raises CheckpointError.
+
+    to: a folder for the tree of Sapiens-Lite; without it the hub's cache. HF_ENDPOINT, HF_TOKEN, HF_HOME and
+    HF_HUB_OFFLINE are huggingface_hub's own.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    repository, file = model.on_hub(mode)
+    target = target_in_tree(to, model, mode) if to else None
+    logging.getLogger("sapiens_ray").warning(
+        "Downloading %s (%s, about %.1f GB) from %s. Licence: %s, not for commercial use.",
+        model.name, mode, model.file_bytes(mode) / 1e9, repository, LICENCE,
+    )  # fmt: skip
+
+    def fetch(file: str) -> Path:
+        if target is None:
+            return Path(hf_hub_download(repository, file))
+        # Moved to its place when it is whole: repositories have it at the top, or in folders of their own.
+        partly = target.parent / ".download"
+        fetched = Path(hf_hub_download(repository, file, local_dir=partly))
+        place = target.with_name(fetched.name)
+        fetched.replace(place)
+        shutil.rmtree(partly, ignore_errors=True)
+        return place
+
+    try:
+        try:
+            return fetch(file)
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError:  # renamed since: the same model under other figures
+            names = HfApi().list_repo_files(repository)
+            renamed = next((name for name in names if fnmatch.fnmatch(name, _any_figures(file))), None)
+            if renamed is None:
+                raise
+            return fetch(renamed)
+    except Exception as error:  # of many kinds, from the hub's library and from those below it
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise CheckpointError(
+            f"cannot download {file} from {repository}: {type(error).__name__}: {reason}. Put the file into the tree "
+            f"of ${ROOT_VARIABLE}, or name it with a path"
+        ) from None

@@ -1,0 +1,1 @@
+"""The output folder: its layout, schema, writing and reading."""

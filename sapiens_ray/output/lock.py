@@ -1,0 +1,181 @@
+"""One run at a time on an output: a lease in `lock.json`, which works on any file system.
+
+The holder rewrites the file every few seconds. Another run that finds it watches whether it changes. No clocks are
+compared, so a clock that is wrong or jumps does no harm. On the same machine a dead holder is recognised at once, on
+others after half a minute.
+
+Workers read the file too before they publish a unit: what a worker of a dead run still holds must not appear between
+the files of the next run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sapiens_ray.errors import JobError, OutputError
+from sapiens_ray.output.layout import LOCK_FILE
+from sapiens_ray.storage import Folder, local_path, translate_errors
+from sapiens_ray.storage.retries import no_retries
+
+Holder = dict[str, Any]  # what `lock.json` says about its run
+
+BEAT_S = 5.0
+DEAD_AFTER_S = 30.0  # without a beat
+LOOK_S = 0.5
+
+
+class OutputLock:
+    """Context manager. Raises OutputError, with who it is, if another run holds the output."""
+
+    def __init__(self, output: Folder, tell: Callable[[str], None] = lambda line: None) -> None:
+        """tell: called with a line for the user where taking the lock takes long."""
+        self.run = uuid.uuid4().hex
+        self.lost = False
+        self._output = output
+        self._tell = tell
+        self._me = _this_process()
+        self._beats = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
+        self._made: list[Path] = []
+
+    def __enter__(self) -> OutputLock:
+        with translate_errors(OutputError, f"output.uri: cannot write to {self._output.uri}"):
+            if not self._output.remote:
+                folder = Path(local_path(self._output.uri))
+                self._made = [path for path in (folder, *folder.parents) if not path.exists()]
+            if not self._output.create(LOCK_FILE, self._content()):
+                self._take_over()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Release the output. Folders that were made and hold nothing are removed again."""
+        self._ended.set()
+        self._thread.join()
+        with contextlib.suppress(Exception), no_retries():  # then it is seen to be dead
+            if holder(self._output) == self.run:
+                self._output.delete(LOCK_FILE)
+        with contextlib.suppress(OSError):
+            for path in self._made:
+                path.rmdir()
+
+    def check(self) -> None:
+        """Raise JobError if another run has taken the output over."""
+        if self.lost:
+            raise JobError(
+                f"{self._output.uri} was taken over by another run, since this one gave no sign of life for "
+                f"{DEAD_AFTER_S:g} s, or its {LOCK_FILE} was removed; what is written stays"
+            )
+
+    def _content(self) -> bytes:
+        self._beats += 1
+        return json.dumps({"run": self.run, "beat": self._beats, **self._me}).encode()
+
+    def _take_over(self) -> None:
+        """Wait until the holder gives a sign of life, or has given none for long enough."""
+        found = read_lock(self._output)
+        if found is not None and found["run"] == self.run:
+            return  # the answer to our own request was lost, and it was sent again
+        if found is not None and not _is_gone(found):
+            self._tell(f"{self._output.uri} is held by {_who(found)}; looking for {DEAD_AFTER_S:g} s if it is alive")
+            end = time.monotonic() + DEAD_AFTER_S
+            while time.monotonic() < end:
+                time.sleep(LOOK_S)
+                now = read_lock(self._output)
+                if now is None:  # it has just ended
+                    break
+                if now != found:
+                    raise OutputError(
+                        f"output.uri: {self._output.uri} is being written by another run: {_who(now)}; wait for its "
+                        "end, stop it, or choose another output.uri"
+                    )
+        self._output.write(LOCK_FILE, self._content())
+        time.sleep(LOOK_S)  # of two that take over, the later one stays
+        last = read_lock(self._output)
+        if last is None or last["run"] != self.run:
+            raise OutputError(f"output.uri: {self._output.uri} was taken by another run in this moment; try again")
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            with contextlib.suppress(Exception), no_retries():  # a storage that fails for a moment
+                if holder(self._output) != self.run:
+                    self.lost = True
+                    return
+                self._output.write(LOCK_FILE, self._content(), durable=False)
+
+
+def read_lock(output: Folder) -> Holder | None:
+    """What `lock.json` says; None if there is none."""
+    try:
+        found = json.loads(output.read(LOCK_FILE))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        found = None
+    if isinstance(found, dict) and isinstance(found.get("run"), str) and isinstance(found.get("pid"), int):
+        return found
+    return {"run": ""}  # not ours, and nobody's
+
+
+def holder(output: Folder) -> str | None:
+    """Which run holds the output; None if nobody does."""
+    found = read_lock(output)
+    return found["run"] if found else None
+
+
+def require_held(output: Folder, run: str) -> None:
+    """Raise JobError if the output is another run's by now."""
+    if holder(output) != run:
+        raise JobError(f"{output.uri} was taken over by another run; this one must not write to it any more")
+
+
+def _this_process() -> Holder:
+    """Who holds the lock, and what tells on the same machine whether it is still there."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "machine": _machine(),
+        "process_start": _start_of(os.getpid()),
+        "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _machine() -> str | None:
+    """This boot of this machine, and the name space of its process numbers; None where there is no /proc."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return None
+
+
+def _start_of(pid: int) -> str | None:
+    """When a process was started, in ticks since boot; None if there is none with this number."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _is_gone(found: Holder) -> bool:
+    """Whether a holder on this machine has ended; False for others, of which it cannot be known."""
+    if not found["run"]:
+        return True
+    here = found.get("machine")
+    return here is not None and here == _machine() and _start_of(found["pid"]) != found.get("process_start")
+
+
+def _who(found: Holder) -> str:
+    return f"process {found.get('pid')} on {found.get('host')}, since {found.get('since')}"

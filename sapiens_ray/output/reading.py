@@ -1,0 +1,121 @@
+"""Reading labels back: every row once, maps decoded and resized on request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sapiens_ray.errors import OutputError
+from sapiens_ray.output.done import list_units, with_units
+from sapiens_ray.output.layout import DATA, data_file
+from sapiens_ray.output.schema import labels_in
+from sapiens_ray.storage import Folder
+from sapiens_ray.tasks.stored import Decoder, MapColumn, MapSize, StoredLabels
+from sapiens_ray.units import Row, UnitName
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The files to read, and what of them.
+
+    columns: only these; None for all. maps: the columns to decode. size: see `read_frame`.
+    """
+
+    folder: Folder
+    files: list[str]
+    columns: list[str] | None
+    maps: dict[str, MapColumn]
+    size: MapSize
+
+    @property
+    def decoders(self) -> dict[str, Decoder]:
+        return {name: column.decoder(self.size) for name, column in self.maps.items()}
+
+    @property
+    def read_columns(self) -> list[str] | None:
+        """The columns to read: those that are wanted, and the size of the photo where maps are decoded."""
+        if self.columns is None or not self.maps:
+            return self.columns
+        return list(dict.fromkeys([*self.columns, "width", "height"]))
+
+    def read(self, file: str) -> pa.Table:
+        """One file, not decoded."""
+        with self.folder.open(file) as stream:
+            return pq.read_table(stream, columns=self.read_columns).replace_schema_metadata(None)
+
+
+def read_frame(folder: Folder, columns: Sequence[str] | None, decode: bool, size: MapSize) -> pandas.DataFrame:
+    """The labels of an output folder as a DataFrame; see `sapiens_ray.read_labels`."""
+
+    def load(units: list[UnitName]) -> tuple[Selection, pa.Table]:
+        selection = select(folder, units, columns, decode, size)
+        tables = [selection.read(file) for file in selection.files]
+        return selection, pa.concat_tables(tables, promote_options="default")
+
+    selection, table = with_units(folder, load)
+    frame = table.to_pandas()
+    for name, decoder in selection.decoders.items():
+        cells = zip(frame[name], frame["width"], frame["height"], strict=True)
+        frame[name] = [decoded(cell, width, height, decoder) for cell, width, height in cells]
+    return frame if selection.columns is None else frame[selection.columns]
+
+
+def select(
+    folder: Folder, units: list[UnitName], columns: Sequence[str] | None, decode: bool, size: MapSize
+) -> Selection:
+    """What to read. Raises OutputError if there is nothing, or not such a column."""
+    if not units:
+        raise no_labels(folder)
+    files = [data_file(unit) for unit in units]
+    schema = _schema(folder, files[0])
+    wanted = list(columns) if columns is not None else None
+    unknown = [column for column in wanted or [] if column not in schema.names]
+    if unknown:
+        raise OutputError(f"{folder.uri} has no column {unknown[0]!r}; it has {', '.join(schema.names)}")
+    maps = map_columns(labels_in(schema)) if decode else {}
+    chosen = {name: column for name, column in maps.items() if wanted is None or name in wanted}
+    return Selection(folder, files, wanted, chosen, size)
+
+
+def no_labels(folder: Folder) -> OutputError:
+    """What to say of a folder without labels."""
+    return OutputError(f"{folder.uri} holds no labels: no files in {folder.join(DATA)}")
+
+
+def map_columns(labels: Sequence[StoredLabels]) -> dict[str, MapColumn]:
+    """All columns with encoded maps."""
+    return {name: column for one in labels for name, column in one.maps.items()}
+
+
+def labels_of(folder: Folder) -> list[StoredLabels]:
+    """The stored labels of an output folder. Raises OutputError if it holds none."""
+    units = list_units(folder)
+    if not units:
+        raise no_labels(folder)
+    return labels_in(_schema(folder, data_file(units[0])))
+
+
+def _schema(folder: Folder, file: str) -> pa.Schema:
+    with folder.open(file) as stream:
+        return pq.read_schema(stream)
+
+
+def iterate_rows(folder: Folder, columns: list[str]) -> Iterator[Row]:
+    """Rows one after the other, a few in memory at a time."""
+    for unit in list_units(folder):
+        with folder.open(data_file(unit)) as stream, pq.ParquetFile(stream) as file:
+            for batch in file.iter_batches(batch_size=16, columns=columns):
+                yield from batch.to_pylist()
+
+
+def decoded(cell: Any, width: Any, height: Any, decoder: Decoder) -> np.ndarray | None:
+    """A cell of a column of maps as an array; None for the missing one of an error row."""
+    return decoder(cell, int(width), int(height)) if isinstance(cell, bytes) else None

@@ -1,0 +1,75 @@
+"""The columns of the output: what every row has, what tasks add, and the metadata of the files."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from sapiens_ray.errors import ConfigError
+from sapiens_ray.tasks import StoredLabels, Task, stored_labels
+
+AnyTask = Task[Any]
+About = dict[str, dict[str, Any]]  # column of a task -> what the metadata of the files says about it
+
+HEAD = [
+    pa.field("image_id", pa.string()),
+    pa.field("shard", pa.int32()),
+    pa.field("index", pa.int32()),
+    pa.field("uri", pa.string()),
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+    pa.field("error_kind", pa.string()),
+    pa.field("error", pa.string()),
+    pa.field("visualization", pa.string()),
+]
+# Columns of a unit under way that are not columns of its file.
+READ_FIELDS = [field for field in HEAD if field.name in ("index", "image_id", "uri", "error_kind", "error")]
+ERRORS_KEY = b"sapiens_ray.errors"
+JOB_KEY = b"sapiens_ray.job"
+
+
+def output_schema(tasks: Sequence[AnyTask], extra: pa.Schema, job: dict[str, Any]) -> pa.Schema:
+    """The Arrow schema of every file under `data/`: head, tasks, passthrough columns, and metadata.
+
+    `job` (fingerprint, models, versions) is stored as JSON under `sapiens_ray.job`, with each task's class
+    names. Raises ConfigError if two columns would have one name.
+    """
+    fields = [*HEAD, *(field for task in tasks for field in task.fields), *extra]
+    names = Counter(field.name for field in fields)
+    doubled = [name for name, count in names.items() if count > 1]
+    if doubled:
+        raise ConfigError(
+            f"input.columns or tasks[].name: {doubled[0]!r} is a column of the output already; choose another name"
+        )
+    about = {**job, "tasks": about_tasks(tasks)}
+    return pa.schema(fields, metadata={JOB_KEY: json.dumps(about)})
+
+
+def about_tasks(tasks: Sequence[AnyTask]) -> About:
+    """Each task's column, its kind under `task`, and what else readers of the column must know."""
+    return {task.column: {"task": task.options.task, **task.metadata} for task in tasks}
+
+
+def labels_in(schema: pa.Schema) -> list[StoredLabels]:
+    """The stored labels of every task, from the schema of a file."""
+    about: About = json.loads((schema.metadata or {}).get(JOB_KEY, b"{}")).get("tasks", {})
+    return [stored_labels(column, one) for column, one in about.items()]
+
+
+def with_errors(schema: pa.Schema, kinds: dict[str, int]) -> pa.Schema:
+    """The schema with the count of error rows by kind, so that nobody must open the rows to count them."""
+    return schema.with_metadata({**schema.metadata, ERRORS_KEY: json.dumps(kinds)})
+
+
+def read_errors(metadata: dict[bytes, bytes] | None) -> dict[str, int]:
+    """Error rows by kind, from the metadata of a file."""
+    return dict(json.loads((metadata or {}).get(ERRORS_KEY, b"{}")))
+
+
+def count_errors(rows: pa.Table) -> dict[str, int]:
+    """Error rows by kind."""
+    return dict(Counter(kind for kind in rows["error_kind"].to_pylist() if kind is not None))

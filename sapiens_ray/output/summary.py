@@ -1,0 +1,148 @@
+"""Counts, rates and stage times of a job: for the bar, the log, `summary.json` and `status`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from sapiens_ray.errors import OutputError
+from sapiens_ray.output.layout import SUMMARY_FILE, data_file
+from sapiens_ray.output.schema import read_errors
+from sapiens_ray.storage import Folder, translate_errors
+from sapiens_ray.units import UnitName, UnitReport
+
+
+@dataclass
+class Summary:
+    """The state of a job. images = ok + errors = already_done + what this run labelled.
+
+    expected: images that the plan knows of; None while some tar is uncounted. stages: seconds of work per image,
+    summed over all processes (so they may exceed elapsed_s / images). notes: what the actors reported about their
+    start: batch sizes that were found, what was compiled and how long it took. repeated: units and shards that were
+    started again because their worker died.
+    """
+
+    name: str
+    output: str
+    expected: int | None
+    state: str = "running"
+    already_done: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    labelled: int = 0
+    message: str = ""
+    notes: list[str] = field(default_factory=list)
+    repeated: int = 0
+    started: float = field(default_factory=time.monotonic)
+    elapsed: float = 0.0
+    written_at: float = 0.0  # `elapsed` when the file was written last
+    _seconds: Counter[str] = field(default_factory=Counter)
+    _first: tuple[int, float] | None = None  # images and time at the first report, when everything is warm
+
+    def add(self, report: UnitReport) -> None:
+        """Count a written unit."""
+        self.labelled += report.rows
+        self.errors.update(report.errors)
+        self._seconds.update(report.seconds)
+        self.notes += report.notes
+        self.repeated = report.repeated
+        self.tick()
+        self._first = self._first or (self.labelled, self.elapsed)
+
+    @property
+    def images(self) -> int:
+        return self.already_done + self.labelled
+
+    @property
+    def failed(self) -> int:
+        return sum(self.errors.values())
+
+    @property
+    def rate(self) -> float:
+        """Images per second of this run, including its start."""
+        return self.labelled / self.elapsed if self.elapsed > 0 else 0.0
+
+    @property
+    def rate_now(self) -> float:
+        """Images per second since the first unit was done: without the start, to estimate the time that is left."""
+        images, seconds = self._first or (0, 0.0)
+        return (self.labelled - images) / (self.elapsed - seconds) if self.elapsed > seconds else 0.0
+
+    @property
+    def stages(self) -> dict[str, float]:
+        return {stage: spent / max(1, self.labelled) for stage, spent in self._seconds.items()}
+
+    def tick(self) -> None:
+        self.elapsed = time.monotonic() - self.started
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "state": self.state,
+            "message": self.message,
+            "output": self.output,
+            "images": self.images,
+            "expected": self.expected,
+            "ok": self.images - self.failed,
+            "errors": dict(sorted(self.errors.items())),
+            "already_done": self.already_done,
+            "repeated": self.repeated,
+            "elapsed_s": round(self.elapsed, 3),
+            "images_per_s": round(self.rate, 3),
+            "stages": {stage: round(spent, 6) for stage, spent in self.stages.items()},
+            "notes": self.notes,
+            "written_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+
+    def write(self, output: Folder) -> None:
+        """Write `summary.json`."""
+        self.tick()
+        self.written_at = self.elapsed
+        output.write(SUMMARY_FILE, json.dumps(self.to_dict(), indent=2).encode() + b"\n", durable=False)
+
+    def line(self) -> str:
+        """One line for a log."""
+        of = f"/{self.expected}" if self.expected is not None else ""
+        share = f" ({100 * self.images / self.expected:.1f} %)" if self.expected else ""
+        eta = self.eta()
+        left = f", {duration(eta)} left" if eta is not None else ""
+        rate = f", {self.rate_now:.2f} images/s" if self.rate_now else ""
+        repeated = f", {self.repeated} repeated" if self.repeated else ""
+        return f"{self.images}{of} images{share}{rate}, {self.failed} errors{repeated}{left}"
+
+    def eta(self) -> float | None:
+        """Seconds left at the rate since the first unit was done; None while unknown."""
+        if self.expected is None or self.rate_now == 0:
+            return None
+        return max(0, self.expected - self.images) / self.rate_now
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them: 48 s, 3:07, 2:04:00."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    hours, rest = divmod(whole, 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def errors_in_files(output: Folder, names: Iterable[UnitName]) -> Counter[str]:
+    """Error rows by kind, from the metadata of the files alone."""
+
+    def one(name: UnitName) -> dict[str, int]:
+        what = f"output.uri: {output.join(data_file(name))} is not a file of labels"
+        with output.open(data_file(name)) as stream, translate_errors(OutputError, what):
+            return read_errors(pq.read_schema(stream).metadata)
+
+    total: Counter[str] = Counter()
+    with ThreadPoolExecutor(output.threads) as pool:
+        for errors in pool.map(one, names):
+            total.update(errors)
+    return total

@@ -1,0 +1,140 @@
+"""Writing results: one unit, one file, whole or not at all, under the name that says which unit it is.
+
+A retried or late write replaces a file by itself, so writing twice is the same as writing once. Pictures are
+published before the file that names them.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sapiens_ray.errors import StorageError
+from sapiens_ray.output.layout import data_file, picture_file
+from sapiens_ray.output.lock import require_held
+from sapiens_ray.output.schema import count_errors, labels_in, read_errors, with_errors
+from sapiens_ray.storage import Folder, translate_errors
+from sapiens_ray.units import Picture, Unit, UnitName, UnitReport
+
+
+def write_unit(
+    unit: Unit, pictures: Sequence[Picture], schema: pa.Schema, output: Folder, run: str | None = None
+) -> UnitReport:
+    """Write a finished unit.
+
+    run: the run that must hold the output (`lock.py`). Raises JobError if another one does.
+    """
+    started = time.perf_counter()
+    name = unit.name
+    table = file_table(unit, schema)
+    errors = count_errors(table)
+    buffer = io.BytesIO()
+    with file_writer(buffer, with_errors(schema, errors)) as writer:
+        writer.write_table(table)
+    with translate_errors(StorageError, f"cannot write {name.file} and its pictures to {output.uri}"):
+        _publish(name, buffer.getbuffer(), pictures, output, run)
+    seconds = {**unit.seconds, "write": time.perf_counter() - started}
+    return UnitReport(name.file, table.num_rows, errors, seconds, list(unit.notes))
+
+
+def _publish(name: UnitName, data: memoryview, pictures: Sequence[Picture], output: Folder, run: str | None) -> None:
+    """The pictures, then the file that names them."""
+    if run is not None:
+        require_held(output, run)
+    if pictures:
+        with ThreadPoolExecutor(output.threads if output.remote else 1) as pool:
+            list(pool.map(lambda one: output.write(picture_file(one.name), one.data, durable=False), pictures))
+    if run is not None and pictures:  # writing them took time
+        require_held(output, run)
+    output.write(data_file(name), data)
+
+
+def file_table(unit: Unit, schema: pa.Schema) -> pa.Table:
+    """The unit's rows with the columns of its file, in order."""
+    rows = unit.rows
+    indices = rows["index"].to_pylist()
+    if indices != list(range(unit.start, unit.start + len(indices))):
+        raise RuntimeError(f"unit {unit.name.file} holds rows {indices[:3]}...: a stage lost or moved images")
+    columns = []
+    for field in schema:
+        if field.name == "shard":
+            columns.append(pa.array([unit.shard] * rows.num_rows, pa.int32()))
+        elif field.name in rows.column_names:
+            columns.append(rows[field.name].cast(field.type))
+        else:
+            columns.append(pa.nulls(rows.num_rows, field.type))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def merge_shard(output: Folder, parts: Sequence[UnitName], run: str | None = None) -> UnitName:
+    """Merge the files of a complete shard into one, row group by row group, then remove them.
+
+    At every instant each row stands in a published file; until the parts are gone readers skip those that lie
+    inside the merged one (`done.current`). run: the run that must hold the output.
+    """
+    ordered = sorted(parts)
+    merged = UnitName(ordered[0].shard, 0, ordered[-1].stop, True)
+    if len(ordered) == 1:
+        return merged
+    # A merge that was killed after it published is tried again, and finds some of its parts gone.
+    if not output.exists(data_file(merged)):
+        _write_merged(output, ordered, merged, run)
+    for part in ordered:
+        if part != merged:
+            output.delete(data_file(part))
+    return merged
+
+
+def _write_merged(output: Folder, ordered: Sequence[UnitName], merged: UnitName, run: str | None) -> None:
+    """Parts may overlap, where two attempts cut their units at different places: their rows are the same."""
+    reached = 0
+    skip: dict[UnitName, int] = {}
+    errors: Counter[str] = Counter()
+    for part in ordered:
+        if part.start > reached:
+            raise RuntimeError(f"{part.file} does not start where the file before it ends, at image {reached}")
+        skip[part] = reached - part.start
+        reached = max(reached, part.stop)
+        with output.open(data_file(part)) as stream, pq.ParquetFile(stream) as file:
+            errors.update(read_errors(file.schema_arrow.metadata))
+            schema = file.schema_arrow
+    schema = with_errors(schema, dict(errors))
+    with output.replacing(data_file(merged)) as temporary, file_writer(temporary, schema) as writer:
+        for part in ordered:
+            with output.open(data_file(part)) as stream, pq.ParquetFile(stream) as file:
+                copy_rows(file, writer, schema, skip[part], part.stop - part.start)
+        if run is not None:
+            require_held(output, run)
+
+
+def copy_rows(file: pq.ParquetFile, writer: pq.ParquetWriter, schema: pa.Schema, start: int, stop: int) -> None:
+    """Write the rows [start, stop) of a file, a row group at a time in memory."""
+    first = 0
+    for group in range(file.num_row_groups):
+        count = file.metadata.row_group(group).num_rows
+        inside = (max(start - first, 0), min(stop - first, count))
+        if inside[0] < inside[1]:
+            writer.write_table(file.read_row_group(group).slice(inside[0], inside[1] - inside[0]).cast(schema))
+        first += count
+
+
+def file_writer(where: Path | io.BytesIO, schema: pa.Schema) -> pq.ParquetWriter:
+    """zstd for what is not compressed already; dictionaries only where values repeat."""
+    encoded = [column for labels in labels_in(schema) for column in labels.compressed]
+    # Dotted paths: the leaves of lists and structs are columns of their own to Parquet.
+    compression = {path: "none" if path in encoded else "zstd" for path in _leaves(schema)}
+    return pq.ParquetWriter(where, schema, compression=compression, use_dictionary=["error_kind"])
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    probe = io.BytesIO()
+    pq.write_table(schema.empty_table(), probe)
+    columns = pq.ParquetFile(probe).schema
+    return [columns.column(position).path for position in range(len(columns))]

@@ -1,0 +1,1 @@
+"""What the input holds, and what of it is to be labelled."""

@@ -1,0 +1,182 @@
+"""Finding the input: what the URIs of a job name, in a stable order."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+from sapiens_ray import storage
+from sapiens_ray.errors import InputError
+from sapiens_ray.imaging.images import has_image_suffix
+from sapiens_ray.job.config import Input
+from sapiens_ray.output.layout import PARTS
+from sapiens_ray.sources import SOURCES, Entry, EntrySource, Reading, format_of, is_shard_format
+from sapiens_ray.sources import folders as image_folders
+from sapiens_ray.storage import Folder
+from sapiens_ray.storage.retries import retrying
+from sapiens_ray.storage.uris import redact_uri
+
+IMAGES = "images"  # the format of folders of images, and of single ones
+MAX_RANGE = 1_000_000
+LOOK = 10_000  # files of a folder that are listed before its kind is settled
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one input URI turned out to be: one file that is a shard, or the images of one folder or list.
+
+    `entries` may be an iterator over a listing under way. last: nothing from another `input.uri` follows.
+    """
+
+    format: str
+    uri: str
+    name: str
+    entries: Iterable[Entry] = ()
+    last: bool = False
+
+
+def find_input(settings: Input, reading: Reading, output: str = "") -> Iterator[Found]:
+    """Everything the input names, once, in a stable order.
+
+    What is below `output` is left out: a folder may hold its own labels. Raises InputError for what does not exist
+    or is ambiguous.
+    """
+    with storage.translate_errors(InputError, f"input.uri: cannot list {', '.join(map(redact_uri, settings.uri))}"):
+        uris = [expanded for uri in settings.uri for expanded in _expand(uri, settings)]
+        search = _Search(settings, reading, _common_root(uris), output.rstrip("/"))
+        seen: set[str] = set()
+        for uri in dict.fromkeys(uris):
+            for found in search.at(uri, settings.format):
+                if found.uri not in seen:
+                    seen.add(found.uri)
+                    yield replace(found, last=uri == uris[-1])
+
+
+def _expand(uri: str, settings: Input) -> list[str]:
+    """Brace ranges and globs to URIs."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", uri)
+    if match:
+        first, last = match.groups()
+        numbers = range(int(first), int(last) + 1)
+        if len(numbers) > MAX_RANGE:
+            raise InputError(f"input.uri: {redact_uri(uri)} names {len(numbers)} files; the most is {MAX_RANGE}")
+        spelled = [f"{uri[: match.start()]}{number:0{len(first)}d}{uri[match.end() :]}" for number in numbers]
+        return [one for item in spelled for one in _expand(item, settings)]
+    fs, path = storage.filesystem(uri, settings.storage_options)
+    fs.invalidate_cache()  # of an earlier run in this process
+    if any(mark in uri for mark in "*?[") and not retrying(fs.exists, path):
+        found = sorted(retrying(fs.glob, path))
+        if not found:
+            raise InputError(f"input.uri: nothing matches {redact_uri(uri)}")
+        return [fs.unstrip_protocol(name) if storage.is_remote(uri) else name for name in found]
+    return [uri]
+
+
+def _common_root(uris: list[str]) -> str:
+    """The folder that image ids are relative to: of one URI the folder it names, of several what they share."""
+    folders = [uri.rstrip("/") if len(uris) == 1 and not format_of(uri) else uri.rstrip("/").rpartition("/")[0]
+               for uri in uris]  # fmt: skip
+    parts = [folder.split("/") for folder in folders]
+    shared = os.path.commonprefix(parts)  # works on lists of parts as well as on characters
+    return "/".join(shared)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Looks at one URI after the other. root: the folder that image ids are relative to."""
+
+    settings: Input
+    reading: Reading
+    root: str
+    output: str
+
+    def at(self, uri: str, wanted: str) -> Iterator[Found]:
+        """What a URI is, read in the `wanted` format or, for auto, the one of its suffix."""
+        options = self.settings.storage_options
+        fs, path = storage.filesystem(uri, options)
+        name = _below(uri, self.root)
+        kind = wanted if wanted != "auto" else format_of(uri)
+        if storage.is_remote(uri) and is_shard_format(kind) and format_of(uri) == kind:
+            yield Found(str(kind), uri, name)  # its stamp is asked for next, with those of many others at once
+            return
+        if retrying(fs.isdir, path):
+            yield from self._in_folder(Folder(uri.rstrip("/") or "/", options), wanted)
+            return
+        if not retrying(fs.exists, path):
+            raise InputError(f"input.uri: {redact_uri(uri)} does not exist")
+        if kind is None and has_image_suffix(uri):
+            kind = IMAGES
+        source = SOURCES[kind] if kind else None
+        if kind and isinstance(source, EntrySource):
+            yield Found(kind, uri, name, source.entries(uri, _folder_of(name), self.reading))
+        elif kind:
+            yield Found(kind, uri, name)
+        else:
+            suffixes = [suffix for known in SOURCES.values() for suffix in known.suffixes]
+            raise InputError(
+                f"input.uri: {redact_uri(uri)} is not a folder, an image, or a file that ends with one of "
+                f"{', '.join(suffixes)}; say input.format"
+            )
+
+    def _in_folder(self, folder: Folder, wanted: str) -> Iterator[Found]:
+        prefix = f"{_below(folder.uri, self.root)}/".lstrip("/")
+        listed = ((name, is_file) for name, is_file in storage.walk(folder) if not self._is_output(folder, name))
+        first = list(itertools.islice(listed, LOOK))
+        kinds = {kind for name, is_file in first if (kind := self._kind_in_folder(name, is_file))}
+        everything: Iterator[tuple[str, bool]] = itertools.chain(first, listed)
+        if wanted == "auto" and len(kinds) > 1:
+            self._refuse(folder, kinds)
+        kind = wanted if wanted != "auto" else next(iter(kinds), IMAGES)
+        if wanted == "auto":
+            everything = self._of_one_kind(folder, kind, everything)
+        if kind == IMAGES:
+            entries = image_folders.find(folder, self.settings.include, prefix, everything)
+            yield Found(IMAGES, folder.uri, prefix, entries)
+            return
+        for name, is_file in everything:
+            if is_file and format_of(name) == kind:
+                yield from self.at(folder.join(name), kind)
+
+    def _of_one_kind(
+        self, folder: Folder, kind: str, everything: Iterable[tuple[str, bool]]
+    ) -> Iterator[tuple[str, bool]]:
+        """The same names; raises InputError at one of another kind, behind those that settled it."""
+        for name, is_file in everything:
+            other = self._kind_in_folder(name, is_file)
+            if other and other != kind:
+                self._refuse(folder, {kind, other})
+            yield name, is_file
+
+    def _kind_in_folder(self, name: str, is_file: bool) -> str | None:
+        """Which kind of input a file of a folder makes it; lists in folders are not read."""
+        kind = format_of(name) if is_file else None
+        if is_shard_format(kind):
+            return kind
+        return IMAGES if image_folders.chosen(name, is_file, self.settings.include) else None
+
+    def _is_output(self, folder: Folder, name: str) -> bool:
+        """Whether a file of a folder is the job's own output, which may be below the photos, or among them."""
+        parts = PARTS if folder.uri.rstrip("/") == self.output else ("",)
+        uri = f"{folder.join(name)}/"
+        return bool(self.output) and any(uri.startswith(f"{self.output}/{part}") for part in parts)
+
+    def _refuse(self, folder: Folder, kinds: set[str]) -> NoReturn:
+        held = ", ".join(kind for kind in SOURCES if kind in kinds)
+        raise InputError(
+            f"input.format: {redact_uri(folder.uri)} holds several kinds of input ({held}); say which to read"
+        )
+
+
+def _folder_of(name: str) -> str:
+    folder, slash, _ = name.rpartition("/")
+    return folder + slash
+
+
+def _below(uri: str, root: str) -> str:
+    """`uri` relative to the root."""
+    trimmed = uri.rstrip("/")
+    return trimmed[len(root) :].lstrip("/") if root and trimmed.startswith(root) else trimmed.lstrip("/")

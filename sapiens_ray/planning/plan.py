@@ -1,0 +1,211 @@
+"""The plan: which shards there are, in which order, and which images are in those of folders and lists.
+
+    plan.parquet                      one row per shard
+    plan/entries-000000.parquet       the images of this shard and of those that follow, one row group per shard
+
+Both only grow, so every image keeps its (shard, index) in every later run: files of entries are never rewritten, and
+appear before the `plan.parquet` that names them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sapiens_ray.errors import OutputError
+from sapiens_ray.output.layout import PLAN_FILE, entries_file
+from sapiens_ray.sources import SOURCES, Entry, ShardSource
+from sapiens_ray.storage import Folder
+from sapiens_ray.units import Done, Errors
+
+_SCHEMA = pa.schema(
+    [
+        ("number", pa.int32()),
+        ("format", pa.string()),
+        ("uri", pa.string()),
+        ("shard_id", pa.string()),
+        ("size", pa.int64()),
+        ("stamp", pa.string()),
+        ("images", pa.int64()),
+        ("entries", pa.string()),
+        ("group", pa.int32()),
+    ]
+)
+# uri is bytes, since names on a disk need not be valid UTF-8
+_ENTRIES = pa.schema([("uri", pa.binary()), ("image_id", pa.string()), ("extra", pa.string())])
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One row of the plan. `images` is None for a tar, whose members are counted when it is read.
+
+    entries, group: for a shard of a folder or list, the file and the row group with its images (`read_entries`).
+    """
+
+    number: int
+    format: str
+    uri: str
+    shard_id: str
+    size: int = 0
+    stamp: str = ""
+    images: int | None = None
+    entries: str | None = None
+    group: int | None = None
+
+
+@dataclass(frozen=True)
+class ShardWork:
+    """What is to be done of a shard: all but `done`.
+
+    quarantined: images that killed their workers in an earlier run: index to the error that they become.
+    """
+
+    shard: Shard
+    done: Done = field(default_factory=Done)
+    quarantined: Errors = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> ShardWork:
+        known = json.loads(text)
+        done = Done(tuple((start, stop) for start, stop in known["done"]["ranges"]), known["done"]["total"])
+        quarantined = {int(index): (kind, why) for index, (kind, why) in known["quarantined"].items()}
+        return cls(Shard(**known["shard"]), done, quarantined)
+
+
+@dataclass
+class Plan:
+    """All shards in order.
+
+    changed: shards whose file changed since they were planned, and that are to be labelled again.
+    """
+
+    shards: list[Shard]
+    unit_size: int
+    extra_schema: pa.Schema
+    changed: list[int] = field(default_factory=list)
+
+    def fill_counts(self, done: dict[int, Done]) -> None:
+        """Fill in the size of every finished shard, tars included."""
+        for number, one in done.items():
+            if one.total is not None and number < len(self.shards):
+                self.shards[number] = replace(self.shards[number], images=one.total)
+
+
+def load_plan(output: Folder) -> Plan | None:
+    """The plan of an output; None if there is none yet."""
+    if not output.exists(PLAN_FILE):
+        return None
+    try:
+        with output.open(PLAN_FILE) as stream:
+            table = pq.read_table(stream)
+    except pa.ArrowException as error:
+        raise OutputError(f"output.uri: {output.join(PLAN_FILE)} is not a plan: {error}") from None
+    metadata = table.schema.metadata or {}
+    if table.schema.names != _SCHEMA.names or b"unit_size" not in metadata:
+        raise OutputError(
+            f"output.uri: {output.join(PLAN_FILE)} is not a plan of this version of sapiens-ray; choose another "
+            "output.uri"
+        )
+    columns = [table[name].to_pylist() for name in _SCHEMA.names]
+    extra = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(metadata[b"extra_schema"].decode())))
+    return Plan([Shard(*row) for row in zip(*columns, strict=True)], int(metadata[b"unit_size"]), extra)
+
+
+def save_plan(plan: Plan, output: Folder) -> None:
+    """Write `plan.parquet`."""
+    columns = [
+        pa.array([getattr(shard, one.name) for shard in plan.shards], _SCHEMA.field(one.name).type)
+        for one in fields(Shard)
+    ]
+    metadata = {
+        "unit_size": str(plan.unit_size),
+        "extra_schema": plan.extra_schema.serialize().to_pybytes().hex(),
+    }
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_arrays(columns, schema=_SCHEMA.with_metadata(metadata)), buffer, compression="zstd")
+    output.write(PLAN_FILE, buffer.getbuffer())
+
+
+class EntriesFile:
+    """A file of entries under way, on this machine's disk until it is published: one row group per shard."""
+
+    def __init__(self, first_shard: int) -> None:
+        self.name = entries_file(first_shard)
+        self.groups = 0
+        handle, name = tempfile.mkstemp(prefix="sapiens-ray-plan-", suffix=".parquet")
+        os.close(handle)
+        self._file = Path(name)
+        self._writer = pq.ParquetWriter(self._file, _ENTRIES, compression="zstd")
+
+    def add(self, entries: Sequence[Entry]) -> int:
+        """Write the images of one shard. Returns the number of their row group."""
+        columns = [
+            pa.array([os.fsencode(entry.uri) for entry in entries], pa.binary()),
+            pa.array([entry.image_id for entry in entries], pa.string()),
+            pa.array([json.dumps(entry.extra) if entry.extra else None for entry in entries], pa.string()),
+        ]
+        table = pa.Table.from_arrays(columns, schema=_ENTRIES)
+        self._writer.write_table(table, row_group_size=len(entries))
+        self.groups += 1
+        return self.groups - 1
+
+    def publish(self, output: Folder) -> None:
+        """Finish the file and put it under the output."""
+        self._writer.close()
+        with self._file.open("rb") as file:
+            output.write(self.name, file.read())
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget what is not published. Fine to call twice."""
+        self._writer.close()
+        self._file.unlink(missing_ok=True)
+
+
+def read_entries(output: Folder, shard: Shard) -> list[Entry]:
+    """The images of a folder or list shard, in order; none for a tar or Parquet file."""
+    if shard.entries is None:
+        return []
+    with output.open(shard.entries) as stream, pq.ParquetFile(stream) as file:
+        rows = file.read_row_group(shard.group)
+    columns = [rows[name].to_pylist() for name in _ENTRIES.names]
+    return [
+        Entry(os.fsdecode(uri), image_id, json.loads(extra) if extra else {})
+        for uri, image_id, extra in zip(*columns, strict=True)
+    ]
+
+
+def planned_uris(output: Folder, plan: Plan) -> Iterator[list[bytes]]:
+    """The URIs of all images of folders and lists, file by file."""
+    for name in dict.fromkeys(shard.entries for shard in plan.shards if shard.entries):
+        with output.open(name) as stream:
+            yield pq.read_table(stream, columns=["uri"])["uri"].to_pylist()
+
+
+MAX_FILES_TO_COUNT = 200  # looking into more would delay the start
+
+
+def expected_images(plan: Plan, include: Sequence[str]) -> int | None:
+    """How many images there are, as far as that is known without reading them; None if some file cannot be counted
+    fast (a compressed or remote tar), or too many would have to be."""
+    uncounted = [shard for shard in plan.shards if shard.images is None]
+    if len(uncounted) > MAX_FILES_TO_COUNT:
+        return None
+    counts = [shard.images if shard.images is not None else _counted(shard, include) for shard in plan.shards]
+    return None if None in counts else sum(count for count in counts if count is not None)
+
+
+def _counted(shard: Shard, include: Sequence[str]) -> int | None:
+    source = SOURCES[shard.format]
+    return source.count(shard.uri, include) if isinstance(source, ShardSource) else None

@@ -1,0 +1,43 @@
+"""The state of an output folder, from its files alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sapiens_ray.errors import OutputError
+from sapiens_ray.output.done import done_by_shard, with_units
+from sapiens_ray.output.layout import PLAN_FILE, SUMMARY_FILE
+from sapiens_ray.output.summary import errors_in_files
+from sapiens_ray.planning.plan import load_plan
+from sapiens_ray.storage import Folder, translate_errors
+from sapiens_ray.units import Done
+
+Status = dict[str, Any]  # what `sapiens-ray status --json` prints
+
+
+def output_status(output: Folder) -> Status:
+    """The state of an output folder from its files alone, also while a job writes to it."""
+    with translate_errors(OutputError, f"cannot read {output.uri}"):
+        plan = load_plan(output)
+    if plan is None:
+        raise OutputError(f"{output.uri} is not an output folder of sapiens-ray: it has no {PLAN_FILE}")
+    done, errors = with_units(output, lambda files: (done_by_shard(files), errors_in_files(output, files)))
+    plan.fill_counts(done)
+    rows = sum(one.rows for one in done.values())
+    counts = [shard.images for shard in plan.shards]
+    complete = sum(done.get(shard.number, Done()).complete for shard in plan.shards)
+    last = json.loads(output.read(SUMMARY_FILE)) if output.exists(SUMMARY_FILE) else {}
+    return {
+        "output": output.uri,
+        "images": rows,
+        "expected": None if None in counts else sum(count for count in counts if count is not None),
+        "ok": rows - sum(errors.values()),
+        "errors": dict(sorted(errors.items())),
+        "shards": len(plan.shards),
+        "shards_complete": complete,
+        "complete": complete == len(plan.shards),
+        "last_run": {key: last.get(key) for key in ("state", "message", "images_per_s", "written_at")}
+        if last
+        else None,
+    }

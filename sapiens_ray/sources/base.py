@@ -1,0 +1,166 @@
+"""What a source is: encoded images out of folders, lists, tars, Parquet files, or whatever a package adds.
+
+A new one is a module with a subclass of `ShardSource` or `EntrySource`, and a line in `sources/__init__.py`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from sapiens_ray.errors import ImageError
+from sapiens_ray.storage import StorageOptions
+from sapiens_ray.storage.uris import redact_uris_in
+from sapiens_ray.units import Done
+
+
+@dataclass
+class Encoded:
+    """One image as it is stored in its source: encoded bytes, or why there are none.
+
+    extra: values of the input columns that are passed through or read by tasks.
+    """
+
+    index: int
+    image_id: str
+    uri: str
+    data: bytes | None = None
+    error: ImageError | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One image of a folder or list shard, as planned."""
+
+    uri: str
+    image_id: str
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+Images = Generator[Encoded, None, int]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the job says about reading its input.
+
+    passthrough: columns that are carried over into the output. labels: columns with boxes and masks that tasks
+    read. include: patterns of names; empty for all images.
+    """
+
+    image_column: str | None = None
+    id_column: str | None = None
+    passthrough: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    storage_options: StorageOptions = field(default_factory=dict, repr=False)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns to read beside image and id, each once."""
+        return tuple(dict.fromkeys((*self.passthrough, *self.labels)))
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a file says about itself before it is read: its images if it tells, and the types of passthrough columns."""
+
+    images: int | None = None
+    types: dict[str, pa.DataType] = field(default_factory=dict)
+
+
+class Source:
+    """An entry of the registry SOURCES: one format of input. Instances hold no state.
+
+    suffixes: of the files that are of this format.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = ()
+
+
+class ShardSource(Source, ABC):
+    """A format of which every file is a shard: the plan records the file with its stamp, not the images in it."""
+
+    @abstractmethod
+    def read(self, uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
+        """Generate the images of a file that are not done, in order, and return how many images it holds.
+
+        Damage is an error row, where it is. Raises OSError if the storage fails: that is not damage, and another run
+        may find the rest.
+        """
+
+    def look(self, uri: str, reading: Reading) -> Look:
+        """Look into a file when it is planned. Raises InputError if it lacks a column that is asked for."""
+        return Look()
+
+    def count(self, uri: str, include: Sequence[str]) -> int | None:
+        """The images of a file of which `look` told no number, if they can be counted fast; None else."""
+        return None
+
+
+class EntrySource(Source, ABC):
+    """A format that names images: the plan records every one of them, and the images are fetched one by one."""
+
+    has_columns: ClassVar[bool] = True  # columns of boxes, masks and passthrough values
+
+    @abstractmethod
+    def entries(self, uri: str, id_prefix: str, reading: Reading) -> Iterator[Entry]:
+        """The images that a file names, in its order. Raises InputError for what cannot be used.
+
+        id_prefix: the folder of the file below the root of the input, for ids of relative paths.
+        """
+
+
+def cut_units(
+    images: Images,
+    size: int,
+    max_bytes: int,
+    estimated_bytes: Callable[[Encoded], int] = lambda image: len(image.data or b""),
+) -> Generator[tuple[list[Encoded], bool], None, None]:
+    """Group consecutive images into units of at most `size` images or `max_bytes`.
+
+    estimated_bytes: what an image adds to its unit.
+    Cuts fall on multiples of `size`, wherever a run starts, so that two attempts at the same images cut alike.
+    Yields (images, last). A unit is held back until it is known whether another image follows it. Where a
+    shard holds nothing that is not done, one empty unit marks its end.
+    """
+    held: list[Encoded] = []
+    held_bytes = 0
+    emitted = False
+    while True:
+        try:
+            image = next(images)
+        except StopIteration as end:
+            total = end.value
+            break
+        full = image.index % size == 0 or held_bytes >= max_bytes
+        if held and (full or image.index != held[-1].index + 1):
+            yield held, False
+            emitted, held, held_bytes = True, [], 0
+        held.append(image)
+        held_bytes += estimated_bytes(image)
+    if held:
+        yield held, held[-1].index + 1 == total
+    elif not emitted:
+        yield [], True
+
+
+def reason(error: Exception) -> ImageError:
+    """The ImageError for a failure to fetch bytes."""
+    if isinstance(error, FileNotFoundError):
+        return ImageError("missing", "listed, but not there: moved, deleted, or a dangling link")
+    if isinstance(error, IsADirectoryError):
+        return ImageError("unreadable", "is a folder, not a file")
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return ImageError("unreadable", f"{type(error).__name__}: {redact_uris_in(text)}"[:500])
+
+
+def matches(name: str, include: Sequence[str]) -> bool:
+    """Whether a relative name passes the `include` patterns (shell style, `*` crosses slashes)."""
+    return not include or any(fnmatchcase(name, pattern) for pattern in include)

@@ -1,0 +1,128 @@
+"""Lists of images: .txt (one path per line), .csv (with a header) and .jsonl (objects, or bare strings).
+
+Relative paths are relative to the list. Only the list is read here; its images are fetched by
+`sources.folders.read`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from sapiens_ray import storage
+from sapiens_ray.errors import InputError
+from sapiens_ray.sources.base import Entry, EntrySource, Reading
+from sapiens_ray.storage.uris import redact_uri, relative_to
+
+PATH_COLUMNS = ("image", "path", "uri", "url", "file", "file_name", "filename", "image_path")
+FIELD_LIMIT = 1 << 20
+
+
+class Lists(EntrySource):
+    """Files that name images."""
+
+    suffixes: ClassVar[tuple[str, ...]] = (".txt", ".csv", ".jsonl")
+
+    def entries(self, uri: str, id_prefix: str, reading: Reading) -> Iterator[Entry]:
+        """The entries of a list in its order. Raises InputError naming the line that cannot be used.
+
+        Ids are the paths as written, relative ones with `id_prefix`.
+        """
+        return _entries(uri, id_prefix, reading)
+
+
+SOURCE = Lists()
+
+
+def _entries(uri: str, id_prefix: str, reading: Reading) -> Iterator[Entry]:
+    named, id_column = reading.columns, reading.id_column
+    try:
+        text = storage.read_bytes(uri, reading.storage_options).decode("utf-8-sig", "surrogateescape")
+    except OSError as error:
+        raise InputError(f"input.uri: cannot read the list {uri}: {error}") from None
+    suffix = uri.lower().rsplit(".", 1)[-1]
+    rows = {"csv": _csv_rows, "jsonl": _jsonl_rows}.get(suffix, _txt_rows)(text, uri)
+    path_column: str | None = None
+    for line, row in rows:
+        if path_column is None:
+            path_column = _choose_column(row, reading.image_column, uri)
+        path = row.get(path_column)
+        if not isinstance(path, str) or not path:
+            raise InputError(f"input.uri: {uri}, line {line}: no path in column {path_column!r}")
+        if len(path) > FIELD_LIMIT or _is_not_text(path):
+            raise InputError(f"input.uri: {uri}, line {line}: not a path: {path[:40]!r}, of {len(path)} characters")
+        for column in [*named, *([id_column] if id_column else [])]:
+            if column not in row:
+                raise InputError(
+                    f"input.columns, boxes or masks: {uri}, line {line}: no column {column!r}; it has {_names(row)}"
+                )
+        relative = "://" not in path and not path.startswith("/")
+        image_id = (id_prefix if relative else "") + path.removeprefix("./")
+        if id_column and row[id_column] is not None:
+            image_id = str(row[id_column])
+        yield Entry(
+            uri=relative_to(uri.rsplit("/", 1)[0], path),
+            image_id=redact_uri(image_id),
+            extra={column: row[column] for column in named},
+        )
+
+
+def _names(row: dict[str, Any]) -> str:
+    return ", ".join(str(name) for name in row if name is not None)  # None: fields beyond those of the header
+
+
+def _is_not_text(path: str) -> bool:
+    """Whether a path holds half a character, which JSON can spell and no file system knows."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _txt_rows(text: str, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines(): names may hold U+2028
+        if line.strip():
+            yield number, {"path": line.strip()}
+
+
+def _csv_rows(text: str, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    csv.field_size_limit(FIELD_LIMIT)
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise InputError(f"input.uri: {uri}, line {reader.line_num}: not valid CSV: {error}") from None
+
+
+def _jsonl_rows(text: str, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"input.uri: {uri}, line {number}: not valid JSON: {error}") from None
+        if isinstance(row, str):
+            row = {"path": row}
+        if not isinstance(row, dict):
+            raise InputError(f"input.uri: {uri}, line {number}: neither an object nor a string")
+        yield number, row
+
+
+def _choose_column(row: dict[str, Any], image_column: str | None, uri: str) -> str:
+    if image_column is not None:
+        if image_column not in row:
+            raise InputError(f"input.image_column: {uri} has no column {image_column!r}; it has {_names(row)}")
+        return image_column
+    known = [name for name in PATH_COLUMNS if name in row]
+    if known:
+        return known[0]
+    if len(row) == 1:
+        return next(iter(row))
+    raise InputError(f"input.image_column: say which column of {uri} holds the paths; it has {_names(row)}")

@@ -1,0 +1,357 @@
+"""The one place that touches file systems: local paths and any fsspec URL by the same calls.
+
+What is written becomes visible whole or not at all: on a local disk through a temporary file and a rename,
+on an object store through one PUT of finished bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from sapiens_ray.errors import SapiensRayError
+from sapiens_ray.storage.retries import retrying
+from sapiens_ray.storage.uris import redact_uris_in
+
+StorageOptions = dict[str, Any]  # passed to fsspec; may hold credentials
+MAX_FILE = 1 << 30  # no encoded image, and no list, is larger
+TEMPORARY = ".tmp-"  # prefix of files that are not finished; no reader looks at them
+# botocore waits a minute for an answer, keeps ten connections, for which a unit's fetches would queue up, and repeats
+# calls below s3fs, which repeats them below us.
+S3_CLIENT: dict[str, Any] = {
+    "connect_timeout": 10, "read_timeout": 30, "max_pool_connections": 64, "retries": {"total_max_attempts": 1},
+}  # fmt: skip
+
+
+def is_remote(uri: str) -> bool:
+    """Whether `uri` names something that is not on this machine's file system."""
+    return "://" in uri and not uri.startswith(("file://", "local://"))
+
+
+def in_working_dir(uri: str) -> bool:
+    """Whether a path lies in the copy of `ray job submit --working-dir`, which Ray deletes after the job."""
+    return "/runtime_resources/working_dir_files/" in uri
+
+
+def request_threads(remote: bool) -> int:
+    """How many requests to have under way at a time: an object store answers after some 50 ms, however many wait."""
+    return 32 if remote else 4
+
+
+def local_path(uri: str) -> str:
+    """The path of a local URI, without its `file://`."""
+    return uri.split("://", 1)[1] if "://" in uri else uri
+
+
+def filesystem(uri: str, options: StorageOptions | None = None) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of a URI and the path inside it."""
+    if not is_remote(uri):
+        return LocalFileSystem(), local_path(uri)
+    given = dict(options or {})
+    if uri.startswith(("s3://", "s3a://")):
+        given["config_kwargs"] = {**S3_CLIENT, **(given.get("config_kwargs") or {})}
+    fs, path = fsspec.url_to_fs(uri, **given)
+    return fs, path
+
+
+def read_bytes(uri: str, options: StorageOptions | None = None) -> bytes:
+    """All bytes of one file. Raises OSError; also for a local path that is no regular file (a pipe would
+    block for ever)."""
+    if not is_remote(uri):
+        path = local_path(uri)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer must not block
+        try:
+            status = os.fstat(descriptor)
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectoryError(path)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError("not a regular file")
+            if status.st_size > MAX_FILE:
+                raise OSError(f"{status.st_size} bytes are more than a file that is read whole may have ({MAX_FILE})")
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
+    fs, path = filesystem(uri, options)
+    return bytes(retrying(fs.cat_file, path))
+
+
+def open_read(uri: str, options: StorageOptions | None = None) -> IO[bytes]:
+    """A seekable binary stream over one file."""
+    if not is_remote(uri):
+        return Path(local_path(uri)).open("rb")
+    fs, path = filesystem(uri, options)
+    stream: IO[bytes] = retrying(fs.open, path, "rb")
+    cache = getattr(stream, "cache", None)
+    if cache is not None and hasattr(cache, "fetcher"):  # fsspec's buffered files fetch their blocks through it
+        cache.fetcher = partial(retrying, cache.fetcher)
+    return stream
+
+
+def is_reachable(uri: str, options: StorageOptions | None = None) -> bool:
+    """Whether the storage of a URI answers now: it is asked for a name beside it that does not exist.
+
+    Always True for http, where every URL may be another server.
+    """
+    if uri.startswith(("http://", "https://")):
+        return True
+    fs, path = filesystem(uri.rpartition("/")[0] + f"/{TEMPORARY}nothing", options)
+    try:
+        fs.invalidate_cache()
+        fs.exists(path)
+    except Exception:
+        return False
+    return True
+
+
+def is_gone(uri: str, options: StorageOptions | None = None) -> bool:
+    """Whether a file certainly does not exist: its folder can be listed and lacks it. Never True for http."""
+    if uri.startswith(("http://", "https://")):
+        return False
+    fs, path = filesystem(uri, options)
+    try:
+        fs.invalidate_cache()
+        beside = retrying(fs.ls, path.rpartition("/")[0] or "/", detail=False)
+    except Exception:
+        return False
+    return path.rpartition("/")[2] not in {name.rstrip("/").rpartition("/")[2] for name in beside}
+
+
+def stamp(uri: str, options: StorageOptions | None = None) -> tuple[int, str]:
+    """Size in bytes and a token that changes when the file does (etag, or modification time)."""
+    fs, path = filesystem(uri, options)
+    info = retrying(fs.info, path)
+    size = int(info.get("size") or 0)
+    for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified"):
+        if info.get(key) is not None:
+            return size, str(info[key]).strip('"')
+    return size, ""
+
+
+@contextlib.contextmanager
+def translate_errors(error: type[SapiensRayError], what: str) -> Iterator[None]:
+    """Turn whatever a storage library raises inside the block into `error`: "<what>: <reason>".
+
+    Libraries raise OSError, and many other things for wrong addresses, missing credentials and bad options.
+    """
+    try:
+        yield
+    except SapiensRayError:
+        raise
+    except Exception as problem:
+        text = " ".join(redact_uris_in(str(problem)).split())[:300]
+        raise error(f"{what}: {type(problem).__name__}: {text}") from problem
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder on any file system, addressed by relative names with forward slashes."""
+
+    uri: str
+    options: StorageOptions = field(default_factory=dict, repr=False)
+
+    @property
+    def remote(self) -> bool:
+        return is_remote(self.uri)
+
+    def join(self, name: str) -> str:
+        """The full URI of a file in this folder."""
+        return f"{self.uri.rstrip('/')}/{name}" if name else self.uri
+
+    def _at(self, name: str) -> tuple[fsspec.AbstractFileSystem, str]:
+        return filesystem(self.join(name), self.options)
+
+    def files(self, name: str = "") -> list[str]:
+        """File names directly in a sub-folder, sorted, without unfinished ones; empty if it is not there."""
+        return [found for found in self._names(name) if not found.startswith(TEMPORARY)]
+
+    def _names(self, name: str) -> list[str]:
+        if not self.remote:
+            try:
+                with os.scandir(local_path(self.join(name))) as entries:
+                    return sorted(entry.name for entry in entries if entry.is_file())
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        fs, path = self._at(name)
+        fs.invalidate_cache(path)
+        try:
+            found = retrying(fs.ls, path, detail=True)
+        except FileNotFoundError:
+            return []
+        return sorted(info["name"].rsplit("/", 1)[-1] for info in found if info["type"] == "file")
+
+    def exists(self, name: str) -> bool:
+        fs, path = self._at(name)
+        return bool(retrying(fs.exists, path))
+
+    def read(self, name: str) -> bytes:
+        return read_bytes(self.join(name), self.options)
+
+    def open(self, name: str) -> IO[bytes]:
+        return open_read(self.join(name), self.options)
+
+    def write(self, name: str, data: bytes | memoryview, durable: bool = True) -> None:
+        """Publish finished bytes under `name`, replacing what was there.
+
+        With `durable` they are on the disk before the name is, so that a power cut cannot leave an empty file.
+        """
+        if self.remote:
+            fs, path = self._at(name)
+            retrying(fs.pipe_file, path, bytes(data))
+            return
+        with self.replacing(name, durable) as temporary:
+            temporary.write_bytes(data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Publish a file unless there is one of this name already; whether it was published.
+
+        On storages without conditional writes two callers at the same moment may both be told yes.
+        """
+        if not self.remote:
+            target = Path(local_path(self.join(name)))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+            try:
+                temporary.write_bytes(data)
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+            except OSError:  # a file system without links
+                if target.exists():
+                    return False
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+            return True
+        fs, path = self._at(name)
+        if retrying(fs.exists, path):
+            return False
+        try:
+            retrying(fs.pipe_file, path, data, mode="create")
+        except FileExistsError:
+            return False
+        except (TypeError, ValueError, NotImplementedError):
+            self.write(name, data)
+        return True
+
+    def replacing(self, name: str, durable: bool = True) -> _Replacement:
+        """Context manager that gives a local temporary path and publishes the finished file under `name`."""
+        return _Replacement(self, name, durable)
+
+    def delete(self, name: str) -> None:
+        """Remove a file; fine if it is already gone."""
+        fs, path = self._at(name)
+        try:
+            retrying(fs.rm_file, path)
+        except FileNotFoundError:
+            return
+
+    @property
+    def threads(self) -> int:
+        """How many requests to have under way at a time."""
+        return request_threads(self.remote)
+
+    def sweep(self, name: str = "", deep: bool = True) -> None:
+        """Remove unfinished files that killed writers left in a sub-folder (local disks only; a PUT leaves none).
+
+        deep: also in the folders below it.
+        """
+        if self.remote:
+            return
+        for folder, folders, files in os.walk(local_path(self.join(name))):
+            if not deep:
+                folders.clear()
+            for file in files:
+                if file.startswith(TEMPORARY):
+                    (Path(folder) / file).unlink(missing_ok=True)
+
+
+class _Replacement:
+    """See Folder.replacing. Nothing becomes visible if the block raises."""
+
+    def __init__(self, folder: Folder, name: str, durable: bool) -> None:
+        self.folder, self.name, self.durable = folder, name, durable
+
+    def __enter__(self) -> Path:
+        if self.folder.remote:
+            import tempfile
+
+            self.temporary = Path(tempfile.gettempdir()) / f"{TEMPORARY}{uuid.uuid4().hex}"
+        else:
+            self.target = Path(local_path(self.folder.join(self.name)))
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            self.temporary = self.target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+        return self.temporary
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        try:
+            if kind is None:
+                self._publish()
+        finally:
+            self.temporary.unlink(missing_ok=True)
+
+    def _publish(self) -> None:
+        if self.folder.remote:
+            fs, path = self.folder._at(self.name)
+            retrying(fs.put_file, str(self.temporary), path)
+            return
+        if self.durable:
+            with self.temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        self.temporary.replace(self.target)
+
+
+def walk(folder: Folder) -> Iterator[tuple[str, bool]]:
+    """Every file below a folder as (relative name, is a regular entry), sorted by name within each folder.
+
+    Links are followed, but never into a folder that is already on the path (a loop). A folder itself is
+    yielded with False before what is in it; callers decide whether its name makes it worth a row.
+    """
+    if folder.remote:
+        fs, root = folder._at("")
+        root = root.rstrip("/")
+        for path in _s3_keys(fs, root) if "s3" in fs.protocol else sorted(retrying(fs.find, root)):
+            if not path.endswith("/"):  # "directory markers" of object-store consoles
+                yield path[len(root) :].lstrip("/"), True
+        return
+    yield from _walk_local(Path(local_path(folder.uri)), "", frozenset())
+
+
+def _s3_keys(fs: Any, root: str) -> Iterator[str]:
+    """Every key below a prefix, in the order of S3, which is that of UTF-8, page by page: s3fs gives all at once,
+    after minutes for millions of them, with a mapping for each."""
+    bucket, prefix, _ = fs.split_path(root)
+    page: dict[str, Any] = {}
+    while not page or page.get("IsTruncated"):
+        more = {"ContinuationToken": page["NextContinuationToken"]} if page else {}
+        page = retrying(fs.call_s3, "list_objects_v2", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", **more)
+        for entry in page.get("Contents", []):
+            yield f"{bucket}/{entry['Key']}"
+
+
+def _walk_local(path: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, bool]]:
+    status = path.stat()
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        return
+    with os.scandir(path) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        name = prefix + entry.name
+        try:
+            is_folder = entry.is_dir()
+        except OSError:  # a link that points to itself
+            is_folder = False
+        yield name, not is_folder
+        if is_folder:
+            yield from _walk_local(path / entry.name, f"{name}/", above | {identity})

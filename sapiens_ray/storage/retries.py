@@ -1,0 +1,113 @@
+"""Which failures of a storage are transient, and repeating calls until they succeed.
+
+s3fs repeats calls too, for some seconds and after some of these failures. A server that restarts, or throttles a
+thousand workers at once, takes longer, so every call on remote storage goes through `retrying` as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+Answer = TypeVar("Answer")
+
+FIRST_PAUSE_S = 0.2
+LONGEST_PAUSE_S = 10.0
+
+_TRANSIENT_ERRNO = {
+    errno.EAGAIN, errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT, errno.EPIPE,
+    errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH,
+}  # fmt: skip
+# What HTTP libraries raise when a connection fails or a body ends early, by name, so that none must be installed.
+_TRANSIENT_NAMES = {
+    "ClientConnectionError", "ClientPayloadError", "ServerDisconnectedError",  # aiohttp
+    "HTTPClientError", "ConnectionError", "ResponseStreamingError", "IncompleteReadError",  # botocore
+    "IncompleteRead", "ServiceRequestError", "ServiceResponseError",  # http.client, azure
+}  # fmt: skip
+# Answers about the account or the bucket: they concern every file.
+_ACCESS_CODES = {
+    "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "NoSuchBucket",
+    "RequestTimeTooSkewed", "SignatureDoesNotMatch", "TokenRefreshRequired",
+}  # fmt: skip
+_ACCESS_NAMES = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"}
+
+_deadline_s = 120.0
+_this_thread = threading.local()
+
+
+def set_retry_deadline(seconds: float) -> float:
+    """For how long this process repeats a failing call: `storage_retry_s` of the job. Returns the earlier value."""
+    global _deadline_s
+    before, _deadline_s = _deadline_s, seconds
+    return before
+
+
+@contextlib.contextmanager
+def retry_deadline(seconds: float) -> Iterator[None]:
+    """`set_retry_deadline` for the time of the block."""
+    before = set_retry_deadline(seconds)
+    try:
+        yield
+    finally:
+        set_retry_deadline(before)
+
+
+@contextlib.contextmanager
+def no_retries() -> Iterator[None]:
+    """Calls of this thread are not repeated inside the block, where nobody should wait for them."""
+    _this_thread.no_retries = True
+    try:
+        yield
+    finally:
+        _this_thread.no_retries = False
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the next attempt may succeed: time-outs, lost connections, 408, 429 and 5xx."""
+    if isinstance(error, FileNotFoundError | FileExistsError | PermissionError | IsADirectoryError):
+        return False
+    if type(error).__name__ == "FileExpired":  # s3fs, of an object that was overwritten; says EBUSY
+        return False
+    if isinstance(error, TimeoutError | ConnectionError):
+        return True
+    if isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNO:
+        return True
+    for name in ("status_code", "status", "code"):  # azure, aiohttp, gcsfs
+        status = getattr(error, name, None)
+        if isinstance(status, int) and (status in (408, 429) or 500 <= status < 600):
+            return True
+    return any(kind.__name__ in _TRANSIENT_NAMES for kind in type(error).__mro__)
+
+
+def retrying(call: Callable[..., Answer], *args: Any, **kwargs: Any) -> Answer:
+    """Call, and repeat after transient failures. Pauses double, less a random share, so that a thousand workers do
+    not come back at the same moment. Raises the last failure after the deadline."""
+    end = time.monotonic() + (0 if getattr(_this_thread, "no_retries", False) else _deadline_s)
+    pause = FIRST_PAUSE_S
+    while True:
+        try:
+            return call(*args, **kwargs)
+        except Exception as error:
+            wait = pause * random.uniform(0.5, 1.0)
+            if not is_transient(error) or time.monotonic() + wait > end:
+                raise
+            time.sleep(wait)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+def concerns_one_file(error: Exception, is_reachable: Callable[[], bool]) -> bool:
+    """Whether a failure is about the file that was asked for, and not about its storage.
+
+    is_reachable: whether the storage answers other requests. If it does, a failure that looked transient but
+    persisted is the file's own.
+    """
+    response = getattr(error.__cause__ or error, "response", None)
+    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+    if code in _ACCESS_CODES or type(error).__name__ in _ACCESS_NAMES:
+        return False
+    return is_reachable() if is_transient(error) else True

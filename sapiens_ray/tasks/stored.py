@@ -1,0 +1,129 @@
+"""What a task's columns in an output folder hold: asked by readers, exports and the writer of files.
+
+Built from the metadata of the files alone, so labels are read without the job that made them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from sapiens_ray.imaging.images import decode_map
+from sapiens_ray.imaging.maps import decode_npy
+from sapiens_ray.units import Row
+
+MapSize = Literal["stored", "original"]
+Decoder = Callable[[bytes, int, int], np.ndarray]  # cell, width and height of the photo
+Files = list[tuple[str, bytes]]  # (ending, content) of the files of one image
+
+
+@dataclass(frozen=True)
+class MapColumn:
+    """A column of encoded maps.
+
+    stored, original: a cell as an array, in the size in which it is stored and in that of the photo. Their dtypes
+    and the number of dimensions describe the array that stands for the missing map of an error row.
+    """
+
+    stored: Decoder
+    original: Decoder
+    stored_dtype: str
+    original_dtype: str
+    dimensions: int
+
+    def decoder(self, size: MapSize) -> Decoder:
+        return self.stored if size == "stored" else self.original
+
+    def without_elements(self, size: MapSize) -> np.ndarray:
+        """What stands for the map of an error row where no None can be."""
+        dtype = self.stored_dtype if size == "stored" else self.original_dtype
+        return np.empty((0,) * self.dimensions, dtype)
+
+
+class StoredLabels:
+    """The columns of one task. The base class is that of a task without maps, persons and files in exports.
+
+    column: the task's column. about: what the metadata of the files says about it; `task` is its kind.
+    """
+
+    def __init__(self, column: str, about: dict[str, Any]) -> None:
+        self.column = column
+        self.about = about
+
+    @property
+    def kind(self) -> str:
+        return str(self.about["task"])
+
+    @property
+    def columns(self) -> list[str]:
+        """The Parquet columns that `files` looks at."""
+        return [self.column]
+
+    @property
+    def maps(self) -> dict[str, MapColumn]:
+        """The columns with encoded maps."""
+        return {}
+
+    @property
+    def compressed(self) -> list[str]:
+        """Columns whose cells are compressed already: Parquet need not try."""
+        return []
+
+    def no_place_in(self, export: str) -> str:
+        """Why an export leaves these labels out; empty if `files` gives it something."""
+        return f"{export} has no {self.kind}"
+
+    def files(self, export: str, row: Row) -> Files:
+        """The files of one image that the task itself gives to an export of this name."""
+        return []
+
+
+class StoredClassMap(StoredLabels):
+    """A class map per image, as PNG; `about` has `class_names` and `class_colours_rgb`, in the order of the ids."""
+
+    @property
+    def maps(self) -> dict[str, MapColumn]:
+        def decode(cell: bytes, width: int, height: int) -> np.ndarray:
+            return decode_map(cell)
+
+        return {self.column: MapColumn(decode, decode, "uint8", "uint8", 2)}
+
+    @property
+    def compressed(self) -> list[str]:
+        return [self.column]
+
+    @property
+    def class_names(self) -> list[str]:
+        return list(self.about["class_names"])
+
+    @property
+    def class_colours_rgb(self) -> list[list[int]]:
+        return list(self.about["class_colours_rgb"])
+
+    def class_map(self, row: Row) -> np.ndarray:
+        """H x W uint8."""
+        return decode_map(row[self.column])
+
+
+class StoredPersons(StoredLabels):
+    """A list of persons per image; `about` has `keypoint_names` and `keypoint_links`."""
+
+    @property
+    def keypoint_names(self) -> list[str]:
+        return list(self.about["keypoint_names"])
+
+    @property
+    def keypoint_links(self) -> list[list[int]]:
+        return list(self.about["keypoint_links"])
+
+    def persons(self, row: Row) -> list[dict[str, Any]]:
+        """`box`, `box_score`, `keypoints` and `scores` of each."""
+        return list(row[self.column])
+
+
+def stored_map(cell: bytes, width: int, height: int) -> np.ndarray:
+    """A `.npy` cell as it is stored."""
+    return decode_npy(cell)
