@@ -61,8 +61,8 @@ def measure(path: Path, mode: str, compiling: str, task: str, repeat: int, refer
     import numpy as np
     import torch
 
-    from sapiens_ray.models.compiling import CompileCache
     from sapiens_ray.engine.runner import Runner
+    from sapiens_ray.models.compiling import CompileCache
 
     def peak() -> float:
         """GB at the peak so far; getrusage would begin with the peak of the parent."""

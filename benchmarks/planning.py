@@ -59,11 +59,11 @@ def finish(folder: Path, images: int) -> None:
 
 def measure(step: str, folder: Path, images: int) -> dict[str, Any]:
     """Run one step here. Returns seconds and the peak of resident memory in MB, with that before the step."""
-    from sapiens_ray.planning import discovery
     from sapiens_ray import storage
-    from sapiens_ray.job.config import Job
     from sapiens_ray.execution.preflight import prepare_job, save_job
+    from sapiens_ray.job.config import Job
     from sapiens_ray.output.summary import errors_in_files
+    from sapiens_ray.planning import discovery
 
     def walk(folder: Any) -> Iterator[tuple[str, bool]]:
         for number in range(images):

@@ -26,9 +26,9 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from sapiens_ray.imaging import images
 from sapiens_ray.errors import ImageError, InputError
-from sapiens_ray.sources import Done, Encoded, Images, cut_units, lists, parquet, webdataset
+from sapiens_ray.imaging import images
+from sapiens_ray.sources import Done, Encoded, Images, cut_units, parquet, webdataset
 from tests.conftest import photo
 
 MAX_PIXELS = 1_000_000

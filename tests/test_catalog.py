@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sapiens_ray.job.config import Job
 from sapiens_ray.errors import CheckpointError
-from sapiens_ray.models import catalogue
+from sapiens_ray.job.config import Job
 from tests.conftest import SHARED, read_output, write_photos
 from tests.hub_server import Hub
 from tests.small_models import small, write

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sapiens_ray.errors import ClusterError
 from sapiens_ray.execution.cluster import Cluster, place
 from sapiens_ray.job.config import Job
-from sapiens_ray.errors import ClusterError
 
 
 def job(tasks: int = 1, device: str = "auto", **options: object) -> Job:

@@ -8,8 +8,8 @@ import sys
 import pytest
 import yaml
 
-from sapiens_ray.job.config import Job, difference, fingerprint
 from sapiens_ray.errors import ConfigError
+from sapiens_ray.job.config import Job, difference, fingerprint
 
 MINIMAL = {"input": {"uri": "photos"}, "output": {"uri": "out"}, "tasks": [{"task": "seg", "checkpoint": "m.pt2"}]}
 
@@ -112,7 +112,9 @@ def test_the_exported_names_are_these():
 
 
 def test_a_job_file_is_read_without_ray_and_torch():
-    code = "import sys, sapiens_ray.cli.commands; from sapiens_ray import Job; print({'ray', 'torch'} & set(sys.modules))"
+    code = (
+        "import sys, sapiens_ray.cli.commands; from sapiens_ray import Job; print({'ray', 'torch'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

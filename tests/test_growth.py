@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sapiens_ray.planning import growth
 from sapiens_ray import storage
-from sapiens_ray.job.config import Job
 from sapiens_ray.errors import InputError
+from sapiens_ray.execution.preflight import prepare_job, save_job
+from sapiens_ray.job.config import Job
+from sapiens_ray.planning import growth
 from sapiens_ray.planning.growth import KnownUris
 from sapiens_ray.planning.plan import load_plan, read_entries
-from sapiens_ray.execution.preflight import prepare_job, save_job
 from tests.conftest import write_photos
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sapiens_ray.imaging import images, names
 from sapiens_ray.errors import ImageError
+from sapiens_ray.imaging import images, names
 from tests.conftest import photo
 
 

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sapiens_ray.engine.runner import MEAN_RGB, STD_RGB
 from sapiens_ray.errors import CheckpointError
 from sapiens_ray.models.heads import InstanceNorm
 from sapiens_ray.models.loading import load_model
-from sapiens_ray.engine.runner import MEAN_RGB, STD_RGB
 from sapiens_ray.models.sapiens import Sapiens
 from sapiens_ray.models.vit import interpolate_pos_embed
 from tests.conftest import SHARED

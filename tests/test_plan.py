@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sapiens_ray.planning import plan as planning
-from sapiens_ray.job.config import Job
-from sapiens_ray.output.done import current, done_by_shard
 from sapiens_ray.errors import InputError, JobError
 from sapiens_ray.execution.preflight import prepare_job, save_job
+from sapiens_ray.job.config import Job
+from sapiens_ray.output.done import current, done_by_shard
 from sapiens_ray.output.writing import merge_shard
+from sapiens_ray.planning import plan as planning
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import UnitName
 from tests.archives import write_tar

@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from sapiens_ray.storage import retries
-from sapiens_ray.storage.retries import concerns_one_file, no_retries, is_transient, retrying
+from sapiens_ray.storage.retries import concerns_one_file, is_transient, no_retries, retrying
 from sapiens_ray.storage.uris import redact_uri
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from sapiens_ray.engine.runner import Runner
 from sapiens_ray.errors import CheckpointError
 from sapiens_ray.models.loading import load_model
-from sapiens_ray.engine.runner import Runner
 from sapiens_ray.models.weights import load_torchscript
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sapiens_ray import storage
 from sapiens_ray.errors import InputError
-from sapiens_ray.sources import Done, Encoded, Entry, images, lists, parquet, webdataset
+from sapiens_ray.sources import Done, Encoded, Entry, images, parquet, webdataset
 from tests.archives import tar_bytes, write_parquet
 from tests.conftest import write_photos
 

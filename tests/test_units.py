@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sapiens_ray.engine.stages import make_unit
 
 from sapiens_ray.errors import ImageError
 from sapiens_ray.sources import Done, Encoded, cut_units
-from sapiens_ray.engine.stages import make_unit
 from sapiens_ray.units import Unit, UnitName
 
 

@@ -48,7 +48,15 @@ tasks:
         try:
             first = cluster.add_node(**node("a"))
             cluster.add_node(**node("b"))
-            executable = [sys.executable, "-m", "sapiens_ray.cli.commands", "run", str(job), "--address", cluster.address]
+            executable = [
+                sys.executable,
+                "-m",
+                "sapiens_ray.cli.commands",
+                "run",
+                str(job),
+                "--address",
+                cluster.address,
+            ]
             env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
             env["SAPIENS_RAY_CACHE"] = str(tmp_path / "cache-driver")
             log = (tmp_path / "log.txt").open("w")

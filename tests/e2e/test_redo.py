@@ -241,8 +241,8 @@ def test_restart_of_a_plan_of_many_shards(cluster, write_job, tmp_path, monkeypa
 
 def test_a_look_at_a_job_writes_nothing(cluster, labelled):
     """Not even beside a run that is planning, with more shards than fit into one file of entries."""
-    from sapiens_ray.planning import growth
     from sapiens_ray.execution.preflight import prepare_job
+    from sapiens_ray.planning import growth
 
     path, files, output = labelled
     before = {file: file.read_bytes() for file in output.rglob("*") if file.is_file()}

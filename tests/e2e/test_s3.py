@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 import sapiens_ray as sr
-from sapiens_ray.planning import discovery
-from sapiens_ray.execution import pipeline
 from sapiens_ray.errors import InputError, JobError
+from sapiens_ray.execution import pipeline
+from sapiens_ray.planning import discovery
 from tests.archives import write_tar
 from tests.conftest import write_photos
 from tests.s3_server import CREDENTIALS, S3, s3_server

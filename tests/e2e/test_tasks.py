@@ -17,9 +17,9 @@ from PIL import Image
 
 import sapiens_ray as sr
 from sapiens_ray.imaging import maps
-from sapiens_ray.models.stand_ins import TASKS, write_model
 from sapiens_ray.imaging.images import encode_png
 from sapiens_ray.labels import body_parts, keypoints
+from sapiens_ray.models.stand_ins import TASKS, write_model
 from tests.conftest import photo, read_output
 from tests.test_detectors import Bright, scripted
 

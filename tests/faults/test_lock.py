@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sapiens_ray.output import lock as locking
 from sapiens_ray.errors import JobError, OutputError
+from sapiens_ray.output import lock as locking
 from sapiens_ray.output.lock import OutputLock, holder, read_lock, require_held
 from sapiens_ray.storage import Folder
 
