@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from sapiens_ray.storage import Folder
     from sapiens_ray.summary import Summary
 
-STOP_WITHIN_S = 2.0  # `ray job stop` kills 3 s after it asks
+# `ray job stop` kills 3 s after it asks, or as long after as this variable of Ray's says.
+KILLED_AFTER_S = float(os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", "3"))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -244,7 +245,7 @@ class _StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # A second signal, or cleaning up that takes too long, ends the process at once.
         signal.signal(number, lambda *_: os._exit(128 + number))
-        timer = threading.Timer(STOP_WITHIN_S + 1, lambda: os._exit(128 + number))
+        timer = threading.Timer(KILLED_AFTER_S, lambda: os._exit(128 + number))
         timer.daemon = True
         timer.start()
         raise _Stopped(number)
@@ -256,7 +257,7 @@ def _leave(code: int) -> NoReturn:
 
     closing = threading.Thread(target=ray.shutdown, daemon=True)
     closing.start()
-    closing.join(STOP_WITHIN_S)
+    closing.join(max(0.0, KILLED_AFTER_S - 1))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

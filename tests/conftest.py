@@ -40,6 +40,10 @@ os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "300")
 os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "600")
 os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
 os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "300")
+# Ray's workers step back for every other process; where the machine is busy with something else they would starve.
+os.environ.setdefault("RAY_worker_niceness", "0")
+# `ray job stop`, and a run that is told to stop, must not cut off what takes long only because the machine is slow.
+os.environ.setdefault("RAY_JOB_STOP_WAIT_TIME_S", "600")
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -90,6 +94,24 @@ def stop_cluster(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
     process.wait()
+
+
+@contextlib.contextmanager
+def models_held(pid: int | None = None) -> Iterator[None]:
+    """Inside the block the models below a process (this one) stand still, so that their job cannot end."""
+    actors = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::MapWorker"):
+                child.suspend()
+                actors.append(child)
+    try:
+        assert actors, "no model is running"
+        yield
+    finally:
+        for actor in actors:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                actor.resume()
 
 
 @pytest.fixture(scope="session")
