@@ -21,7 +21,7 @@ test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest tests
 
 nightly: $(VENV)/installed-dev
-	$(BIN)/python -m pytest tests -m "nightly or hypothesis" --hypothesis-profile=default
+	$(BIN)/python -m pytest tests -m "nightly or hypothesis" --hypothesis-profile=new
 	$(BIN)/python -m tests.faults.chaos --kills 50 --seed $$$$
 	$(BIN)/python -m tests.fuzz --minutes 30 --seed $$$$
 

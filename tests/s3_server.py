@@ -16,10 +16,11 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import s3fs
 
-from tests.conftest import free_port
+from tests.conftest import PATIENCE_S, free_port
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
@@ -31,8 +32,8 @@ FAULTS = ("500", "503", "reset", "truncate")
 class S3:
     """Addresses of the server, and what its proxy does.
 
-    fault: called with (method, path with query, number of the request); the name of a fault, or None. "hang" keeps
-    the client waiting until it gives up. After each request `seen` holds (method, path with query).
+    fault: called with (method, path with query, number of the request); the name of a fault, or None. It may wait,
+    which holds this request alone. `seen` holds (method, path with query) of every request that came.
     """
 
     server: str
@@ -83,11 +84,14 @@ def s3_server() -> Iterator[S3]:
         process = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)], stdout=log, stderr=log)
         s3 = S3(f"http://127.0.0.1:{port}")
         try:
-            for _ in range(200):
+            deadline = time.monotonic() + PATIENCE_S
+            while True:
                 try:
-                    urllib.request.urlopen(f"{s3.server}/moto-api/", timeout=1)
+                    urllib.request.urlopen(f"{s3.server}/moto-api/", timeout=60)
                     break
                 except OSError:
+                    if time.monotonic() > deadline or process.poll() is not None:
+                        raise RuntimeError(Path(log.name).read_text()) from None
                     time.sleep(0.1)
             proxy = _Proxy(("127.0.0.1", 0), _handler(s3, port))
             s3.proxy = f"http://127.0.0.1:{proxy.server_address[1]}"
@@ -129,9 +133,7 @@ def _handler(s3: S3, port: int) -> type[BaseHTTPRequestHandler]:
                 return self._answer(int(fault), [], INTERNAL if fault == "500" else SLOW_DOWN)
             if fault == "reset":
                 return self._reset()
-            if fault == "hang":
-                time.sleep(3600)
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
             try:
                 headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
                 listing = "list-type=2" in self.path and s3.page

@@ -18,6 +18,7 @@ import torch
 
 from sapiens_ray.engine.runner import Runner, fitting_batch
 from sapiens_ray.storage import Folder
+from tests.conftest import PATIENCE_S
 from tests.small_models import small, write
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
@@ -45,7 +46,7 @@ print(json.dumps({"notes": runner.take_notes(), "error": error, "shape": list(fo
 def run(path: Path, shared: str, cache: Path, options: dict | None = None, **env: str) -> dict:
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(path), shared, json.dumps(options or {})],
-        capture_output=True, text=True, check=False, timeout=200,
+        capture_output=True, text=True, check=False, timeout=PATIENCE_S,
         env={**os.environ, "SAPIENS_RAY_CACHE": str(cache), **env},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

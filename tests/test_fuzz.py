@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE_S, ROOT
 
 
 def test_damaged_bytes_for_a_minute():
@@ -17,6 +17,6 @@ def test_damaged_bytes_for_a_minute():
         for seed in ("0", "1000")
     ]  # fmt: skip
     for run in runs:
-        said, errors = run.communicate(timeout=200)
+        said, errors = run.communicate(timeout=PATIENCE_S)
         assert run.returncode == 0, (said + errors)[-4000:]
         assert int(said.split()[0]) > 150

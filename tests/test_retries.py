@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from types import SimpleNamespace
 
 import pytest
 
@@ -54,8 +55,7 @@ def test_pauses_double_with_a_random_share_and_patience_ends(monkeypatch):
         pauses.append(seconds)
         now[0] += seconds
 
-    monkeypatch.setattr(retries.time, "sleep", sleep)
-    monkeypatch.setattr(retries.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(retries, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: now[0]))
     monkeypatch.setattr(retries, "_patience_s", 60.0)
 
     def fail() -> None:
@@ -75,7 +75,7 @@ def test_pauses_double_with_a_random_share_and_patience_ends(monkeypatch):
 
 
 def test_what_succeeds_at_last_is_returned(monkeypatch):
-    monkeypatch.setattr(retries.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(retries, "time", SimpleNamespace(sleep=lambda seconds: None, monotonic=lambda: 0.0))
     answers = [ConnectionResetError(), TimeoutError(), 7]
 
     def call() -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE_S, ROOT
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def demo(tmp_path_factory):
         copy(source, folder / name)
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     command = ["make", "demo", f"VENV={sys.prefix}", f"--old-file={sys.prefix}/installed"]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done
 
@@ -37,7 +37,7 @@ def run_block(language: str, code: str, folder: Path, dashboard: str) -> str:
         "HF_HOME": str(folder / "hf"),
     }
     command = ["bash", "-euc", code] if language == "bash" else [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, f"{code}\n{done.stdout}{done.stderr}"
     return done.stdout
 

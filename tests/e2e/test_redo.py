@@ -20,7 +20,7 @@ from sapiens_ray.execution import redo
 from sapiens_ray.output.done import list_units
 from sapiens_ray.storage import Folder
 from tests.archives import write_tar
-from tests.conftest import photo, read_output, write_photos
+from tests.conftest import PATIENCE_S, photo, read_output, write_photos
 
 
 def ids(output: Path) -> list[str]:
@@ -139,7 +139,7 @@ def test_restart_asks_before_it_deletes(sapiens_ray, labelled, tmp_path):
         parent, child = pty.openpty()
         os.write(parent, text)
         done = subprocess.run(
-            [executable, "run", path, "--restart"], stdin=child, capture_output=True, timeout=100, check=False
+            [executable, "run", path, "--restart"], stdin=child, capture_output=True, timeout=PATIENCE_S, check=False
         )
         os.close(parent), os.close(child)
         return done.returncode, (done.stdout + done.stderr).decode()

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from tests.archives import write_tar
-from tests.conftest import ROOT, write_photos
+from tests.conftest import PATIENCE_S, ROOT, write_photos
 from tests.s3_server import S3, s3_server
 
 PHOTOS, IN_TARS, UNIT = 100, 60, 4
@@ -128,7 +128,7 @@ def _one_job(
     path.write_text(yaml.safe_dump(job))
     driver = _start(path, nodes, folder / "log.txt")
     since_start: list[str] = []
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + 3 * PATIENCE_S
     while True:
         end = time.monotonic() + dice.uniform(0.5, 4.0)
         while time.monotonic() < end and driver.poll() is None:

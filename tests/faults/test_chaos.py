@@ -10,7 +10,7 @@ from tests.faults import chaos
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(7200)
 def test_ten_random_kills(tmp_path):
     found = chaos.run(kills=10, seed=int(os.environ.get("CHAOS_SEED", "3")), folder=tmp_path)
     print(found.table())

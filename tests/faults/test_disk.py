@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sapiens_ray.units import UnitName
-from tests.conftest import read_output, write_photos
+from tests.conftest import PATIENCE_S, read_output, write_photos
 from tests.faults.test_kill import EXECUTABLE, check_whole
 
 MOUNT = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
@@ -31,7 +31,9 @@ def run_in(script: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """A shell script in a mount name space of its own."""
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     env["PATH"] = f"{EXECUTABLE.parent}:{env['PATH']}"
-    return subprocess.run([*MOUNT, script], capture_output=True, text=True, cwd=cwd, env=env, timeout=150, check=False)
+    return subprocess.run(
+        [*MOUNT, script], capture_output=True, text=True, cwd=cwd, env=env, timeout=PATIENCE_S, check=False
+    )
 
 
 @needs_mount

@@ -23,7 +23,8 @@ def output(tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    for name, seconds in (("BEAT_S", 0.1), ("DEAD_AFTER_S", 1.0), ("LOOK_S", 0.1)):
+    """Holders beat often, and however slow this machine is they are not taken for dead."""
+    for name, seconds in (("BEAT_S", 0.1), ("DEAD_AFTER_S", 3600.0), ("LOOK_S", 0.1)):
         monkeypatch.setattr(locking, name, seconds)
 
 
@@ -34,15 +35,16 @@ def leave(output: Folder, **changes: object) -> None:
     (Path(output.uri) / "lock.json").write_text(json.dumps(found))
 
 
-def test_a_living_holder_is_told_by_its_beat_and_a_silent_one_is_taken_over(output, quick):
+def test_a_living_holder_is_told_by_its_beat_and_a_silent_one_is_taken_over(output, quick, monkeypatch):
     said: list[str] = []
     with OutputLock(output) as first:
         with pytest.raises(OutputError, match=rf"being written by another run: process {os.getpid()} on \S+, since"):
             OutputLock(output, said.append).__enter__()
-        assert said and "looking for 1 s if it is alive" in said[0]
+        assert said and "looking for 3600 s if it is alive" in said[0]
         assert not first.lost
     assert not Path(output.uri).exists(), "a folder that was made for the lock alone is removed"
-    leave(output, machine="another one", host="far-away")  # nothing can be known of its process
+    leave(output, machine="another one", host="far-away")  # nothing can be known of its process, which never beats
+    monkeypatch.setattr(locking, "DEAD_AFTER_S", 1.0)
     began = time.monotonic()
     with OutputLock(output, said.append) as second:
         assert time.monotonic() - began > 1.0 and holder(output) == second.run
@@ -56,9 +58,10 @@ def test_a_living_holder_is_told_by_its_beat_and_a_silent_one_is_taken_over(outp
 )
 def test_a_dead_holder_on_this_machine_is_known_at_once(output, changes):
     leave(output, **changes)
-    began = time.monotonic()
-    with OutputLock(output) as mine:
-        assert time.monotonic() - began < 2 and holder(output) == mine.run
+    said: list[str] = []
+    with OutputLock(output, said.append) as mine:
+        assert holder(output) == mine.run
+    assert said == [], "it was not waited for"
     assert not (Path(output.uri) / "lock.json").exists()
 
 
@@ -67,20 +70,17 @@ def test_no_clock_is_compared(output, quick, monkeypatch):
     with OutputLock(output) as first:
         for jump in (86_400, -86_400):
             real = time.time
-            monkeypatch.setattr(time, "time", lambda real=real, jump=jump: real() + jump)
-            with pytest.raises(OutputError, match="being written by another run"):
+            with monkeypatch.context() as patch, pytest.raises(OutputError, match="being written by another run"):
+                patch.setattr(time, "time", lambda real=real, jump=jump: real() + jump)
                 OutputLock(output, lambda line: None).__enter__()
-            monkeypatch.undo()
         assert not first.lost
 
 
 def test_who_lost_the_output_stops_and_its_workers_write_nothing(output, quick):
     with OutputLock(output) as first:
-        leave(output)
-        deadline = time.monotonic() + 5
-        while not first.lost:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        while not first.lost:  # it may be in the middle of a beat, which then stays: the last to write has it
+            leave(output)
+            first._thread.join(0.5)
         with pytest.raises(JobError, match="taken over by another run"):
             first.check()
         with pytest.raises(JobError, match="must not write"):
