@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import PATIENCE_S, ROOT
@@ -61,7 +62,9 @@ def test_the_readme_works_after_the_demo(cluster, demo):
     printed = [run_block(language, code, checkout, cluster.dashboard) for language, code in blocks]
     assert "5 in 1 shard (list)" in printed[0] and "5 of 5 (100.0 %)" in printed[0]
     assert "5 (5 ok, 0 errors)" in printed[1]
-    assert len(list((checkout / "runs" / "on-cluster" / "data").iterdir())) == 1
+    (on_cluster,) = (checkout / "runs" / "on-cluster" / "data").iterdir()
+    columns = set(pq.read_schema(on_cluster).names)
+    assert {"seg", "depth", "normal", "persons", "features"} <= columns
     assert printed[2].split("\n")[:2] == ["astronaut.jpg (512, 512)", "(512, 512) (512, 512, 3)"]
     assert "grace_hopper.jpg" in printed[4]
     assert "(512, 512)" in printed[5]
@@ -71,6 +74,12 @@ def test_the_readme_works_after_the_demo(cluster, demo):
     exported = ("lite/persons/astronaut.json", "lite/depth/crops/hopper_face.npy", "coco/persons.json", "coco/seg.json")
     for written in (*exported, "masks/seg/grace_hopper.png"):
         assert (checkout / "runs" / written).exists(), written
+
+
+def test_the_pictures_of_the_readme_are_there():
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", (ROOT / "README.md").read_text())
+    assert pictures == ["docs/images/cover.png"]
+    assert (ROOT / pictures[0]).stat().st_size < 400_000
 
 
 def test_the_job_of_the_readme_is_a_job():
