@@ -32,12 +32,12 @@ def write_random(path: Path, task: str, size: str) -> None:
     """A checkpoint with the shapes of a published one, in the container of the original."""
     import torch
 
-    from sapiens_ray.models.sapiens import SIZES, Architecture, Sapiens
+    from sapiens_ray.models.sapiens import SIZES, Sapiens, SapiensArchitecture
 
     torch.manual_seed(0)
     width, layers = LAYERS[size]
     deconv, conv, channels, head, last = HEADS[task]
-    about = Architecture(task, width, layers, SIZES[width][1], 4 * width, deconv, conv, channels, head, last)
+    about = SapiensArchitecture(task, width, layers, SIZES[width][1], 4 * width, deconv, conv, channels, head, last)
     model = Sapiens(about)
     torch.nn.init.normal_(model.backbone.pos_embed, std=0.02)
     torch.save({"meta": {}, "state_dict": model.state_dict()}, path)

@@ -13,7 +13,8 @@ import pyarrow as pa
 from sapiens_ray import storage
 from sapiens_ray.engine.assemble import Contents, add_masks, make_unit
 from sapiens_ray.engine.draw import draw_one, without_half_labels
-from sapiens_ray.engine.models import DetectorModel, ModelHost, PreparedModel, TaskModel, in_order
+from sapiens_ray.engine.host import ModelHost
+from sapiens_ray.engine.models import DetectorModel, PreparedModel, TaskModel, in_order
 from sapiens_ray.engine.prepare import prepare
 from sapiens_ray.errors import ConfigError, ImageError
 from sapiens_ray.imaging.images import encode_png
@@ -24,7 +25,7 @@ from sapiens_ray.output.schema import about_tasks
 from sapiens_ray.sources import Encoded
 from sapiens_ray.sources.base import reason
 from sapiens_ray.tasks import stored_labels
-from sapiens_ray.tasks.options import Visualize
+from sapiens_ray.tasks.sections import Visualize
 from sapiens_ray.tasks.stored import MapSize
 from sapiens_ray.units import Row, Unit
 

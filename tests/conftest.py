@@ -172,7 +172,7 @@ def sapiens_ray() -> Command:
 @pytest.fixture
 def command() -> Command:
     """`sapiens-ray ARGUMENTS` in this process, for what it says: a process of its own takes seconds to import torch."""
-    from sapiens_ray.cli.commands import main
+    from sapiens_ray.cli import main
 
     def call(*arguments: object) -> Finished:
         out, err = io.StringIO(), io.StringIO()

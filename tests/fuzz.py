@@ -28,7 +28,9 @@ from hypothesis import strategies as st
 
 from sapiens_ray.errors import ImageError, InputError
 from sapiens_ray.imaging import images
-from sapiens_ray.sources import Done, Encoded, Images, cut_units, parquet, webdataset
+from sapiens_ray.sources import Encoded, Images, Reading, lists, parquet, webdataset
+from sapiens_ray.sources.base import cut_units
+from sapiens_ray.units import Done
 from tests.conftest import photo
 
 MAX_PIXELS = 1_000_000
@@ -132,13 +134,13 @@ def check_rows(rows: Images) -> None:
 def read_tars(folder: Path, data: bytes) -> None:
     path = folder / "x.tar"
     path.write_bytes(data)
-    check_rows(webdataset.read(str(path), "x.tar", Done(), {}, (), ("boxes",)))
+    check_rows(webdataset.read(str(path), "x.tar", Done(), Reading(labels=("boxes",))))
 
 
 def read_tables(folder: Path, data: bytes) -> None:
     path = folder / "x.parquet"
     path.write_bytes(data)
-    check_rows(parquet.read(str(path), "x.parquet", Done(), {}, None, None, ("n",)))
+    check_rows(parquet.read(str(path), "x.parquet", Done(), Reading(passthrough=("n",))))
 
 
 def read_lists(folder: Path, data: bytes) -> None:
@@ -146,7 +148,7 @@ def read_lists(folder: Path, data: bytes) -> None:
         path = folder / f"x{ending}"
         path.write_bytes(data)
         try:
-            for entry in listing.find(str(path), {}):
+            for entry in lists.SOURCE.entries(str(path), "", Reading()):
                 json.dumps(entry.image_id).encode()
         except InputError:
             continue

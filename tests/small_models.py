@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from sapiens_ray.models.sapiens import Architecture, Sapiens
+from sapiens_ray.models.sapiens import Sapiens, SapiensArchitecture
 
 TASKS = ("seg", "depth", "normal", "pose17", "features")
 HEADS = {
@@ -27,7 +27,7 @@ def small(task: str, seed: int = 0, layers: int = 2) -> Sapiens:
     deconv, conv, channels, head, last = HEADS[task]
     kind = "pose" if task == "pose17" else task
     torch.manual_seed(seed)
-    model = Sapiens(Architecture(kind, 32, layers, 2, 128, deconv, conv, channels, head, last))
+    model = Sapiens(SapiensArchitecture(kind, 32, layers, 2, 128, deconv, conv, channels, head, last))
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.1)

@@ -6,11 +6,12 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sapiens_ray.engine.stages import make_unit
 
+from sapiens_ray.engine.assemble import make_unit
 from sapiens_ray.errors import ImageError
-from sapiens_ray.sources import Done, Encoded, cut_units
-from sapiens_ray.units import Unit, UnitName
+from sapiens_ray.sources import Encoded
+from sapiens_ray.sources.base import cut_units
+from sapiens_ray.units import Done, Unit, UnitName
 
 
 @given(st.integers(0, 10**7), st.integers(0, 10**9), st.integers(0, 10**6), st.booleans())

@@ -17,7 +17,7 @@ from sapiens_ray.models import catalogue
 
 if TYPE_CHECKING:
     from sapiens_ray.models.inspection import Inspected
-    from sapiens_ray.tasks.options import Settings
+    from sapiens_ray.tasks.sections import Settings
 
 Subparsers = Any  # of argparse, which hides the class
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from sapiens_ray.engine import watchdog
 from sapiens_ray.engine.assemble import BOX_LIST
-from sapiens_ray.engine.models import ModelHost
+from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.engine.prepare import error_columns
 from sapiens_ray.errors import CheckpointError, ImageError
 from sapiens_ray.models.checkpoint import Checkpoint

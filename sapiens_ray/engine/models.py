@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.errors import ConfigError
 from sapiens_ray.models.checkpoint import Checkpoint
-from sapiens_ray.storage import Folder
 from sapiens_ray.tasks import Task, make_task
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.persons import DetectorOptions
@@ -16,20 +16,6 @@ from sapiens_ray.units import PHOTO
 
 if TYPE_CHECKING:
     from sapiens_ray.engine.inference import ModelStage
-
-
-@dataclass(frozen=True)
-class ModelHost:
-    """The process that holds a model.
-
-    device: auto, cpu or cuda. threads: of torch on the CPU; None leaves them. cache: where compiled code is kept for
-    all nodes. drop_input: no later stage needs the inputs of this model's kind.
-    """
-
-    device: str = "auto"
-    threads: int | None = None
-    cache: Folder | None = None
-    drop_input: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from sapiens_ray.engine import watchdog
 from sapiens_ray.engine.draw import draw
-from sapiens_ray.engine.models import ModelHost, PreparedModel
+from sapiens_ray.engine.host import ModelHost
+from sapiens_ray.engine.models import PreparedModel
 from sapiens_ray.engine.prepare import prepare
 from sapiens_ray.errors import CheckpointError, JobError
 from sapiens_ray.execution.attempts import DRAW, Guard
@@ -24,7 +25,7 @@ from sapiens_ray.output.schema import AnyTask
 from sapiens_ray.output.writing import write_unit
 from sapiens_ray.planning.plan import ShardWork
 from sapiens_ray.storage.uris import redact_uri
-from sapiens_ray.tasks.options import Visualize
+from sapiens_ray.tasks.sections import Visualize
 from sapiens_ray.units import Picture, Unit, UnitReport
 
 DEATHS_WHILE_READING = 5

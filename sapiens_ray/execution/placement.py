@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sapiens_ray.errors import ClusterError
 from sapiens_ray.execution.cluster import Cluster
 from sapiens_ray.job.config import Job
-from sapiens_ray.tasks.options import PoolOptions
+from sapiens_ray.tasks.sections import PoolOptions
 
 # With one thread torch takes other paths, whose sums differ in the last bits (1e-5 in logits, measured): labels
 # would depend on how many actors share a machine.

@@ -29,7 +29,7 @@ from sapiens_ray.planning.plan import Plan, Shard, ShardWork, load_plan
 from sapiens_ray.storage import Folder, StorageOptions
 from sapiens_ray.storage.uris import without_query
 from sapiens_ray.tasks.foreground import Mask
-from sapiens_ray.tasks.options import Settings
+from sapiens_ray.tasks.sections import Settings
 from sapiens_ray.units import Done, Errors, UnitName
 from sapiens_ray.version import __version__
 

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from sapiens_ray.engine.assemble import Contents
-from sapiens_ray.engine.models import ModelHost, PreparedModel, in_order, last_of_kind
+from sapiens_ray.engine.host import ModelHost
+from sapiens_ray.engine.models import PreparedModel, in_order, last_of_kind
 from sapiens_ray.execution.attempts import Guard
 from sapiens_ray.execution.blocks import ModelBlock, PrepareBlock, ReadBlock, WriteBlock, feed_blocks
 from sapiens_ray.execution.coordinator import CoordinatorHandle, attempts_at

@@ -24,8 +24,9 @@ from sapiens_ray.storage import StorageOptions
 from sapiens_ray.storage.uris import without_query
 from sapiens_ray.tasks import TASKS
 from sapiens_ray.tasks.foreground import Mask
-from sapiens_ray.tasks.options import ModelOptions, PoolOptions, Section, Settings, Visualize
+from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.persons import DetectorOptions
+from sapiens_ray.tasks.sections import PoolOptions, Section, Settings, Visualize
 
 if TYPE_CHECKING:
     InputFormat = str

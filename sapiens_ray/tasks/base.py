@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from sapiens_ray.tasks.network import RESIZED, resize_to_network
-from sapiens_ray.tasks.options import ModelOptions, Visualize
+from sapiens_ray.tasks.options import ModelOptions
+from sapiens_ray.tasks.sections import Visualize
 from sapiens_ray.tasks.stored import StoredLabels
 from sapiens_ray.units import PHOTO, Row
 

@@ -12,7 +12,8 @@ from sapiens_ray.imaging import maps
 from sapiens_ray.tasks.base import Task
 from sapiens_ray.tasks.foreground import Mask
 from sapiens_ray.tasks.network import NETWORK_HEIGHT, NETWORK_WIDTH
-from sapiens_ray.tasks.options import ModelOptions, Settings
+from sapiens_ray.tasks.options import ModelOptions
+from sapiens_ray.tasks.sections import Settings
 from sapiens_ray.tasks.stored import Files, StoredLabels
 from sapiens_ray.units import Row
 

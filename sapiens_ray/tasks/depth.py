@@ -16,8 +16,8 @@ from sapiens_ray.imaging import maps
 from sapiens_ray.tasks.base import Size, TaskKind
 from sapiens_ray.tasks.dense import FloatMapOptions, FloatMapTask, StoredFloatMap, stored
 from sapiens_ray.tasks.foreground import foreground, foreground_at
-from sapiens_ray.tasks.network import output_maps
-from sapiens_ray.tasks.options import Visualize
+from sapiens_ray.tasks.outputs import output_maps
+from sapiens_ray.tasks.sections import Visualize
 from sapiens_ray.tasks.stored import MapColumn, stored_map
 from sapiens_ray.units import Row
 

@@ -10,8 +10,9 @@ from pydantic import Field
 
 from sapiens_ray.imaging import maps
 from sapiens_ray.tasks.base import Size, Task, TaskKind
-from sapiens_ray.tasks.network import ENCODER_SIDE, RESIZED_SQUARE, output_maps, resize_to_network
+from sapiens_ray.tasks.network import ENCODER_SIDE, RESIZED_SQUARE, resize_to_network
 from sapiens_ray.tasks.options import ModelOptions
+from sapiens_ray.tasks.outputs import output_maps
 from sapiens_ray.tasks.stored import Files, MapColumn, StoredLabels, stored_map
 from sapiens_ray.units import Row
 

@@ -18,7 +18,7 @@ from sapiens_ray.imaging.maps import decode_npy, encode_npy
 from sapiens_ray.imaging.names import file_names
 from sapiens_ray.storage import StorageOptions
 from sapiens_ray.storage.uris import relative_to
-from sapiens_ray.tasks.options import Choice, ModelOptions
+from sapiens_ray.tasks.sections import Choice, GivesColumn
 from sapiens_ray.units import Row
 
 ENDINGS = (".npy", ".png")
@@ -52,7 +52,7 @@ class Mask(Choice):
             return f"_mask:column:{self.column}"
         return f"_mask:folder:{self.folder}" if self.source == "folder" else None
 
-    def settled(self, tasks: Sequence[ModelOptions], where: str) -> Mask:
+    def settled(self, tasks: Sequence[GivesColumn], where: str) -> Mask:
         """This mask with the task named that gives the foreground. Raises ValueError if there is no such task."""
         if self.source == "auto":
             found = [task.column for task in tasks if task.gives_foreground]
@@ -62,7 +62,7 @@ class Mask(Choice):
         return self
 
 
-def foreground_column(name: str | None, tasks: Sequence[ModelOptions], where: str) -> str:
+def foreground_column(name: str | None, tasks: Sequence[GivesColumn], where: str) -> str:
     """The column of the task that gives the foreground: the one of this name, or the first one.
 
     Raises ValueError, with `where` in its message, if there is none.

@@ -1,66 +1,16 @@
-"""What all sections of the job file and all options of tasks have in common."""
+"""What all options of tasks have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, field_validator, model_validator
-from pydantic_core import CoreSchema
+from pydantic import Field, field_validator
 
+from sapiens_ray.tasks.foreground import Mask
 from sapiens_ray.tasks.network import NETWORK_HEIGHT, NETWORK_WIDTH
-
-if TYPE_CHECKING:
-    from sapiens_ray.tasks.foreground import Mask
-    from sapiens_ray.tasks.persons import DetectorOptions
-
-Settings = dict[str, Any]  # options as JSON values
-
-
-class Section(BaseModel):
-    """Base of every part of the job file: unknown keys are errors, and nothing changes after reading."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
-
-
-class Visualize(Section):
-    """The pictures beside the Parquet files."""
-
-    fraction: float = Field(
-        1.0,
-        ge=0,
-        le=1,
-        description="Share of the images that get a picture, chosen by "
-        "a hash of image_id: the same ones in every run. 0 for none.",
-    )
-    max_side: int = Field(1280, ge=16, le=16384, description="Longest side of each panel in pixels.")
-    format: Literal["jpg", "png"] = Field("jpg", description="File type of the pictures.")
-    quality: int = Field(90, ge=1, le=100, description="JPEG quality.")
-    opacity: float = Field(0.5, ge=0, le=1, description="Weight of the class colours over the photo.")
-    keypoint_score: float = Field(0.3, description="Keypoints with a lower score are not drawn.")
-
-
-class PoolOptions(Section):
-    """The actors that hold a model."""
-
-    actors: int | None = Field(
-        None, ge=1, description="Processes that hold the model; default: one a GPU, or one on a CPU machine."
-    )
-    num_gpus: float | None = Field(
-        None, gt=0, description="GPUs an actor takes; default 1. 0.5 puts two actors on one GPU."
-    )
-
-    @property
-    def column(self) -> str:
-        """Name of the model in logs and reports; of a task also its output column."""
-        raise NotImplementedError
-
-    @field_validator("num_gpus")
-    @classmethod
-    def _whole_above_one(cls, value: float | None) -> float | None:
-        if value is not None and value > 1 and value != int(value):
-            raise ValueError("above 1 only whole GPUs can be given")
-        return value
+from sapiens_ray.tasks.persons import DetectorOptions
+from sapiens_ray.tasks.sections import PoolOptions, Settings
 
 
 class ModelOptions(PoolOptions):
@@ -170,44 +120,3 @@ class ModelOptions(PoolOptions):
         settings = self.model_dump(mode="json", exclude=skipped)
         unnamed = self.model_copy(update={"name": None}).column
         return {**settings, "name": None if self.column == unnamed else self.name}
-
-
-class Choice(Section):
-    """A section that may be written as one of `words`, or with one of `keys` alone; `source` says what is meant."""
-
-    words: ClassVar[tuple[str, ...]]
-    keys: ClassVar[tuple[str, ...]]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_forms(cls, value: Any) -> Any:
-        return expand(value, cls.words, cls.keys)
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"enum": list(cls.words), "type": "string"}, handler(core)]}
-
-
-def expand(value: Any, words: tuple[str, ...], keys: tuple[str, ...]) -> Any:
-    """The one-word and one-key forms of a section as the whole section with `source`."""
-    if value is None:
-        return {"source": "none"}
-    if isinstance(value, str):
-        if value not in words:
-            raise ValueError(f"{value!r} is none of {', '.join(words)}, or a mapping with {' or '.join(keys)}")
-        return {"source": value}
-    if isinstance(value, dict) and "source" not in value:
-        given = [key for key in keys if value.get(key) is not None]
-        if len(given) == 1:
-            return {**value, "source": given[0]}
-        if len(given) > 1:
-            raise ValueError(f"give only one of {', '.join(given)}")
-        if not set(value) - set(keys):  # leaves an unknown key to the usual message
-            raise ValueError(f"give one of {', '.join(keys)}")
-    source = value.get("source") if isinstance(value, dict) else None
-    if source in keys and source not in words and value.get(source) is None:
-        raise ValueError(f"{source}: is missing")
-    others = [key for key in keys if isinstance(value, dict) and key != source and value.get(key) is not None]
-    if source is not None and others:
-        raise ValueError(f"source {source} has no {others[0]}")
-    return value

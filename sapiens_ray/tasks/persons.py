@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from sapiens_ray.errors import ImageError
 from sapiens_ray.imaging.images import decode_map
 from sapiens_ray.tasks.foreground import foreground_column
-from sapiens_ray.tasks.options import Choice, ModelOptions, PoolOptions, Settings, expand
+from sapiens_ray.tasks.sections import Choice, GivesColumn, PoolOptions, Settings, expand
 from sapiens_ray.units import Row
 
 _CARRIED = "_boxes:"  # prefix of the columns of units that hold boxes
@@ -111,7 +111,7 @@ class Boxes(Choice):
             return carried_boxes(str(self.column))
         return self.detector.carried if self.source == "detector" and self.detector else None
 
-    def settled(self, tasks: Sequence[ModelOptions], where: str) -> Boxes:
+    def settled(self, tasks: Sequence[GivesColumn], where: str) -> Boxes:
         """These boxes with the seg task named that they follow from. Raises ValueError if there is no such task."""
         if self.source != "seg":
             return self

@@ -19,9 +19,10 @@ from pydantic import Field
 from sapiens_ray.labels import KeypointTable, keypoints
 from sapiens_ray.tasks import crops
 from sapiens_ray.tasks.base import Average, CropTask, Size, TaskKind
-from sapiens_ray.tasks.network import output_maps
-from sapiens_ray.tasks.options import ModelOptions, Settings, Visualize
+from sapiens_ray.tasks.options import ModelOptions
+from sapiens_ray.tasks.outputs import output_maps
 from sapiens_ray.tasks.persons import Boxes, DetectorOptions
+from sapiens_ray.tasks.sections import Settings, Visualize
 from sapiens_ray.tasks.stored import Files, StoredPersons
 from sapiens_ray.units import Row
 

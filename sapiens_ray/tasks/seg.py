@@ -16,8 +16,9 @@ from sapiens_ray.imaging import images
 from sapiens_ray.imaging.maps import encode_npy
 from sapiens_ray.labels import body_parts
 from sapiens_ray.tasks.base import Size, Task, TaskKind
-from sapiens_ray.tasks.network import output_maps
-from sapiens_ray.tasks.options import ModelOptions, Visualize
+from sapiens_ray.tasks.options import ModelOptions
+from sapiens_ray.tasks.outputs import output_maps
+from sapiens_ray.tasks.sections import Visualize
 from sapiens_ray.tasks.stored import Files, StoredClassMap
 from sapiens_ray.units import Row
 

@@ -11,7 +11,7 @@ import torch
 
 import sapiens_ray as sr
 from sapiens_ray.errors import CheckpointError
-from sapiens_ray.execution.pipeline import cache_of
+from sapiens_ray.execution.stages import cache_of
 from tests.conftest import read_output, write_photos
 from tests.small_models import small, write
 

@@ -231,7 +231,7 @@ def test_restart_leaves_what_is_not_ours(cluster, write_job, tmp_path):
 def test_restart_of_a_plan_of_many_shards(cluster, write_job, tmp_path, monkeypatch):
     from sapiens_ray.planning import growth
 
-    monkeypatch.setattr(growth, "SHARDS_A_FILE", 2)
+    monkeypatch.setattr(growth, "SHARDS_PER_FILE", 2)
     write_photos(tmp_path / "photos", 3)
     path = write_job(tmp_path / "photos", input={"shard_size": 1})
     for restart in (False, True):

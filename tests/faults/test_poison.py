@@ -137,9 +137,9 @@ def test_a_unit_that_is_gone_through_is_alone_in_its_process():
     import threading
     import time
 
-    from sapiens_ray.execution.attempts import _Room
+    from sapiens_ray.execution.attempts import Turns
 
-    room, inside, seen = _Room(), [], []
+    room, inside, seen = Turns(), [], []
 
     def call(kind: str, number: int) -> None:
         with room.alone() if kind == "alone" else room.shared():

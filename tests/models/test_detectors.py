@@ -204,8 +204,8 @@ def test_weights_of_another_model_are_refused(ssd):
 
 def test_weights_come_from_the_torch_hub_cache(ssd, tmp_path, monkeypatch):
     """A file of the published name in the cache is used as it is; nothing is downloaded."""
-    from sapiens_ray.execution.preflight import resolve_detector
     from sapiens_ray.models.detectors import weights_url
+    from sapiens_ray.models.resolving import resolve_detector
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     url = weights_url(SSD)

@@ -14,14 +14,14 @@ from PIL import Image
 
 import sapiens_ray as sr
 from sapiens_ray.errors import CheckpointError
-from sapiens_ray.export import Names
+from sapiens_ray.export.base import Names
 from sapiens_ray.imaging import maps
 from sapiens_ray.imaging.images import encode_png
-from sapiens_ray.job.config import Visualize
 from sapiens_ray.models.stand_ins import build, write_model
 from sapiens_ray.tasks.depth import Depth, DepthOptions, nearness, normals_of_depth
 from sapiens_ray.tasks.foreground import Mask, fetch, foreground
 from sapiens_ray.tasks.normal import Normal, NormalOptions
+from sapiens_ray.tasks.sections import Visualize
 from tests.conftest import photo
 
 SIZES = [(1, 1), (5000, 3), (33, 47), (299, 401), (768, 1024), (3456, 2304)]

@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sapiens_ray.engine.runner import MEAN_RGB, STD_RGB
 from sapiens_ray.errors import CheckpointError
 from sapiens_ray.models.heads import InstanceNorm
 from sapiens_ray.models.loading import load_model
-from sapiens_ray.models.sapiens import Sapiens
+from sapiens_ray.models.sapiens import Sapiens, SapiensFamily
 from sapiens_ray.models.vit import interpolate_pos_embed
 from tests.conftest import SHARED
 from tests.small_models import TASKS, images, output, small, write
@@ -115,7 +114,9 @@ def test_a_wrong_padding_would_show():
 def test_outputs_are_those_of_the_original_classes(task, file):
     kept = np.load(CONVERT / f"{task}.npz")
     photo = cv2.imread(str(CONVERT / str(kept["input"])))[:, :, ::-1].astype(np.float32)
-    batch = torch.from_numpy((photo - np.float32(MEAN_RGB)) / np.float32(STD_RGB)).permute(2, 0, 1)[None]
+    batch = torch.from_numpy((photo - np.float32(SapiensFamily.mean_rgb)) / np.float32(SapiensFamily.std_rgb)).permute(
+        2, 0, 1
+    )[None]
     stride, offset = int(kept["stride"]), int(kept["offset"])
     path = CONVERT / file.format(task)
     about = load_model(path, "torchscript", CPU).architecture

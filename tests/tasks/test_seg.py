@@ -9,8 +9,8 @@ import torch
 
 from sapiens_ray.errors import CheckpointError
 from sapiens_ray.imaging.images import decode_map
-from sapiens_ray.job.config import Visualize
 from sapiens_ray.labels import body_parts
+from sapiens_ray.tasks.sections import Visualize
 from sapiens_ray.tasks.seg import Seg, SegOptions
 from tests.conftest import photo
 

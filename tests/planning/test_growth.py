@@ -40,7 +40,7 @@ def entries_of(prepared) -> list[tuple[int, str]]:
 
 
 def test_entries_lie_in_files_that_are_never_written_again(many, monkeypatch, write_job, tmp_path):
-    monkeypatch.setattr(growth, "SHARDS_A_FILE", 3)
+    monkeypatch.setattr(growth, "SHARDS_PER_FILE", 3)
     (tmp_path / "photos").mkdir()
     path = write_job(tmp_path / "photos", input={"shard_size": 2})
     many += [f"{number:03d}.jpg" for number in range(0, 40, 2)]
@@ -87,7 +87,7 @@ def test_listing_stops_when_there_is_enough_and_goes_on_later(many, write_job, t
     assert len(prepared.plan.shards) == 1 and not prepared.growth.ended
     save_job(prepared)
     assert [shard.images for shard in load_plan(prepared.output).shards] == [5]
-    work = [item["shard"]["number"] for batch in prepared.work() for item in batch]
+    work = [item.shard.number for batch in prepared.work() for item in batch]
     assert work == [0, 1, 2, 3] and prepared.growth.ended
     assert entries_of(prepared) == [(number // 5, name) for number, name in enumerate(many)]
 

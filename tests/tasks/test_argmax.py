@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sapiens_ray.models import argmax
+from sapiens_ray.tasks import argmax
 from sapiens_ray.tasks.argmax import upsampled_argmax
 
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 import sapiens_ray as sr
 from sapiens_ray.engine.runner import Runner
 from sapiens_ray.errors import CheckpointError, ConfigError, ImageError
-from sapiens_ray.job.config import Visualize
 from sapiens_ray.labels import keypoints
 from sapiens_ray.models.stand_ins import write_model
 from sapiens_ray.tasks import crops, persons
 from sapiens_ray.tasks.pose import Pose, PoseOptions
+from sapiens_ray.tasks.sections import Visualize
 from tests.conftest import photo
 
 COLUMN = {"column": "boxes"}

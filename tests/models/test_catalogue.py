@@ -11,6 +11,7 @@ import pytest
 
 from sapiens_ray.errors import CheckpointError
 from sapiens_ray.job.config import Job
+from sapiens_ray.models import catalogue
 from tests.conftest import SHARED, read_output, write_photos
 from tests.hub_server import Hub
 from tests.small_models import small, write
@@ -20,22 +21,22 @@ TREE = f"seg/checkpoints/sapiens_0.3b/{SEG}_torchscript.pt2"
 
 
 def test_names_and_files():
-    assert len(catalog.CATALOGUE) == 26
-    seg = catalog.published("seg-1b")
+    assert len(catalogue.CATALOGUE) == 26
+    seg = catalogue.published("seg-1b")
     assert seg.on_hub("torchscript") == (
         "facebook/sapiens-seg-1b-torchscript",
         "sapiens_1b_goliath_best_goliath_mIoU_7994_epoch_151_torchscript.pt2",
     )
-    assert catalog.published("pose17-2b").on_hub("bfloat16") == (
+    assert catalogue.published("pose17-2b").on_hub("bfloat16") == (
         "noahcao/sapiens-pose-coco",
         "sapiens_lite_host/bfloat16/pose/checkpoints/sapiens_2b/sapiens_2b_coco_best_coco_AP_822_bfloat16.pt2",
     )
-    assert catalog.published("pretrain-1b").on_hub("original")[1] == "sapiens_1b_epoch_173_clean.pth"
+    assert catalogue.published("pretrain-1b").on_hub("original")[1] == "sapiens_1b_epoch_173_clean.pth"
     for wrong, near in (("seg-2b", "seg-1b"), ("pose-1b", "pose17-1b"), ("normals-1b", "normal-1b")):
-        assert catalog.is_name(wrong)
+        assert catalogue.is_name(wrong)
         with pytest.raises(CheckpointError, match=near):
-            catalog.published(wrong)
-    assert not any(map(catalog.is_name, ("seg-1b.pt2", "./seg-1b", "models/seg-1b", "s3://b/seg-1b", "seg1b")))
+            catalogue.published(wrong)
+    assert not any(map(catalogue.is_name, ("seg-1b.pt2", "./seg-1b", "models/seg-1b", "s3://b/seg-1b", "seg1b")))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the facts are not at hand")
@@ -47,9 +48,9 @@ def test_the_catalogue_is_that_of_the_facts():
         name = f"{one['task']}{one.get('keypoints', '')}-{one['size']}"
         found[name] = {mode: tuple(file) for mode, file in one["files"].items()}
     assert found == {
-        name: {mode: model.on_hub(mode) for mode in catalog.MODES} for name, model in catalog.CATALOGUE.items()
+        name: {mode: model.on_hub(mode) for mode in catalogue.MODES} for name, model in catalogue.CATALOGUE.items()
     }
-    for name, model in catalog.CATALOGUE.items():
+    for name, model in catalogue.CATALOGUE.items():
         if model.kind != "pretrain":
             assert abs(model.parameters - layout[model.kind][model.size] / 1e6) < 0.06, name
 
@@ -68,21 +69,21 @@ def test_an_existing_tree_just_works(tmp_path, monkeypatch, level):
     monkeypatch.setenv("SAPIENS_LITE_CHECKPOINT_ROOT", str(tmp_path / level))
     renamed = file.with_name(file.name.replace("7673_epoch_194", "7000_epoch_1"))
     renamed.write_bytes(b"old")
-    assert catalog.find("seg-0.3b", "torchscript") == (renamed, "torchscript")
+    assert catalogue.find("seg-0.3b", "torchscript") == (renamed, "torchscript")
     file.write_bytes(b"new")
-    assert catalog.find("seg-0.3b", "torchscript") == (file, "torchscript")
-    assert catalog.find("seg-0.3b", "bfloat16") == (file, "torchscript"), "any container gives bfloat16"
+    assert catalogue.find("seg-0.3b", "torchscript") == (file, "torchscript")
+    assert catalogue.find("seg-0.3b", "bfloat16") == (file, "torchscript"), "any container gives bfloat16"
     other = tmp_path / "sapiens_lite_host" / "bfloat16" / TREE.replace("torchscript", "bfloat16")
     other.parent.mkdir(parents=True)
-    assert catalog.find_file("seg-0.3b", "torchscript") == file, "a node looks for the file that the driver found"
+    assert catalogue.find_file("seg-0.3b", "torchscript") == file, "a node looks for the file that the driver found"
     other.write_bytes(b"half")
-    assert catalog.find("seg-0.3b", "bfloat16") == (other, "bfloat16")
-    assert catalog.find("seg-0.3b", "torchscript") == (file, "torchscript")
+    assert catalogue.find("seg-0.3b", "bfloat16") == (other, "bfloat16")
+    assert catalogue.find("seg-0.3b", "torchscript") == (file, "torchscript")
 
 
 def test_where_a_pulled_file_goes(tmp_path):
     """Always below the folder that was named, unless that is a level of the tree itself."""
-    seg = catalog.published("seg-0.3b")
+    seg = catalogue.published("seg-0.3b")
     (tmp_path / "own" / "torchscript").mkdir(parents=True)
     for root, folder in {
         "new": "new/sapiens_lite_host/torchscript",
@@ -92,11 +93,11 @@ def test_where_a_pulled_file_goes(tmp_path):
         "sapiens_lite_host/bfloat16": "sapiens_lite_host/torchscript",
         "own": "own/torchscript",
     }.items():
-        target = catalog.target_in_tree(tmp_path / root, seg, "torchscript")
+        target = catalogue.target_in_tree(tmp_path / root, seg, "torchscript")
         assert target == tmp_path / folder / TREE, root
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(b"x")
-        assert catalog.in_tree(tmp_path / root, seg, "torchscript") == target, "and is found there"
+        assert catalogue.in_tree(tmp_path / root, seg, "torchscript") == target, "and is found there"
         target.unlink()
 
 
@@ -106,9 +107,9 @@ def hub(tmp_path, monkeypatch) -> Iterator[Hub]:
     files = {}
     model = small("seg")
     for mode, container in (("torchscript", "torchscript"), ("bfloat16", "old export")):
-        repository, file = catalog.published("seg-0.3b").on_hub(mode)
+        repository, file = catalogue.published("seg-0.3b").on_hub(mode)
         files[repository] = {file: write(tmp_path / "x", model, container).read_bytes()}
-    coco, path = catalog.published("pose17-1b").on_hub("torchscript")
+    coco, path = catalogue.published("pose17-1b").on_hub("torchscript")
     files[coco] = {path: b"pose"}
     (tmp_path / "x").unlink()
     hub = Hub(files)
@@ -127,9 +128,9 @@ def test_pull_into_a_tree(hub, sapiens_ray, tmp_path):
     done = sapiens_ray("checkpoints", "pull", "seg-0.3b", "pose17-1b", "--to", tmp_path / "tree")
     assert done.code == 0, done.text
     seg = tmp_path / "tree" / "sapiens_lite_host" / "torchscript" / TREE
-    repository, file = catalog.published("seg-0.3b").on_hub("torchscript")
+    repository, file = catalogue.published("seg-0.3b").on_hub("torchscript")
     assert seg.read_bytes() == hub.files[repository][file]
-    pose = tmp_path / "tree" / catalog.published("pose17-1b").on_hub("torchscript")[1]
+    pose = tmp_path / "tree" / catalogue.published("pose17-1b").on_hub("torchscript")[1]
     assert pose.read_bytes() == b"pose"
     assert done.out.split() == [str(seg), str(pose)]
     assert "CC-BY-NC 4.0, not for commercial use" in done.err and "about 1.4 GB" in done.err
@@ -142,7 +143,7 @@ def test_pull_into_a_tree(hub, sapiens_ray, tmp_path):
 
 
 def test_a_download_that_broke_off_goes_on(hub, sapiens_ray, tmp_path):
-    repository, file = catalog.published("depth-0.3b").on_hub("bfloat16")
+    repository, file = catalogue.published("depth-0.3b").on_hub("bfloat16")
     data = os.urandom(25 << 20)
     hub.files[repository] = {file: data}
     hub.break_after = 21 << 20
@@ -167,7 +168,7 @@ def test_tokens_refusals_and_renamed_files(hub, sapiens_ray, tmp_path, monkeypat
     done = sapiens_ray("checkpoints", "pull", "seg-0.3b", env={"HF_TOKEN": "hf_secret"})
     assert done.code == 0 and Path(done.out.strip()).is_file(), done.text
     hub.token = None
-    repository, file = catalog.published("seg-0.3b").on_hub("bfloat16")
+    repository, file = catalogue.published("seg-0.3b").on_hub("bfloat16")
     renamed = file.replace("7673_epoch_194", "8000_epoch_7")
     hub.files[repository] = {"README.md": b"", renamed: hub.files[repository][file]}
     done = sapiens_ray("checkpoints", "pull", "seg-0.3b", "--mode", "bfloat16")

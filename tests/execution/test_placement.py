@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sapiens_ray.errors import ClusterError
-from sapiens_ray.execution.cluster import Cluster, place
+from sapiens_ray.execution.cluster import Cluster
+from sapiens_ray.execution.placement import plan_resources
 from sapiens_ray.job.config import Job
 
 
@@ -27,7 +28,7 @@ def machines(*nodes: tuple[float, float], limit_gpus: float | None = None) -> Cl
 
 @given(st.integers(1, 200), st.integers(0, 8), st.integers(1, 3))
 def test_actors_always_leave_room_for_every_stage(cpus, gpus, tasks):
-    placement = place(job(tasks), machines((cpus, gpus)))
+    placement = plan_resources(job(tasks), machines((cpus, gpus)))
     held = sum(pool.actors * pool.num_cpus for pool in placement.pools)
     assert held + placement.work_cpus <= cpus and held + placement.read_cpus <= cpus
     assert placement.read_cpus != placement.work_cpus, "or Ray fuses the stages"
@@ -35,10 +36,10 @@ def test_actors_always_leave_room_for_every_stage(cpus, gpus, tasks):
 
 
 def test_defaults():
-    assert place(job(), machines((16, 4))).pools[0].actors == 4
-    assert place(job(), machines((16, 0))).pools[0].actors == 1
-    assert [pool.num_gpus for pool in place(job(2), machines((16, 1))).pools] == [0.5, 0.5]
-    assert place(job(device="cpu"), machines((16, 4))).pools[0].num_gpus == 0
+    assert plan_resources(job(), machines((16, 4))).pools[0].actors == 4
+    assert plan_resources(job(), machines((16, 0))).pools[0].actors == 1
+    assert [pool.num_gpus for pool in plan_resources(job(2), machines((16, 1))).pools] == [0.5, 0.5]
+    assert plan_resources(job(device="cpu"), machines((16, 4))).pools[0].num_gpus == 0
 
 
 @pytest.mark.parametrize(
@@ -53,12 +54,12 @@ def test_defaults():
 )
 def test_what_can_never_be_is_refused(options, nodes, message):
     with pytest.raises(ClusterError, match=message):
-        place(job(**options), machines(*nodes))
+        plan_resources(job(**options), machines(*nodes))
 
 
 @given(st.integers(1, 9), st.lists(st.integers(1, 8), min_size=1, max_size=3))
 def test_every_default_can_be_placed_and_leaves_no_gpu_idle(tasks, nodes):
-    pools = place(job(tasks), machines(*((32, gpus) for gpus in nodes))).pools
+    pools = plan_resources(job(tasks), machines(*((32, gpus) for gpus in nodes))).pools
     parts = round(1 / pools[0].num_gpus)
     assert {pool.num_gpus for pool in pools} == {1 / parts}, "equal shares fit in whatever order Ray places them"
     assert sum(pool.actors for pool in pools) == parts * sum(nodes)
@@ -66,5 +67,5 @@ def test_every_default_can_be_placed_and_leaves_no_gpu_idle(tasks, nodes):
 
 
 def test_what_an_autoscaler_may_bring_is_waited_for():
-    placement = place(job(actors=3), machines((8, 0), limit_gpus=8))
+    placement = plan_resources(job(actors=3), machines((8, 0), limit_gpus=8))
     assert placement.pools[0].actors == 3 and placement.pools[0].num_gpus == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sapiens_ray.export import Names
+from sapiens_ray.export.base import Names
 
 PARTS = st.sampled_from(
     ["a", "a.jpg", "a.png", "a.jpg.webp", "a_seg.jpg", "a_seg", "a-2", "a.jpg-2", "b/a.jpg", "a.jpg/b"]

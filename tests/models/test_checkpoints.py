@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sapiens_ray.errors import CheckpointError
-from sapiens_ray.models.checkpoint import container_of
+from sapiens_ray.models.checkpoint import format_of
 from sapiens_ray.models.loading import load_model
 from sapiens_ray.models.weights import read_weights
 from tests.conftest import ROOT
@@ -34,7 +34,7 @@ def test_every_container_gives_the_same_model(tmp_path, container):
     model = small("depth")
     path = write(tmp_path / CONTAINERS[container], model, container)
     kinds = {"flat pth": "pickle", "pth": "pickle", "old pth": "pickle"}
-    assert container_of(path) == kinds.get(container, container)
+    assert format_of(path) == kinds.get(container, container)
     tensors = {name: entry.read() for name, entry in read_weights(path).items()}
     state = model.state_dict()
     assert tensors.keys() == state.keys()
@@ -248,7 +248,7 @@ def test_loading_never_holds_two_copies(tmp_path, container):
     code = """
 import sys, torch
 from pathlib import Path
-from sapiens_ray.models.sapiens import Architecture, Sapiens
+from sapiens_ray.models.sapiens import Sapiens, SapiensArchitecture
 from sapiens_ray.models.loading import load_model
 from tests.small_models import small, write
 def peak():  # ru_maxrss begins with that of the parent
@@ -256,7 +256,7 @@ def peak():  # ru_maxrss begins with that of the parent
     return int(line.split()[1]) / 1024
 folder, container = Path(sys.argv[1]), sys.argv[2]
 if sys.argv[3] == "write":
-    write(folder / "large", Sapiens(Architecture("features", 1024, 4, 16, 4096)).eval(), container)
+    write(folder / "large", Sapiens(SapiensArchitecture("features", 1024, 4, 16, 4096)).eval(), container)
     write(folder / "small", small("features"), container)
 else:
     load_model(folder / "small", "bfloat16", torch.device("cpu"))  # imports and one-time costs first
@@ -309,7 +309,7 @@ def test_other_layouts_and_kinds_of_tensors(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.pt2", "w") as archive:
         archive.write(tmp_path / "model.pth", "x/data/weights/model.pt")
         archive.writestr("x/models/model.json", "{}")
-    assert container_of(tmp_path / "x.pt2") == "old export"
+    assert format_of(tmp_path / "x.pt2") == "old export"
     assert torch.equal(read_weights(tmp_path / "x.pt2")["backbone.pos_embed"].read(), state["backbone.pos_embed"])
     # What training frameworks leave: subclasses of lists and dicts, sets, other pickle protocols.
     odd = {"a": defaultdict(list, {"x": [1]}), "b": deque([1, 2]), "c": {1, 2}, "d": Path("x"), "e": np.float64(3)}

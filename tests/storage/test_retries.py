@@ -56,7 +56,7 @@ def test_pauses_double_with_a_random_share_and_patience_ends(monkeypatch):
         now[0] += seconds
 
     monkeypatch.setattr(retries, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: now[0]))
-    monkeypatch.setattr(retries, "_patience_s", 60.0)
+    monkeypatch.setattr(retries, "_deadline_s", 60.0)
 
     def fail() -> None:
         raise TimeoutError("always")

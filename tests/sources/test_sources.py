@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from sapiens_ray import storage
 from sapiens_ray.errors import InputError
-from sapiens_ray.sources import Done, Encoded, Entry, images, parquet, webdataset
+from sapiens_ray.sources import Encoded, Entry, Reading, folders, lists, parquet, webdataset
+from sapiens_ray.units import Done
 from tests.archives import tar_bytes, write_parquet
 from tests.conftest import write_photos
 
@@ -37,7 +38,7 @@ NOTHING = Done()
 
 def read_tar(path, data, done=NOTHING, include=()):
     path.write_bytes(data)
-    found, total = drain(webdataset.read(str(path), "x.tar", done, {}, include))
+    found, total = drain(webdataset.read(str(path), "x.tar", done, Reading(include=tuple(include))))
     assert [image.index for image in found] == [index for index in range(total) if not done.has(index)]
     return found
 
@@ -152,12 +153,12 @@ def test_a_failing_storage_is_not_damage(tmp_path, monkeypatch):
 
     monkeypatch.setattr(storage, "open_read", lambda uri, options=None: Resetting(uri))
     with pytest.raises(ConnectionResetError):
-        drain(webdataset.read(str(tmp_path / "x.tar"), "x.tar", NOTHING, {}))
+        drain(webdataset.read(str(tmp_path / "x.tar"), "x.tar", NOTHING, Reading()))
     with pytest.raises(ConnectionResetError):
-        drain(parquet.read(str(tmp_path / "x.parquet"), "x.parquet", NOTHING, {}))
+        drain(parquet.read(str(tmp_path / "x.parquet"), "x.parquet", NOTHING, Reading()))
     monkeypatch.undo()
     with pytest.raises(FileNotFoundError):
-        drain(webdataset.read(str(tmp_path / "gone.tar"), "gone.tar", NOTHING, {}))
+        drain(webdataset.read(str(tmp_path / "gone.tar"), "gone.tar", NOTHING, Reading()))
 
 
 def test_reading_leaks_no_file_descriptors(tmp_path):
@@ -165,7 +166,7 @@ def test_reading_leaks_no_file_descriptors(tmp_path):
 
     (tmp_path / "folder.jpg").mkdir()
     before = len(os.listdir("/proc/self/fd"))
-    drain(images.read([Entry(str(tmp_path / "folder.jpg"), "x")] * 50, NOTHING, {}))
+    drain(folders.read([Entry(str(tmp_path / "folder.jpg"), "x")] * 50, NOTHING, {}))
     assert len(os.listdir("/proc/self/fd")) <= before + 1
 
 
@@ -188,7 +189,7 @@ def test_a_damaged_row_group_gives_a_row_for_each_image(tmp_path):
     start = metadata.column(0).data_page_offset
     data[start : start + 40] = b"\xff" * 40
     path.write_bytes(data)
-    found, total = drain(parquet.read(str(path), "x.parquet", Done(), {}))
+    found, total = drain(parquet.read(str(path), "x.parquet", Done(), Reading()))
     assert total == 9 and [image.index for image in found] == list(range(9))
     assert [image.error.kind if image.error else None for image in found] == [None] * 3 + ["unreadable"] * 3 + [
         None
@@ -198,7 +199,7 @@ def test_a_damaged_row_group_gives_a_row_for_each_image(tmp_path):
 
 def test_a_parquet_file_without_footer_is_one_row(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PAR1 and then nothing")
-    (image,), total = drain(parquet.read(str(tmp_path / "x.parquet"), "x.parquet", Done(), {}))
+    (image,), total = drain(parquet.read(str(tmp_path / "x.parquet"), "x.parquet", Done(), Reading()))
     assert (image.error.kind, image.image_id, total) == ("shard_damaged", "x.parquet", 1)
 
 
@@ -206,7 +207,7 @@ def test_parquet_nulls_and_paths_beside_the_table(tmp_path):
     (file,) = write_photos(tmp_path, 1)
     table = pa.table({"image": [{"bytes": None, "path": file.name}, {"bytes": None, "path": None}, None]})
     pq.write_table(table, tmp_path / "x.parquet")
-    found, _ = drain(parquet.read(str(tmp_path / "x.parquet"), "x.parquet", Done(), {}))
+    found, _ = drain(parquet.read(str(tmp_path / "x.parquet"), "x.parquet", Done(), Reading()))
     assert found[0].data == file.read_bytes()
     assert [image.error.kind for image in found[1:]] == ["missing", "missing"]
 
@@ -218,13 +219,13 @@ def test_the_image_column_is_found_or_asked_for():
         parquet.choose_column(two, None, "x")
     with pytest.raises(InputError, match="is not of bytes"):
         parquet.choose_column(two, "n", "x")
-    with pytest.raises(InputError, match="is not there"):
+    with pytest.raises(InputError, match="does not exist"):
         parquet.choose_column(two, "image", "x")
 
 
 def test_lists(tmp_path):
     (tmp_path / "a.txt").write_text("x.jpg\n\n  sub/y.jpg  \n/abs/z.jpg\ns3://b/w.jpg\n")
-    found = list(listing.find(str(tmp_path / "a.txt"), {}))
+    found = list(lists.SOURCE.entries(str(tmp_path / "a.txt"), "", Reading()))
     assert [entry.uri for entry in found] == [
         f"{tmp_path}/x.jpg",
         f"{tmp_path}/sub/y.jpg",
@@ -233,10 +234,13 @@ def test_lists(tmp_path):
     ]
     assert [entry.image_id for entry in found] == ["x.jpg", "sub/y.jpg", "/abs/z.jpg", "s3://b/w.jpg"]
     (tmp_path / "a.csv").write_text('id,file_name\n1,"with, comma.jpg"\n')
-    (entry,) = listing.find(str(tmp_path / "a.csv"), {}, id_column="id", columns=["id"])
+    (entry,) = lists.SOURCE.entries(str(tmp_path / "a.csv"), "", Reading(id_column="id", passthrough=("id",)))
     assert entry == Entry(f"{tmp_path}/with, comma.jpg", "1", {"id": "1"})
     (tmp_path / "a.jsonl").write_text('"x.jpg"\n' + json.dumps({"path": "y.jpg"}))
-    assert [entry.image_id for entry in listing.find(str(tmp_path / "a.jsonl"), {})] == ["x.jpg", "y.jpg"]
+    assert [entry.image_id for entry in lists.SOURCE.entries(str(tmp_path / "a.jsonl"), "", Reading())] == [
+        "x.jpg",
+        "y.jpg",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -251,7 +255,7 @@ def test_lists(tmp_path):
 def test_lists_that_cannot_be_used_name_the_line(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
-        list(listing.find(str(tmp_path / name), {}))
+        list(lists.SOURCE.entries(str(tmp_path / name), "", Reading()))
 
 
 def test_folders_are_walked_in_order_and_loops_end(tmp_path):
@@ -260,9 +264,9 @@ def test_folders_are_walked_in_order_and_loops_end(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "a" / "deep")
-    found = [entry.image_id for entry in images.find(storage.Folder(str(tmp_path)), [])]
+    found = [entry.image_id for entry in folders.find(storage.Folder(str(tmp_path)), [])]
     assert found == ["a/1.png", "a/deep/0.webp", "b/2.jpg", "c.JPG", "link/0.webp"]
-    chosen = [entry.image_id for entry in images.find(storage.Folder(str(tmp_path)), ["a/*", "*.txt"])]
+    chosen = [entry.image_id for entry in folders.find(storage.Folder(str(tmp_path)), ["a/*", "*.txt"])]
     assert chosen == ["a/1.png", "a/deep/0.webp", "b/notes.txt"]
 
 
@@ -272,9 +276,9 @@ def test_names_that_are_not_utf8(tmp_path):
     path = os.fsencode(tmp_path) + b"/caf\xe9.jpg"
     with open(path, "wb") as file:
         file.write(b"data")
-    (entry,) = images.find(storage.Folder(str(tmp_path)), [])
+    (entry,) = folders.find(storage.Folder(str(tmp_path)), [])
     assert entry.image_id == "caf\\xe9.jpg"
-    (image,), _ = drain(images.read([entry], Done(), {}))
+    (image,), _ = drain(folders.read([entry], Done(), {}))
     assert image.data == b"data"
     image.uri.encode()
 
@@ -285,9 +289,9 @@ def test_a_folder_of_another_file_system(tmp_path):
     memory = fsspec.filesystem("memory")
     memory.pipe_file("/bucket/a/1.jpg", b"one")
     memory.pipe_file("/bucket/2.jpg", b"two")
-    entries = list(images.find(storage.Folder("memory://bucket"), []))
+    entries = list(folders.find(storage.Folder("memory://bucket"), []))
     assert [entry.image_id for entry in entries] == ["2.jpg", "a/1.jpg"]
-    found, _ = drain(images.read([*entries, Entry("memory://bucket/gone.jpg", "gone")], Done(), {}))
+    found, _ = drain(folders.read([*entries, Entry("memory://bucket/gone.jpg", "gone")], Done(), {}))
     assert [image.data for image in found] == [b"two", b"one", None]
     assert found[2].error.kind == "missing"
 
@@ -310,7 +314,7 @@ def test_boxes_stand_in_the_json_beside_the_image(tmp_path):
     (tmp_path / "x.tar").write_bytes(tar_bytes(members))
 
     def read(done: Done) -> list[Encoded]:
-        return drain(webdataset.read(str(tmp_path / "x.tar"), "x.tar", done, {}, (), ("boxes",)))[0]
+        return drain(webdataset.read(str(tmp_path / "x.tar"), "x.tar", done, Reading(labels=("boxes",))))[0]
 
     found = read(NOTHING)
     assert [(image.image_id, image.extra.get("boxes", "not given")) for image in found] == [
@@ -330,7 +334,7 @@ def test_boxes_stand_in_the_json_beside_the_image(tmp_path):
 def test_one_key_for_a_whole_tar_is_an_error_not_a_full_memory(tmp_path):
     members = [(f"frame.{number}.jpg", b"\xff\xd8\xff") for number in range(300)]
     (tmp_path / "x.tar").write_bytes(tar_bytes(members))
-    found, total = drain(webdataset.read(str(tmp_path / "x.tar"), "x.tar", NOTHING, {}, (), ("boxes",)))
+    found, total = drain(webdataset.read(str(tmp_path / "x.tar"), "x.tar", NOTHING, Reading(labels=("boxes",))))
     assert total == len(found) == 300
     assert {image.error.kind for image in found if image.error} == {"bad_boxes"}
     assert all(image.error for image in found), "none silently without persons"

@@ -88,7 +88,7 @@ def test_an_upload_that_is_cut_off_leaves_nothing(server, monkeypatch):
     server.clean()
     folder = Folder("s3://roads/cut", server.options)
     server.fault = lambda method, path, number: "reset" if method == "PUT" else None
-    monkeypatch.setattr(retries, "_patience_s", 1.0)
+    monkeypatch.setattr(retries, "_deadline_s", 1.0)
     with pytest.raises(Exception):  # noqa: B017  # whichever library notices
         folder.write("data/x", b"x" * 1000)
     server.clean()

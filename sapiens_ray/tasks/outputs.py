@@ -1,0 +1,36 @@
+"""The check of what networks return."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sapiens_ray.errors import CheckpointError
+from sapiens_ray.tasks.options import ModelOptions
+
+if TYPE_CHECKING:
+    import torch
+
+
+def output_maps(
+    output: Any, batch: int, channels: int | None, options: ModelOptions, what: str, side: int | None = None
+) -> torch.Tensor:
+    """The B x channels x h x w tensor in what a model returned (itself, or alone in a tuple or list).
+
+    channels: None for any number. side: h and w, if they are settled. Raises CheckpointError for anything else;
+    `what` names what was expected.
+    """
+    import torch
+
+    if isinstance(output, tuple | list) and len(output) == 1:
+        output = output[0]
+    if not isinstance(output, torch.Tensor):
+        raise CheckpointError(f"{options.column}: the model returns {type(output).__name__}, not a tensor of {what}")
+    wrong = output.dim() != 4 or output.shape[0] != batch or 0 in output.shape
+    wrong = wrong or (channels is not None and output.shape[1] != channels)
+    if wrong or (side is not None and output.shape[2:] != (side, side)):
+        shape = " x ".join(map(str, output.shape))
+        raise CheckpointError(
+            f"{options.column}: the model returns {shape} for {batch} images; task {options.task} needs {batch} x "
+            f"{channels or 'C'} x {side or 'h'} x {side or 'w'} {what}. Is this the checkpoint of another task?"
+        )
+    return output
