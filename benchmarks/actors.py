@@ -15,7 +15,8 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,21 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 import ray
 import ray.cloudpickle
 
-from sapiens_ray.execution import pipeline
+from sapiens_ray.engine import models
+from sapiens_ray.engine.host import ModelHost
+from sapiens_ray.engine.inference import ModelStage
+from sapiens_ray.engine.models import PreparedModel, TaskModel
+from sapiens_ray.execution import pipeline, stages
 from sapiens_ray.job.config import Job
 from sapiens_ray.models.stand_ins import write_model
-from sapiens_ray.tasks.seg import Seg
+from sapiens_ray.tasks import Task
 
 
 class Sleeping:
     """In place of `inference.Infer`: sleeps, then gives each image a class map of rectangles."""
 
-    def __init__(self, task: Seg, seconds_an_image: float) -> None:
-        self.task, self.seconds = task, seconds_an_image
+    def __init__(self, task: Task[Any], seconds_per_image: float) -> None:
+        self.task, self.seconds = task, seconds_per_image
 
     def __call__(self, unit: Any) -> Any:
         import numpy as np
@@ -112,25 +117,29 @@ def main() -> None:
             ray.shutdown()
             rate = (last[-1][0] - first[0][0]) / (last[-1][1] - first[0][1])
             limit = actors * 1000 / arguments.milliseconds
-            stages = ", ".join(f"{stage} {1000 * spent:.1f}" for stage, spent in summary.stages.items())
-            print(f"{actors:>6} {rate:>9.1f} {limit:>7.1f} {100 * rate / limit:>5.0f}%   {stages}", flush=True)
+            spent = ", ".join(f"{stage} {1000 * seconds:.1f}" for stage, seconds in summary.stages.items())
+            print(f"{actors:>6} {rate:>9.1f} {limit:>7.1f} {100 * rate / limit:>5.0f}%   {spent}", flush=True)
 
 
-def stand_in(seconds_an_image: float) -> None:
+@dataclass(frozen=True)
+class SleepingModel(TaskModel):
+    """A model whose actors sleep."""
+
+    seconds_per_image: float = 0.0
+
+    def load(self, host: ModelHost) -> ModelStage:
+        return Sleeping(self.task, self.seconds_per_image)
+
+
+def stand_in(seconds_per_image: float) -> None:
     """Let jobs of this process run without models."""
-    real = pipeline.in_order
+    real = models.in_order
 
-    def in_order(prepared: Any, placement: Any) -> list[Any]:
-        return [replace(model, stage=_stage(seconds_an_image)) for model in real(prepared, placement)]
+    def in_order(prepared: Sequence[PreparedModel]) -> list[PreparedModel]:
+        tasks = [model for model in real(prepared) if isinstance(model, TaskModel)]
+        return [SleepingModel(model.task, model.checkpoint, seconds_per_image) for model in tasks]
 
-    pipeline.in_order = in_order
-
-
-def _stage(seconds: float) -> Any:
-    def make(task: Seg, *_: Any) -> Sleeping:
-        return Sleeping(task, seconds)
-
-    return make
+    stages.in_order = in_order  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

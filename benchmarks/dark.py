@@ -28,7 +28,8 @@ def heatmaps(count: int) -> np.ndarray:
     rows, columns = np.mgrid[:256, :192]
     x, y = random.uniform(10, 180, count), random.uniform(10, 245, count)
     squared = (columns - x[:, None, None]) ** 2 + (rows - y[:, None, None]) ** 2
-    return (0.8 * np.exp(-squared / 72) + random.normal(0, 1e-3, squared.shape)).astype(np.float32)
+    maps: np.ndarray = (0.8 * np.exp(-squared / 72) + random.normal(0, 1e-3, squared.shape)).astype(np.float32)
+    return maps
 
 
 def blur_everything(maps: np.ndarray) -> np.ndarray:

@@ -210,7 +210,8 @@ def photo(width: int, height: int, seed: int = 0) -> np.ndarray:
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (5, 4, 3), np.uint8)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.int16)
-    return np.clip(smooth + random.integers(-8, 9, smooth.shape), 0, 255).astype(np.uint8)
+    noisy: np.ndarray = np.clip(smooth + random.integers(-8, 9, smooth.shape), 0, 255).astype(np.uint8)
+    return noisy
 
 
 def write_photos(folder: Path, count: int, width: int = 96, height: int = 128) -> list[Path]:

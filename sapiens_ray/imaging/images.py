@@ -250,7 +250,7 @@ def _encode(suffix: str, array: np.ndarray, options: list[int]) -> bytes:
 def decode_map(png: bytes) -> np.ndarray:
     """A PNG label map back to H x W uint8."""
     with quiet_opencv():
-        array: Any = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+        array: np.ndarray | None = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
         raise ValueError("not a PNG label map")
     return array

@@ -39,4 +39,5 @@ def unit_length(normals: np.ndarray) -> np.ndarray:
     """... x 3 vectors divided by (norm + 1e-5), float32, as Sapiens-Lite does."""
     vectors = np.asarray(normals, np.float32)
     squared = vectors[..., 0] ** 2 + vectors[..., 1] ** 2 + vectors[..., 2] ** 2
-    return vectors / (np.sqrt(squared) + np.float32(1e-5))[..., None]
+    unit: np.ndarray = vectors / (np.sqrt(squared) + np.float32(1e-5))[..., None]
+    return unit

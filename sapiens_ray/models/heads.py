@@ -24,7 +24,7 @@ class InstanceNorm(nn.Module):
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """B x C x H x W to the same."""
         exact = maps.dtype == torch.float32 and not maps.is_contiguous(memory_format=torch.channels_last)
-        if not maps.is_cpu or exact or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if not maps.is_cpu or exact or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             return F.instance_norm(maps, eps=NORM_EPS)
         # On a CPU instance_norm would undo the channels-last order that convolutions are fast in, and rounds the mean
         # to the maps' dtype; group_norm loses digits where the mean is large. Sums about a value near the mean, in
@@ -70,7 +70,8 @@ class Head(nn.Module):
         dtype = next(self.deconv_layers.parameters()).dtype
         maps: torch.Tensor = self.conv_layers(self.deconv_layers(features.to(dtype)))
         if maps.dtype == torch.float32:
-            return last(maps)
+            exact: torch.Tensor = last(maps)
+            return exact
         # Eight bits of bfloat16 would make ties of peaks and steps of depth. The wide input is converted in strips:
         # whole it would be the largest tensor by far.
         return torch.cat([last(strip.float()) for strip in maps.split(STRIP, 2)], 2)

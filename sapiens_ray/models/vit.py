@@ -32,7 +32,8 @@ class Attention(nn.Module):
         parts = self.qkv(tokens).view(batch, count, 3, self.heads, width // self.heads)
         q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)  # each B x heads x N x C / heads
         mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, count, width))
+        projected: torch.Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, count, width))
+        return projected
 
 
 class FeedForward(nn.Module):
@@ -62,7 +63,8 @@ class Block(nn.Module):
         """B x N x C float32 to the same."""
         dtype = self.attn.qkv.weight.dtype
         tokens = tokens + self.attn(self.ln1(tokens).to(dtype))
-        return tokens + self.ffn(self.ln2(tokens).to(dtype))
+        tokens = tokens + self.ffn(self.ln2(tokens).to(dtype))
+        return tokens
 
 
 class PatchEmbed(nn.Module):
@@ -114,7 +116,8 @@ class VisionTransformer(nn.Module):
         tokens = self.ln1(tokens)
         if self.cls_token is not None:
             tokens = tokens[:, 1:]
-        return tokens.transpose(1, 2).unflatten(2, self.grid)
+        grid: torch.Tensor = tokens.transpose(1, 2).unflatten(2, self.grid)
+        return grid
 
 
 def interpolate_pos_embed(embedding: torch.Tensor, grid: tuple[int, int], class_token: bool) -> torch.Tensor:

@@ -61,7 +61,8 @@ def load_torchscript(path: Path, device: torch.device) -> torch.jit.ScriptModule
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit works, and is what Meta released
             warnings.simplefilter("ignore", FutureWarning)
-            return torch.jit.load(str(path), map_location=device).eval()
+            program: torch.jit.ScriptModule = torch.jit.load(str(path), map_location=device)
+            return program.eval()
     except (RuntimeError, ValueError) as error:
         what = f"{path} is not a TorchScript file: {seems_to_be(path)} ({first_line(error)})"
         raise CheckpointError(what) from None

@@ -22,7 +22,7 @@ MAX_GROUP = 10_000_000  # rows; no table of images has more in one group
 
 def choose_column(schema: pa.Schema, wanted: str | None, uri: str) -> str:
     """The name of the image column. Raises InputError if it is not there, not of images, or ambiguous."""
-    able = [field.name for field in schema if _holds_images(field.type)]
+    able: list[str] = [field.name for field in schema if _holds_images(field.type)]
     if wanted is not None:
         if wanted in able:
             return wanted

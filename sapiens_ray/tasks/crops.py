@@ -86,4 +86,5 @@ def lite_crop(image: np.ndarray, crop: Crop) -> np.ndarray:
 def to_photo(points: np.ndarray, crop: Crop, heatmap_width: int, heatmap_height: int) -> np.ndarray:
     """N x 2 (x, y) in cells of the heatmap to pixels of the photo, float64. Not clipped to the photo."""
     scale = np.array([crop.width / (heatmap_width - 1), crop.height / (heatmap_height - 1)])
-    return np.asarray(points, np.float64) * scale + np.array([crop.left, crop.top], np.float64)
+    places: np.ndarray = np.asarray(points, np.float64) * scale + np.array([crop.left, crop.top], np.float64)
+    return places
