@@ -25,7 +25,7 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 import ray
 import ray.cloudpickle
 
-from sapiens_ray.engine import models
+from sapiens_ray.engine import models as ordering
 from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.engine.inference import ModelStage
 from sapiens_ray.engine.models import PreparedModel, TaskModel
@@ -133,10 +133,10 @@ class SleepingModel(TaskModel):
 
 def stand_in(seconds_per_image: float) -> None:
     """Let jobs of this process run without models."""
-    real = models.in_order
+    real = ordering.in_order
 
-    def in_order(prepared: Sequence[PreparedModel]) -> list[PreparedModel]:
-        tasks = [model for model in real(prepared) if isinstance(model, TaskModel)]
+    def in_order(models: Sequence[PreparedModel]) -> list[PreparedModel]:
+        tasks = [model for model in real(models) if isinstance(model, TaskModel)]
         return [SleepingModel(model.task, model.checkpoint, seconds_per_image) for model in tasks]
 
     stages.in_order = in_order  # type: ignore[attr-defined]
