@@ -25,6 +25,7 @@ from filelock import FileLock
 from sapiens_ray.errors import first_line
 from sapiens_ray.models.architectures import NativeModel
 from sapiens_ray.models.checkpoint import cache_folder
+from sapiens_ray.models.environment import environment
 from sapiens_ray.storage import Folder
 
 # The graphs of CUDA hand out their own memory as output, which the next batch overwrites while the last is reduced.
@@ -91,7 +92,7 @@ class CompileCache:
                 there, problem = self._fetched(key, local)
             before = _files(local)
             folders = {"TORCHINDUCTOR_CACHE_DIR": str(local / "inductor"), "TRITON_CACHE_DIR": str(local / "triton")}
-            with _environment(folders):
+            with environment(folders):
                 yield start
             seconds = time.perf_counter() - began
             new = there is None or _files(local) != before
@@ -122,20 +123,6 @@ class CompileCache:
         except Exception as error:
             return None, f"; {self.shared.join(name)} is of no use: {type(error).__name__}: {first_line(error)}"
         return self.shared.join(name), ""
-
-
-@contextlib.contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Environment variables of this process for the time of the block: torch reads them whenever it compiles."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
 
 
 def _files(folder: Path) -> set[str]:

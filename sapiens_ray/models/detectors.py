@@ -18,6 +18,7 @@ import torchvision
 
 from sapiens_ray.errors import CheckpointError, ImageError, error_lines
 from sapiens_ray.models.device import choose_device
+from sapiens_ray.models.environment import hub_folder
 from sapiens_ray.models.weights import load_torchscript
 from sapiens_ray.tasks.persons import FARTHEST, DetectorOptions
 
@@ -127,16 +128,10 @@ def load_published(name: str, weights: Path, published_as: str) -> torch.nn.Modu
     """A torchvision model as torchvision builds it for its own weights: some have other constants then (frozen
     batch norms, with epsilon 0 in the oldest ones). torchvision finds the file, under its published name, in the hub
     folder, which is a temporary one for this time."""
-    before = torch.hub.get_dir()
-    with tempfile.TemporaryDirectory() as folder:
-        cached = Path(folder) / "checkpoints" / published_as
-        cached.parent.mkdir()
-        cached.symlink_to(weights.resolve())
-        torch.hub.set_dir(folder)
-        try:
-            network: torch.nn.Module = torchvision.models.get_model(name, weights="DEFAULT")
-        finally:
-            torch.hub.set_dir(before)
+    with tempfile.TemporaryDirectory() as folder, hub_folder(Path(folder)) as checkpoints:
+        checkpoints.mkdir(parents=True)
+        (checkpoints / published_as).symlink_to(weights.resolve())
+        network: torch.nn.Module = torchvision.models.get_model(name, weights="DEFAULT")
     return network.eval()
 
 

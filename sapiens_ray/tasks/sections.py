@@ -87,7 +87,7 @@ def expand(value: Any, words: tuple[str, ...], keys: tuple[str, ...]) -> Any:
         return {"source": "none"}
     if isinstance(value, str):
         if value not in words:
-            raise ValueError(f"{value!r} is none of {', '.join(words)}, or a mapping with {' or '.join(keys)}")
+            raise ValueError(f"{value!r} is not one of {', '.join(words)}, or a mapping with {' or '.join(keys)}")
         return {"source": value}
     if isinstance(value, dict) and "source" not in value:
         given = [key for key in keys if value.get(key) is not None]

@@ -94,7 +94,7 @@ def test_inspect_for_people(command, tmp_path, model):
     done = command("checkpoints", "inspect", tmp_path / "broken.pth")
     assert done.code == 1 and "tensor backbone.ln1.weight of shape (32,) is missing" in done.out
     done = command("checkpoints", "inspect", tmp_path / "nothing.pth")
-    assert done.code == 2 and "is not there" in done.err
+    assert done.code == 2 and "does not exist" in done.err
 
 
 def test_convert_refuses_what_it_cannot_do(command, tmp_path, model):

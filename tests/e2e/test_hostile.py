@@ -139,7 +139,7 @@ def test_files_that_are_not_what_their_names_say(cluster, sapiens_ray, write_job
         ("a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
             f"{chr(ord(last) + 1)}: &{chr(ord(last) + 1)} [{', '.join([f'*{last}'] * 9)}]\n" for last in "abcdefgh"
         ), "anchors make more than"),
-        ("name: one\nname: two\n", "key 'name' stands twice"),
+        ("name: one\nname: two\n", "key 'name' is there twice"),
         ("[" * 5000, "nested too deeply"),
         ("# " + "x" * 2_000_000, "more than a job file may have"),
         ("\xff\xfe", "cannot be read"),

@@ -21,7 +21,7 @@ from sapiens_ray.imaging.images import encode_png
 from sapiens_ray.labels import body_parts, keypoints
 from sapiens_ray.models.stand_ins import TASKS, write_model
 from tests.conftest import photo, read_output
-from tests.test_detectors import Bright, scripted
+from tests.models.test_detectors import Bright, scripted
 
 SIZES = [(96, 128), (333, 47), (1, 1), (640, 480), (5, 300), (120, 90), (64, 64)]
 

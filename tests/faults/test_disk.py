@@ -51,7 +51,7 @@ def test_a_full_disk_ends_the_job_and_a_larger_one_completes_it(write_job, tmp_p
     )
     assert "first 1 second 0" in done.stdout, done.stdout + done.stderr
     message = next(line for line in done.stderr.splitlines() if line.startswith("sapiens-ray:"))
-    assert "No space left on device" in message and "run again to go on" in message and len(message) < 500, message
+    assert "No space left on device" in message and "run again to continue" in message and len(message) < 500, message
     assert "Traceback" not in done.stderr
     kept = [UnitName.parse(file.name) for file in (tmp_path / "kept" / "data").glob("s*.parquet")]
     for name in kept:

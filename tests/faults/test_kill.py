@@ -150,7 +150,7 @@ def test_a_second_run_is_refused_and_the_first_stopped_by_a_signal(write_job, tm
         process.send_signal(number)
     assert process.wait(PATIENCE_S) == code
     log = (tmp_path / "log.txt").read_text()
-    assert "Run the same command again to go on" in log and "Traceback" not in log
+    assert "Run the same command again to continue" in log and "Traceback" not in log
     assert json.loads((output / "summary.json").read_text())["state"] == "stopped"
     _, alive = psutil.wait_procs(children, timeout=PATIENCE_S)
     assert alive == [], "processes of the local Ray are left behind"

@@ -214,7 +214,7 @@ def test_weights_come_from_the_torch_hub_cache(ssd, tmp_path, monkeypatch):
     cached.write_bytes(ssd.read_bytes())
     found = resolve_detector(DetectorOptions(model=SSD), {})
     assert found.local_file() == cached and found.sha256 == hashlib.sha256(cached.read_bytes()).hexdigest()
-    with pytest.raises(CheckpointError, match="is no detection model of torchvision"):
+    with pytest.raises(CheckpointError, match="is not a detection model of torchvision"):
         resolve_detector(DetectorOptions(model="yolov99"), {})
     with pytest.raises(CheckpointError, match="pins"):
         resolve_detector(DetectorOptions(model=SSD, sha256="0" * 64), {})
@@ -226,7 +226,7 @@ def test_persons_are_found_and_posed(tmp_path):
     detector = {"model": "torchscript", "checkpoint": str(scripted(Bright(), tmp_path / "d.pt2")), "score": 0.5}
     pose = {"task": "pose", "keypoints": 17, "checkpoint": str(tmp_path / "p17.pt2"), "boxes": {"detector": detector}}
     label = sr.Labeler(tasks=[pose, {**pose, "name": "again", "flip_test": True}])
-    assert len(label._models) == 3
+    assert len(label._stages) == 3
     rows = label([halves(255, 204), halves(0, 0), b"junk", halves(0, 204)])
     assert [row["error_kind"] for row in rows] == [None, None, "not_an_image", None]
     assert [len(row["persons"] or []) for row in rows] == [2, 0, 0, 1] and rows[2]["persons"] is None

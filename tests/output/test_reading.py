@@ -59,7 +59,7 @@ def test_labeler_takes_what_notebooks_have(model):
 
 
 def test_labeler_refuses_in_plain_words(tmp_path, model):
-    with pytest.raises(CheckpointError, match="is not there"):
+    with pytest.raises(CheckpointError, match="does not exist"):
         sr.Labeler(task="seg", checkpoint=tmp_path / "none.pt2")
     with pytest.raises(ConfigError, match="bath_size: unknown key"):
         sr.Labeler(task="seg", checkpoint=model, bath_size=3)
