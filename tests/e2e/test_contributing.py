@@ -1,4 +1,4 @@
-"""The package that CONTRIBUTING.md builds adds a task, a source, an export and a model family, without a change here."""
+"""The package that CONTRIBUTING.md builds adds one of each kind, without a change to this repository."""
 
 from __future__ import annotations
 
