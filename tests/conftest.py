@@ -64,11 +64,12 @@ class RayCluster:
 
 
 def start_cluster(folder: str, cpus: int = 2, gpus: int = 0) -> tuple[subprocess.Popen[bytes], RayCluster]:
-    port, dashboard = free_port(), free_port()
+    port, dashboard, agent = free_port(), free_port(), free_port()
     ray = Path(sys.executable).parent / "ray"
     command = [
         str(ray), "start", "--head", "--block", f"--port={port}", f"--num-cpus={cpus}", f"--num-gpus={gpus}",
-        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={folder}",
+        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
+        f"--temp-dir={folder}",
         "--disable-usage-stats", f"--object-store-memory={2 << 30}",
     ]  # fmt: skip
     log = (Path(folder) / "head.log").open("wb")
@@ -79,8 +80,10 @@ def start_cluster(folder: str, cpus: int = 2, gpus: int = 0) -> tuple[subprocess
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
-            with urllib.request.urlopen(f"{cluster.dashboard}/api/version", timeout=60):
-                return process, cluster
+            urllib.request.urlopen(f"{cluster.dashboard}/api/version", timeout=60).close()
+            # The job server refuses jobs that come ten seconds before its agent.
+            urllib.request.urlopen(f"http://127.0.0.1:{agent}/api/local_raylet_healthz", timeout=60).close()
+            return process, cluster
         except OSError:
             if time.monotonic() > deadline or process.poll() is not None:
                 process.kill()
