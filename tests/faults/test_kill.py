@@ -176,7 +176,7 @@ with cli._StopSignals().installed():
     ids=["of Ray", "ours"],
 )
 def test_a_stop_does_not_wait_for_cleaning_up_that_hangs(script):
-    head = "import os, signal, threading; from sapiens_ray import cli; forever = threading.Event().wait"
+    head = "import os, signal, threading; from sapiens_ray.cli import commands as cli; forever = threading.Event().wait"
     env = {**os.environ, "RAY_JOB_STOP_WAIT_TIME_S": "1"}
     command = [sys.executable, "-c", f"{head}\n{script}"]
     assert subprocess.run(command, env=env, cwd=ROOT, timeout=PATIENCE_S, check=False).returncode == 143

@@ -1,0 +1,102 @@
+"""An output that commit 3a36c3a began is resumed without a word: names, columns, plan, fingerprint, notes of deaths.
+
+tests/data/begun_by_3a36c3a holds the photos, the models and the output of a job that was killed when one of its two
+shards was complete. The photos are read from S3, whose URIs are the same on every machine.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+import sapiens_ray as sr
+from sapiens_ray.planning.status import output_status
+from sapiens_ray.storage import Folder
+from tests.conftest import ROOT, read_output
+from tests.s3_server import s3_server
+
+BEGUN = ROOT / "tests" / "data" / "begun_by_3a36c3a"
+TASKS = [
+    {"task": "seg"},
+    {"task": "depth", "resolution": "original"},
+    {"task": "normal", "resolution": "original", "mask": "none"},
+    {"task": "pose", "keypoints": 17, "boxes": "seg"},
+]
+
+
+@pytest.fixture(scope="module")
+def job():
+    """The job of that output, as it was; gives a function of the folder to write to."""
+    files = {"seg": "seg", "depth": "depth", "normal": "normal", "pose": "pose17"}
+    tasks = [{**task, "checkpoint": str(BEGUN / "models" / f"{files[task['task']]}.pt2")} for task in TASKS]
+    with s3_server() as s3:
+        s3.direct.mkdir("begun")
+        for photo in sorted((BEGUN / "photos").iterdir()):
+            s3.direct.put_file(str(photo), f"begun/photos/{photo.name}")
+
+        def at(output: Path) -> sr.Job:
+            return sr.Job.parse({
+                "name": "begun",
+                "input": {"uri": "s3://begun/photos/", "shard_size": 4, "storage_options": s3.options},
+                "output": {"uri": str(output), "visualize": {"max_side": 32, "quality": 60, "fraction": 0.6}},
+                "unit_size": 2,
+                "tasks": tasks,
+            })  # fmt: skip
+
+        yield at
+
+
+def test_it_is_resumed_without_a_word(cluster, job, tmp_path):
+    output = tmp_path / "output"
+    shutil.copytree(BEGUN / "output", output)
+    before = {file.name: file.read_bytes() for file in (output / "data").iterdir()}
+    status = output_status(Folder(str(output)))
+    assert (status["images"], status["expected"], status["errors"]) == (6, 8, {"not_an_image": 1})
+
+    summary = sr.run(job(output))
+    assert (summary.already_done, summary.labelled, summary.images) == (6, 2, 8)
+    files = {file.name: file.read_bytes() for file in (output / "data").iterdir()}
+    assert sorted(files) == ["s000000-00000000-00000004-end.parquet", "s000001-00000000-00000004-end.parquet"]
+    complete = "s000000-00000000-00000004-end.parquet"
+    assert files[complete] == before[complete], "a complete shard is not touched"
+
+    table = read_output(output)
+    assert table["image_id"].to_pylist() == [f"{number}.jpg" for number in range(8)]
+    kinds = dict(enumerate(table["error_kind"].to_pylist()))
+    assert kinds.pop(1) == "not_an_image"
+    assert kinds.pop(7) == "crashed", "image 3 of shard 1 is not tried again: it killed its worker"
+    assert set(kinds.values()) == {None}
+    assert not list((output / "attempts").iterdir()), "nothing is kept of a job that is done"
+
+
+def test_labels_schema_and_settings_are_those_of_then(cluster, job, tmp_path):
+    """A run of today beside it: the same columns, types, metadata, settings and, on the same torch, the same labels."""
+    output = tmp_path / "output"
+    sr.run(job(output))
+    old = pq.read_table(BEGUN / "output" / "data" / "s000000-00000000-00000004-end.parquet")
+    new = pq.read_table(output / "data" / "s000000-00000000-00000004-end.parquet")
+    assert new.schema.equals(old.schema), "names and types"
+    about_old, about_new = (json.loads(table.schema.metadata[b"sapiens_ray.job"]) for table in (old, new))
+    versions = about_old.pop("versions"), about_new.pop("versions")
+    assert about_new == about_old, "fingerprint, models, tasks"
+    assert versions[0].keys() == versions[1].keys()
+    record_old, record_new = (yaml.safe_load((one / "job.yaml").read_text()) for one in (BEGUN / "output", output))
+    assert record_new.keys() == record_old.keys()
+    assert record_new["result_settings"] == record_old["result_settings"]
+    head = [name for name in old.schema.names if name not in ("error",)]
+    if (
+        versions[0]["torch"] == versions[1]["torch"]
+        and versions[0]["opencv-python-headless"] == (versions[1]["opencv-python-headless"])
+    ):
+        for name in head:
+            assert new[name].to_pylist() == old[name].to_pylist(), name
+    names = sorted(str(path.relative_to(output)) for path in (output / "visualizations").rglob("*.jpg"))
+    kept = sorted(
+        str(path.relative_to(BEGUN / "output")) for path in (BEGUN / "output" / "visualizations").rglob("*.jpg")
+    )
+    assert set(kept) <= set(names)
