@@ -9,7 +9,7 @@ from typing import Any
 
 from sapiens_ray.engine.assemble import Contents
 from sapiens_ray.engine.host import ModelHost
-from sapiens_ray.engine.models import PreparedModel, in_order, last_of_kind
+from sapiens_ray.engine.models import in_order, last_of_kind
 from sapiens_ray.execution.attempts import Guard
 from sapiens_ray.execution.blocks import ModelBlock, PrepareBlock, ReadBlock, WriteBlock, feed_blocks
 from sapiens_ray.execution.coordinator import CoordinatorHandle, attempts_at
@@ -81,7 +81,7 @@ def job_stages(
 
 
 def _model_stages(prepared: PreparedJob, resources: ResourcePlan, guard: Guard) -> list[StageSpec]:
-    pools = dict(zip(_keys(prepared.models), resources.pools, strict=True))
+    pools = {model.makes: pool for model, pool in zip(prepared.models, resources.pools, strict=True)}
     models = in_order(prepared.models)
     cache = cache_of(prepared.job)
     stages = []
@@ -90,11 +90,6 @@ def _model_stages(prepared: PreparedJob, resources: ResourcePlan, guard: Guard) 
         host = ModelHost(pool.device, pool.threads, cache, last_of_kind(models, position))
         stages.append(StageSpec(model.column, ModelBlock, pool.num_cpus, pool, (model, host, guard)))
     return stages
-
-
-def _keys(models: list[PreparedModel]) -> list[str]:
-    """What tells the models of a job apart."""
-    return [model.makes for model in models]
 
 
 def cache_of(job: Job) -> Folder | None:

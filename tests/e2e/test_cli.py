@@ -71,7 +71,7 @@ def test_a_file_that_is_no_checkpoint_is_named(cluster, sapiens_ray, write_job, 
     path = write_job(tmp_path / "photos", tasks=tasks)
     for command in ("check", "run"):
         done = sapiens_ray(command, path)
-        assert done.code == 2 and "tasks[0].checkpoint" in done.err and "is no checkpoint" in done.err
+        assert done.code == 2 and "tasks[0].checkpoint" in done.err and "is not a checkpoint" in done.err
         assert "Traceback" not in done.err
     pinned = write_job(tmp_path / "photos", tasks=[{**tasks[0], "sha256": "0" * 64}])
     refused = sapiens_ray("check", pinned)

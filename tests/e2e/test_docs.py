@@ -99,5 +99,5 @@ def test_the_error_kinds_of_the_docs_are_those_of_the_code():
     documented = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
     source = "".join(path.read_text() for path in (ROOT / "sapiens_ray").rglob("*.py"))
     raised = set(re.findall(r'ImageError\(\s*"(\w+)"', source)) | {"failed"}
-    raised |= set(re.findall(r'condemned\[.*\("(\w+)", ', source))  # what becomes of images that kill their worker
+    raised |= set(re.findall(r'quarantined\[.*\("(\w+)", ', source))  # what becomes of images that kill their worker
     assert documented == raised

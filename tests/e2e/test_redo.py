@@ -145,7 +145,7 @@ def test_restart_asks_before_it_deletes(sapiens_ray, labelled, tmp_path):
         return done.returncode, (done.stdout + done.stderr).decode()
 
     code, said = answer(b"n\n")
-    assert code == 2 and "Go on? [y/N]" in said and "nothing was deleted" in said
+    assert code == 2 and "Continue? [y/N]" in said and "nothing was deleted" in said
     assert len(ids(output)) == 10
     for file in files:
         mend(file)
@@ -246,11 +246,11 @@ def test_a_look_at_a_job_writes_nothing(cluster, labelled):
 
     path, files, output = labelled
     before = {file: file.read_bytes() for file in output.rglob("*") if file.is_file()}
-    kept, growth.SHARDS_A_FILE = growth.SHARDS_A_FILE, 1
+    kept, growth.SHARDS_PER_FILE = growth.SHARDS_PER_FILE, 1
     try:
         for number in range(12):
             mend(files[0].with_name(f"x{number:02d}.jpg"))
         prepare_job(sr.Job.load(path)).growth.discard()
     finally:
-        growth.SHARDS_A_FILE = kept
+        growth.SHARDS_PER_FILE = kept
     assert {file: file.read_bytes() for file in output.rglob("*") if file.is_file()} == before
