@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from sapiens_ray.engine.prepare import prepare
 from sapiens_ray.errors import ConfigError, ImageError
 from sapiens_ray.imaging.images import encode_png
 from sapiens_ray.job.config import Job
+from sapiens_ray.job.raw import RawJob
 from sapiens_ray.models.resolving import resolve_detector, resolve_model
 from sapiens_ray.output.reading import map_columns
 from sapiens_ray.output.schema import about_tasks
@@ -29,6 +30,7 @@ from sapiens_ray.tasks.sections import Visualize
 from sapiens_ray.tasks.stored import MapSize
 from sapiens_ray.units import Row, Unit
 
+Columns = dict[str, Sequence[Any]]  # an input column -> its value for each image
 ImageLike = str | os.PathLike[str] | bytes | np.ndarray
 
 
@@ -48,7 +50,7 @@ class Labeler:
         task: str | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         *,
-        tasks: Sequence[dict[str, Any]] | None = None,
+        tasks: Sequence[RawJob] | None = None,
         device: str = "auto",
         batch_size: int | None = None,
         max_pixels: int | None = None,
@@ -64,7 +66,7 @@ class Labeler:
         if tasks is None:
             one = {"task": task, "checkpoint": os.fspath(checkpoint or ""), "batch_size": batch_size, **options}
             tasks = [{key: value for key, value in one.items() if value is not None}]
-        raw: dict[str, Any] = {"input": {"uri": "-"}, "output": {"uri": "-"}, "device": device, "tasks": list(tasks)}
+        raw: RawJob = {"input": {"uri": "-"}, "output": {"uri": "-"}, "device": device, "tasks": list(tasks)}
         if max_pixels is not None:
             raw["max_pixels"] = max_pixels
         job = Job.parse(raw, source="Labeler")
@@ -82,7 +84,7 @@ class Labeler:
         images: ImageLike | Iterable[ImageLike],
         decode: bool = True,
         size: MapSize = "stored",
-        columns: dict[str, Sequence[Any]] | None = None,
+        columns: Columns | None = None,
     ) -> list[Row]:
         """Label images; returns one row (dict) per image, in order, with the columns of the output files that
         concern the image itself.
@@ -105,9 +107,7 @@ class Labeler:
                 row[name] = None if row[name] is None else decoder(row[name], row["width"], row["height"])
         return rows
 
-    def preview(
-        self, image: ImageLike, visualize: Visualize | None = None, columns: dict[str, Any] | None = None
-    ) -> np.ndarray:
+    def preview(self, image: ImageLike, visualize: Visualize | None = None, columns: Row | None = None) -> np.ndarray:
         """The picture of one image, of the first task that has one, h x w x 3 uint8 BGR, as a job would write it.
 
         columns: value of each input column that the tasks name. Raises ImageError for a bad image.
@@ -122,7 +122,7 @@ class Labeler:
             raise ImageError("failed", "none of the tasks has a picture of this image")
         return next(iter(pictures.values()))
 
-    def _require(self, columns: dict[str, Any]) -> None:
+    def _require(self, columns: Mapping[str, object]) -> None:
         missing = [name for name in self.job.label_columns if name not in columns]
         if missing:
             raise ConfigError(f"Labeler: the tasks look for {missing[0]!r}; give it in `columns`")
@@ -133,7 +133,7 @@ class Labeler:
             unit = stage(unit)
         return without_half_labels(unit, self.tasks)
 
-    def _units(self, images: ImageLike | Iterable[ImageLike], columns: dict[str, Sequence[Any]]) -> Iterator[Unit]:
+    def _units(self, images: ImageLike | Iterable[ImageLike], columns: Columns) -> Iterator[Unit]:
         if isinstance(images, str | os.PathLike | bytes) or (isinstance(images, np.ndarray) and images.ndim <= 3):
             images = [images]
         held: list[Encoded] = []

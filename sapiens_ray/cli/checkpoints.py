@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from sapiens_ray.models.inspection import Inspected
     from sapiens_ray.tasks.sections import Settings
 
-Subparsers = Any  # of argparse, which hides the class
+Subparsers = argparse._SubParsersAction  # which argparse gives no public name
 
 
-def add_commands(commands: Subparsers) -> None:
+def add_commands(commands: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the commands to the parser's."""
     checkpoints = commands.add_parser("checkpoints", help="list, download or inspect checkpoints")
     actions = checkpoints.add_subparsers(required=True, metavar="ACTION")
@@ -58,7 +58,7 @@ def add_commands(commands: Subparsers) -> None:
 
 def _list(arguments: argparse.Namespace) -> int:
     modes = [arguments.mode] if arguments.mode else list(catalogue.MODES)
-    files: list[dict[str, Any]] = [
+    files: list[Settings] = [
         {
             "name": model.name,
             "task": model.folder,

@@ -13,19 +13,18 @@ import threading
 import traceback
 from collections.abc import Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from sapiens_ray.errors import SapiensRayError
 from sapiens_ray.storage.uris import redact_uris_in
 from sapiens_ray.version import __version__
 
 if TYPE_CHECKING:
+    from sapiens_ray.cli.checkpoints import Subparsers
     from sapiens_ray.export import Option
     from sapiens_ray.job.config import Job
     from sapiens_ray.output.summary import Summary
     from sapiens_ray.storage import Folder
-
-Subparsers = Any  # of argparse, which hides the class
 
 # `ray job stop` kills 3 s after it asks, or as long after as this variable of Ray's says.
 KILLED_AFTER_S = float(os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", "3"))
@@ -94,7 +93,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_export(commands: Subparsers, is_asked_for: bool) -> None:
+def _add_export(commands: Subparsers[argparse.ArgumentParser], is_asked_for: bool) -> None:
     """The command `export`. The formats and their options, which cost imports, are added where it is asked for."""
     export = commands.add_parser("export", help="write labels in the format of other tools")
     export.set_defaults(command=_export)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pyarrow as pa
 
@@ -108,7 +107,7 @@ def add_masks(unit: Unit, encoded: list[Encoded], masks: Sequence[Mask], base: s
     return replace(unit, rows=rows)
 
 
-def _passthrough(values: list[Any], kind: pa.DataType) -> pa.Array:
+def _passthrough(values: Sequence[object], kind: pa.DataType) -> pa.Array:
     """A passthrough column in its planned type; a value that does not fit (the type was read off other
     shards) becomes text if the column is text, and null else."""
     try:
@@ -117,7 +116,7 @@ def _passthrough(values: list[Any], kind: pa.DataType) -> pa.Array:
         return pa.array([_fitting(value, kind) for value in values], kind)
 
 
-def _fitting(value: Any, kind: pa.DataType) -> Any:
+def _fitting(value: object, kind: pa.DataType) -> object:
     try:
         return pa.scalar(value, kind).as_py()
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):

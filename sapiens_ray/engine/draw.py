@@ -13,7 +13,7 @@ from sapiens_ray.engine import watchdog
 from sapiens_ray.engine.assemble import DATA
 from sapiens_ray.imaging import images, names
 from sapiens_ray.output.layout import picture_file
-from sapiens_ray.output.schema import AnyTask
+from sapiens_ray.tasks import AnyTask
 from sapiens_ray.tasks.sections import Visualize
 from sapiens_ray.units import Picture, Unit, set_column
 

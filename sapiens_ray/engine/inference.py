@@ -23,8 +23,8 @@ from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.engine.prepare import error_columns
 from sapiens_ray.errors import CheckpointError, ImageError
 from sapiens_ray.models.checkpoint import Checkpoint
-from sapiens_ray.tasks import CropTask
-from sapiens_ray.tasks.base import Size, Task
+from sapiens_ray.tasks import AnyTask, CropTask
+from sapiens_ray.tasks.base import Size
 from sapiens_ray.tasks.network import NETWORK_HEIGHT, NETWORK_WIDTH
 from sapiens_ray.tasks.persons import DetectorOptions
 from sapiens_ray.units import PHOTO, Errors, Row, Unit, set_column, set_errors
@@ -40,7 +40,7 @@ ModelStage = Callable[[Unit], Unit]
 class Infer:
     """One task's model. Lives in an actor of its pool, or in the process of a Labeler."""
 
-    def __init__(self, task: Task[Any], checkpoint: Checkpoint, host: ModelHost) -> None:
+    def __init__(self, task: AnyTask, checkpoint: Checkpoint, host: ModelHost) -> None:
         """Load the model, and run it once. Raises CheckpointError."""
         from sapiens_ray.engine.runner import Runner
         from sapiens_ray.models.compiling import CompileCache

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.errors import ConfigError
 from sapiens_ray.models.checkpoint import Checkpoint
-from sapiens_ray.tasks import Task, make_task
+from sapiens_ray.tasks import AnyTask, make_task
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.persons import DetectorOptions
 from sapiens_ray.units import PHOTO
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class TaskModel:
     """The model of a task."""
 
-    task: Task[Any]
+    task: AnyTask
     checkpoint: Checkpoint
 
     @classmethod

@@ -13,7 +13,7 @@ from sapiens_ray.engine import watchdog
 from sapiens_ray.engine.assemble import DATA
 from sapiens_ray.errors import ImageError
 from sapiens_ray.imaging import images
-from sapiens_ray.output.schema import AnyTask
+from sapiens_ray.tasks import AnyTask
 from sapiens_ray.units import PHOTO, Errors, Unit, set_column, set_errors
 
 

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from sapiens_ray.errors import first_line
 from sapiens_ray.models.compiling import CompileCache, compile_native, no_compiler, run_eagerly
 from sapiens_ray.models.device import capability, choose_device, empty_cache, out_of_memory, synchronize
 from sapiens_ray.models.loading import LoadedModel, load_model
-from sapiens_ray.tasks.base import Average
+from sapiens_ray.tasks.base import Average, Output
 
 DEFAULT_BATCH = {"cuda": 8, "cpu": 1}  # batches do not help on a CPU, and memory grows
 LARGEST_BATCH = 64  # that `auto` tries
@@ -66,14 +66,14 @@ class Runner:
         self.fixed = self.loaded.batch is not None  # the shape of a batch never changes: short ones are filled up
         if self.loaded.batch is not None:
             self.batch_size, self.auto = self.loaded.batch, False
-        self.module: Callable[[torch.Tensor], Any] = self.loaded.module
+        self.module: Callable[[torch.Tensor], Output] = self.loaded.module
         self._mean = torch.tensor(self.loaded.mean_rgb, device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(self.loaded.std_rgb, device=self.device).view(1, 3, 1, 1)
         self._lock = threading.Lock()
 
     def warm_up(
         self, height: int, width: int, compiling: str = "none", cache: CompileCache | None = None
-    ) -> tuple[Any, int]:
+    ) -> tuple[Output, int]:
         """Run once on black images of the size that is coming, after settling the batch size and compiling.
 
         compiling: none, default or max-autotune. cache: where compiled code is kept; nothing is compiled without.
@@ -119,7 +119,7 @@ class Runner:
         synchronize(self.device)
         return time.perf_counter() - started
 
-    def __call__(self, inputs: Batches) -> Iterator[tuple[int, int, Any]]:
+    def __call__(self, inputs: Batches) -> Iterator[tuple[int, int, Output]]:
         """Run N x H x W x 3 uint8 BGR through the model; `inputs` is sliced a batch at a time.
 
         Yields (start, stop, output) for consecutive batches; `output` is what the model returns, float32, on the
@@ -158,7 +158,7 @@ class Runner:
                 taken.append(self._notes.popleft())
         return taken
 
-    def _forward(self, batch: np.ndarray) -> Any:
+    def _forward(self, batch: np.ndarray) -> Output:
         with self._lock, torch.inference_mode():
             images = self._normalize(batch)
             filled = self.batch_size - len(batch) if self.fixed else 0
@@ -182,7 +182,7 @@ class Runner:
         return rgb.sub_(self._mean).div_(self._std).to(self.loaded.dtype)
 
 
-def _float32(output: Any, filled: int) -> Any:
+def _float32(output: Output, filled: int) -> Output:
     """A model's output, a tensor or a sequence of them, as float32, without the last `filled` of the batch."""
     if isinstance(output, torch.Tensor):
         return (output[:-filled] if filled > 0 else output).float()

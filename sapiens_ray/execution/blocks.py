@@ -21,10 +21,10 @@ from sapiens_ray.errors import CheckpointError, JobError
 from sapiens_ray.execution.attempts import DRAW, Guard
 from sapiens_ray.execution.coordinator import CoordinatorHandle, work_of
 from sapiens_ray.execution.reading import UnitReader
-from sapiens_ray.output.schema import AnyTask
 from sapiens_ray.output.writing import write_unit
 from sapiens_ray.planning.plan import ShardWork
 from sapiens_ray.storage.uris import redact_uri
+from sapiens_ray.tasks import AnyTask
 from sapiens_ray.tasks.sections import Visualize
 from sapiens_ray.units import Picture, Unit, UnitReport
 

@@ -8,10 +8,10 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from sapiens_ray.errors import ClusterError
 from sapiens_ray.storage import translate_errors
+from sapiens_ray.tasks.sections import Settings
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def start_ray(address: str | None = None) -> None:
 
     if ray.is_initialized():
         return
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    options: Settings = {"log_to_driver": False, "logging_level": "ERROR"}
     if address or os.environ.get("RAY_ADDRESS"):
         options["address"] = address
     else:

@@ -65,7 +65,7 @@ def start_coordinator() -> CoordinatorHandle:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    actor: Any = ray.remote(Coordinator)
+    actor: CoordinatorHandle = ray.remote(Coordinator)
     return actor.options(
         num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=1000, scheduling_strategy=here
     ).remote()

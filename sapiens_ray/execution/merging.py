@@ -13,6 +13,7 @@ from sapiens_ray.output.writing import merge_shard
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import UnitName
 
+MergeRef = Any  # Ray's reference to a merge under way
 LEAST_AT_ONCE = 4
 
 
@@ -22,7 +23,7 @@ class Merger:
     def __init__(self, output: Folder, files: Iterable[UnitName], run: str) -> None:
         self.output, self.run = output, run
         self.parts: dict[int, set[UnitName]] = defaultdict(set)
-        self.running: list[Any] = []
+        self.running: list[MergeRef] = []
         for name in files:
             self.parts[name.shard].add(name)
 
@@ -59,7 +60,7 @@ class Merger:
         self._check(self.running)
         self.running = []
 
-    def _check(self, merges: list[Any]) -> None:
+    def _check(self, merges: list[MergeRef]) -> None:
         """Raise JobError if a merge could not be done; its rows are all there, in parts."""
         import ray
 

@@ -10,7 +10,6 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 import pyarrow as pa
 import yaml
@@ -23,11 +22,12 @@ from sapiens_ray.job.config import Job, difference, fingerprint
 from sapiens_ray.models.resolving import resolve_detector, resolve_model
 from sapiens_ray.output.done import done_by_shard, list_units
 from sapiens_ray.output.layout import JOB_FILE, PLAN_FILE, data_file, data_units
-from sapiens_ray.output.schema import AnyTask, output_schema
+from sapiens_ray.output.schema import output_schema
 from sapiens_ray.planning.growth import Growth
 from sapiens_ray.planning.plan import Plan, Shard, ShardWork, load_plan
 from sapiens_ray.storage import Folder, StorageOptions
 from sapiens_ray.storage.uris import without_query
+from sapiens_ray.tasks import AnyTask
 from sapiens_ray.tasks.foreground import Mask
 from sapiens_ray.tasks.sections import Settings
 from sapiens_ray.units import Done, Errors, UnitName
@@ -219,7 +219,7 @@ def save_job(prepared: PreparedJob) -> None:
         _write_job(prepared, record)
 
 
-def _write_job(prepared: PreparedJob, record: dict[str, Any]) -> None:
+def _write_job(prepared: PreparedJob, record: Settings) -> None:
     output = prepared.output
     output.write(JOB_FILE, yaml.safe_dump(record, sort_keys=False, allow_unicode=True).encode())
     for unit in data_units(output):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from sapiens_ray.engine.assemble import Contents
 from sapiens_ray.engine.host import ModelHost
@@ -19,6 +18,7 @@ from sapiens_ray.execution.preflight import PreparedJob
 from sapiens_ray.execution.reading import UnitReader
 from sapiens_ray.job.config import Job
 from sapiens_ray.storage import Folder
+from sapiens_ray.tasks.sections import Settings
 
 FEED_CPUS = 0.001
 
@@ -32,16 +32,16 @@ class StageSpec:
     """
 
     name: str
-    call: Callable[..., Any]
+    call: Callable[..., object]
     num_cpus: float
     pool: ActorNeeds | None = None
-    arguments: tuple[Any, ...] = ()
+    arguments: tuple[object, ...] = ()
 
-    def ray_arguments(self) -> dict[str, Any]:
+    def ray_arguments(self) -> Settings:
         """The arguments of `Dataset.map_batches` beside the callable: one row, one block."""
         import ray.data
 
-        one: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
+        one: Settings = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
         if self.pool is None:
             return {
                 **one,

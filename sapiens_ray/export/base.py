@@ -17,6 +17,8 @@ from sapiens_ray.output.reading import iterate_rows
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import Row
 
+Options = Mapping[str, Any]  # values by the names of options
+
 
 @dataclass
 class Exported:
@@ -51,7 +53,7 @@ class Export:
     """
 
     help: str
-    write: Callable[[Folder, Folder, Mapping[str, Any]], Exported]
+    write: Callable[[Folder, Folder, Options], Exported]
     options: tuple[Option, ...] = ()
 
 

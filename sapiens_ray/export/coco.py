@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import IO, Any
+from collections.abc import Iterable, Iterator
+from typing import IO
 
 import numpy as np
 
-from sapiens_ray.export.base import Export, Exported, Option, labelled
+from sapiens_ray.export.base import Export, Exported, Option, Options, labelled
 from sapiens_ray.output.reading import labels_of
 from sapiens_ray.storage import Folder
 from sapiens_ray.tasks.stored import StoredClassMap, StoredPersons
@@ -21,10 +21,9 @@ MIN_SCORE = Option(
     float,
     "SCORE",
 )
-Json = dict[str, Any]
 
 
-def export_coco(source: Folder, target: Folder, options: Mapping[str, Any] | None = None) -> Exported:
+def export_coco(source: Folder, target: Folder, options: Options | None = None) -> Exported:
     """Write `<column>.json` for every task with persons or class maps; every image that has labels is in `images`.
 
     Keypoints are those of the Parquet file, whatever their score; visibility is 2 from `min_score` on and 0 below,
@@ -56,22 +55,22 @@ def export_coco(source: Folder, target: Folder, options: Mapping[str, Any] | Non
 EXPORT = Export("COCO JSON of keypoints and class masks", export_coco, (MIN_SCORE,))
 
 
-def _images(rows: Iterable[Row]) -> Iterator[Json]:
+def _images(rows: Iterable[Row]) -> Iterator[Row]:
     for number, row in enumerate(rows, 1):
         yield {"id": number, "file_name": row["image_id"], "width": row["width"], "height": row["height"]}
 
 
-def _person(labels: StoredPersons) -> list[Json]:
+def _person(labels: StoredPersons) -> list[Row]:
     skeleton = [[start + 1, end + 1] for start, end in labels.keypoint_links]  # COCO counts from 1
     return [{"id": 1, "name": "person", "supercategory": "person", "keypoints": labels.keypoint_names,
              "skeleton": skeleton}]  # fmt: skip
 
 
-def _classes(labels: StoredClassMap) -> list[Json]:
+def _classes(labels: StoredClassMap) -> list[Row]:
     return [{"id": number, "name": name} for number, name in enumerate(labels.class_names) if number]
 
 
-def _persons(rows: Iterable[Row], labels: StoredPersons, least: float) -> Iterator[Json]:
+def _persons(rows: Iterable[Row], labels: StoredPersons, least: float) -> Iterator[Row]:
     found = 0
     for number, row in enumerate(rows, 1):
         for person in labels.persons(row):
@@ -93,7 +92,7 @@ def _persons(rows: Iterable[Row], labels: StoredPersons, least: float) -> Iterat
             yield annotation if person["box_score"] is None else {**annotation, "score": person["box_score"]}
 
 
-def _masks(rows: Iterable[Row], labels: StoredClassMap) -> Iterator[Json]:
+def _masks(rows: Iterable[Row], labels: StoredClassMap) -> Iterator[Row]:
     from pycocotools import mask as coco_mask
 
     found = 0
@@ -115,7 +114,7 @@ def _masks(rows: Iterable[Row], labels: StoredClassMap) -> Iterator[Json]:
             }
 
 
-def _write_list(file: IO[str], name: str, items: Iterable[Json]) -> None:
+def _write_list(file: IO[str], name: str, items: Iterable[Row]) -> None:
     """Write a list, one item per line, without holding it."""
     file.write(f', "{name}": [')
     for number, item in enumerate(items):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from sapiens_ray.export.base import Export, Exported, write_each
+from sapiens_ray.export.base import Export, Exported, Options, write_each
 from sapiens_ray.output.reading import labels_of
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import Row
@@ -13,7 +10,7 @@ from sapiens_ray.units import Row
 LITE = "lite"
 
 
-def export_lite(source: Folder, target: Folder, options: Mapping[str, Any] | None = None) -> Exported:
+def export_lite(source: Folder, target: Folder, options: Options | None = None) -> Exported:
     """Write a folder per task, and in it for every image that has labels the files that the task gives to `lite`.
 
     Raises OutputError if there are no labels.

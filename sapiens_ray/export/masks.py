@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from typing import Any
 
 from PIL import Image
 
-from sapiens_ray.export.base import Export, Exported, write_each
+from sapiens_ray.export.base import Export, Exported, Options, write_each
 from sapiens_ray.output.reading import labels_of
 from sapiens_ray.storage import Folder
 from sapiens_ray.tasks.stored import StoredClassMap
 from sapiens_ray.units import Row
 
 
-def export_masks(source: Folder, target: Folder, options: Mapping[str, Any] | None = None) -> Exported:
+def export_masks(source: Folder, target: Folder, options: Options | None = None) -> Exported:
     """Write `<column>/<stem>.png` for every image and task with class maps: 8-bit indices, colours in the palette.
 
     Raises OutputError if there are no labels.

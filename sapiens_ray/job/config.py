@@ -75,7 +75,7 @@ class Input(Section):
 
     @field_validator("uri", mode="before")
     @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
+    def _one_or_several(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
 
     @field_validator("uri")
@@ -268,7 +268,7 @@ def fingerprint(settings: Settings) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def difference(old: Any, new: Any, path: str = "") -> list[str]:
+def difference(old: object, new: object, path: str = "") -> list[str]:
     """Readable lines for every leaf in which two nested settings differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(set(old) | set(new))

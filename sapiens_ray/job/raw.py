@@ -12,7 +12,8 @@ import yaml
 from sapiens_ray.errors import ConfigError
 from sapiens_ray.models.catalogue import is_name
 
-RawJob = dict[str, Any]  # the values of a YAML file
+Yaml = Any  # a value in a YAML file
+RawJob = dict[str, Yaml]
 
 ENV_PATTERN = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 # Fields that hold a path or URI: relative ones are relative to the YAML.
@@ -33,7 +34,7 @@ MAX_NODES = 100_000
 class _Loader(yaml.SafeLoader):
     """YAML without tags that build objects, and without duplicate keys, where the last one would win."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Yaml, Yaml]:
         seen = set()
         for key, _ in node.value:
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
@@ -42,7 +43,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(data: bytes) -> Any:
+def read_yaml(data: bytes) -> Yaml:
     """The values in a job file. Raises yaml.YAMLError, also for a file of a size that no job has, be it written out
     or folded up in anchors."""
     if len(data) > MAX_BYTES:
@@ -59,7 +60,7 @@ def read_yaml(data: bytes) -> Any:
     return value
 
 
-def _count(value: Any, left: list[int]) -> None:
+def _count(value: Yaml, left: list[int]) -> None:
     left[0] -= 1
     if left[0] < 0:
         raise yaml.YAMLError(f"anchors make more than {MAX_NODES} values of it")
@@ -67,7 +68,7 @@ def _count(value: Any, left: list[int]) -> None:
         _count(item, left)
 
 
-def expand_environment(value: Any, source: str, where: str = "") -> Any:
+def expand_environment(value: Yaml, source: str, where: str = "") -> Yaml:
     """Replace ${NAME} and ${NAME:-default} in every string."""
     if isinstance(value, dict):
         return {key: expand_environment(item, source, f"{where}.{key}".lstrip(".")) for key, item in value.items()}
@@ -89,7 +90,7 @@ def expand_environment(value: Any, source: str, where: str = "") -> Any:
     return ENV_PATTERN.sub(replace, value)
 
 
-def _absolute(uri: Any, base: Path, field: str) -> Any:
+def _absolute(uri: Yaml, base: Path, field: str) -> Yaml:
     if not isinstance(uri, str) or not uri or "://" in uri or (field == "checkpoint" and is_name(uri)):
         return uri
     expanded = os.path.expanduser(uri)
@@ -105,7 +106,7 @@ def resolve_paths(raw: RawJob, base: Path) -> RawJob:
     return raw
 
 
-def _with_absolute(value: Any, fields: tuple[str, ...], base: Path, field: str = "") -> Any:
+def _with_absolute(value: Yaml, fields: tuple[str, ...], base: Path, field: str = "") -> Yaml:
     if isinstance(value, list):
         return [_with_absolute(item, fields, base, field) for item in value]
     if not fields:
@@ -129,7 +130,7 @@ def apply_override(raw: RawJob, override: str) -> None:
         base = Path.cwd()
         one = parts[-1]
         value = [_absolute(uri, base, one) for uri in value] if isinstance(value, list) else _absolute(value, base, one)
-    here: Any = raw
+    here: Yaml = raw
     for part in parts[:-1]:
         if isinstance(here, list):
             if not part.isdigit() or int(part) >= len(here):

@@ -132,7 +132,7 @@ def find(name: str, mode: Mode) -> tuple[Path, Mode]:
     """The file of a published model for a mode, and the mode of that file: on this machine, from the tree of
     $SAPIENS_LITE_CHECKPOINT_ROOT, else from the hub's cache, else downloaded into it.
 
-    Any file format can give bfloat16, so files of other modes serve it too, if they are here already. Raises
+    Every file format can give bfloat16, so files of other modes serve it too, if they are here already. Raises
     CheckpointError.
     """
     model = published(name)

@@ -17,7 +17,6 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock
@@ -96,7 +95,7 @@ class CompileCache:
                 yield start
             seconds = time.perf_counter() - began
             new = there is None or _files(local) != before
-            kept: Any = local
+            kept: Path | str = local
             if self.shared is not None:
                 try:
                     # What this node compiled for an earlier job may not be there yet.

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -20,6 +20,7 @@ from sapiens_ray.models.exported import load_export
 from sapiens_ray.models.loading import load_model, not_native
 from sapiens_ray.models.weights import Entry, load_torchscript, read_weights
 from sapiens_ray.storage import TEMPORARY
+from sapiens_ray.tasks.base import Output
 
 Target = Literal["torchscript", "bfloat16", "safetensors"]
 SUFFIX: dict[Target, str] = {
@@ -124,14 +125,14 @@ def _save_safetensors(entries: Mapping[str, Entry], task: str, source: Path, pat
 def _verified(source: Path, to: Target, written: Path, target: Path, model: NativeModel) -> Converted:
     """Compare what a file gives with what the model gave, and a TorchScript source with what it gives itself."""
     cpu = torch.device("cpu")
-    run: Callable[[torch.Tensor], Any]
+    run: Callable[[torch.Tensor], Output]
     if to == "torchscript":
         run = load_torchscript(written, cpu)
     elif to == "bfloat16":
         run = load_export(written).module()
     else:
         run = load_model(written, "torchscript", cpu).module
-    reference: Callable[[torch.Tensor], Any] = model
+    reference: Callable[[torch.Tensor], Output] = model
     if format_of(source) == "torchscript" and to != "bfloat16":
         reference = load_torchscript(source, cpu)
     images = _images(model.architecture, 2)
@@ -154,6 +155,6 @@ def _verified(source: Path, to: Target, written: Path, target: Path, model: Nati
     return Converted(target, model.architecture, largest, rms)
 
 
-def _tensor(output: Any) -> torch.Tensor:
+def _tensor(output: Output) -> torch.Tensor:
     tensor: torch.Tensor = output[0] if isinstance(output, list | tuple) else output
     return tensor

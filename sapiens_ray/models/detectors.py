@@ -9,7 +9,6 @@ import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -56,7 +55,7 @@ class Detector:
         self._lock = threading.Lock()
         if options.model == TORCHSCRIPT:
             model = load_torchscript(weights, self.device)
-            self._forward: Callable[[torch.Tensor], Any] = _caller(model)
+            self._forward: Callable[[torch.Tensor], object] = _caller(model)
         else:
             network = load_torchvision(options.model, weights).to(self.device)
             self._forward = lambda image: network([image])
@@ -135,14 +134,14 @@ def load_published(name: str, weights: Path, published_as: str) -> torch.nn.Modu
     return network.eval()
 
 
-def _caller(model: torch.jit.ScriptModule) -> Callable[[torch.Tensor], Any]:
+def _caller(model: torch.jit.ScriptModule) -> Callable[[torch.Tensor], object]:
     """A TorchScript detector takes a list of 3 x H x W images, like torchvision's, or a 1 x 3 x H x W batch."""
     arguments = model.forward.schema.arguments  # type: ignore[attr-defined]
     takes_list = len(arguments) > 1 and isinstance(arguments[1].type, torch._C.ListType)
     return lambda image: model([image]) if takes_list else model(image[None])
 
 
-def detections(answer: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def detections(answer: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """N x 4 boxes, N labels and N scores in what a detector returned for one image: a mapping or a tuple of them,
     alone or in a list, or behind the losses as scripted torchvision models answer. Raises CheckpointError."""
     if isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], list):

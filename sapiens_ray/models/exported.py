@@ -17,7 +17,6 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -77,7 +76,7 @@ def _look_through(path: Path) -> None:
                     _refuse_code(path, member, key, value)
 
 
-def _refuse_code(path: Path, member: str, key: str, value: Any) -> None:
+def _refuse_code(path: Path, member: str, key: str, value: object) -> None:
     what = None
     if key == "use_pickle" and value:
         what = "pickled objects"
@@ -89,8 +88,10 @@ def _refuse_code(path: Path, member: str, key: str, value: Any) -> None:
         raise CheckpointError(f"{path}: {member} holds {what[:200]}; not loaded")
 
 
-def _is_arithmetic(expression: Any) -> bool:
+def _is_arithmetic(expression: object) -> bool:
     """Whether an expression, which torch would evaluate, is made of sizes and of nothing else."""
+    if not isinstance(expression, str):
+        return False
     try:
         nodes = list(ast.walk(ast.parse(expression, mode="eval")))
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
@@ -104,7 +105,7 @@ def _is_arithmetic(expression: Any) -> bool:
     )
 
 
-def _fields(value: Any) -> Iterator[tuple[str, Any]]:
+def _fields(value: object) -> Iterator[tuple[str, object]]:
     """Every key of a nested JSON value with what stands there."""
     if isinstance(value, dict):
         for key, item in value.items():

@@ -1,11 +1,11 @@
-"""Any checkpoint as a model that runs with this torch, in either mode."""
+"""Checkpoints as models that run with this torch, in either mode."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.export.passes import move_to_device_pass
@@ -16,6 +16,7 @@ from sapiens_ray.models.checkpoint import FileFormat, format_of
 from sapiens_ray.models.exported import load_export
 from sapiens_ray.models.sapiens import SapiensFamily
 from sapiens_ray.models.weights import load_torchscript, read_weights
+from sapiens_ray.tasks.base import Output
 
 if TYPE_CHECKING:
     from sapiens_ray.tasks.options import ModelOptions
@@ -29,7 +30,7 @@ class LoadedModel:
     is one of ours; None for a program that runs as it is. mean_rgb, std_rgb: of the normalisation of images.
     """
 
-    module: Callable[[torch.Tensor], Any]
+    module: Callable[[torch.Tensor], Output]
     format: FileFormat
     dtype: torch.dtype
     batch: int | None = None

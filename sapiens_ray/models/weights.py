@@ -12,7 +12,7 @@ import math
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -82,32 +82,32 @@ class _Place:
 class _Inert:
     """Stands for an object of any class, or what any function gives: nothing of that name is imported or called."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.state: Any = None
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        self.state: object = None
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         self.state = state
 
-    def append(self, item: Any) -> None:
+    def append(self, item: object) -> None:
         pass
 
-    def extend(self, items: Any) -> None:
+    def extend(self, items: object) -> None:
         pass
 
-    def add(self, item: Any) -> None:
+    def add(self, item: object) -> None:
         pass
 
-    def __setitem__(self, key: Any, item: Any) -> None:
+    def __setitem__(self, key: object, item: object) -> None:
         pass
 
     def __hash__(self) -> int:
         return id(self)
 
 
-class _OrderedDict(dict[Any, Any]):
+class _OrderedDict(dict[str, object]):
     """Of those, state dicts also pickle their attributes."""
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         pass
 
 
@@ -117,7 +117,7 @@ class _TensorsOnly(pickle.Unpickler):
     Unpickling runs what `find_class` returns, and that is never anything but what stands here.
     """
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
             return _rebuilt
         if module == "torch._utils" and name == "_rebuild_parameter":
@@ -128,7 +128,7 @@ class _TensorsOnly(pickle.Unpickler):
             return _OrderedDict
         return _Inert
 
-    def persistent_load(self, pid: Any) -> tuple[torch.dtype, str]:
+    def persistent_load(self, pid: tuple[object, ...]) -> tuple[torch.dtype, str]:
         """('storage', its type, name, device, number of elements)."""
         _, kind, name, *_ = pid
         if not isinstance(kind, torch.dtype):
@@ -136,12 +136,14 @@ class _TensorsOnly(pickle.Unpickler):
         return kind, str(name)
 
 
-def _rebuilt(storage: tuple[torch.dtype, str], offset: int, shape: Any, strides: Any, *_: Any) -> _Place:
+def _rebuilt(
+    storage: tuple[torch.dtype, str], offset: int, shape: Sequence[int], strides: Sequence[int], *_: object
+) -> _Place:
     dtype, name = storage
     return _Place(name, dtype, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
 
 
-def _first_argument(value: Any, *_: Any) -> Any:
+def _first_argument(value: object, *_: object) -> object:
     return value
 
 
@@ -184,7 +186,7 @@ def _of_torchscript(path: Path) -> dict[str, Entry]:
         return {name: _at_place(path, file, 0, members, index, place) for name, place in places.items()}
 
 
-def _collect(node: Any, name: str, places: dict[str, _Place]) -> None:
+def _collect(node: object, name: str, places: dict[str, _Place]) -> None:
     """The tensors below a module of a scripted program, whose attributes are its state."""
     for key, value in node.state.items() if isinstance(node, _Inert) and isinstance(node.state, dict) else ():
         if isinstance(value, _Place):
@@ -211,7 +213,7 @@ def _at_place(
     )
 
 
-def _state_dict(loaded: Any) -> dict[str, Any]:
+def _state_dict(loaded: object) -> dict[str, object]:
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
     if not isinstance(state, Mapping):
         raise ValueError("it holds no dict of tensors")

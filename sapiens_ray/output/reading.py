@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -116,6 +116,6 @@ def iterate_rows(folder: Folder, columns: list[str]) -> Iterator[Row]:
                 yield from batch.to_pylist()
 
 
-def decoded(cell: Any, width: Any, height: Any, decoder: Decoder) -> np.ndarray | None:
+def decoded(cell: object, width: float, height: float, decoder: Decoder) -> np.ndarray | None:
     """A cell of a column of maps as an array; None for the missing one of an error row."""
     return decoder(cell, int(width), int(height)) if isinstance(cell, bytes) else None

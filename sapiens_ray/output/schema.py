@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 
 from sapiens_ray.errors import ConfigError
-from sapiens_ray.tasks import StoredLabels, Task, stored_labels
+from sapiens_ray.tasks import AnyTask, StoredLabels, stored, stored_labels
+from sapiens_ray.tasks.sections import Settings
 
-AnyTask = Task[Any]
-About = dict[str, dict[str, Any]]  # column of a task -> what the metadata of the files says about it
+About = dict[str, stored.About]  # column of a task -> what the metadata of the files says about it
 
 HEAD = [
     pa.field("image_id", pa.string()),
@@ -32,7 +31,7 @@ ERRORS_KEY = b"sapiens_ray.errors"
 JOB_KEY = b"sapiens_ray.job"
 
 
-def output_schema(tasks: Sequence[AnyTask], extra: pa.Schema, job: dict[str, Any]) -> pa.Schema:
+def output_schema(tasks: Sequence[AnyTask], extra: pa.Schema, job: Settings) -> pa.Schema:
     """The Arrow schema of every file under `data/`: head, tasks, passthrough columns, and metadata.
 
     `job` (fingerprint, models, versions) is stored as JSON under `sapiens_ray.job`, with each task's class

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -16,6 +15,7 @@ from sapiens_ray.errors import OutputError
 from sapiens_ray.output.layout import SUMMARY_FILE, data_file
 from sapiens_ray.output.schema import read_errors
 from sapiens_ray.storage import Folder, translate_errors
+from sapiens_ray.tasks.sections import Settings
 from sapiens_ray.units import UnitName, UnitReport
 
 
@@ -81,7 +81,7 @@ class Summary:
     def tick(self) -> None:
         self.elapsed = time.monotonic() - self.started
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Settings:
         return {
             "name": self.name,
             "state": self.state,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 
@@ -40,7 +39,7 @@ def joined_type(name: str, one: pa.DataType | None, other: pa.DataType) -> pa.Da
     return pa.int64() if pa.types.is_integer(one) and pa.types.is_integer(other) else pa.float64()
 
 
-def type_of(name: str, values: Sequence[Any]) -> pa.DataType:
+def type_of(name: str, values: Sequence[object]) -> pa.DataType:
     """The type of a column of a list. Raises InputError for mixed types."""
     try:
         return pa.array(values).type

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from sapiens_ray.errors import OutputError
 from sapiens_ray.output.done import done_by_shard, with_units
@@ -11,9 +10,10 @@ from sapiens_ray.output.layout import PLAN_FILE, SUMMARY_FILE
 from sapiens_ray.output.summary import errors_in_files
 from sapiens_ray.planning.plan import load_plan
 from sapiens_ray.storage import Folder, translate_errors
+from sapiens_ray.tasks.sections import Settings
 from sapiens_ray.units import Done
 
-Status = dict[str, Any]  # what `sapiens-ray status --json` prints
+Status = Settings  # what `sapiens-ray status --json` prints
 
 
 def output_status(output: Folder) -> Status:

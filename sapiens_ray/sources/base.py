@@ -9,14 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyarrow as pa
 
 from sapiens_ray.errors import ImageError
 from sapiens_ray.storage import StorageOptions
 from sapiens_ray.storage.uris import redact_uris_in
-from sapiens_ray.units import Done
+from sapiens_ray.units import Done, Row
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Encoded:
     uri: str
     data: bytes | None = None
     error: ImageError | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: Row = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Entry:
 
     uri: str
     image_id: str
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: Row = field(default_factory=dict)
 
 
 Images = Generator[Encoded, None, int]

@@ -11,12 +11,13 @@ import io
 import json
 import os
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from sapiens_ray import storage
 from sapiens_ray.errors import InputError
 from sapiens_ray.sources.base import Entry, EntrySource, Reading
 from sapiens_ray.storage.uris import redact_uri, relative_to
+from sapiens_ray.units import Row
 
 PATH_COLUMNS = ("image", "path", "uri", "url", "file", "file_name", "filename", "image_path")
 FIELD_LIMIT = 1 << 20
@@ -71,7 +72,7 @@ def _entries(uri: str, id_prefix: str, reading: Reading) -> Iterator[Entry]:
         )
 
 
-def _names(row: dict[str, Any]) -> str:
+def _names(row: Row) -> str:
     return ", ".join(str(name) for name in row if name is not None)  # None: fields beyond those of the header
 
 
@@ -84,13 +85,13 @@ def _is_not_text(path: str) -> bool:
     return False
 
 
-def _txt_rows(text: str, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _txt_rows(text: str, uri: str) -> Iterator[tuple[int, Row]]:
     for number, line in enumerate(text.split("\n"), 1):  # not splitlines(): names may hold U+2028
         if line.strip():
             yield number, {"path": line.strip()}
 
 
-def _csv_rows(text: str, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_rows(text: str, uri: str) -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(FIELD_LIMIT)
     reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
@@ -100,7 +101,7 @@ def _csv_rows(text: str, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
         raise InputError(f"input.uri: {uri}, line {reader.line_num}: not valid CSV: {error}") from None
 
 
-def _jsonl_rows(text: str, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _jsonl_rows(text: str, uri: str) -> Iterator[tuple[int, Row]]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -115,7 +116,7 @@ def _jsonl_rows(text: str, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _choose_column(row: dict[str, Any], image_column: str | None, uri: str) -> str:
+def _choose_column(row: Row, image_column: str | None, uri: str) -> str:
     if image_column is not None:
         if image_column not in row:
             raise InputError(f"input.image_column: {uri} has no column {image_column!r}; it has {_names(row)}")

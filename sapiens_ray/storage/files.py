@@ -28,7 +28,7 @@ MAX_FILE = 1 << 30  # no encoded image, and no list, is larger
 TEMPORARY = ".tmp-"  # prefix of files that are not finished; no reader looks at them
 # botocore waits a minute for an answer, keeps ten connections, for which a unit's fetches would queue up, and repeats
 # calls below s3fs, which repeats them below us.
-S3_CLIENT: dict[str, Any] = {
+S3_CLIENT: StorageOptions = {
     "connect_timeout": 10, "read_timeout": 30, "max_pool_connections": 64, "retries": {"total_max_attempts": 1},
 }  # fmt: skip
 
@@ -327,11 +327,11 @@ def walk(folder: Folder) -> Iterator[tuple[str, bool]]:
     yield from _walk_local(Path(local_path(folder.uri)), "", frozenset())
 
 
-def _s3_keys(fs: Any, root: str) -> Iterator[str]:
+def _s3_keys(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[str]:
     """Every key below a prefix, in the order of S3, which is that of UTF-8, page by page: s3fs gives all at once,
     after minutes for millions of them, with a mapping for each."""
     bucket, prefix, _ = fs.split_path(root)
-    page: dict[str, Any] = {}
+    page: StorageOptions = {}
     while not page or page.get("IsTruncated"):
         more = {"ContinuationToken": page["NextContinuationToken"]} if page else {}
         page = retrying(fs.call_s3, "list_objects_v2", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", **more)

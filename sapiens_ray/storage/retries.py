@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 Answer = TypeVar("Answer")
 
@@ -84,7 +84,7 @@ def is_transient(error: BaseException) -> bool:
     return any(kind.__name__ in _TRANSIENT_NAMES for kind in type(error).__mro__)
 
 
-def retrying(call: Callable[..., Answer], *args: Any, **kwargs: Any) -> Answer:
+def retrying(call: Callable[..., Answer], *args: object, **kwargs: object) -> Answer:
     """Call, and repeat after transient failures. Pauses double, less a random share, so that a thousand workers do
     not come back at the same moment. Raises the last failure after the deadline."""
     end = time.monotonic() + (0 if getattr(_this_thread, "no_retries", False) else _deadline_s)

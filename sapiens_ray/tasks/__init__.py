@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sapiens_ray.registry import Registry
-from sapiens_ray.tasks.base import CropTask, Task, TaskKind
+from sapiens_ray.tasks.base import AnyTask, CropTask, Task, TaskKind
 from sapiens_ray.tasks.options import ModelOptions
-from sapiens_ray.tasks.stored import StoredLabels
+from sapiens_ray.tasks.stored import About, StoredLabels
 
-__all__ = ["TASKS", "CropTask", "StoredLabels", "Task", "TaskKind", "make_task", "stored_labels"]
+__all__ = ["TASKS", "AnyTask", "CropTask", "StoredLabels", "Task", "TaskKind", "make_task", "stored_labels"]
 
 TASKS: Registry[TaskKind] = Registry(
     "sapiens_ray.tasks",
@@ -24,12 +22,12 @@ TASKS: Registry[TaskKind] = Registry(
 )
 
 
-def make_task(options: ModelOptions) -> Task[Any]:
+def make_task(options: ModelOptions) -> AnyTask:
     """The task of its options."""
     return TASKS[options.task].task(options)
 
 
-def stored_labels(column: str, about: dict[str, Any]) -> StoredLabels:
+def stored_labels(column: str, about: About) -> StoredLabels:
     """The stored labels of a task. Those of a task that is not installed here have no maps and no files."""
     kind = TASKS.get(about["task"])
     return kind.stored(column, about) if kind else StoredLabels(column, about)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from sapiens_ray.tasks.network import RESIZED, resize_to_network
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.sections import Visualize
-from sapiens_ray.tasks.stored import StoredLabels
+from sapiens_ray.tasks.stored import About, StoredLabels
 from sapiens_ray.units import PHOTO, Row
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 Options = TypeVar("Options", bound=ModelOptions)
 Size = tuple[int, int]  # width and height of a photo in pixels
-Average = Callable[[Any, Any, int], "torch.Tensor"]
+Output = Any  # what a network returned: a tensor, or a sequence of them
+Average = Callable[[Output, Output, int], "torch.Tensor"]
 
 
 class Task(ABC, Generic[Options]):
@@ -54,7 +55,7 @@ class Task(ABC, Generic[Options]):
         """The Arrow columns that the task adds."""
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> About:
         """What readers of the columns must know; in the metadata of the output files, as JSON."""
         return {}
 
@@ -68,7 +69,7 @@ class Task(ABC, Generic[Options]):
         return resize_to_network(image)
 
     @abstractmethod
-    def check_output(self, output: Any, batch: int) -> torch.Tensor:
+    def check_output(self, output: Output, batch: int) -> torch.Tensor:
         """The tensor in what the model returned for a batch. Raises CheckpointError for anything unexpected."""
 
     @abstractmethod
@@ -88,6 +89,9 @@ class Task(ABC, Generic[Options]):
         photo: h x w x 3 uint8 BGR, of picture size. row: the finished row, with the columns in `needs`.
         """
         return None
+
+
+AnyTask = Task[Any]
 
 
 class CropTask(Task[Options]):
@@ -118,5 +122,5 @@ class TaskKind:
 
     name: str
     options: type[ModelOptions]
-    task: Callable[[Any], Task[Any]]
+    task: Callable[[Any], AnyTask]
     stored: type[StoredLabels] = StoredLabels

@@ -6,19 +6,19 @@ compared, and what is not a person has no meaning.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
 import pyarrow as pa
 
 from sapiens_ray.imaging import maps
-from sapiens_ray.tasks.base import Size, TaskKind
+from sapiens_ray.tasks.base import Output, Size, TaskKind
 from sapiens_ray.tasks.dense import FloatMapOptions, FloatMapTask, StoredFloatMap, stored
 from sapiens_ray.tasks.foreground import foreground, foreground_at
 from sapiens_ray.tasks.outputs import output_maps
 from sapiens_ray.tasks.sections import Visualize
-from sapiens_ray.tasks.stored import MapColumn, stored_map
+from sapiens_ray.tasks.stored import About, MapColumn, stored_map
 from sapiens_ray.units import Row
 
 if TYPE_CHECKING:
@@ -48,14 +48,14 @@ class Depth(FloatMapTask[DepthOptions]):
         ]
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> About:
         return {
             "unit": "relative to the photo; larger is farther",
             "resolution": self.options.resolution,
             "dtype": self.options.dtype,
         }
 
-    def check_output(self, output: Any, batch: int) -> torch.Tensor:
+    def check_output(self, output: Output, batch: int) -> torch.Tensor:
         """The B x 1 x h x w depth in what the model returned. Raises CheckpointError for anything else."""
         return output_maps(output, batch, self.options.channels, self.options, "depth")
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
 from sapiens_ray.imaging import maps
-from sapiens_ray.tasks.base import Size, Task, TaskKind
+from sapiens_ray.tasks.base import Output, Size, Task, TaskKind
 from sapiens_ray.tasks.network import ENCODER_SIDE, RESIZED_SQUARE, resize_to_network
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.outputs import output_maps
-from sapiens_ray.tasks.stored import Files, MapColumn, StoredLabels, stored_map
+from sapiens_ray.tasks.stored import About, Files, MapColumn, StoredLabels, stored_map
 from sapiens_ray.units import Row
 
 if TYPE_CHECKING:
@@ -58,14 +58,14 @@ class Features(Task[FeaturesOptions]):
         return {"mean": fields[:1], "map": fields[1:], "both": fields}[self.options.save]
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> About:
         return {"save": self.options.save, "dtype": self.options.dtype}
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """H x W x 3 uint8 BGR to the network's 1024 x 1024 x 3 uint8 BGR, bilinear, aspect not kept."""
         return resize_to_network(image, ENCODER_SIDE, ENCODER_SIDE)
 
-    def check_output(self, output: Any, batch: int) -> torch.Tensor:
+    def check_output(self, output: Output, batch: int) -> torch.Tensor:
         """The B x C x h x w features in what the model returned. Raises CheckpointError for anything else."""
         return output_maps(output, batch, None, self.options, "features", side=GRID)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import io
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -76,7 +76,7 @@ def foreground_column(name: str | None, tasks: Sequence[GivesColumn], where: str
     raise ValueError(f"{where}: the job has no seg task{f' named {name!r}' if name else ''}; {there}")
 
 
-def fetch(mask: Mask, image_id: str, value: Any, base: str, options: StorageOptions) -> bytes | None:
+def fetch(mask: Mask, image_id: str, value: object, base: str, options: StorageOptions) -> bytes | None:
     """An image's mask as PNG (uint8, 1 on persons); None if there is none, or one that cannot be read.
 
     value: the cell of the column, if one is meant; a path in it is relative to `base`. Raises what a failing storage

@@ -6,18 +6,18 @@ the first, so it is x. Not known, since it is stated nowhere: which way each axi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from sapiens_ray.imaging import maps
-from sapiens_ray.tasks.base import Size, TaskKind
+from sapiens_ray.tasks.base import Output, Size, TaskKind
 from sapiens_ray.tasks.dense import FloatMapOptions, FloatMapTask, StoredFloatMap, stored
 from sapiens_ray.tasks.foreground import foreground_at
 from sapiens_ray.tasks.outputs import output_maps
 from sapiens_ray.tasks.sections import Visualize
-from sapiens_ray.tasks.stored import MapColumn, stored_map
+from sapiens_ray.tasks.stored import About, MapColumn, stored_map
 from sapiens_ray.units import Row
 
 if TYPE_CHECKING:
@@ -41,14 +41,14 @@ class Normal(FloatMapTask[NormalOptions]):
         return [pa.field(self.column, pa.binary())]
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> About:
         return {
             "axes": "x, y, z in camera coordinates; signs not stated",
             "resolution": self.options.resolution,
             "dtype": self.options.dtype,
         }
 
-    def check_output(self, output: Any, batch: int) -> torch.Tensor:
+    def check_output(self, output: Output, batch: int) -> torch.Tensor:
         """The B x 3 x h x w vectors in what the model returned. Raises CheckpointError for anything else."""
         return output_maps(output, batch, self.options.channels, self.options, "normals")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -54,7 +54,7 @@ class ModelOptions(PoolOptions):
 
     @field_validator("batch_size", mode="before")
     @classmethod
-    def _one_message(cls, value: Any) -> Any:
+    def _one_message(cls, value: object) -> object:
         """A union of types would give a message for each."""
         if value is None or value == "auto" or (type(value) is int and 1 <= value <= 1024):
             return value

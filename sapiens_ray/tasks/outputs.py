@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sapiens_ray.errors import CheckpointError
 from sapiens_ray.tasks.options import ModelOptions
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def output_maps(
-    output: Any, batch: int, channels: int | None, options: ModelOptions, what: str, side: int | None = None
+    output: object, batch: int, channels: int | None, options: ModelOptions, what: str, side: int | None = None
 ) -> torch.Tensor:
     """The B x channels x h x w tensor in what a model returned (itself, or alone in a tuple or list).
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal, TypeGuard
 
 import cv2
 import numpy as np
@@ -91,7 +91,7 @@ class Boxes(Choice):
 
     @model_validator(mode="before")
     @classmethod
-    def _short_forms(cls, value: Any) -> Any:
+    def _short_forms(cls, value: object) -> object:
         value = expand(value, cls.words, cls.keys)
         if isinstance(value, dict) and value.get("source") == "detector" and value.get("detector") is None:
             return {**value, "detector": {}}
@@ -141,16 +141,17 @@ def around(mask: np.ndarray) -> np.ndarray:
     return np.array([[x, y, x + width, y + height, math.nan]], np.float64)
 
 
-def parse(value: Any) -> list[list[float]]:
+def parse(value: object) -> list[list[float]]:
     """The boxes in a cell of an input column, each x1, y1, x2, y2, score (NaN if none); none for a null.
 
     Raises ImageError `bad_boxes` with what is wrong.
     """
     if isinstance(value, str):
+        text = value
         try:
-            value = json.loads(value) if value.strip() else None
+            value = json.loads(text) if text.strip() else None
         except ValueError:
-            raise ImageError("bad_boxes", f"not JSON: {value[:80]!r}; write [[x1, y1, x2, y2], …]") from None
+            raise ImageError("bad_boxes", f"not JSON: {text[:80]!r}; write [[x1, y1, x2, y2], …]") from None
     value = _plain(value)
     if value is None:
         return []
@@ -161,18 +162,18 @@ def parse(value: Any) -> list[list[float]]:
     return [_parse_box(box) for box in value]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Numpy arrays and numbers, which pandas nests in each other, as lists and numbers."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _parse_box(box: Any) -> list[float]:
+def _parse_box(box: object) -> list[float]:
     if not isinstance(box, list | tuple) or len(box) not in (4, 5) or not all(map(_is_number, box[:4])):
         raise ImageError("bad_boxes", f"{str(box)[:80]} is not [x1, y1, x2, y2] or [x1, y1, x2, y2, score]")
     try:
@@ -183,7 +184,7 @@ def _parse_box(box: Any) -> list[float]:
         raise ImageError("bad_boxes", f"{str(box)[:80]} holds coordinates that are no pixels")
     if x2 < x1 or y2 < y1:
         raise ImageError("bad_boxes", f"{str(box)[:80]}: x2 < x1 or y2 < y1; corners are meant, not width and height")
-    score: Any = box[4] if len(box) == 5 else None
+    score: object = box[4] if len(box) == 5 else None
     if score is not None and not _is_number(score):
         raise ImageError("bad_boxes", f"{str(box)[:80]}: the score is no number")
     return [x1, y1, x2, y2, math.nan if score is None else float(score)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -18,12 +18,12 @@ from pydantic import Field
 
 from sapiens_ray.labels import KeypointTable, keypoints
 from sapiens_ray.tasks import crops
-from sapiens_ray.tasks.base import Average, CropTask, Size, TaskKind
+from sapiens_ray.tasks.base import Average, CropTask, Output, Size, TaskKind
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.outputs import output_maps
 from sapiens_ray.tasks.persons import Boxes, DetectorOptions
 from sapiens_ray.tasks.sections import Settings, Visualize
-from sapiens_ray.tasks.stored import Files, StoredPersons
+from sapiens_ray.tasks.stored import About, Files, StoredPersons
 from sapiens_ray.units import Row
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Pose(CropTask[PoseOptions]):
         return [pa.field(self.column, pa.list_(person))]
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> About:
         """Names, links and mirror partners of the keypoints, for the metadata of the output files."""
         table = self.table
         return {
@@ -138,7 +138,7 @@ class Pose(CropTask[PoseOptions]):
             return crops.trained_geometry(box)
         return crops.lite_geometry(box, width, height)
 
-    def check_output(self, output: Any, batch: int) -> torch.Tensor:
+    def check_output(self, output: Output, batch: int) -> torch.Tensor:
         """The B x K x h x w heatmaps in what the model returned. Raises CheckpointError for anything else."""
         return output_maps(output, batch, self.options.keypoints, self.options, "heatmaps")
 
@@ -146,7 +146,7 @@ class Pose(CropTask[PoseOptions]):
     def flip_average(self) -> Average | None:
         return self.average if self.options.flip_test else None
 
-    def average(self, output: Any, mirrored: Any, batch: int) -> torch.Tensor:
+    def average(self, output: Output, mirrored: Output, batch: int) -> torch.Tensor:
         """The flip test: mean of the heatmaps of the crops and of those of the mirrored crops, which are mirrored
         back, left and right swapped. No shift by a pixel, as UDP needs none."""
         there, back = self.check_output(output, batch), self.check_output(mirrored, batch)

@@ -73,15 +73,15 @@ class Choice(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _short_forms(cls, value: Any) -> Any:
+    def _short_forms(cls, value: object) -> object:
         return expand(value, cls.words, cls.keys)
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> Settings:
         return {"anyOf": [{"enum": list(cls.words), "type": "string"}, handler(core)]}
 
 
-def expand(value: Any, words: tuple[str, ...], keys: tuple[str, ...]) -> Any:
+def expand(value: object, words: tuple[str, ...], keys: tuple[str, ...]) -> object:
     """The one-word and one-key forms of a section as the whole section with `source`."""
     if value is None:
         return {"source": "none"}
@@ -89,7 +89,9 @@ def expand(value: Any, words: tuple[str, ...], keys: tuple[str, ...]) -> Any:
         if value not in words:
             raise ValueError(f"{value!r} is not one of {', '.join(words)}, or a mapping with {' or '.join(keys)}")
         return {"source": value}
-    if isinstance(value, dict) and "source" not in value:
+    if not isinstance(value, dict):
+        return value  # the usual message
+    if "source" not in value:
         given = [key for key in keys if value.get(key) is not None]
         if len(given) == 1:
             return {**value, "source": given[0]}
@@ -97,10 +99,10 @@ def expand(value: Any, words: tuple[str, ...], keys: tuple[str, ...]) -> Any:
             raise ValueError(f"give only one of {', '.join(given)}")
         if not set(value) - set(keys):  # leaves an unknown key to the usual message
             raise ValueError(f"give one of {', '.join(keys)}")
-    source = value.get("source") if isinstance(value, dict) else None
+    source = value.get("source")
     if source in keys and source not in words and value.get(source) is None:
         raise ValueError(f"{source}: is missing")
-    others = [key for key in keys if isinstance(value, dict) and key != source and value.get(key) is not None]
+    others = [key for key in keys if key != source and value.get(key) is not None]
     if source is not None and others:
         raise ValueError(f"source {source} has no {others[0]}")
     return value

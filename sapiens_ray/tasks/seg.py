@@ -6,7 +6,7 @@ bilinearly to the original size, and the class of a pixel is the arg-max there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -15,11 +15,11 @@ import pyarrow as pa
 from sapiens_ray.imaging import images
 from sapiens_ray.imaging.maps import encode_npy
 from sapiens_ray.labels import body_parts
-from sapiens_ray.tasks.base import Size, Task, TaskKind
+from sapiens_ray.tasks.base import Output, Size, Task, TaskKind
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.outputs import output_maps
 from sapiens_ray.tasks.sections import Visualize
-from sapiens_ray.tasks.stored import Files, StoredClassMap
+from sapiens_ray.tasks.stored import About, Files, StoredClassMap
 from sapiens_ray.units import Row
 
 if TYPE_CHECKING:
@@ -55,12 +55,12 @@ class Seg(Task[SegOptions]):
         ]
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> About:
         """Class names and colours (RGB), in the order of the ids, for the metadata of the output files."""
         table = body_parts()
         return {"class_names": list(table.names), "class_colours_rgb": [list(rgb) for rgb in table.colours]}
 
-    def check_output(self, output: Any, batch: int) -> torch.Tensor:
+    def check_output(self, output: Output, batch: int) -> torch.Tensor:
         """The B x 28 x h x w float logits in what the model returned. Raises CheckpointError for anything else."""
         return output_maps(output, batch, self.options.channels, self.options, "logits")
 

@@ -15,6 +15,7 @@ from sapiens_ray.imaging.images import decode_map
 from sapiens_ray.imaging.maps import decode_npy
 from sapiens_ray.units import Row
 
+About = dict[str, Any]  # what the metadata of the files says about a column
 MapSize = Literal["stored", "original"]
 Decoder = Callable[[bytes, int, int], np.ndarray]  # cell, width and height of the photo
 Files = list[tuple[str, bytes]]  # (ending, content) of the files of one image
@@ -49,7 +50,7 @@ class StoredLabels:
     column: the task's column. about: what the metadata of the files says about it; `task` is its kind.
     """
 
-    def __init__(self, column: str, about: dict[str, Any]) -> None:
+    def __init__(self, column: str, about: About) -> None:
         self.column = column
         self.about = about
 
@@ -119,7 +120,7 @@ class StoredPersons(StoredLabels):
     def keypoint_links(self) -> list[list[int]]:
         return list(self.about["keypoint_links"])
 
-    def persons(self, row: Row) -> list[dict[str, Any]]:
+    def persons(self, row: Row) -> list[Row]:
         """`box`, `box_score`, `keypoints` and `scores` of each."""
         return list(row[self.column])
 
