@@ -166,7 +166,7 @@ def test_what_means_the_same_has_one_fingerprint():
         ({"task": "pose", "keypoints": 17, "boxes": "detectors"}, "'detectors' is none of none, seg, detector"),
         (
             {"task": "depht"},
-            "tasks[0].task: 'depht' is none of seg, depth, normal, pose, features; did you mean 'depth'?",
+            "tasks[0].task: 'depht' is not one of seg, depth, normal, pose, features; did you mean 'depth'?",
         ),
         ({}, "tasks[0].task: is missing"),
         ({"task": "depth", "mask": {"source": "none", "folder": "x"}}, "source none has no folder"),
