@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sapiens_ray.errors import InputError, JobError
 from sapiens_ray.execution.preflight import prepare_job, save_job
 from sapiens_ray.job.config import Job
 from sapiens_ray.planning import plan as planning
-from sapiens_ray.units import UnitName
+from sapiens_ray.planning.plan import Shard, ShardWork
+from sapiens_ray.units import Done, UnitName
 from tests.archives import write_tar
 from tests.conftest import write_photos
 
@@ -136,3 +139,31 @@ def test_a_lost_file_is_done_again(write_job, tmp_path, cluster):
     summary = sr.run(sr.Job.load(path))
     assert (summary.already_done, summary.labelled, summary.images) == (2, 2, 4)
     assert JobError.exit_code == 1
+
+
+COUNTS = st.integers(0, 2**40)
+SHARDS = st.builds(
+    Shard,
+    number=COUNTS,
+    format=st.text(),
+    uri=st.text(st.characters(codec=None)),  # with halves of characters, as names on a disk have them
+    shard_id=st.text(),
+    size=COUNTS,
+    stamp=st.text(),
+    images=st.none() | COUNTS,
+    entries=st.none() | st.text(),
+    group=st.none() | COUNTS,
+)
+DONE = st.builds(Done, st.lists(st.tuples(COUNTS, COUNTS), max_size=4).map(tuple), st.none() | COUNTS)
+
+
+@given(SHARDS, DONE, st.dictionaries(COUNTS, st.tuples(st.text(), st.text()), max_size=4))
+def test_work_travels_unchanged(shard, done, quarantined):
+    work = ShardWork(shard, done, quarantined)
+    assert ShardWork.from_json(work.to_json()) == work
+
+
+def test_work_on_a_new_shard_travels_unchanged():
+    work = ShardWork(Shard(0, "images", "/photos", "photos"))
+    arrived = ShardWork.from_json(work.to_json())
+    assert arrived == work and hash(arrived.done) == hash(Done())
