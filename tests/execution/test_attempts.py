@@ -86,14 +86,22 @@ def test_a_first_attempt_handles_the_unit_as_a_whole(output, tmp_path):
 
 
 def test_after_an_unfinished_attempt_images_are_handled_one_by_one(output):
-    notes: list[object] = []
-    note = {f"image_{index}": lambda: notes.append(known(output)["at"]) for index in (10, 12, 13)}
-    work, seen = Work(**note), []
-    done = Guard(output, Attempts(1), 600, 0).run(
-        unit_of(broken=(11,)), "seg", work, lambda unit: seen.append(unit) or labels(unit)
-    )
+    notes: dict[int, object] = {}
+    seen: list[Unit] = []
+    work = Work()
+
+    def noted(unit: Unit) -> Unit:
+        notes[unit.start] = known(output)["at"]
+        return work(unit)
+
+    def then(unit: Unit) -> list[int | None]:
+        seen.append(unit)
+        return labels(unit)
+
+    done = Guard(output, Attempts(1), 600, 0).run(unit_of(broken=(11,)), "seg", noted, then)
     assert done == [10, None, 12, 13] and work.calls == [[10], [], [12], [13]]
-    assert notes == [10, 12, 13], "each image is noted before it is tried"
+    assert notes.pop(11) != 11, "nothing is tried with an error row"
+    assert notes == {10: 10, 12: 12, 13: 13}, "each image is noted before it is tried"
     assert known(output) == {"at": None, "deaths": {}, "condemned": {}}
     (whole,) = seen
     assert whole.name == NAME and whole.inputs["small"].flatten().tolist() == [10, 12, 13]

@@ -84,7 +84,7 @@ def test_shards_are_merged_on_ray(cluster, output, tmp_path, monkeypatch):
         merger.add(name.file)
         assert len(merger.running) == 1
     merger.wait()
-    assert merger.running == []
+    assert merger.running == [] and merger.ready() == [], "none is merged twice"
     merged = [UnitName(shard, 0, 7, True).file for shard in range(3)]
     assert output.files("data") == merged
     for file in merged:
