@@ -11,7 +11,7 @@ from sapiens_ray.engine.assemble import make_unit
 from sapiens_ray.errors import ImageError
 from sapiens_ray.sources import Encoded
 from sapiens_ray.sources.base import cut_units
-from sapiens_ray.units import Done, Unit, UnitName
+from sapiens_ray.units import PHOTO, Done, Unit, UnitName, UnitReport, join_units, set_column, split_unit
 
 
 @given(st.integers(0, 10**7), st.integers(0, 10**9), st.integers(0, 10**6), st.booleans())
@@ -94,3 +94,41 @@ def test_done_knows_when_it_is_complete(span):
     everything = all(done.has(index) for index in range(total))
     assert done.complete == (done.total is not None and everything)
     assert done.rows == sum(done.has(index) for index in range(total))
+
+
+COUNTS = st.dictionaries(st.text(), st.integers(0, 2**40), max_size=3)
+SECONDS = st.dictionaries(st.text(), st.floats(allow_nan=False), max_size=3)
+
+
+@given(st.text(), st.integers(0, 10**9), COUNTS, SECONDS, st.lists(st.text(), max_size=3), st.integers(0, 99))
+def test_a_report_travels_unchanged(file, rows, errors, seconds, notes, repeated):
+    report = UnitReport(file, rows, errors, seconds, notes, repeated)
+    assert UnitReport.from_json(report.to_json()) == report
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=5))
+def test_a_unit_taken_apart_is_joined_again(images):
+    """Images that were not decoded have no inputs, and photos have any size."""
+    unit = make_unit(
+        [Encoded(7 + number, str(number), "", b"x") for number in range(len(images))], pa.schema([]), start=7
+    )
+    decoded = [(width, height) for good, width, height in images if good]
+    sizes = [(width, height) if good else (None, None) for good, width, height in images]
+    for name, values in zip(("width", "height"), zip(*sizes, strict=True), strict=True):
+        unit.rows = set_column(unit.rows, name, pa.array(values, pa.int32()))
+    random = np.random.default_rng(0)
+    flat = [random.integers(0, 256, width * height * 3, np.uint8) for width, height in decoded]
+    if decoded:
+        small = random.integers(0, 256, (len(decoded), 2, 2, 3), np.uint8)
+        unit.inputs = {PHOTO: np.concatenate(flat), "small": small}
+    unit.notes, unit.seconds = ("said",), {"read": 1.0}
+    parts = split_unit(unit)
+    assert [part.start for part in parts] == [7 + number for number in range(len(images))]
+    assert [part.rows["image_id"].to_pylist() for part in parts] == [[str(number)] for number in range(len(images))]
+    assert [bool(part.inputs) for part in parts] == [good for good, _, _ in images]
+    joined = join_units(parts, unit)
+    assert joined.rows.equals(unit.rows) and (joined.name, joined.notes, joined.seconds) == (
+        unit.name, unit.notes, unit.seconds,
+    )  # fmt: skip
+    assert joined.inputs.keys() == unit.inputs.keys()
+    assert all(np.array_equal(joined.inputs[kind], array) for kind, array in unit.inputs.items())

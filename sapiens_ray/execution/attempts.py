@@ -127,7 +127,7 @@ class Guard:
                 _TURNS.alone() if earlier else _TURNS.shared(),
                 watchdog.watch(self.timeout_s, lambda index: self._too_long(unit, stage, index)),
             ):
-                if earlier:
+                if earlier and unit.rows.num_rows:
                     record = Record.load(self.output, unit.name, stage)
                     return then(_one_by_one(unit, work, record, instead))
                 return then(work(unit))

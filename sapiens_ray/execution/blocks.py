@@ -59,9 +59,7 @@ class ReadBlock:
             units = self.reader.units(work)
             while True:
                 # Not round the yield, where Ray Data may hold this task back for as long as it likes.
-                with watchdog.watch(
-                    guard.timeout_s + guard.retry_s, lambda index: os.kill(os.getpid(), signal.SIGKILL)
-                ):
+                with watchdog.watch(guard.timeout_s + guard.retry_s, _end_process):
                     unit = next(units, None)
                     made = None if unit is None else unit.to_block()
                 if made is None:

@@ -23,8 +23,7 @@ def explain(item: ErrorDetails, job: type[BaseModel]) -> str:
     if item["type"] == "missing":
         return f"{where}: is missing"
     if item["type"] == "union_tag_not_found":
-        given = item.get("input")
-        return f"{where}.task: is missing" if isinstance(given, dict) else f"{where}: should be a mapping with `task`"
+        return f"{where}.task: is missing"
     if item["type"] == "union_tag_invalid":
         tag = item["ctx"]["tag"]
         close = difflib.get_close_matches(tag, list(TASKS), n=1)

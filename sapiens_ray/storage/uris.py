@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _SECRET = re.compile(r"([?&][^=&#]*(?:sig|token|secret|credential|passw|key)[^=&#]*)=[^&#]*", re.IGNORECASE)
+_USER = re.compile(r"://[^/?]*@")  # also in the URLs inside a chained one, such as zip://in.jpg::https://me:pw@host/a
 
 
 def readable(text: str) -> str:
@@ -18,7 +19,7 @@ def readable(text: str) -> str:
 def redact_uri(uri: str) -> str:
     """A URI as text, without user, password, signatures and keys."""
     if "://" in uri:
-        uri = _SECRET.sub(r"\1=...", re.sub(r"^(\w+://)[^/@]*@", r"\1", uri))
+        uri = _SECRET.sub(r"\1=...", _USER.sub("://", uri))
     return readable(uri)
 
 
@@ -32,8 +33,7 @@ def without_query(uri: str) -> str:
     scheme, mark, rest = uri.partition("://")
     if not mark:
         return uri
-    host, slash, path = rest.partition("?")[0].partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    return _USER.sub("://", f"{scheme}://{rest.partition('?')[0]}")
 
 
 def relative_to(folder: str, path: str) -> str:

@@ -1,21 +1,18 @@
-"""The plan: stable numbers, growth, what counts as done, and merging."""
+"""The plan: stable numbers and growth."""
 
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sapiens_ray.errors import InputError, JobError
 from sapiens_ray.execution.preflight import prepare_job, save_job
 from sapiens_ray.job.config import Job
-from sapiens_ray.output.done import current, done_by_shard
-from sapiens_ray.output.writing import merge_shard
 from sapiens_ray.planning import plan as planning
-from sapiens_ray.storage import Folder
-from sapiens_ray.units import UnitName
+from sapiens_ray.planning.plan import Shard, ShardWork
+from sapiens_ray.units import Done, UnitName
 from tests.archives import write_tar
 from tests.conftest import write_photos
 
@@ -132,65 +129,6 @@ def test_a_passthrough_column_must_not_hide_one_of_ours(write_job, tmp_path):
         prepare_job(Job.load(write_job(tmp_path / "a.csv", input={"columns": ["width"]})))
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.data())
-def test_files_inside_a_merged_one_do_not_count_twice(lengths, data):
-    stops = [sum(lengths[: number + 1]) for number in range(len(lengths))]
-    starts = [0, *stops[:-1]]
-    parts = [UnitName(4, start, stop, stop == stops[-1]) for start, stop in zip(starts, stops, strict=True)]
-    merged = UnitName(4, 0, stops[-1], True)
-    left = data.draw(st.lists(st.sampled_from(parts), unique=True))
-    for found, rows in ((parts, stops[-1]), ([*left, merged], stops[-1])):
-        counted, inside = current(data.draw(st.permutations(found)))
-        assert sum(name.stop - name.start for name in counted) == rows
-        assert sorted([*counted, *inside]) == sorted(found)
-        assert done_by_shard(counted)[4].complete
-    some = [name for name in parts if name not in left]
-    done = done_by_shard(current(some)[0])
-    assert (not some) or done[4].complete == (not left)
-
-
-def _part(output: Folder, name: UnitName, errors: str) -> None:
-    indices = pa.array(range(name.start, name.stop), pa.int32())
-    table = pa.table({"index": indices, "seg": pa.array([b"x"] * len(indices), pa.binary())})
-    table = table.replace_schema_metadata({"sapiens_ray.errors": errors, "other": "kept"})
-    with output.replacing(f"data/{name.file}") as temporary:
-        pq.write_table(table, temporary)
-
-
-def test_merging_keeps_rows_order_and_counts(tmp_path):
-    output = Folder(str(tmp_path))
-    parts = [UnitName(0, 4, 8, False), UnitName(0, 0, 4, False), UnitName(0, 8, 8, True)]
-    for name, errors in zip(parts, ['{"empty": 1}', '{"empty": 2, "corrupt": 1}', "{}"], strict=True):
-        _part(output, name, errors)
-    merged = merge_shard(output, parts)
-    assert output.files("data") == [merged.file] == ["s000000-00000000-00000008-end.parquet"]
-    with pq.ParquetFile(tmp_path / "data" / merged.file) as file:
-        assert file.read()["index"].to_pylist() == list(range(8))
-        assert file.schema_arrow.metadata[b"sapiens_ray.errors"] == b'{"empty": 3, "corrupt": 1}'
-        assert file.schema_arrow.metadata[b"other"] == b"kept"
-    _part(output, parts[2], "{}")  # killed after publishing, before all parts were gone: tried again
-    assert merge_shard(output, parts) == merged
-    assert output.files("data") == [merged.file]
-
-
-def test_a_merge_that_was_interrupted_is_cleaned_up(write_job, tmp_path, cluster):
-    import sapiens_ray as sr
-
-    write_photos(tmp_path / "photos", 6)
-    path = write_job(tmp_path / "photos", unit_size=2)
-    sr.run(sr.Job.load(path))
-    data = tmp_path / "job-out" / "data"
-    (merged,) = data.iterdir()
-    # a part that was not deleted, and an unfinished file, as a kill in the middle leaves them
-    part = pq.read_table(merged).slice(2, 2)
-    pq.write_table(part, data / UnitName(0, 2, 4, False).file)
-    (data / ".tmp-0123").write_bytes(b"half a fi")
-    assert len(sr.read_labels(str(tmp_path / "job-out"))) == 6, "readers do not see its rows twice"
-    sr.run(sr.Job.load(path))
-    assert list(data.iterdir()) == [merged]
-
-
 def test_a_lost_file_is_done_again(write_job, tmp_path, cluster):
     import sapiens_ray as sr
 
@@ -203,27 +141,29 @@ def test_a_lost_file_is_done_again(write_job, tmp_path, cluster):
     assert JobError.exit_code == 1
 
 
-def test_units_that_two_attempts_cut_differently_are_merged_without_doubling(cluster, write_job, tmp_path):
-    """Two attempts at one shard may cut at other places; what they labelled twice counts once."""
-    import shutil
+COUNTS = st.integers(0, 2**40)
+SHARDS = st.builds(
+    Shard,
+    number=COUNTS,
+    format=st.text(),
+    uri=st.text(st.characters(codec=None)),  # with halves of characters, as names on a disk have them
+    shard_id=st.text(),
+    size=COUNTS,
+    stamp=st.text(),
+    images=st.none() | COUNTS,
+    entries=st.none() | st.text(),
+    group=st.none() | COUNTS,
+)
+DONE = st.builds(Done, st.lists(st.tuples(COUNTS, COUNTS), max_size=4).map(tuple), st.none() | COUNTS)
 
-    import sapiens_ray as sr
 
-    write_photos(tmp_path / "photos", 6)
-    for name, size in (("one", 4), ("two", 3)):
-        sr.run(sr.Job.load(write_job(tmp_path / "photos", name=name, unit_size=size)))
-    whole = sr.read_labels(str(tmp_path / "one-out"))
-    from sapiens_ray.execution import redo
+@given(SHARDS, DONE, st.dictionaries(COUNTS, st.tuples(st.text(), st.text()), max_size=4))
+def test_work_travels_unchanged(shard, done, quarantined):
+    work = ShardWork(shard, done, quarantined)
+    assert ShardWork.from_json(work.to_json()) == work
 
-    data = tmp_path / "one-out" / "data"
-    (merged,) = data.iterdir()
-    folder = Folder(str(tmp_path / "one-out"))
-    with folder.open(f"data/{merged.name}") as stream, pq.ParquetFile(stream) as file:
-        for start, stop, last in ((0, 4, False), (3, 6, True)):
-            redo._copy_rows(file, start, stop, file.schema_arrow, folder, UnitName(0, start, stop, last))
-    merged.unlink()
-    shutil.rmtree(tmp_path / "two-out")
-    path = write_job(tmp_path / "photos", name="one", unit_size=4)
-    summary = sr.run(sr.Job.load(path))
-    assert (summary.images, summary.already_done, summary.labelled) == (6, 6, 0)
-    assert sr.read_labels(str(tmp_path / "one-out")).equals(whole)
+
+def test_work_on_a_new_shard_travels_unchanged():
+    work = ShardWork(Shard(0, "images", "/photos", "photos"))
+    arrived = ShardWork.from_json(work.to_json())
+    assert arrived == work and hash(arrived.done) == hash(Done())

@@ -1,0 +1,106 @@
+"""Merging the files of finished shards beside the work."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sapiens_ray.errors import JobError
+from sapiens_ray.execution import merging
+from sapiens_ray.execution.cluster import start_ray
+from sapiens_ray.execution.merging import Merger
+from sapiens_ray.storage import Folder
+from sapiens_ray.units import UnitName
+
+RUN = "this run"
+
+
+def parts_of(shard: int) -> list[UnitName]:
+    """Seven images in three files."""
+    return [UnitName(shard, 0, 3, False), UnitName(shard, 3, 6, False), UnitName(shard, 6, 7, True)]
+
+
+@pytest.fixture
+def output(tmp_path):
+    folder = Folder(str(tmp_path))
+    folder.write("lock.json", b'{"run": "this run", "pid": 1}')
+    return folder
+
+
+def write(output: Folder, name: UnitName) -> None:
+    table = pa.table({"index": pa.array(range(name.start, name.stop), pa.int32())})
+    with output.replacing(f"data/{name.file}") as temporary:
+        pq.write_table(table.replace_schema_metadata({"sapiens_ray.errors": "{}"}), temporary)
+
+
+class Noting(Merger):
+    """Notes which shards it would merge."""
+
+    def start(self, shard: int) -> None:
+        self.begun = [*getattr(self, "begun", []), (shard, sorted(self.parts.pop(shard)))]
+
+
+def test_complete_shards_in_several_files_are_ready(output):
+    whole = UnitName(1, 0, 7, True)
+    gap = [UnitName(3, 0, 3, False), UnitName(3, 4, 7, True)]
+    merger = Merger(output, [*parts_of(0), whole, *parts_of(2)[:2], *gap], RUN)
+    assert merger.ready() == [0]
+    assert Merger(output, [], RUN).ready() == []
+
+
+def test_a_shard_is_merged_when_its_last_file_is_written(output):
+    merger = Noting(output, parts_of(0)[:1], RUN)
+    for name in (parts_of(0)[2], *parts_of(5)[:2], parts_of(0)[1]):
+        assert not hasattr(merger, "begun")
+        merger.add(name.file)
+    assert merger.begun == [(0, parts_of(0))]
+    merger.add(parts_of(5)[2].file)
+    assert merger.begun == [(0, parts_of(0)), (5, parts_of(5))]
+    assert merger.ready() == [], "none is merged twice"
+
+
+def test_a_shard_in_one_file_is_left_alone(output):
+    merger = Noting(output, [], RUN)
+    merger.add(UnitName(0, 0, 7, True).file)
+    assert not hasattr(merger, "begun") and merger.ready() == []
+
+
+def test_nothing_under_way_is_not_waited_for(cluster, output):
+    Merger(output, parts_of(0)[:1], RUN).wait()
+
+
+def test_shards_are_merged_on_ray(cluster, output, tmp_path, monkeypatch):
+    """More of them than may be under way at a time."""
+    start_ray()
+    monkeypatch.setattr(merging, "LEAST_AT_ONCE", 1)
+    names = [name for shard in range(3) for name in parts_of(shard)]
+    for name in names:
+        write(output, name)
+    merger = Merger(output, parts_of(0), RUN)
+    for shard in merger.ready():
+        merger.start(shard)
+    for name in names[3:]:
+        merger.add(name.file)
+        assert len(merger.running) == 1
+    merger.wait()
+    assert merger.running == [] and merger.ready() == [], "none is merged twice"
+    merged = [UnitName(shard, 0, 7, True).file for shard in range(3)]
+    assert output.files("data") == merged
+    for file in merged:
+        assert pq.read_table(tmp_path / "data" / file)["index"].to_pylist() == list(range(7))
+
+
+@pytest.mark.parametrize("run", ["this run", "another run"])
+def test_a_merge_that_fails_ends_the_job_and_keeps_the_rows(cluster, output, run):
+    """A file is gone, or another run holds the output by now."""
+    start_ray()
+    written = parts_of(0)[1:] if run == "this run" else parts_of(0)
+    for name in written:
+        write(output, name)
+    merger = Merger(output, parts_of(0), run)
+    merger.start(0)
+    with pytest.raises(JobError, match=r"^merging the files of a shard failed: .*; run again to continue$") as caught:
+        merger.wait()
+    assert ("No such file" if run == "this run" else "was taken over by another run") in str(caught.value)
+    assert output.files("data") == [name.file for name in written]

@@ -1,0 +1,114 @@
+"""The stages of a job: what is called, where it runs, and what it takes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray.data
+
+from sapiens_ray.engine.models import DetectorModel, TaskModel
+from sapiens_ray.execution.blocks import ModelBlock, PrepareBlock, ReadBlock, WriteBlock, feed_blocks
+from sapiens_ray.execution.cluster import Cluster
+from sapiens_ray.execution.placement import plan_resources
+from sapiens_ray.execution.preflight import PreparedJob
+from sapiens_ray.execution.stages import StageSpec, job_stages
+from sapiens_ray.job.config import Job
+from sapiens_ray.models.checkpoint import Checkpoint
+from sapiens_ray.planning.plan import Plan
+from sapiens_ray.storage import Folder
+
+COORDINATOR = object()
+
+
+def stages_of(cluster: Cluster, *tasks: dict[str, Any], **sections: Any) -> tuple[PreparedJob, list[StageSpec]]:
+    entries = [{"checkpoint": "x", **task} for task in tasks]
+    job = Job.parse({"input": {"uri": "x"}, "output": {"uri": "/labels"}, "tasks": entries, **sections})
+    file = Checkpoint("/models/x.pt2", 1, "0" * 64)
+    models = [*(TaskModel.of(task, file) for task in job.tasks), *(DetectorModel(one, file) for one in job.detectors)]
+    growth: Any = SimpleNamespace(plan=Plan([], 7, pa.schema([("key", pa.string())])))
+    prepared = PreparedJob(job, Folder("/labels"), models, growth, {}, [], {}, {})
+    return prepared, job_stages(prepared, plan_resources(job, cluster), COORDINATOR, "this run")
+
+
+def machine(cpus: float, gpus: float = 0) -> Cluster:
+    return Cluster(cpus, gpus, cpus, 1, cpus, gpus, (gpus,), "this machine")
+
+
+def test_a_small_job_has_five_stages():
+    prepared, stages = stages_of(machine(4), {"task": "seg"}, image_timeout_s=30, storage_retry_s=5)
+    assert [stage.name for stage in stages] == ["feed", "read", "prepare", "seg", "write"]
+    feed, read, prepare, seg, write = stages
+    assert (feed.call.func, feed.call.keywords) == (feed_blocks, {"coordinator": COORDINATOR})
+    assert [type(stage.call) for stage in (read, prepare, write)] == [ReadBlock, PrepareBlock, WriteBlock]
+    assert [stage.num_cpus for stage in stages] == [0.001, 0.5, 1.0, 1.0, 1.0]
+    assert [stage.pool is None for stage in stages] == [True, True, True, False, True]
+    assert (read.call.reader.unit_size, read.call.reader.extra) == (7, pa.schema([("key", pa.string())]))
+    assert prepare.call.tasks == write.call.tasks == prepared.tasks
+    assert (write.call.run, write.call.unique_ids, write.call.schema) == ("this run", True, prepared.schema)
+    guards = [stage.call.guard for stage in (read, prepare, write)] + [seg.arguments[2]]
+    assert {(one.output.uri, one.timeout_s, one.retry_s) for one in guards} == {("/labels", 30, 5)}
+    model, host, _ = seg.arguments
+    assert seg.call is ModelBlock and model is prepared.models[0]
+    assert (seg.pool.actors, seg.pool.num_gpus, host.device, host.threads) == (1, 0, "cpu", 4)
+    assert host.drop_input and host.cache is None
+
+
+def test_models_stand_in_the_order_in_which_a_unit_meets_them():
+    pose = {"task": "pose", "keypoints": 17, "boxes": "detector", "actors": 2}
+    prepared, stages = stages_of(
+        machine(32), {"task": "depth", "actors": 3}, {"task": "seg", "actors": 4}, pose, cache="/cache/"
+    )
+    models = stages[3:-1]
+    assert [stage.name for stage in models] == ["detector", "persons", "seg", "depth"]
+    assert [stage.pool.actors for stage in models] == [1, 2, 4, 3], "each model has its own pool"
+    hosts = [stage.arguments[1] for stage in models]
+    assert [host.drop_input for host in hosts] == [False, True, False, True], "photos, then network inputs"
+    assert {host.cache.uri for host in hosts} == {"/cache"}
+    assert [stage.arguments[0].makes for stage in models] == [
+        prepared.job.detectors[0].carried, "persons", "seg", "depth",
+    ]  # fmt: skip
+
+
+def test_models_share_a_gpu():
+    _, stages = stages_of(machine(16, 1), {"task": "seg"}, {"task": "depth"})
+    models = stages[3:-1]
+    assert [(stage.pool.num_gpus, stage.arguments[1].device) for stage in models] == [(0.5, "auto")] * 2
+
+
+def test_all_stages_fit_on_one_cpu():
+    _, stages = stages_of(machine(1), {"task": "seg"})
+    assert sum(stage.num_cpus for stage in stages if stage.pool) + max(s.num_cpus for s in stages if not s.pool) < 1
+    read, prepare = stages[1], stages[2]
+    assert read.num_cpus != prepare.num_cpus, "or Ray fuses the stages"
+
+
+def test_ids_from_a_column_may_repeat():
+    _, stages = stages_of(machine(4), {"task": "seg"}, input={"uri": "x.csv", "id_column": "id"})
+    assert stages[-1].call.unique_ids is False
+
+
+def test_what_ray_is_told():
+    _, stages = stages_of(machine(16, 2), {"task": "seg", "actors": 2})
+    one = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
+    read = stages[1].ray_arguments()
+    retries = read.pop("ray_remote_args_fn")
+    assert read == {**one, "num_cpus": 0.5} and retries() == {"max_retries": 1000}
+    seg = stages[3].ray_arguments()
+    restarts, pool = seg.pop("ray_remote_args_fn"), seg.pop("compute")
+    assert seg == {**one, "num_cpus": 1.0, "num_gpus": 1.0, "fn_constructor_args": stages[3].arguments}
+    assert restarts() == {"max_task_retries": -1, "max_restarts": -1}
+    assert isinstance(pool, ray.data.ActorPoolStrategy) and (pool.min_size, pool.max_size) == (2, 2)
+
+
+@pytest.mark.parametrize("tasks", [[{"task": "seg"}], [{"task": "seg"}, {"task": "pose", "keypoints": 17}]])
+def test_stages_travel_to_workers(tasks):
+    """All but the coordinator's handle is pickled for them."""
+    from ray import cloudpickle
+
+    _, stages = stages_of(machine(4), *tasks)
+    for stage in stages:
+        arrived = cloudpickle.loads(cloudpickle.dumps((stage.call, stage.arguments)))
+        assert type(arrived[0]) is type(stage.call) and len(arrived[1]) == len(stage.arguments)
