@@ -57,6 +57,9 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
             self._loaded[name] = entry
         return self._loaded[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._points
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._points)
 

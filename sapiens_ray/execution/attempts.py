@@ -123,14 +123,19 @@ class Guard:
                     f"the worker of stage {stage} died {earlier} times at unit {unit.name.file}, which starts with "
                     f"{_first_id(unit)}, but at no image in particular; see Ray's logs; run again to continue"
                 )
-            with (
-                _TURNS.alone() if earlier else _TURNS.shared(),
-                watchdog.watch(self.timeout_s, lambda index: self._too_long(unit, stage, index)),
-            ):
-                if earlier and unit.rows.num_rows:
-                    record = Record.load(self.output, unit.name, stage)
-                    return then(_one_by_one(unit, work, record, instead))
-                return then(work(unit))
+            with _TURNS.alone() if earlier else _TURNS.shared():
+                with watchdog.watch(self.timeout_s, lambda index: self._too_long(unit, stage, index)):
+                    if earlier and unit.rows.num_rows:
+                        record = Record.load(self.output, unit.name, stage)
+                        finished = _one_by_one(unit, work, record, instead)
+                    else:
+                        finished = work(unit)
+                with self.without_images():  # a slow storage is not the fault of the last image
+                    return then(finished)
+
+    def without_images(self) -> AbstractContextManager[None]:
+        """A time-out for what no image can be blamed for, such as reading or publishing: it ends this process."""
+        return watchdog.watch(self.timeout_s + self.retry_s, _end_process)
 
     def _too_long(self, unit: Unit, stage: str, index: int | None) -> None:
         """Quarantine the image that took too long, and end this process."""
@@ -143,6 +148,10 @@ class Guard:
                 record.save()
         finally:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _end_process(index: int | None) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Turns:

@@ -5,14 +5,11 @@ What the stages do is in `engine/`, in `execution/reading.py` and in `output/wri
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
 
-from sapiens_ray.engine import watchdog
 from sapiens_ray.engine.draw import draw
 from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.engine.models import PreparedModel
@@ -59,16 +56,12 @@ class ReadBlock:
             units = self.reader.units(work)
             while True:
                 # Not round the yield, where Ray Data may hold this task back for as long as it likes.
-                with watchdog.watch(guard.timeout_s + guard.retry_s, _end_process):
+                with guard.without_images():
                     unit = next(units, None)
                     made = None if unit is None else unit.to_block()
                 if made is None:
                     return
                 yield made
-
-
-def _end_process(index: int | None) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass(frozen=True)
