@@ -14,7 +14,7 @@ from sapiens_ray import storage
 from sapiens_ray.engine.assemble import Contents, add_masks, make_unit
 from sapiens_ray.engine.draw import draw_one, without_half_labels
 from sapiens_ray.engine.host import ModelHost
-from sapiens_ray.engine.models import DetectorModel, PreparedModel, TaskModel, in_order
+from sapiens_ray.engine.models import DetectorModel, PreparedModel, TaskModel, in_order, refuse_missing_columns
 from sapiens_ray.engine.prepare import prepare
 from sapiens_ray.errors import ConfigError, ImageError
 from sapiens_ray.imaging.images import encode_png
@@ -76,6 +76,7 @@ class Labeler:
         labelling = [TaskModel.of(settings, resolve_model(settings, "checkpoint", {})) for settings in job.tasks]
         detecting = [DetectorModel(detector, resolve_detector(detector, {})) for detector in job.detectors]
         models: list[PreparedModel] = [*labelling, *detecting]
+        refuse_missing_columns(models, self._contents.columns)
         self.tasks = [model.task for model in labelling]
         self._stages = [model.load(ModelHost(job.device)) for model in in_order(models)]
 

@@ -43,6 +43,11 @@ class Contents:
         photos = any(make_task(options).input_kind == PHOTO for options in job.tasks)
         return cls(tuple(job.box_columns), tuple(job.masks), photos, tuple(job.tasks))
 
+    @property
+    def columns(self) -> list[str]:
+        """The columns with boxes and masks."""
+        return [*map(carried_boxes, self.box_columns), *(str(mask.carried) for mask in self.masks)]
+
     def estimated_bytes(self, image: Encoded) -> int:
         """About how many bytes an image adds to its unit: encoded, as network inputs, as results, passed through."""
         if image.data is None:

@@ -52,9 +52,9 @@ class TaskModel:
         return self.task.needs
 
     @property
-    def makes(self) -> str:
-        """The column of the unit that other models may need."""
-        return self.task.column
+    def makes(self) -> tuple[str, ...]:
+        """The columns of the unit that other models may need."""
+        return tuple(field.name for field in self.task.fields)
 
     def load(self, host: ModelHost) -> ModelStage:
         """Load the model in this process. Raises CheckpointError."""
@@ -88,9 +88,9 @@ class DetectorModel:
         return ()
 
     @property
-    def makes(self) -> str:
-        """The column of the unit that other models may need."""
-        return self.options.carried
+    def makes(self) -> tuple[str, ...]:
+        """The columns of the unit that other models may need."""
+        return (self.options.carried,)
 
     def load(self, host: ModelHost) -> ModelStage:
         """Load the model in this process. Raises CheckpointError."""
@@ -111,7 +111,7 @@ def in_order(models: Sequence[PreparedModel]) -> list[PreparedModel]:
     waiting = list(models)
     ordered: list[PreparedModel] = []
     while waiting:
-        missing = {model.makes for model in waiting}
+        missing = {column for model in waiting for column in model.makes}
         ready = [model for model in waiting if not missing & set(model.needs)]
         if not ready:
             raise ConfigError(f"tasks: {', '.join(model.column for model in waiting)} need the columns of each other")
@@ -120,12 +120,24 @@ def in_order(models: Sequence[PreparedModel]) -> list[PreparedModel]:
     return ordered
 
 
+def refuse_missing_columns(models: Sequence[PreparedModel], given: Sequence[str]) -> None:
+    """Raise ConfigError for a model that needs a column that nothing makes.
+
+    given: the columns that a unit has before it meets a model, beside width and height.
+    """
+    made = {"width", "height", *given, *(column for model in models for column in model.makes)}
+    for model in models:
+        for column in model.needs:
+            if column not in made:
+                raise ConfigError(f"tasks: {model.column} needs column {column!r}, which nothing else in the job makes")
+
+
 def _rank(model: PreparedModel, waiting: Sequence[PreparedModel]) -> int:
     """0 for a model that sees photos, 1 for one that such a model waits for, 2 for others."""
     if model.input_kind == PHOTO:
         return 0
     others = [other for other in waiting if other is not model]
-    return 1 if any(model.makes in other.needs and _rank(other, others) < 2 for other in others) else 2
+    return 1 if any({*model.makes} & {*other.needs} and _rank(other, others) < 2 for other in others) else 2
 
 
 def last_of_kind(models: Sequence[PreparedModel], position: int) -> bool:

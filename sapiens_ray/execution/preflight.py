@@ -15,7 +15,8 @@ import pyarrow as pa
 import yaml
 
 from sapiens_ray import storage
-from sapiens_ray.engine.models import DetectorModel, PreparedModel, TaskModel
+from sapiens_ray.engine.assemble import Contents
+from sapiens_ray.engine.models import DetectorModel, PreparedModel, TaskModel, refuse_missing_columns
 from sapiens_ray.errors import InputError, OutputError
 from sapiens_ray.execution.attempts import forget, quarantined_images
 from sapiens_ray.job.config import Job, difference, fingerprint
@@ -114,6 +115,7 @@ def prepare_job(
     """
     output = open_output(job)
     models = _resolve_models(job)
+    refuse_missing_columns(models, Contents.of(job).columns)
     for mask in job.masks:
         _refuse_missing_folder(mask, job.input.storage_options)
     settings = job.result_settings([model.checkpoint.sha256 for model in models])

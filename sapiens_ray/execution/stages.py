@@ -81,12 +81,12 @@ def job_stages(
 
 
 def _model_stages(prepared: PreparedJob, resources: ResourcePlan, guard: Guard) -> list[StageSpec]:
-    pools = {model.makes: pool for model, pool in zip(prepared.models, resources.pools, strict=True)}
+    pools = {model.record_name: pool for model, pool in zip(prepared.models, resources.pools, strict=True)}
     models = in_order(prepared.models)
     cache = cache_of(prepared.job)
     stages = []
     for position, model in enumerate(models):
-        pool = pools[model.makes]
+        pool = pools[model.record_name]
         host = ModelHost(pool.device, pool.threads, cache, last_of_kind(models, position))
         stages.append(StageSpec(model.column, ModelBlock, pool.num_cpus, pool, (model, host, guard)))
     return stages

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sapiens_ray.engine.models import DetectorModel, TaskModel, in_order, last_of_kind
+from sapiens_ray.engine.models import DetectorModel, TaskModel, in_order, last_of_kind, refuse_missing_columns
 from sapiens_ray.errors import ConfigError
 from sapiens_ray.job.config import Job
 from sapiens_ray.models.checkpoint import Checkpoint
@@ -22,17 +22,17 @@ FILE = Checkpoint("model.pt2", 1, "0" * 64)
 class Stub:
     """A model as `in_order` sees it."""
 
-    makes: str
+    column: str
     needs: tuple[str, ...] = ()
     input_kind: str = RESIZED
 
     @property
-    def column(self) -> str:
-        return self.makes
+    def makes(self) -> tuple[str, ...]:
+        return (self.column,)
 
 
 def order(*models: Stub) -> list[str]:
-    return [model.makes for model in in_order(models)]
+    return [model.column for model in in_order(models)]
 
 
 def models_of(*tasks: dict[str, object]) -> list[TaskModel | DetectorModel]:
@@ -88,13 +88,20 @@ def test_a_model_that_needs_its_own_column_is_refused():
 
 def closure(models: list[Stub], name: str) -> set[str]:
     """All that a model waits for."""
-    needs = {model.makes: set(model.needs) for model in models}
+    needs = {model.column: set(model.needs) for model in models}
     found: set[str] = set()
     new = needs[name]
     while new - found:
         found |= new
         new = {other for one in found for other in needs.get(one, set())}
     return found & set(needs)
+
+
+def test_a_column_that_nothing_makes_is_refused():
+    models = [Stub("a", ("b", "width", "given")), Stub("b")]
+    refuse_missing_columns(models, ["given"])
+    with pytest.raises(ConfigError, match=r"^tasks: a needs column 'given', which nothing else in the job makes$"):
+        refuse_missing_columns(models, [])
 
 
 @st.composite
@@ -112,13 +119,13 @@ def graphs(draw: st.DrawFn, acyclic: bool) -> list[Stub]:
 @given(graphs(acyclic=True))
 def test_every_order_suits_the_needs_and_lets_photos_go_early(models):
     ordered = in_order(models)
-    assert sorted(model.makes for model in ordered) == sorted(model.makes for model in models)
-    place = {model.makes: number for number, model in enumerate(ordered)}
+    assert sorted(model.column for model in ordered) == sorted(model.column for model in models)
+    place = {model.column: number for number, model in enumerate(ordered)}
     for model in models:
-        assert all(place[name] < place[model.makes] for name in closure(models, model.makes))
-    seeing = [model.makes for model in models if model.input_kind == PHOTO]
+        assert all(place[name] < place[model.column] for name in closure(models, model.column))
+    seeing = [model.column for model in models if model.input_kind == PHOTO]
     wanted = {*seeing, *(name for one in seeing for name in closure(models, one))}
-    assert {model.makes for model in ordered[: len(wanted)]} == wanted
+    assert {model.column for model in ordered[: len(wanted)]} == wanted
     for position, model in enumerate(ordered):
         later = [other.input_kind for other in ordered[position + 1 :]]
         assert last_of_kind(ordered, position) == (model.input_kind not in later)
@@ -126,7 +133,7 @@ def test_every_order_suits_the_needs_and_lets_photos_go_early(models):
 
 @given(graphs(acyclic=False))
 def test_only_circles_are_refused(models):
-    circle = any(model.makes in closure(models, model.makes) for model in models)
+    circle = any(model.column in closure(models, model.column) for model in models)
     if circle:
         with pytest.raises(ConfigError, match="need the columns of each other"):
             in_order(models)

@@ -67,7 +67,7 @@ def test_models_stand_in_the_order_in_which_a_unit_meets_them():
     hosts = [stage.arguments[1] for stage in models]
     assert [host.drop_input for host in hosts] == [False, True, False, True], "photos, then network inputs"
     assert {host.cache.uri for host in hosts} == {"/cache"}
-    assert [stage.arguments[0].makes for stage in models] == [
+    assert [stage.arguments[0].makes[0] for stage in models] == [
         prepared.job.detectors[0].carried, "persons", "seg", "depth",
     ]  # fmt: skip
 
