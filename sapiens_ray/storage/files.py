@@ -27,7 +27,7 @@ StorageOptions = dict[str, Any]  # passed to fsspec; may hold credentials
 MAX_FILE = 1 << 30  # bytes; a larger image or list is refused
 TEMPORARY = ".tmp-"  # prefix of unfinished files, which readers skip
 # By default botocore waits a minute for a response, keeps ten connections, which are too few for the fetches of a unit,
-# and retries calls that s3fs retries as well, and so do we.
+# and retries calls that s3fs and `retrying` retry as well.
 S3_CLIENT: dict[str, Any] = {
     "connect_timeout": 10, "read_timeout": 30, "max_pool_connections": 64, "retries": {"total_max_attempts": 1},
 }  # fmt: skip

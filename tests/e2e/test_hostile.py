@@ -124,10 +124,10 @@ def test_files_that_are_not_what_their_names_say(cluster, sapiens_ray, write_job
     assert sorted(set(table["image_id"].to_pylist())) == ["empty.tar", "text.tar", "zip.tar"]
 
     pq.write_table(pa.table({"image": ["text", "instead"]}), tmp_path / "lying.parquet")
-    with pytest.raises(sr.errors.InputError, match="none of image is of bytes"):
+    with pytest.raises(sr.errors.InputError, match="none of image is of type bytes"):
         sr.run(sr.Job.load(write_job(tmp_path / "lying.parquet", name="lying")))
     pq.write_table(pa.table({"image": [{"bytes": 3, "path": 4}]}), tmp_path / "struct.parquet")
-    with pytest.raises(sr.errors.InputError, match="none of image is of bytes"):
+    with pytest.raises(sr.errors.InputError, match="none of image is of type bytes"):
         sr.run(sr.Job.load(write_job(tmp_path / "struct.parquet", name="struct")))
 
 

@@ -217,7 +217,7 @@ def test_the_image_column_is_found_or_asked_for():
     assert parquet.choose_column(two, "mask", "x") == "mask"
     with pytest.raises(InputError, match="photo, mask"):
         parquet.choose_column(two, None, "x")
-    with pytest.raises(InputError, match="is not of bytes"):
+    with pytest.raises(InputError, match="is not of type bytes"):
         parquet.choose_column(two, "n", "x")
     with pytest.raises(InputError, match="does not exist"):
         parquet.choose_column(two, "image", "x")
