@@ -172,7 +172,7 @@ def decode(data: bytes | memoryview, max_pixels: int) -> np.ndarray:
     if len(data) == 0:
         raise ImageError("empty", "the file has no bytes")
     if not looks_like_image(data):
-        raise ImageError("not_an_image", f"no image format OpenCV reads starts with {bytes(data[:12])!r}")
+        raise ImageError("not_an_image", f"not a format that OpenCV reads: starts with {bytes(data[:12])!r}")
     size = header_size(data)
     if size is not None:
         _check_size(*size, max_pixels)

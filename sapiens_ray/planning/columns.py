@@ -22,9 +22,7 @@ def extra_schema(old: pa.Schema | None, fields: dict[str, pa.DataType]) -> pa.Sc
     for name, kind in kinds.items():
         was = old.field(name).type
         if was != kind and not pa.types.is_null(fields.get(name, pa.null())) and joined_type(name, was, kind) != was:
-            raise InputError(
-                f"input.columns: {name!r} is {kind} in the new input, but {was} in the existing output"
-            )
+            raise InputError(f"input.columns: {name!r} is {kind} in the new input, but {was} in the existing output")
     return old
 
 
