@@ -246,11 +246,11 @@ def test_preparing_a_job_without_running_it_writes_nothing(cluster, labelled):
 
     path, files, output = labelled
     before = {file: file.read_bytes() for file in output.rglob("*") if file.is_file()}
-    kept, growth.SHARDS_A_FILE = growth.SHARDS_A_FILE, 1
+    kept, growth.SHARDS_PER_FILE = growth.SHARDS_PER_FILE, 1
     try:
         for number in range(12):
             repair(files[0].with_name(f"x{number:02d}.jpg"))
         prepare_job(sr.Job.load(path)).growth.discard()
     finally:
-        growth.SHARDS_A_FILE = kept
+        growth.SHARDS_PER_FILE = kept
     assert {file: file.read_bytes() for file in output.rglob("*") if file.is_file()} == before

@@ -18,7 +18,7 @@ from tests.conftest import PATIENCE_S, photo, read_output, write_photos
 # get the patched ones.
 SCRIPT = """
 import ctypes, os, signal, sys, threading, time, ray, sapiens_ray as sr
-from sapiens_ray import watchdog
+from sapiens_ray.engine import watchdog
 from sapiens_ray.tasks.seg import Seg
 
 plain_prepare, plain_reduce, plain_draw = Seg.prepare, Seg.reduce, Seg.draw
