@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "Labeler", "__version__", "read_labels", "run"]
 
-# Loaded on first use: `import sapiens_ray` must not cost what torch and ray cost.
+# Loaded on first use, so that `import sapiens_ray` does not import torch and ray.
 _HOMES = {"Job": "job.config", "Labeler": "labeler", "run": "execution.pipeline", "read_labels": "execution.dataset"}
 
 

@@ -1,4 +1,4 @@
-"""Small models with random weights, to try the pipeline with: python -m sapiens_ray.demo checkpoints/demo"""
+"""Small models with random weights, for trying the pipeline: python -m sapiens_ray.demo checkpoints/demo"""
 
 from sapiens_ray.cli.demo import main
 

@@ -1,12 +1,12 @@
-"""Everything this package raises on purpose.
+"""All errors that this package raises on purpose.
 
     SapiensRayError
     ├── ConfigError           the job file, or a path it names, is wrong        exit 2
     │   ├── InputError            nothing to label, or a shard changed          exit 2
-    │   ├── CheckpointError       a checkpoint is missing or not what it seems  exit 2
+    │   ├── CheckpointError       a checkpoint is missing, altered, or unfit    exit 2
     │   ├── OutputError           the output belongs to another job, or run     exit 2
     │   └── ClusterError          the cluster can never run the job             exit 2
-    ├── JobError              the job could not finish; what is written stays   exit 1
+    ├── JobError              the job could not finish; written rows are kept   exit 1
     │   └── StorageError          a storage does not answer                     exit 1
     ├── ErrorLimitError       every image has a row, too many are error rows    exit 1
     └── ImageError            one image has no labels: becomes an error row, never ends a job
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 
 class SapiensRayError(Exception):
-    """Base of all errors of this package. `exit_code` is what the command line ends with."""
+    """Base of all errors of this package. `exit_code` is the exit code of the command line."""
 
     exit_code = 1
 
@@ -42,7 +42,7 @@ class OutputError(ConfigError):
 
 
 class ClusterError(ConfigError):
-    """The cluster can never give what the job asks for."""
+    """The cluster can never provide the resources that the job asks for."""
 
 
 class JobError(SapiensRayError):
@@ -76,10 +76,10 @@ def error_lines(error: BaseException) -> list[str]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what a library says, for messages."""
+    """The first line of a library's error, for messages."""
     return error_lines(error)[0][:200]
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of what a library says, for messages: torch puts the reason there."""
+    """The last line of a library's error, for messages: torch puts the reason there."""
     return error_lines(error)[-1][:500]

@@ -1,4 +1,4 @@
-"""Labels in this process, without Ray: for notebooks, previews and fast tests."""
+"""Labelling in this process, without Ray: for notebooks, previews and fast tests."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ class Labeler:
     ) -> None:
         """Load the models. Raises ConfigError for wrong options, CheckpointError for a wrong file.
 
-        tasks: the `tasks` of a job file, for several at once; else `task`, `checkpoint` and the options of one.
+        tasks: the `tasks` of a job file, for several tasks; for one task give `task`, `checkpoint` and its options.
         """
         if tasks is not None and (task or checkpoint or batch_size or options):
-            raise TypeError("Labeler: with `tasks`, all options belong into its entries")
+            raise TypeError("Labeler: with `tasks`, give all options in its entries")
         if tasks is None:
             one = {"task": task, "checkpoint": os.fspath(checkpoint or ""), "batch_size": batch_size, **options}
             tasks = [{key: value for key, value in one.items() if value is not None}]
@@ -91,9 +91,9 @@ class Labeler:
         concern the image itself.
 
         images: paths or URLs, encoded bytes, or H x W x 3 uint8 arrays in BGR order, as OpenCV reads them.
-        decode, size: maps as arrays, as `read_labels` gives them; False leaves the bytes of the Parquet files.
-        columns: per input column that the tasks name (boxes, masks), its value for each image.
-        A bad image gives a row with `error_kind` and `error`, like in a job.
+        decode, size: maps as arrays, as in `read_labels`; with decode=False, as the bytes that a job writes.
+        columns: for each input column that the tasks name (boxes, masks), one value per image.
+        A bad image gives a row with `error_kind` and `error`, as in a job.
         """
         self._require(columns or {})
         labels = [stored_labels(column, about) for column, about in about_tasks(self.tasks).items()]
@@ -111,7 +111,7 @@ class Labeler:
     def preview(self, image: ImageLike, visualize: Visualize | None = None, columns: Row | None = None) -> np.ndarray:
         """The picture of one image, of the first task that has one, h x w x 3 uint8 BGR, as a job would write it.
 
-        columns: value of each input column that the tasks name. Raises ImageError for a bad image.
+        columns: the value of each input column that the tasks name. Raises ImageError for a bad image.
         """
         self._require(columns or {})
         unit = self._label(next(self._units([image], {name: [value] for name, value in (columns or {}).items()})))
@@ -120,13 +120,13 @@ class Labeler:
             raise ImageError(row["error_kind"], row["error"])
         pictures = draw_one(unit, 0, self.tasks, visualize or Visualize())
         if not pictures:
-            raise ImageError("failed", "none of the tasks has a picture of this image")
+            raise ImageError("failed", "none of the tasks draws a picture of this image")
         return next(iter(pictures.values()))
 
     def _require(self, columns: Mapping[str, object]) -> None:
         missing = [name for name in self.job.label_columns if name not in columns]
         if missing:
-            raise ConfigError(f"Labeler: the tasks look for {missing[0]!r}; give it in `columns`")
+            raise ConfigError(f"Labeler: the tasks read column {missing[0]!r}; give it in `columns`")
 
     def _label(self, unit: Unit) -> Unit:
         unit = prepare(unit, self.tasks, self.job.max_pixels)
@@ -142,7 +142,7 @@ class Labeler:
             held.append(_encoded(index, image))
             for name, values in columns.items():
                 if index >= len(values):
-                    raise ConfigError(f"Labeler: column {name!r} has {len(values)} values, and there are more images")
+                    raise ConfigError(f"Labeler: column {name!r} has {len(values)} values, but there are more images")
                 held[-1].extra[name] = values[index]
             if len(held) == self.unit_size:
                 yield self._unit(held)

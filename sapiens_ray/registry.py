@@ -1,11 +1,11 @@
 """Named entries of one kind: those of this package, and those that installed packages add.
 
-A package adds an entry by an entry point, for example in its pyproject.toml:
+A package adds an entry through an entry point, for example in its pyproject.toml:
 
     [project.entry-points."sapiens_ray.tasks"]
     colour = "my_package.colour:TASK"
 
-Names are known without importing anything; an entry is imported when it is first asked for.
+Names are known without importing anything; an entry is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Entry = TypeVar("Entry")
 class Registry(Mapping[str, Entry], Generic[Entry]):
     """Name to entry, in the order of declaration; entries of other packages follow, sorted by name.
 
-    Raises ConfigError for a package whose entry has a name that is taken, or cannot be imported.
+    Raises ConfigError for an entry of another package if its name is taken or it cannot be imported.
     """
 
     def __init__(self, group: str, kind: type[Entry], built_in: Mapping[str, str]) -> None:
-        """group: of the entry points. built_in: name to `module:attribute`."""
+        """group: the group of entry points. built_in: name to `module:attribute`."""
         self.group = group
         self._kind = kind
         self._built_in = built_in

@@ -1,7 +1,7 @@
-"""Units: runs of consecutive images of one shard, how they travel, and the file names they are written under.
+"""Units: runs of consecutive images of one shard, how they pass from stage to stage, and their file names.
 
-A unit is one row of the Ray dataset. Whatever Ray Data does to its blocks, it cannot split a unit, so a unit of
-N images ends as one file of N rows.
+A unit is one row of the Ray dataset. Ray Data may split and merge blocks, but it cannot split a unit, so a unit of
+N images becomes one file of N rows.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class UnitName:
 
     @classmethod
     def parse(cls, file: str) -> UnitName | None:
-        """The unit a file name stands for; None if it is not such a name."""
+        """The unit of a file name; None if it is not the name of a unit."""
         match = _NAME.fullmatch(file)
         if match is None:
             return None
@@ -62,7 +62,7 @@ class Done:
 
     @property
     def rows(self) -> int:
-        """Images with a row. Ranges may overlap where two attempts cut their units at different places."""
+        """Number of images with a row. Ranges may overlap if two attempts cut their units at different places."""
         count = reached = 0
         for start, stop in self.ranges:
             count += max(0, stop - max(start, reached))
@@ -95,7 +95,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class UnitReport:
-    """What the last stage tells the driver about a written unit.
+    """What the last stage reports to the driver about a written unit.
 
     errors: error rows by kind. seconds: time by stage. notes: see `Unit`. repeated: how many units and shards the
     job has started again so far because a worker died; the driver fills it in.
@@ -118,15 +118,15 @@ class UnitReport:
 
 @dataclass
 class Unit:
-    """What travels from stage to stage.
+    """The data that passes from stage to stage.
 
     rows: Arrow table, one row per image, in the order of the shard: `index`, `image_id`, `uri`, `_data`
         (encoded bytes, null if unreadable), `error_kind`, `error`, passthrough columns; each stage adds its own.
     inputs: per network input kind, an N x H x W x 3 uint8 BGR array of the N images that could be decoded, in
-        their order; for kind PHOTO one flat array of their pixels (see `photos`). Images that meet an error later
-        keep their places.
+        their order; for kind PHOTO one flat array of their pixels (see `photos`). Images that fail later keep their
+        places.
     seconds: time that each stage spent on this unit.
-    notes: what users should know about how the models were started; each actor tells it once.
+    notes: information for users about the start of the models; each actor adds it once.
     """
 
     shard: int
@@ -186,7 +186,7 @@ class Unit:
         return positions
 
     def decoded_rows(self) -> list[int]:
-        """Positions of the rows to which `inputs` belong, in this order: those that have a width."""
+        """Positions of the rows that `inputs` belong to, in the same order: those that have a width."""
         if "width" not in self.rows.column_names:
             return []
         positions: list[int] = np.flatnonzero(self.rows["width"].is_valid().to_numpy()).tolist()
@@ -226,7 +226,7 @@ def split_unit(unit: Unit) -> list[Unit]:
 
 
 def join_units(parts: Sequence[Unit], whole: Unit) -> Unit:
-    """The unit whose images `split_unit` took apart, with what a stage made of them."""
+    """Join the units that `split_unit` made of `whole`, after a stage has processed them."""
     if not parts:
         return whole
     kinds = list(dict.fromkeys(kind for part in parts for kind in part.inputs))
@@ -250,12 +250,12 @@ def _wrap_bytes(array: np.ndarray) -> pa.Array:
 def _view_bytes(column: pa.ChunkedArray) -> np.ndarray:
     """The only cell of a large_binary column as flat uint8 over the same memory.
 
-    Through the buffers: `as_buffer()` of a cell copies (27 ms for 75 MB, measured on pyarrow 21).
+    It uses the buffers: `as_buffer()` of a cell copies (27 ms for 75 MB, measured on pyarrow 21).
     """
     cell = column.chunk(0)
     _, offsets, data = cell.buffers()
     start, stop = np.frombuffer(offsets, np.int64)[cell.offset : cell.offset + 2]
-    if start == stop:  # Arrow may keep no buffer at all for no bytes
+    if start == stop:  # Arrow may have no buffer for zero bytes
         return np.empty(0, np.uint8)
     return np.frombuffer(data, np.uint8)[start:stop]
 

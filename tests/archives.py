@@ -1,4 +1,4 @@
-"""Tars and Parquet files for tests, written the way other tools write them."""
+"""Tars and Parquet files for tests, as other tools write them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def tar_bytes(members: Iterable[tuple[str, bytes]], end: bool = True, format: int = tarfile.USTAR_FORMAT) -> bytes:
-    """A tar of the members; without `end` it stops at the last member's boundary."""
+    """A tar of the members; with end=False it stops after the last member, without end-of-archive blocks."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=format) as tar:
         for name, data in members:

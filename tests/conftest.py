@@ -1,4 +1,4 @@
-"""One Ray cluster for the whole session, a small model, and ways to run the command line."""
+"""Fixtures: one Ray cluster for the whole session, a small model, and ways to run the command line."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, settings
 
-# No test fails for being slow: what is waited for is an event, and this bounds only what never comes.
+# No test fails for being slow: tests wait for events, and this limit is only reached if an event never comes.
 PATIENCE_S = 600.0
 
-# The same examples in every run, so that a change is judged by what it changed; `make nightly` draws new ones.
+# The same examples in every run, so that a failure is due to the change; `make nightly` draws new ones.
 settings.register_profile("new", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("same", settings.get_profile("new"), derandomize=True)
 settings.load_profile("same")
 
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a token left on this machine must not switch it on
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a token left on this machine must not enable it
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "300")
 os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "300")
-# How long Ray waits for its own processes, where its default is half a minute or a whole one.
+# How long Ray waits for its own processes; its defaults are 30 s and 60 s.
 os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "600")
 os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
 os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "300")
-# Ray's workers step back for every other process; where the machine is busy with something else they would starve.
+# By default Ray's workers run at low priority; on a machine that is busy with something else they would starve.
 os.environ.setdefault("RAY_worker_niceness", "0")
-# `ray job stop`, and a run that is told to stop, must not cut off what takes long only because the machine is slow.
+# `ray job stop`, and a run that receives a stop signal, must not kill work that is slow only because the machine is.
 os.environ.setdefault("RAY_JOB_STOP_WAIT_TIME_S", "600")
 
 ROOT = Path(__file__).parent.parent
@@ -81,7 +81,7 @@ def start_cluster(folder: str, cpus: int = 2, gpus: int = 0) -> tuple[subprocess
     while True:
         try:
             urllib.request.urlopen(f"{cluster.dashboard}/api/version", timeout=60).close()
-            # The job server refuses jobs that come ten seconds before its agent.
+            # The job server refuses jobs that come before its agent is up, which takes ten seconds more.
             urllib.request.urlopen(f"http://127.0.0.1:{agent}/api/local_raylet_healthz", timeout=60).close()
             return process, cluster
         except OSError:
@@ -101,7 +101,7 @@ def stop_cluster(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def models_held(pid: int | None = None) -> Iterator[None]:
-    """Inside the block the models below a process (this one) stand still, so that their job cannot end."""
+    """Inside the block the models below a process (by default this one) are suspended, so their job cannot end."""
     actors = []
     for child in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
@@ -135,7 +135,7 @@ def cluster() -> Iterator[RayCluster]:
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A segmentation model with random weights, in the lite contract."""
+    """A segmentation model with random weights and the inputs and outputs of Sapiens-Lite's models."""
     from sapiens_ray.models.stand_ins import write_model
 
     path = tmp_path_factory.mktemp("model") / "seg_random_torchscript.pt2"
@@ -174,7 +174,7 @@ def sapiens_ray() -> Command:
 
 @pytest.fixture
 def command() -> Command:
-    """`sapiens-ray ARGUMENTS` in this process, for what it says: a process of its own takes seconds to import torch."""
+    """`sapiens-ray ARGUMENTS` in this process, to test its output: a new process takes seconds to import torch."""
     from sapiens_ray.cli import main
 
     def call(*arguments: object) -> Finished:
@@ -209,7 +209,7 @@ def write_job(tmp_path: Path, model: Path) -> WriteJob:
 
 
 def photo(width: int, height: int, seed: int = 0) -> np.ndarray:
-    """A picture with regions and detail, H x W x 3 uint8 BGR; differs by seed."""
+    """An image with regions and detail, H x W x 3 uint8 BGR; differs by seed."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (5, 4, 3), np.uint8)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.int16)
@@ -218,7 +218,7 @@ def photo(width: int, height: int, seed: int = 0) -> np.ndarray:
 
 
 def write_photos(folder: Path, count: int, width: int = 96, height: int = 128) -> list[Path]:
-    """Small JPEGs 000.jpg, 001.jpg, ...; every one different."""
+    """Small JPEGs 000.jpg, 001.jpg, ..., all different."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{number:03d}.jpg" for number in range(count)]
     for number, path in enumerate(paths):
@@ -227,7 +227,7 @@ def write_photos(folder: Path, count: int, width: int = 96, height: int = 128) -
 
 
 def read_output(output: Path | str) -> pa.Table:
-    """All rows with plain pyarrow, as a user of other tools would see them, in file order."""
+    """All rows with plain pyarrow, as users of other tools would see them, in file order."""
     import pyarrow.parquet as pq
 
     files = sorted((Path(output) / "data").glob("*.parquet"))

@@ -1,9 +1,9 @@
-"""Damaged images, tars, lists and tables against the readers.
+"""Fuzzing: gives damaged images, tars, lists and tables to the readers.
 
     python -m tests.fuzz --minutes 10 [--seed 1]
 
-Runs in a process of its own, since a reader that crashes takes its process with it. What may happen to foreign bytes:
-rows, an ImageError, or a refusal by name; nothing else, and in bounded time and memory.
+Runs in a separate process, since a reader that crashes kills its process. Untrusted bytes may give rows, an ImageError
+or an InputError; nothing else, and in bounded time and memory.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ENDINGS = [".jpg", ".png", ".webp", ".bmp", ".tiff", ".jp2", ".gif", ".ppm", ".p
 
 
 def _encoded() -> list[bytes]:
-    """The same picture in every format that this OpenCV writes."""
+    """The same image in every format that this OpenCV writes."""
     found = []
     for ending in ENDINGS:
         array = photo(40, 30) if ending not in (".pfm", ".hdr") else photo(40, 30).astype(np.float32)
@@ -76,7 +76,7 @@ PARQUET = _parquet(PICTURES[:5])
 
 
 class Damaged(bytes):
-    """Bytes that do not fill the screen when they are a counterexample."""
+    """Bytes with a short repr, so that a counterexample does not fill the screen."""
 
     def __repr__(self) -> str:
         return f"<{len(self)} bytes, see {FOUND}>"
@@ -84,7 +84,7 @@ class Damaged(bytes):
 
 @st.composite
 def damaged(draw: st.DrawFn, originals: list[bytes]) -> Damaged:
-    """One of the originals with some bytes changed, cut, put in or repeated; headers more often than the rest."""
+    """One of the originals with some bytes changed, cut off, inserted or repeated; headers more often than the rest."""
     data = bytearray(draw(st.sampled_from(originals)))
     for _ in range(draw(st.integers(0, 6))):
         end = draw(st.sampled_from([min(64, len(data)), len(data)]))
@@ -116,7 +116,7 @@ def decode_images(data: bytes) -> None:
 
 
 def check_rows(rows: Images) -> None:
-    """Indices without gaps, every row with bytes or an error, units that hold each row once."""
+    """Check that indices have no gaps, every row has bytes or an error, and units contain each row once."""
     counted: list[Encoded] = []
 
     def through() -> Images:
@@ -186,7 +186,7 @@ def _one_round(target: Callable[[bytes], None], originals: list[bytes], round_se
 
 
 def fuzz(minutes: float, first_seed: int) -> int:
-    """Give damaged bytes to every reader until the time is over. Returns how many; raises at the first that fails."""
+    """Give damaged files to every reader until the time is over. Returns their number; raises at the first failure."""
     lists = [b"path,n\na.jpg,1\nb.jpg,2\n", b'{"path": "a.jpg"}\n"b.jpg"\n', "a\u2028.jpg\n\xff.jpg\n".encode()]
     end = time.monotonic() + 60 * minutes
     tried = 0
@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))  # a bomb that goes off must not take the machine
+    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))  # a decompression bomb must not fill the machine
     print(f"{fuzz(arguments.minutes, arguments.seed)} damaged files, seeds from {arguments.seed}: nothing crashed")
 
 

@@ -1,4 +1,4 @@
-"""A local server that speaks the Hugging Face hub's protocol for the calls that a download makes."""
+"""A local server with those parts of the Hugging Face hub's protocol that a download uses."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """files: {repository: {path: bytes}}. `requests` are (method, path, headers) as they came.
+    """files: {repository: {path: bytes}}. `requests`: (method, path, headers) in order of arrival.
 
-    token: what `Authorization` must be, if given. break_after: bytes after which the next download breaks off.
+    token: the bearer token that requests must have, if given. break_after: bytes after which the next download is
+    cut off.
     """
 
     def __init__(self, files: dict[str, dict[str, bytes]]) -> None:

@@ -1,4 +1,4 @@
-"""A real S3 server (moto, in a process of its own) and a proxy before it that delays, fails and counts requests."""
+"""A real S3 server (moto, in a process of its own), behind a proxy that delays, fails and records requests."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ FAULTS = ("500", "503", "reset", "truncate")
 
 @dataclass
 class S3:
-    """Addresses of the server, and what its proxy does.
+    """Addresses of the server, and the behaviour of its proxy.
 
-    fault: called with (method, path with query, number of the request); the name of a fault, or None. It may wait,
-    which holds this request alone. `seen` holds (method, path with query) of every request that came.
+    fault: called with (method, path with query, number of the request); returns the name of a fault, or None. It may
+    wait, which delays only this request. `seen`: (method, path with query) of every request that arrived.
     """
 
     server: str
     proxy: str = ""
     latency: float = 0.0
-    page: int = 0  # keys in a page of a listing; 0: as many as the server gives
+    page: int = 0  # keys per page of a listing; 0: as many as the server gives
     fault: Callable[[str, str, int], str | None] = lambda method, path, number: None
     down: bool = False
     seen: list[tuple[str, str]] = field(default_factory=list)
@@ -61,13 +61,13 @@ class S3:
         )
 
     def clean(self) -> None:
-        """No faults, no latency, nothing counted."""
+        """Reset: no faults, no latency, no recorded requests."""
         self.latency, self.page, self.down = 0.0, 0, False
         self.fault = lambda method, path, number: None
         self.seen, self.failed = [], []
 
     def sometimes(self, share: float, seed: int) -> None:
-        """Let a share of all requests fail, in every way there is."""
+        """Let a share of all requests fail, with all kinds of faults."""
         dice, lock = random.Random(seed), threading.Lock()
 
         def fault(method: str, path: str, number: int) -> str | None:
@@ -109,7 +109,7 @@ class _Proxy(ThreadingHTTPServer):
     request_queue_size = 256
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that go away are what this is for."""
+        """Print nothing: clients that disconnect are expected here."""
 
 
 def _handler(s3: S3, port: int) -> type[BaseHTTPRequestHandler]:
@@ -164,7 +164,7 @@ def _handler(s3: S3, port: int) -> type[BaseHTTPRequestHandler]:
                 self._reset()
 
         def _reset(self) -> None:
-            """RST instead of FIN, as when a server dies."""
+            """Send RST instead of FIN, as when a server dies."""
             self.close_connection = True
             self.wfile.flush()
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,4 +1,4 @@
-"""Small Sapiens models with seeded random weights: the real inputs, outputs and names of tensors, narrow inside."""
+"""Small Sapiens models with seeded random weights: real input sizes, outputs and tensor names, but narrow layers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEADS = {
 
 
 def small(task: str, seed: int = 0, layers: int = 2) -> Sapiens:
-    """32 wide, 2 heads; weights large enough that attention and norms matter."""
+    """A model of width 32 with 2 heads; weights are large enough for attention and norms to matter."""
     deconv, conv, channels, head, last = HEADS[task]
     kind = "pose" if task == "pose17" else task
     torch.manual_seed(seed)
@@ -54,7 +54,7 @@ def output(model: object, batch: torch.Tensor) -> torch.Tensor:
 
 
 class Foreign:
-    """Stands for the objects that training frameworks leave in a checkpoint; does not exist where it is loaded."""
+    """Stands for the objects that training frameworks leave in a checkpoint and whose class the reader lacks."""
 
     def __init__(self, value: object = 1) -> None:
         self.value = value

@@ -1,4 +1,4 @@
-"""Units: their names, their travel, and how a stream of images is cut into them."""
+"""Units: their names, their way through Arrow blocks, and how a stream of images is cut into them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_names_sort_like_their_units():
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.one_of(st.none(), st.binary(max_size=30)), max_size=8), st.integers(0, 5), st.booleans())
-def test_a_unit_travels_unchanged(datas, start, last):
+def test_a_unit_round_trips_through_a_block(datas, start, last):
     encoded = [
         Encoded(start + number, f"id {number} é", f"uri {number}", data, None if data else ImageError("empty", "why"))
         for number, data in enumerate(datas)
@@ -52,7 +52,7 @@ def test_a_unit_travels_unchanged(datas, start, last):
 
 @st.composite
 def spans(draw: st.DrawFn) -> tuple[int, Done]:
-    """A shard of some size of which some ranges are done."""
+    """The number of images of a shard, and the ranges of it that are done."""
     total = draw(st.integers(0, 40))
     cuts = sorted(draw(st.lists(st.integers(0, total), max_size=8, unique=True)))
     ranges = tuple((a, b) for a, b in zip(cuts[::2], cuts[1::2], strict=False))
@@ -62,7 +62,7 @@ def spans(draw: st.DrawFn) -> tuple[int, Done]:
 
 @settings(max_examples=300, deadline=None)
 @given(spans(), st.integers(1, 9), st.sampled_from([10, 55, 10**6]))
-def test_cutting_covers_what_is_not_done_exactly(span, size, max_bytes):
+def test_cutting_covers_exactly_the_images_that_are_not_done(span, size, max_bytes):
     total, done = span
 
     def images():
@@ -85,7 +85,7 @@ def test_cutting_covers_what_is_not_done_exactly(span, size, max_bytes):
     elif indices:
         assert marked == [], "the last unit is done already"
     else:
-        assert units == [([], True)], "nothing left, but the end must be recorded"
+        assert units == [([], True)], "no image is left, but the end must be recorded"
 
 
 @given(spans())

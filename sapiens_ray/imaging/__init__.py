@@ -1,1 +1,1 @@
-"""Arrays and bytes of images and float maps."""
+"""Decoding, encoding and resizing images and float maps."""

@@ -1,4 +1,4 @@
-"""Bytes to arrays and back: decode with limits, encode PNG and JPEG, draw at picture size.
+"""Bytes to arrays and back: decode with limits or at picture size, encode PNG and JPEG.
 
 Arrays are H x W x 3 uint8 in OpenCV's BGR order unless a name says otherwise.
 """
@@ -27,7 +27,7 @@ SUFFIXES = frozenset([
     ".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".pxm", ".pfm", ".sr", ".ras", ".hdr", ".pic",
 ])  # fmt: skip
 
-# First bytes of the same formats, to tell a damaged image from something that never was one.
+# First bytes of the same formats, to distinguish a damaged image from a file that is not an image.
 _SIGNATURES = (
     b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+", b"GIF8",
     b"\x00\x00\x00\x0cjP", b"\xff\x4f\xff\x51", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"P7", b"PF", b"Pf",
@@ -35,14 +35,14 @@ _SIGNATURES = (
 )  # fmt: skip
 
 MAX_SIDE = 1 << 20
-# What Pillow may look for in foreign bytes: formats of OpenCV whose headers it parses in Python. Of WebP and AVIF it
-# would start a decoder, which may crash.
+# The formats that Pillow may try on untrusted bytes: formats of OpenCV whose headers it parses in Python. For WebP and
+# AVIF it would start a decoder, which may crash.
 _PILLOW_FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "JPEG2000", "GIF", "PPM", "SUN")
 
 
 class _QuietOpenCV:
     """While any thread decodes, OpenCV prints nothing: a damaged image is reported in its row. The user's log level
-    is restored when the last one leaves."""
+    is restored when the last thread has finished."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -82,7 +82,7 @@ def looks_like_image(data: bytes | memoryview) -> bool:
 
 
 def header_size(data: bytes | memoryview) -> tuple[int, int] | None:
-    """(width, height) as the header says, before EXIF rotation and without decoding; None if unknown."""
+    """(width, height) from the header, before EXIF rotation and without decoding; None if unknown."""
     try:
         size = _pillow_size(bytes(data[:16]), io.BytesIO(data))
     except Exception:  # Pillow raises many kinds of errors on broken headers; OpenCV decides
@@ -91,7 +91,7 @@ def header_size(data: bytes | memoryview) -> tuple[int, int] | None:
 
 
 def _pillow_size(head: bytes, file: io.BytesIO) -> tuple[int, int] | None:
-    """What the first of Pillow's formats that accepts the file reads off its header.
+    """The size that the first of Pillow's formats that accepts the file reads from its header.
 
     The formats are called directly: `Image.open` compares the size with a limit of its own, which is global.
     """
@@ -99,7 +99,7 @@ def _pillow_size(head: bytes, file: io.BytesIO) -> tuple[int, int] | None:
         warnings.simplefilter("ignore")
         for name, accept in _pillow_formats():
             accepted = accept is None or accept(head)
-            if not accepted or isinstance(accepted, str):  # a text says what is missing to read it
+            if not accepted or isinstance(accepted, str):  # a str says which library is missing
                 continue
             file.seek(0)
             with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):  # as Image.open does
@@ -110,17 +110,17 @@ def _pillow_size(head: bytes, file: io.BytesIO) -> tuple[int, int] | None:
     return None
 
 
-_PILLOW_LOCK = threading.Lock()  # filters of warnings belong to the whole process
+_PILLOW_LOCK = threading.Lock()  # filters of warnings are global to the process
 
 
 @cache
 def _pillow_formats() -> list[tuple[str, Any]]:
-    """Name and test of the first bytes of each of `_PILLOW_FORMATS` that this Pillow has."""
+    """Name of each of `_PILLOW_FORMATS` that this Pillow has, and its test of the first bytes."""
     Image.init()
     return [(name, Image.OPEN[name][1]) for name in _PILLOW_FORMATS if name in Image.OPEN]
 
 
-# Headers in plain text, of formats that OpenCV reads and Pillow does not: Radiance, PFM, PAM.
+# Text headers of the formats that OpenCV reads and Pillow does not: Radiance, PFM, PAM.
 _TEXT_SIZES = (
     re.compile(rb"[-+]Y (?P<height>\d+) [-+]X (?P<width>\d+)\n"),
     re.compile(rb"P[Ff]\s+(?P<width>\d+)\s+(?P<height>\d+)\s"),
@@ -134,7 +134,7 @@ def _size_without_pillow(head: bytes) -> tuple[int, int] | None:
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP" and len(head) >= 30:
         return _webp_size(head)
     sizes = [found.end() for found in re.finditer(b"ispe", head)] if head[4:8] == b"ftyp" else []
-    if sizes:  # of AVIF: the picture, and its tiles and thumbnails
+    if sizes:  # of an AVIF: the sizes of the image, its tiles and its thumbnails
         pairs = [(int.from_bytes(head[at + 4 : at + 8]), int.from_bytes(head[at + 8 : at + 12])) for at in sizes]
         return max(pairs, key=lambda pair: pair[0] * pair[1])
     if head.startswith((b"#?", b"PF", b"Pf", b"P7")):
@@ -142,7 +142,7 @@ def _size_without_pillow(head: bytes) -> tuple[int, int] | None:
             found = pattern.search(head)
             if found:
                 return int(found["width"]), int(found["height"])
-        return MAX_SIDE, MAX_SIDE  # such a header that does not say its size early is not trusted
+        return MAX_SIDE, MAX_SIDE  # a header of these formats without a size in its first bytes is not trusted
     return None
 
 
@@ -163,7 +163,7 @@ def _webp_size(head: bytes) -> tuple[int, int] | None:
 
 
 def decode(data: bytes | memoryview, max_pixels: int) -> np.ndarray:
-    """Decode an image file as Sapiens-Lite sees it: `cv2.imdecode` with IMREAD_COLOR.
+    """Decode an image file as Sapiens-Lite does: `cv2.imdecode` with IMREAD_COLOR.
 
     EXIF rotation is applied, alpha dropped, grey and CMYK converted, 16 bits scaled to 8.
     Returns H x W x 3 uint8, BGR. Raises ImageError with kind empty, not_an_image, corrupt, zero_size or
@@ -172,7 +172,7 @@ def decode(data: bytes | memoryview, max_pixels: int) -> np.ndarray:
     if len(data) == 0:
         raise ImageError("empty", "the file has no bytes")
     if not looks_like_image(data):
-        raise ImageError("not_an_image", f"no image format OpenCV reads starts with {bytes(data[:12])!r}")
+        raise ImageError("not_an_image", f"not a format that OpenCV reads: starts with {bytes(data[:12])!r}")
     size = header_size(data)
     if size is not None:
         _check_size(*size, max_pixels)
@@ -189,7 +189,7 @@ def decode(data: bytes | memoryview, max_pixels: int) -> np.ndarray:
 
 
 def _with_colours(image: np.ndarray) -> np.ndarray:
-    """H x W x 3 of what OpenCV decoded: grey PFM files come as H x W even where colours are asked for."""
+    """The decoded image as H x W x 3: OpenCV returns grey PFM files as H x W even with IMREAD_COLOR."""
     return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image
 
 
@@ -228,7 +228,7 @@ def picture_size(width: int, height: int, max_side: int) -> tuple[int, int]:
 def encode_png(array: np.ndarray) -> bytes:
     """Encode uint8 H x W (grey) or H x W x 3 (BGR) as PNG.
 
-    Level 1 with run-length strategy: label maps are long runs, for which deflate's search is time for nothing.
+    Level 1 with run-length strategy: label maps consist of long runs, so deflate's search for matches gains nothing.
     """
     options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
     return _encode(".png", array, options)
@@ -248,7 +248,7 @@ def _encode(suffix: str, array: np.ndarray, options: list[int]) -> bytes:
 
 
 def decode_map(png: bytes) -> np.ndarray:
-    """A PNG label map back to H x W uint8."""
+    """Decode a PNG label map to H x W uint8."""
     with quiet_opencv():
         array: np.ndarray | None = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:

@@ -1,4 +1,4 @@
-"""Float maps (depth, normals, features) as `.npy` bytes, and at the size of the photo."""
+"""Float maps (depth, normals, features): as `.npy` bytes, and resized to the size of the photo."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def encode_npy(array: np.ndarray) -> bytes:
-    """An array as the bytes of a `.npy` file, which numpy reads anywhere."""
+    """An array as the bytes of a `.npy` file."""
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(array))
     return buffer.getvalue()
@@ -22,21 +22,21 @@ def decode_npy(data: bytes) -> np.ndarray:
 
 
 def resize(array: np.ndarray, width: int, height: int) -> np.ndarray:
-    """h x w or h x w x 3 to float32 of another size, bilinear, as torch's `interpolate(align_corners=False)`.
+    """Resize h x w or h x w x 3 bilinearly to float32, like torch's `interpolate(align_corners=False)`.
 
-    Equal to it up to the rounding of positions in float32 (7e-5 of the range of white noise), and works without
-    torch, so labels can be read wherever there is OpenCV.
+    The results differ only by the rounding of positions in float32 (7e-5 of the range for white noise). This function
+    does not need torch, so labels can be read wherever OpenCV is installed.
     """
     return cv2.resize(np.asarray(array, np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def resize_channels(array: np.ndarray, width: int, height: int) -> np.ndarray:
-    """C x h x w to C x height x width float32. With 1536 channels and large photos: gigabytes."""
+    """Resize C x h x w to C x height x width float32. With 1536 channels and large photos this takes gigabytes."""
     return np.stack([resize(channel, width, height) for channel in array])
 
 
 def unit_length(normals: np.ndarray) -> np.ndarray:
-    """... x 3 vectors divided by (norm + 1e-5), float32, as Sapiens-Lite does."""
+    """Vectors (... x 3) divided by (norm + 1e-5), float32, as Sapiens-Lite does."""
     vectors = np.asarray(normals, np.float32)
     squared = vectors[..., 0] ** 2 + vectors[..., 1] ** 2 + vectors[..., 2] ** 2
     unit: np.ndarray = vectors / (np.sqrt(squared) + np.float32(1e-5))[..., None]

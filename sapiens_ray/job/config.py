@@ -1,4 +1,4 @@
-"""The job file: one YAML file, one pydantic model, unknown keys refused.
+"""The job file: one YAML file, one pydantic model; unknown keys are refused.
 
 Imports neither ray nor torch, so that a bad file is refused in a fraction of a second.
 """
@@ -31,7 +31,7 @@ from sapiens_ray.tasks.sections import PoolOptions, Section, Settings, Visualize
 if TYPE_CHECKING:
     InputFormat = str
     TaskOptions = ModelOptions
-else:  # of what is installed here
+else:  # with the formats and tasks of installed packages
     InputFormat = Literal[("auto", *SOURCES)]
     TaskOptions = Annotated[
         functools.reduce(operator.or_, (kind.options for kind in TASKS.values())),
@@ -47,26 +47,26 @@ class Input(Section):
         ".jsonl list; globs and {000..099} ranges are expanded; one or several; local or any fsspec URL "
         "such as s3://bucket/photos. Relative paths are relative to the YAML."
     )
-    format: InputFormat = Field("auto", description="How to read `uri`; auto goes by the suffix.")
+    format: InputFormat = Field("auto", description="How to read `uri`; auto: by the suffix.")
     include: list[str] = Field(
         [],
         description="Only files (or tar members) whose relative path matches one of these patterns, "
-        "such as '*.jpg' or 'train/*'. Empty: every suffix that OpenCV reads.",
+        "such as '*.jpg' or 'train/*'. Empty: all files with a suffix that OpenCV reads.",
     )
     image_column: str | None = Field(
         None,
         description="Parquet: column of image bytes or struct<bytes,path>; csv and jsonl: column of "
-        "paths. Default: 'image', or the only column that can be meant.",
+        "paths. Default: 'image', or the only suitable column.",
     )
     id_column: str | None = Field(
         None, description="Parquet and lists: column whose value becomes `image_id`. Default: the path."
     )
-    columns: list[str] = Field([], description="Parquet and lists: columns to carry over into the output.")
+    columns: list[str] = Field([], description="Parquet and lists: columns to copy into the output.")
     shard_size: int = Field(
         1000,
         ge=1,
         le=1_000_000,
-        description="Folders and lists: images per shard, which is one output file. Another value holds for new "
+        description="Folders and lists: images per shard, which is one output file. A changed value applies to new "
         "images only.",
     )
     storage_options: StorageOptions = Field(
@@ -90,14 +90,14 @@ class Output(Section):
     """Where the labels go."""
 
     uri: str = Field(min_length=1, description="Folder, local or any fsspec URL. Relative to the YAML.")
-    visualize: Visualize = Field(Visualize(), description="The pictures.")
+    visualize: Visualize = Field(Visualize(), description="Pictures: labels drawn over photos.")
     storage_options: StorageOptions = Field({}, repr=False, description="Passed to fsspec. Never written or logged.")
 
 
 class Job(Section):
     """One labelling job. `sapiens-ray schema` prints this as a JSON schema for editors."""
 
-    name: str = Field("", description="For people; the default is the name of the YAML file.")
+    name: str = Field("", description="Shown in reports; default: the name of the YAML file.")
     input: Input
     output: Output
     tasks: list[TaskOptions] = Field(min_length=1, description="What to predict.")
@@ -109,28 +109,28 @@ class Job(Section):
         min_length=1,
         description="Folder, local or any fsspec URL, where compiled code (`compile:`) is kept for other nodes and "
         "later jobs; opened with the storage_options of the output. Default: each node keeps its own. Code in it is "
-        "run: trust whoever may write there.",
+        "executed: only people whom you trust may have write access.",
     )
     unit_size: int = Field(
         64,
         ge=1,
         le=4096,
-        description="Images that travel, are written, and are redone together; a multiple "
+        description="Images that are processed, written and retried together; a multiple "
         "of the batch size keeps batches full. Fixed by the first run of an output.",
     )
     max_pixels: int = Field(
-        134_217_728, ge=1, description="Images with more pixels than this become error rows, undecoded."
+        134_217_728, ge=1, description="Images with more pixels than this are not decoded and become error rows."
     )
     image_timeout_s: float = Field(
         600,
         gt=0,
-        description="Seconds that one image may take in one stage (a batch: as many times that). Then its worker is "
-        "ended, and an image that is found to be the cause becomes an error row.",
+        description="Seconds that one image may take in one stage (for a batch: times its images). After that its "
+        "worker is killed, and the image that is found to be the cause becomes an error row.",
     )
     storage_retry_s: float = Field(
         120,
         ge=0,
-        description="Seconds for which a request to a remote storage is repeated when it fails in a way that may pass.",
+        description="Seconds for which a request to a remote storage is retried after transient failures.",
     )
     max_error_fraction: float = Field(
         1.0,
@@ -143,7 +143,7 @@ class Job(Section):
     @field_validator("tasks")
     @classmethod
     def _settle(cls, tasks: list[TaskOptions]) -> list[TaskOptions]:
-        """Fill in what depends on other tasks of the job: which of them gives foreground and boxes."""
+        """Fill in options that depend on other tasks of the job: which task provides foreground and boxes."""
         return [task.settled(tasks, f"[{number}]") for number, task in enumerate(tasks)]
 
     @model_validator(mode="after")
@@ -151,7 +151,7 @@ class Job(Section):
         names = [task.column for task in self.tasks]
         doubled = {name for name in names if names.count(name) > 1}
         if doubled:
-            raise ValueError(f"tasks: two tasks would write column {doubled.pop()!r}; tell them apart by `name:`")
+            raise ValueError(f"tasks: two tasks would write column {doubled.pop()!r}; give one of them a `name:`")
         return self
 
     @classmethod
@@ -159,7 +159,7 @@ class Job(Section):
         """Read a YAML job file, expand `${ENV}`, apply `key.sub=value` overrides and validate.
 
         Relative paths in the file are relative to the file, those in overrides to the current folder.
-        Raises ConfigError with one line for each thing that is wrong.
+        Raises ConfigError with one line per error.
         """
         file = Path(path)
         try:
@@ -190,13 +190,13 @@ class Job(Section):
 
     @property
     def detectors(self) -> list[DetectorOptions]:
-        """The distinct person detectors of the tasks: two tasks with the same one share what it finds."""
+        """The distinct person detectors of the tasks: tasks with the same detector share its boxes."""
         found = [detector for task in self.tasks for detector in task.detectors]
         return list({detector.carried: detector for detector in found}.values())
 
     @property
     def models(self) -> list[PoolOptions]:
-        """Everything that holds a model in actors: the tasks, then the detectors."""
+        """Everything that runs a model in actors: the tasks, then the detectors."""
         return [*self.tasks, *self.detectors]
 
     @property
@@ -206,17 +206,17 @@ class Job(Section):
 
     @property
     def masks(self) -> list[Mask]:
-        """The distinct masks that the user brings."""
+        """The distinct masks that the user provides."""
         return list({mask.carried: mask for task in self.tasks for mask in task.masks}.values())
 
     @property
     def label_columns(self) -> list[str]:
-        """Input columns from which tasks read boxes or masks, beside the passthrough columns."""
+        """Input columns from which tasks read boxes or masks, in addition to the passthrough columns."""
         return list(dict.fromkeys([*self.box_columns, *(mask.column for mask in self.masks if mask.column)]))
 
     @property
     def reading(self) -> Reading:
-        """What sources must know."""
+        """The settings that sources need."""
         return Reading(
             self.input.image_column,
             self.input.id_column,
@@ -237,10 +237,10 @@ class Job(Section):
         return dump
 
     def result_settings(self, model_hashes: list[str]) -> Settings:
-        """What decides the content of the rows; two runs may share an output only if this is equal.
+        """The settings that decide the content of the rows; two runs may share an output only if they are equal.
 
-        model_hashes: SHA-256 of each of `models`. The input may grow and pictures may change; neither is in here,
-        nor is how fast the job runs.
+        model_hashes: SHA-256 of each of `models`. The input may grow and pictures may change, so neither is included;
+        nor are settings that only affect speed.
         """
         detectors = [detector.carried for detector in self.detectors]
         of_detector = dict(zip(detectors, model_hashes[len(self.tasks) :], strict=True))

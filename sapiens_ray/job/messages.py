@@ -1,4 +1,4 @@
-"""What is wrong with a job file, in one line for each error of pydantic."""
+"""Messages about wrong job files: one line per pydantic error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def explain(item: ErrorDetails, job: type[BaseModel]) -> str:
         "model_type": "should be a mapping of `key: value` lines",
         "model_attributes_type": "should be a mapping of `key: value` lines",
         "dict_type": "should be a mapping of `key: value` lines",
-        "list_type": "should be a list, each entry on a line that begins with `- `",
+        "list_type": "should be a list, each entry on a line that starts with `- `",
         "string_pattern_mismatch": f"does not have the right form, {item.get('ctx', {}).get('pattern')}",
     }
     message = plain.get(item["type"]) or item["msg"].removeprefix("Value error, ")
@@ -57,5 +57,5 @@ def _known_keys(loc: tuple[int | str, ...], job: type[BaseModel]) -> list[str]:
             annotation = section.model_fields[part].annotation
             kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
             section = next(kind for kind in kinds if issubclass(kind, BaseModel))
-    hidden = {"source"}  # follows from the others
+    hidden = {"source"}  # derived from other keys
     return [key for key in section.model_fields if key not in hidden]

@@ -32,7 +32,7 @@ MAX_NODES = 100_000
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without tags that build objects, and without duplicate keys, where the last one would win."""
+    """Loads YAML. Refuses tags that build objects, and duplicate keys, of which PyYAML would use the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Yaml, Yaml]:
         seen = set()
@@ -44,10 +44,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(data: bytes) -> Yaml:
-    """The values in a job file. Raises yaml.YAMLError, also for a file of a size that no job has, be it written out
-    or folded up in anchors."""
+    """The values in a job file. Raises yaml.YAMLError, also for a file that is too large, as text or after its
+    anchors are expanded."""
     if len(data) > MAX_BYTES:
-        raise yaml.YAMLError(f"{len(data)} bytes are more than a job file may have ({MAX_BYTES})")
+        raise yaml.YAMLError(f"it has {len(data)} bytes; the limit is {MAX_BYTES}")
     try:
         value = yaml.load(data.decode("utf-8"), _Loader)  # a SafeLoader
         _count(value, [MAX_NODES])
@@ -55,7 +55,7 @@ def read_yaml(data: bytes) -> Yaml:
         raise yaml.YAMLError("nested too deeply") from None
     except UnicodeDecodeError:
         raise
-    except (TypeError, ValueError) as error:  # dates that are none, numbers of 5,000 digits, lists as keys
+    except (TypeError, ValueError) as error:  # impossible dates, numbers of 5,000 digits, lists as keys
         raise yaml.YAMLError(str(error)) from None
     return value
 
@@ -63,7 +63,7 @@ def read_yaml(data: bytes) -> Yaml:
 def _count(value: Yaml, left: list[int]) -> None:
     left[0] -= 1
     if left[0] < 0:
-        raise yaml.YAMLError(f"anchors make more than {MAX_NODES} values of it")
+        raise yaml.YAMLError(f"it has more than {MAX_NODES} values after its anchors are expanded")
     for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _count(item, left)
 
@@ -100,7 +100,7 @@ def _absolute(uri: Yaml, base: Path, field: str) -> Yaml:
 
 
 def resolve_paths(raw: RawJob, base: Path) -> RawJob:
-    """Make the path fields absolute; leaves anything oddly shaped for validation to refuse."""
+    """Make the path fields absolute; leave values of a wrong type for validation to refuse."""
     for fields in PATH_FIELDS:
         raw = _with_absolute(raw, fields, base)
     return raw
@@ -141,7 +141,7 @@ def apply_override(raw: RawJob, override: str) -> None:
                 here[part] = {}
             here = here[part]
         else:
-            raise ConfigError(f"--set {key}: {part!r} lies inside a plain value")
+            raise ConfigError(f"--set {key}: {part!r} is below a plain value, not in a mapping or list")
     last = parts[-1]
     if isinstance(here, list):
         if not last.isdigit() or int(last) >= len(here):
@@ -150,4 +150,4 @@ def apply_override(raw: RawJob, override: str) -> None:
     elif isinstance(here, dict):
         here[last] = value
     else:
-        raise ConfigError(f"--set {key}: {last!r} lies inside a plain value")
+        raise ConfigError(f"--set {key}: {last!r} is below a plain value, not in a mapping or list")

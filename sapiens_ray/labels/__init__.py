@@ -12,7 +12,7 @@ from importlib.resources import files
 class ClassTable:
     """Classes of a segmentation model, in the order of its logits.
 
-    `colours` are RGB, 0 to 255. `swap_pairs` are the class ids that trade places in a mirrored image.
+    `colours` are RGB, 0 to 255. `swap_pairs` are pairs of class ids that are swapped in a mirrored image.
     """
 
     names: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What is done: read from the names of the files of labels, and from nothing else."""
+"""What is done: computed from the names of the label files, and from nothing else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sapiens_ray.units import Done, UnitName
 
 
 def list_units(output: Folder) -> list[UnitName]:
-    """The units that have their file, without those that lie inside another one (left by a merge)."""
+    """The units that have a file, without those whose rows are all in another file (left by a merge)."""
     return current(data_units(output))[0]
 
 
@@ -20,7 +20,7 @@ Answer = TypeVar("Answer")
 
 
 def with_units(output: Folder, use: Callable[[list[UnitName]], Answer]) -> Answer:
-    """`use` the files that count; repeated with a new listing if a merge removes one of them meanwhile."""
+    """Call `use` with the files that count; called again with a new listing if a merge removes one meanwhile."""
     for _ in range(10):  # merges are rare; a tenth one in a row means that a file is really gone
         try:
             return use(list_units(output))
@@ -30,7 +30,7 @@ def with_units(output: Folder, use: Callable[[list[UnitName]], Answer]) -> Answe
 
 
 def current(names: Iterable[UnitName]) -> tuple[list[UnitName], list[UnitName]]:
-    """Split into the files that count, in order, and those whose rows all stand in another file as well."""
+    """Split into the files that count, in order, and those whose rows are all in another file as well."""
     ordered = sorted(names, key=lambda name: (name.shard, name.start, -name.stop, not name.last))
     counted: list[UnitName] = []
     inside: list[UnitName] = []

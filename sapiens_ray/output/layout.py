@@ -1,10 +1,10 @@
 """Where everything is in an output folder. No other module spells these names.
 
-job.yaml                            what was asked, and what decides the labels
+job.yaml                            the job, and the settings that decide the labels
 plan.parquet, plan/entries-*.parquet    which images are in which shard
 data/s<shard>-<start>-<stop>.parquet    labels
 visualizations/                     pictures
-attempts/                           what is known of units whose worker died
+attempts/                           notes on units whose worker died
 summary.json                        counts of the last run
 lock.json                           which run holds the folder
 """
@@ -25,7 +25,7 @@ PICTURES = "visualizations"
 ENTRIES = "plan"
 ATTEMPTS = "attempts"
 
-# Folders that a run writes to, for inputs and outputs that share a folder. Some storages list a file as a folder, too.
+# What a run writes, for jobs whose input and output share a folder. Some storages list a file as a folder, too.
 PARTS = tuple(f"{name}/" for name in (DATA, PICTURES, ENTRIES, ATTEMPTS, PLAN_FILE))
 
 
@@ -35,12 +35,12 @@ def data_file(unit: UnitName) -> str:
 
 
 def picture_file(name: str) -> str:
-    """A picture by its name below the folder of pictures, relative to the output."""
+    """The file of a picture with this name below the folder of pictures, relative to the output."""
     return f"{PICTURES}/{name}"
 
 
 def entries_file(first_shard: int) -> str:
-    """The file with the images of a shard and of those that follow it, relative to the output."""
+    """The file with the images of a shard and of the shards after it, relative to the output."""
     return f"{ENTRIES}/entries-{first_shard:06d}.parquet"
 
 
@@ -50,12 +50,12 @@ def entries_files(output: Folder) -> list[str]:
 
 
 def attempts_file(unit: UnitName, stage: str) -> str:
-    """What is known of a unit in a stage, relative to the output."""
+    """The file with the notes on a unit in a stage, relative to the output."""
     return f"{ATTEMPTS}/{unit.file.removesuffix('.parquet')}.{stage}.json"
 
 
 def attempts_of(output: Folder) -> list[tuple[str, UnitName, str]]:
-    """(file, unit, stage) of everything that is known of units."""
+    """(file, unit, stage) of all files with notes on units."""
     found = []
     for file in output.files(ATTEMPTS):
         name, _, stage = file.removesuffix(".json").partition(".")

@@ -4,8 +4,8 @@ The holder rewrites the file every few seconds. Another run that finds it watche
 compared, so a clock that is wrong or jumps does no harm. On the same machine a dead holder is recognised at once, on
 others after half a minute.
 
-Workers read the file too before they publish a unit: what a worker of a dead run still holds must not appear between
-the files of the next run.
+Workers read the file too before they publish a unit: late results of a dead run must not appear among the files of
+the next run.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ LOOK_S = 0.5
 
 
 class OutputLock:
-    """Context manager. Raises OutputError, with who it is, if another run holds the output."""
+    """Context manager. Raises OutputError, which names the holder, if another run holds the output."""
 
     def __init__(self, output: Folder, tell: Callable[[str], None] = lambda line: None) -> None:
-        """tell: called with a line for the user where taking the lock takes long."""
+        """tell: called with a line for the user if taking the lock takes long."""
         self.run = uuid.uuid4().hex
         self.lost = False
         self._output = output
@@ -59,10 +59,10 @@ class OutputLock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Release the output. Folders that were made and hold nothing are removed again."""
+        """Release the output. Folders that were created for the lock and are empty are removed again."""
         self._ended.set()
         self._thread.join()
-        with contextlib.suppress(Exception), no_retries():  # then it is seen to be dead
+        with contextlib.suppress(Exception), no_retries():  # if this fails, the next run finds a dead holder
             if holder(self._output) == self.run:
                 self._output.delete(LOCK_FILE)
         with contextlib.suppress(OSError):
@@ -74,7 +74,7 @@ class OutputLock:
         if self.lost:
             raise JobError(
                 f"{self._output.uri} was taken over by another run, since this one gave no sign of life for "
-                f"{DEAD_AFTER_S:g} s, or its {LOCK_FILE} was removed; what is written stays"
+                f"{DEAD_AFTER_S:g} s, or its {LOCK_FILE} was removed; everything written is kept"
             )
 
     def _content(self) -> bytes:
@@ -85,9 +85,11 @@ class OutputLock:
         """Wait until the holder gives a sign of life, or has given none for long enough."""
         found = read_lock(self._output)
         if found is not None and found["run"] == self.run:
-            return  # the answer to our own request was lost, and it was sent again
+            return  # the response to our own request was lost, and the request was repeated
         if found is not None and not _is_gone(found):
-            self._tell(f"{self._output.uri} is held by {_who(found)}; looking for {DEAD_AFTER_S:g} s if it is alive")
+            self._tell(
+                f"{self._output.uri} is held by {_who(found)}; waiting up to {DEAD_AFTER_S:g} s to see if it is alive"
+            )
             end = time.monotonic() + DEAD_AFTER_S
             while time.monotonic() < end:
                 time.sleep(LOOK_S)
@@ -96,14 +98,14 @@ class OutputLock:
                     break
                 if now != found:
                     raise OutputError(
-                        f"output.uri: {self._output.uri} is being written by another run: {_who(now)}; wait for its "
-                        "end, stop it, or choose another output.uri"
+                        f"output.uri: {self._output.uri} is being written by another run: {_who(now)}; wait until it "
+                        "ends, stop it, or choose another output.uri"
                     )
         self._output.write(LOCK_FILE, self._content())
-        time.sleep(LOOK_S)  # of two that take over, the later one stays
+        time.sleep(LOOK_S)  # if two runs take over, the later one keeps the output
         last = read_lock(self._output)
         if last is None or last["run"] != self.run:
-            raise OutputError(f"output.uri: {self._output.uri} was taken by another run in this moment; try again")
+            raise OutputError(f"output.uri: {self._output.uri} was taken by another run at the same moment; try again")
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
@@ -124,23 +126,23 @@ def read_lock(output: Folder) -> Holder | None:
         found = None
     if isinstance(found, dict) and isinstance(found.get("run"), str) and isinstance(found.get("pid"), int):
         return found
-    return {"run": ""}  # not ours, and nobody's
+    return {"run": ""}  # not a lock of any run
 
 
 def holder(output: Folder) -> str | None:
-    """Which run holds the output; None if nobody does."""
+    """Which run holds the output; None if none does."""
     found = read_lock(output)
     return found["run"] if found else None
 
 
 def require_held(output: Folder, run: str) -> None:
-    """Raise JobError if the output is another run's by now."""
+    """Raise JobError unless the run still holds the output."""
     if holder(output) != run:
         raise JobError(f"{output.uri} was taken over by another run; this one must not write to it any more")
 
 
 def _this_process() -> Holder:
-    """Who holds the lock, and what tells on the same machine whether it is still there."""
+    """Who holds the lock, with the facts from which a process on the same machine sees whether it still exists."""
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -151,7 +153,7 @@ def _this_process() -> Holder:
 
 
 def _machine() -> str | None:
-    """This boot of this machine, and the name space of its process numbers; None where there is no /proc."""
+    """An id of this boot of the machine and of the namespace of its process ids; None where there is no /proc."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -160,7 +162,7 @@ def _machine() -> str | None:
 
 
 def _start_of(pid: int) -> str | None:
-    """When a process was started, in ticks since boot; None if there is none with this number."""
+    """When a process was started, in ticks since boot; None if there is no process with this id."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -170,7 +172,7 @@ def _start_of(pid: int) -> str | None:
 
 
 def _is_gone(found: Holder) -> bool:
-    """Whether a holder on this machine has ended; False for others, of which it cannot be known."""
+    """Whether a holder on this machine has ended; False for holders elsewhere, where this cannot be known."""
     if not found["run"]:
         return True
     here = found.get("machine")

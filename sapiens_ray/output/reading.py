@@ -1,4 +1,4 @@
-"""Reading labels back: every row once, maps decoded and resized on request."""
+"""Reading labels: every row once, maps decoded and resized on request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Selection:
-    """The files to read, and what of them.
+    """The files and columns to read.
 
     columns: only these; None for all. maps: the columns to decode. size: see `read_frame`.
     """
@@ -41,7 +41,7 @@ class Selection:
 
     @property
     def read_columns(self) -> list[str] | None:
-        """The columns to read: those that are wanted, and the size of the photo where maps are decoded."""
+        """The columns to read: the requested ones, and the size of the photo if maps are decoded."""
         if self.columns is None or not self.maps:
             return self.columns
         return list(dict.fromkeys([*self.columns, "width", "height"]))
@@ -71,7 +71,7 @@ def read_frame(folder: Folder, columns: Sequence[str] | None, decode: bool, size
 def select(
     folder: Folder, units: list[UnitName], columns: Sequence[str] | None, decode: bool, size: MapSize
 ) -> Selection:
-    """What to read. Raises OutputError if there is nothing, or not such a column."""
+    """What to read. Raises OutputError if there are no labels, or no such column."""
     if not units:
         raise no_labels(folder)
     files = [data_file(unit) for unit in units]
@@ -86,7 +86,7 @@ def select(
 
 
 def no_labels(folder: Folder) -> OutputError:
-    """What to say of a folder without labels."""
+    """The error for a folder without labels."""
     return OutputError(f"{folder.uri} holds no labels: no files in {folder.join(DATA)}")
 
 
@@ -109,7 +109,7 @@ def _schema(folder: Folder, file: str) -> pa.Schema:
 
 
 def iterate_rows(folder: Folder, columns: list[str]) -> Iterator[Row]:
-    """Rows one after the other, a few in memory at a time."""
+    """All rows in order, with a few in memory at a time."""
     for unit in list_units(folder):
         with folder.open(data_file(unit)) as stream, pq.ParquetFile(stream) as file:
             for batch in file.iter_batches(batch_size=16, columns=columns):
@@ -117,5 +117,5 @@ def iterate_rows(folder: Folder, columns: list[str]) -> Iterator[Row]:
 
 
 def decoded(cell: object, width: float, height: float, decoder: Decoder) -> np.ndarray | None:
-    """A cell of a column of maps as an array; None for the missing one of an error row."""
+    """A cell of a column of maps as an array; None for an error row, which has no map."""
     return decoder(cell, int(width), int(height)) if isinstance(cell, bytes) else None

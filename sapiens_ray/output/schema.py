@@ -1,4 +1,4 @@
-"""The columns of the output: what every row has, what tasks add, and the metadata of the files."""
+"""The columns of the output: those of every row and those that tasks add; and the metadata of the files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sapiens_ray.errors import ConfigError
 from sapiens_ray.tasks import AnyTask, StoredLabels, stored, stored_labels
 from sapiens_ray.tasks.sections import Settings
 
-About = dict[str, stored.About]  # column of a task -> what the metadata of the files says about it
+About = dict[str, stored.About]  # column of a task -> its description in the metadata of the files
 
 HEAD = [
     pa.field("image_id", pa.string()),
@@ -25,7 +25,7 @@ HEAD = [
     pa.field("error", pa.string()),
     pa.field("visualization", pa.string()),
 ]
-# Columns of a unit under way that are not columns of its file.
+# The fields of HEAD that a unit has from the first stage on.
 READ_FIELDS = [field for field in HEAD if field.name in ("index", "image_id", "uri", "error_kind", "error")]
 ERRORS_KEY = b"sapiens_ray.errors"
 JOB_KEY = b"sapiens_ray.job"
@@ -35,21 +35,21 @@ def output_schema(tasks: Sequence[AnyTask], extra: pa.Schema, job: Settings) -> 
     """The Arrow schema of every file under `data/`: head, tasks, passthrough columns, and metadata.
 
     `job` (fingerprint, models, versions) is stored as JSON under `sapiens_ray.job`, with each task's class
-    names. Raises ConfigError if two columns would have one name.
+    names. Raises ConfigError if two columns would have the same name.
     """
     fields = [*HEAD, *(field for task in tasks for field in task.fields), *extra]
     names = Counter(field.name for field in fields)
     doubled = [name for name, count in names.items() if count > 1]
     if doubled:
         raise ConfigError(
-            f"input.columns or tasks[].name: {doubled[0]!r} is a column of the output already; choose another name"
+            f"input.columns or tasks[].name: {doubled[0]!r} is already a column of the output; choose another name"
         )
     about = {**job, "tasks": about_tasks(tasks)}
     return pa.schema(fields, metadata={JOB_KEY: json.dumps(about)})
 
 
 def about_tasks(tasks: Sequence[AnyTask]) -> About:
-    """Each task's column, its kind under `task`, and what else readers of the column must know."""
+    """Column of each task to its kind (under `task`) and the other metadata that readers of the column need."""
     return {task.column: {"task": task.options.task, **task.metadata} for task in tasks}
 
 
@@ -60,7 +60,7 @@ def labels_in(schema: pa.Schema) -> list[StoredLabels]:
 
 
 def with_errors(schema: pa.Schema, kinds: dict[str, int]) -> pa.Schema:
-    """The schema with the count of error rows by kind, so that nobody must open the rows to count them."""
+    """The schema with the count of error rows by kind, so that they can be counted without reading the rows."""
     return schema.with_metadata({**schema.metadata, ERRORS_KEY: json.dumps(kinds)})
 
 

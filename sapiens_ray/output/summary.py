@@ -1,4 +1,4 @@
-"""Counts, rates and stage times of a job: for the bar, the log, `summary.json` and `status`."""
+"""Counts, rates and stage times of a job: for the progress bar, the log, `summary.json` and `status`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from sapiens_ray.units import UnitName, UnitReport
 class Summary:
     """The state of a job. images = ok + errors = already_done + what this run labelled.
 
-    expected: images that the plan knows of; None while some tar is uncounted. stages: seconds of work per image,
-    summed over all processes (so they may exceed elapsed_s / images). notes: what the actors reported about their
-    start: batch sizes that were found, what was compiled and how long it took. repeated: units and shards that were
-    started again because their worker died.
+    expected: images in the plan; None while some tar is not counted. stages: seconds of work per image, summed over
+    all processes (so they may exceed elapsed_s / images). notes: reports of the actors about their start: batch sizes
+    that were found, what was compiled and how long it took. repeated: units and shards that were started again
+    because their worker died.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Summary:
 
     @property
     def rate_now(self) -> float:
-        """Images per second since the first unit was done: without the start, to estimate the time that is left."""
+        """Images per second since the first unit was done: without the start, to estimate the remaining time."""
         images, seconds = self._first or (0, 0.0)
         return (self.labelled - images) / (self.elapsed - seconds) if self.elapsed > seconds else 0.0
 
@@ -124,7 +124,7 @@ class Summary:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people read them: 48 s, 3:07, 2:04:00."""
+    """Seconds in a readable form: 48 s, 3:07, 2:04:00."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

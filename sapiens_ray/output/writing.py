@@ -1,6 +1,6 @@
-"""Writing results: one unit, one file, whole or not at all, under the name that says which unit it is.
+"""Writing results: one file per unit, whole or not at all, under a name that identifies the unit.
 
-A retried or late write replaces a file by itself, so writing twice is the same as writing once. Pictures are
+A retried or late write replaces a file by an equal one, so writing twice is the same as writing once. Pictures are
 published before the file that names them.
 """
 
@@ -45,7 +45,7 @@ def write_unit(
 
 
 def _publish(name: UnitName, data: memoryview, pictures: Sequence[Picture], output: Folder, run: str | None) -> None:
-    """The pictures, then the file that names them."""
+    """Write the pictures, then the file that names them."""
     if run is not None:
         require_held(output, run)
     if pictures:
@@ -76,14 +76,14 @@ def file_table(unit: Unit, schema: pa.Schema) -> pa.Table:
 def merge_shard(output: Folder, parts: Sequence[UnitName], run: str | None = None) -> UnitName:
     """Merge the files of a complete shard into one, row group by row group, then remove them.
 
-    At every instant each row stands in a published file; until the parts are gone readers skip those that lie
-    inside the merged one (`done.current`). run: the run that must hold the output.
+    At every moment each row is in a published file; until the parts are deleted, readers skip those whose rows are
+    all in the merged one (`done.current`). run: the run that must hold the output.
     """
     ordered = sorted(parts)
     merged = UnitName(ordered[0].shard, 0, ordered[-1].stop, True)
     if len(ordered) == 1:
         return merged
-    # A merge that was killed after it published is tried again, and finds some of its parts gone.
+    # A merge that was killed after it published is tried again, and finds some of its parts deleted.
     if not output.exists(data_file(merged)):
         _write_merged(output, ordered, merged, run)
     for part in ordered:
@@ -93,7 +93,7 @@ def merge_shard(output: Folder, parts: Sequence[UnitName], run: str | None = Non
 
 
 def _write_merged(output: Folder, ordered: Sequence[UnitName], merged: UnitName, run: str | None) -> None:
-    """Parts may overlap, where two attempts cut their units at different places: their rows are the same."""
+    """Parts may overlap if two attempts cut their units at different places; the rows are the same in both."""
     reached = 0
     skip: dict[UnitName, int] = {}
     errors: Counter[str] = Counter()
@@ -115,7 +115,7 @@ def _write_merged(output: Folder, ordered: Sequence[UnitName], merged: UnitName,
 
 
 def copy_rows(file: pq.ParquetFile, writer: pq.ParquetWriter, schema: pa.Schema, start: int, stop: int) -> None:
-    """Write the rows [start, stop) of a file, a row group at a time in memory."""
+    """Write the rows [start, stop) of a file, with one row group in memory at a time."""
     first = 0
     for group in range(file.num_row_groups):
         count = file.metadata.row_group(group).num_rows
@@ -126,9 +126,9 @@ def copy_rows(file: pq.ParquetFile, writer: pq.ParquetWriter, schema: pa.Schema,
 
 
 def file_writer(where: Path | io.BytesIO, schema: pa.Schema) -> pq.ParquetWriter:
-    """zstd for what is not compressed already; dictionaries only where values repeat."""
+    """A writer with zstd for columns that are not compressed already, and dictionaries only where values repeat."""
     encoded = [column for labels in labels_in(schema) for column in labels.compressed]
-    # Dotted paths: the leaves of lists and structs are columns of their own to Parquet.
+    # Dotted paths: in Parquet, the leaves of lists and structs are separate columns.
     compression = {path: "none" if path in encoded else "zstd" for path in _leaves(schema)}
     return pq.ParquetWriter(where, schema, compression=compression, use_dictionary=["error_kind"])
 

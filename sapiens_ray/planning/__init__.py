@@ -1,1 +1,1 @@
-"""What the input holds, and what of it is to be labelled."""
+"""What the input contains, and which part of it has to be labelled."""

@@ -1,4 +1,4 @@
-"""Types of the columns that are passed through, joined over all parts of the input."""
+"""Types of the passthrough columns, joined over all parts of the input."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from sapiens_ray.errors import InputError
 
 
 def extra_schema(old: pa.Schema | None, fields: dict[str, pa.DataType]) -> pa.Schema:
-    """Types of the passthrough columns, `key` first (for tars; null for other images). Those of an output that
-    exists stay as they are. Raises InputError if new input does not fit them."""
+    """Types of the passthrough columns, `key` first (for tars; null for other images). The types of an existing
+    output are kept. Raises InputError if new input does not fit them."""
     kinds = {
         "key": pa.string(),
         **{name: pa.string() if pa.types.is_null(kind) else kind for name, kind in fields.items()},
@@ -21,14 +21,12 @@ def extra_schema(old: pa.Schema | None, fields: dict[str, pa.DataType]) -> pa.Sc
     for name, kind in kinds.items():
         was = old.field(name).type
         if was != kind and not pa.types.is_null(fields.get(name, pa.null())) and joined_type(name, was, kind) != was:
-            raise InputError(
-                f"input.columns: {name!r} is {kind} in the new input, but {was} in what is labelled already"
-            )
+            raise InputError(f"input.columns: {name!r} is {kind} in the new input, but {was} in the existing output")
     return old
 
 
 def joined_type(name: str, one: pa.DataType | None, other: pa.DataType) -> pa.DataType:
-    """The type that holds the values of both. Raises InputError if there is none."""
+    """The type that holds the values of both types. Raises InputError if there is none."""
     if one is None or one == other or pa.types.is_null(one):
         return other
     if pa.types.is_null(other):

@@ -1,4 +1,4 @@
-"""Finding the input: what the URIs of a job name, in a stable order."""
+"""Finding the input: the files and folders that the URIs of a job name, in a stable order."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from sapiens_ray.storage import Folder
 from sapiens_ray.storage.retries import retrying
 from sapiens_ray.storage.uris import redact_uri
 
-IMAGES = "images"  # the format of folders of images, and of single ones
+IMAGES = "images"  # the format of folders of images, and of single images
 MAX_RANGE = 1_000_000
-LOOK = 10_000  # files of a folder that are listed before its kind is settled
+LOOK = 10_000  # files of a folder that are listed before its format is decided
 
 
 @dataclass(frozen=True)
 class Found:
     """What one input URI turned out to be: one file that is a shard, or the images of one folder or list.
 
-    `entries` may be an iterator over a listing under way. last: nothing from another `input.uri` follows.
+    `entries` may be an iterator over a listing in progress. last: nothing from another `input.uri` follows.
     """
 
     format: str
@@ -40,10 +40,10 @@ class Found:
 
 
 def find_input(settings: Input, reading: Reading, output: str = "") -> Iterator[Found]:
-    """Everything the input names, once, in a stable order.
+    """Everything that the input names, without duplicates, in a stable order.
 
-    What is below `output` is left out: a folder may hold its own labels. Raises InputError for what does not exist
-    or is ambiguous.
+    Files below `output` are left out: the output may be inside the input folder. Raises InputError for a URI that
+    does not exist or is ambiguous.
     """
     with storage.translate_errors(InputError, f"input.uri: cannot list {', '.join(map(redact_uri, settings.uri))}"):
         uris = [expanded for uri in settings.uri for expanded in _expand(uri, settings)]
@@ -57,13 +57,13 @@ def find_input(settings: Input, reading: Reading, output: str = "") -> Iterator[
 
 
 def _expand(uri: str, settings: Input) -> list[str]:
-    """Brace ranges and globs to URIs."""
+    """Expand brace ranges and globs."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}", uri)
     if match:
         first, last = match.groups()
         numbers = range(int(first), int(last) + 1)
         if len(numbers) > MAX_RANGE:
-            raise InputError(f"input.uri: {redact_uri(uri)} names {len(numbers)} files; the most is {MAX_RANGE}")
+            raise InputError(f"input.uri: {redact_uri(uri)} names {len(numbers)} files; the limit is {MAX_RANGE}")
         spelled = [f"{uri[: match.start()]}{number:0{len(first)}d}{uri[match.end() :]}" for number in numbers]
         return [one for item in spelled for one in _expand(item, settings)]
     fs, path = storage.filesystem(uri, settings.storage_options)
@@ -77,7 +77,7 @@ def _expand(uri: str, settings: Input) -> list[str]:
 
 
 def _common_root(uris: list[str]) -> str:
-    """The folder that image ids are relative to: of one URI the folder it names, of several what they share."""
+    """The folder that image ids are relative to: the folder that one URI names, or the common parent of several."""
     folders = [uri.rstrip("/") if len(uris) == 1 and not format_of(uri) else uri.rstrip("/").rpartition("/")[0]
                for uri in uris]  # fmt: skip
     parts = [folder.split("/") for folder in folders]
@@ -87,7 +87,7 @@ def _common_root(uris: list[str]) -> str:
 
 @dataclass(frozen=True)
 class _Search:
-    """Looks at one URI after the other. root: the folder that image ids are relative to."""
+    """Inspects one URI after the other. root: the folder that image ids are relative to."""
 
     settings: Input
     reading: Reading
@@ -95,13 +95,13 @@ class _Search:
     output: str
 
     def at(self, uri: str, wanted: str) -> Iterator[Found]:
-        """What a URI is, read in the `wanted` format or, for auto, the one of its suffix."""
+        """What a URI contains, read in the `wanted` format or, for auto, in the format of its suffix."""
         options = self.settings.storage_options
         fs, path = storage.filesystem(uri, options)
         name = _below(uri, self.root)
         kind = wanted if wanted != "auto" else format_of(uri)
         if storage.is_remote(uri) and is_shard_format(kind) and format_of(uri) == kind:
-            yield Found(str(kind), uri, name)  # its stamp is asked for next, with those of many others at once
+            yield Found(str(kind), uri, name)  # its stamp is requested next, together with those of many others
             return
         if retrying(fs.isdir, path):
             yield from self._in_folder(Folder(uri.rstrip("/") or "/", options), wanted)
@@ -119,7 +119,7 @@ class _Search:
             suffixes = [suffix for known in SOURCES.values() for suffix in known.suffixes]
             raise InputError(
                 f"input.uri: {redact_uri(uri)} is not a folder, an image, or a file that ends with one of "
-                f"{', '.join(suffixes)}; say input.format"
+                f"{', '.join(suffixes)}; set input.format"
             )
 
     def _in_folder(self, folder: Folder, wanted: str) -> Iterator[Found]:
@@ -144,7 +144,7 @@ class _Search:
     def _of_one_kind(
         self, folder: Folder, kind: str, everything: Iterable[tuple[str, bool]]
     ) -> Iterator[tuple[str, bool]]:
-        """The same names; raises InputError at one of another kind, behind those that settled it."""
+        """The same names. Raises InputError at a name of another kind, which may follow after the first `LOOK`."""
         for name, is_file in everything:
             other = self._kind_in_folder(name, is_file)
             if other and other != kind:
@@ -152,14 +152,17 @@ class _Search:
             yield name, is_file
 
     def _kind_in_folder(self, name: str, is_file: bool) -> str | None:
-        """Which kind of input a file of a folder makes it; lists in folders are not read."""
+        """The kind of input that a folder with this file is; None if the file does not decide it.
+
+        Lists in folders are not read.
+        """
         kind = format_of(name) if is_file else None
         if is_shard_format(kind):
             return kind
         return IMAGES if image_folders.chosen(name, is_file, self.settings.include) else None
 
     def _is_output(self, folder: Folder, name: str) -> bool:
-        """Whether a file of a folder is the job's own output, which may be below the photos, or among them."""
+        """Whether a file of a folder is the job's own output, which may be in the folder of the photos or below it."""
         parts = PARTS if folder.uri.rstrip("/") == self.output else ("",)
         uri = f"{folder.join(name)}/"
         return bool(self.output) and any(uri.startswith(f"{self.output}/{part}") for part in parts)

@@ -1,4 +1,4 @@
-"""What the input holds that the plan does not: new images, new files, changed files.
+"""What the input contains that the plan does not: new images, new files, changed files.
 
 Listing ten million objects takes a quarter of an hour, so labelling does not wait for its end: `look_ahead` lists for
 some seconds, `rest` continues while the models run.
@@ -28,15 +28,15 @@ from sapiens_ray.sources import SOURCES, Entry, EntrySource, Look, ShardSource, 
 from sapiens_ray.storage import Folder, request_threads
 from sapiens_ray.storage.uris import redact_uri
 
-SHARDS_PER_FILE = 100  # in one file of entries: its footer is read for the images of one shard, a resume reads it whole
+SHARDS_PER_FILE = 100  # of entries; opening one shard reads the footer of its file, resuming a job reads whole files
 PUBLISH_EVERY_S = 5.0
 
 
 class Growth:
-    """Extends a plan by what the input has beyond it. Iterate once, from one thread at a time.
+    """Extends a plan by new and changed shards of the input. Iterate once, from one thread at a time.
 
-    plan: what was planned, extended as shards are found. ended: whether all of the input has been listed. Nothing is
-    written under the output before `publish`.
+    plan: the plan, extended as shards are found. ended: whether all of the input has been listed. Nothing is written
+    under the output before `publish`.
     """
 
     def __init__(self, job: Job, old: Plan | None, output: Folder, redo_changed: bool = False) -> None:
@@ -51,17 +51,17 @@ class Growth:
         self._seen_again = False
         self._only_images_follow = False
         self._types: dict[str, pa.DataType] = {}
-        self._entries: list[EntriesFile] = []  # not published yet; the last one may be under way
+        self._entries: list[EntriesFile] = []  # not published yet; the last one may be unfinished
         self._unsaved = old is None
         self._stopped = threading.Event()
         self._steps = self._list()
 
     def look_ahead(self, seconds: float | None, enough: Callable[[Shard], bool] = lambda shard: True) -> None:
-        """List the input: to its end, or, where nothing but images of a folder can follow, until `seconds` have passed
-        and there was a shard that is `enough` to start with.
+        """List the input to its end. If only images of a folder can follow, stop when `seconds` have passed and a shard
+        was found that is `enough` to start with.
 
         Raises InputError if there is nothing to label, or if a planned tar or Parquet file has changed (unless
-        `redo_changed`), and OutputError if nothing that was planned is in the input any more.
+        `redo_changed`), and OutputError if the input no longer contains anything that was planned.
         """
         end = None if seconds is None else time.monotonic() + seconds
         found_enough = any(enough(shard) for shard in self.plan.shards)
@@ -74,7 +74,10 @@ class Growth:
             self.plan.extra_schema = extra_schema(self.plan.extra_schema if self._old else None, self._types)
 
     def rest(self, held: Callable[[], None]) -> Iterator[list[Shard]]:
-        """What `look_ahead` left, in batches that are published. held: raises if the output is another run's."""
+        """The shards that `look_ahead` left, in batches that are published.
+
+        held: raises if another run holds the output.
+        """
         batch: list[Shard] = []
         last = time.monotonic()
         for shard in self._steps:
@@ -93,7 +96,7 @@ class Growth:
             yield batch
 
     def publish(self) -> None:
-        """Write what is new of the plan; nothing if nothing is."""
+        """Write the new part of the plan, if there is any."""
         if self._stopped.is_set():
             return
         while self._entries:
@@ -104,33 +107,32 @@ class Growth:
             self._unsaved = False
 
     def stop(self) -> None:
-        """Publish nothing more; a listing under way in another thread ends soon."""
+        """Publish nothing more; a listing in another thread ends soon."""
         self._stopped.set()
 
     def discard(self) -> None:
-        """Forget what is not published, and publish nothing more."""
+        """Delete everything that is not published, and publish nothing more."""
         self.stop()
         for entries in self._entries:
             entries.discard()
 
     def _list(self) -> Iterator[Shard | None]:
-        """Every new or changed shard, in order; None now and then, where there is nothing new."""
+        """Every new or changed shard, in order; None from time to time while nothing new is found."""
         job, plan = self._job, self.plan
         labels = job.label_columns
         everything = find_input(job.input, job.reading, job.output.uri)
         for are_files, group in itertools.groupby(everything, lambda found: is_shard_format(found.format)):
             if are_files:
                 uris = ", ".join(map(redact_uri, job.input.uri))
-                with storage.translate_errors(InputError, f"input.uri: cannot look at {uris}"):
+                with storage.translate_errors(InputError, f"input.uri: cannot inspect {uris}"):
                     yield from self._add_files(list(group))
                 continue
             for found in group:
                 source = SOURCES[found.format]
                 if labels and isinstance(source, EntrySource) and not source.has_columns:
                     raise InputError(
-                        f"tasks: column {labels[0]!r} is to be read from the input, but {redact_uri(found.uri)} has no "
-                        "columns; they are those of Parquet files, of .csv and .jsonl lists, and of the <key>.json "
-                        "members of tars"
+                        f"tasks: column {labels[0]!r} must be read from the input, but {redact_uri(found.uri)} has no "
+                        "columns; Parquet files, .csv and .jsonl lists, and the <key>.json members of tars have them"
                     )
                 self._only_images_follow = found.last and found.format == IMAGES and not job.input.columns
                 yield from self._add_entries(found)
@@ -146,7 +148,7 @@ class Growth:
         self.ended = True
 
     def _add_files(self, group: list[Found]) -> Iterator[Shard]:
-        """Files of which each is a shard."""
+        """Plan files, each of which is a shard."""
         plan, options = self.plan, self._job.input.storage_options
         with ThreadPoolExecutor(request_threads(remote=True), thread_name_prefix="stamp") as pool:
             stamps = pool.map(lambda found: storage.stamp(found.uri, options), group)
@@ -157,7 +159,7 @@ class Growth:
                 if previous is None:
                     fresh.append((found, size, stamp))
                 elif (previous.size, previous.stamp) == (size, stamp):
-                    plan.shards[previous.number] = replace(previous, uri=found.uri)  # with today's signature
+                    plan.shards[previous.number] = replace(previous, uri=found.uri)  # with its current signature
                 elif self._redo_changed:
                     fresh.append((found, size, stamp))
                 else:
@@ -182,7 +184,7 @@ class Growth:
         return source.look(found.uri, self._job.reading) if isinstance(source, ShardSource) else Look()
 
     def _add_entries(self, found: Found) -> Iterator[Shard | None]:
-        """Images of a folder or list: `shard_size` new ones are a shard."""
+        """Plan images of a folder or list: `shard_size` new ones form a shard."""
         entries: Iterable[Entry] = found.entries
         if found.format != IMAGES and self._job.input.columns:
             entries = list(entries)

@@ -1,10 +1,10 @@
-"""The plan: which shards there are, in which order, and which images are in those of folders and lists.
+"""The plan: all shards in order, and the images of those that belong to folders and lists.
 
     plan.parquet                      one row per shard
-    plan/entries-000000.parquet       the images of this shard and of those that follow, one row group per shard
+    plan/entries-000000.parquet       the images of this shard and of the following ones, one row group per shard
 
 Both only grow, so every image keeps its (shard, index) in every later run: files of entries are never rewritten, and
-appear before the `plan.parquet` that names them.
+are published before the `plan.parquet` that names them.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardWork:
-    """What is to be done of a shard: all but `done`.
+    """What is left to do in a shard: all images except `done`.
 
-    quarantined: images that killed their workers in an earlier run: index to the error that they become.
+    quarantined: images that killed their workers in an earlier run: index to (error_kind, error).
     """
 
     shard: Shard
@@ -87,7 +87,7 @@ class ShardWork:
 class Plan:
     """All shards in order.
 
-    changed: shards whose file changed since they were planned, and that are to be labelled again.
+    changed: numbers of shards whose file changed since they were planned, and that must be labelled again.
     """
 
     shards: list[Shard]
@@ -96,7 +96,7 @@ class Plan:
     changed: list[int] = field(default_factory=list)
 
     def fill_counts(self, done: dict[int, Done]) -> None:
-        """Fill in the size of every finished shard, tars included."""
+        """Fill in the number of images of every finished shard, tars included."""
         for number, one in done.items():
             if one.total is not None and number < len(self.shards):
                 self.shards[number] = replace(self.shards[number], images=one.total)
@@ -138,7 +138,7 @@ def save_plan(plan: Plan, output: Folder) -> None:
 
 
 class EntriesFile:
-    """A file of entries under way, on this machine's disk until it is published: one row group per shard."""
+    """A file of entries that is being written, on the local disk until it is published: one row group per shard."""
 
     def __init__(self, first_shard: int) -> None:
         self.name = entries_file(first_shard)
@@ -161,14 +161,14 @@ class EntriesFile:
         return self.groups - 1
 
     def publish(self, output: Folder) -> None:
-        """Finish the file and put it under the output."""
+        """Finish the file and copy it to the output."""
         self._writer.close()
         with self._file.open("rb") as file:
             output.write(self.name, file.read())
         self.discard()
 
     def discard(self) -> None:
-        """Forget what is not published. Fine to call twice."""
+        """Delete the local file. May be called twice."""
         self._writer.close()
         self._file.unlink(missing_ok=True)
 
@@ -193,12 +193,12 @@ def planned_uris(output: Folder, plan: Plan) -> Iterator[list[bytes]]:
             yield pq.read_table(stream, columns=["uri"])["uri"].to_pylist()
 
 
-MAX_FILES_TO_COUNT = 200  # looking into more would delay the start
+MAX_FILES_TO_COUNT = 200  # counting the images of more files would delay the start
 
 
 def expected_images(plan: Plan, include: Sequence[str]) -> int | None:
-    """How many images there are, as far as that is known without reading them; None if some file cannot be counted
-    fast (a compressed or remote tar), or too many would have to be."""
+    """The number of images, if it is known without reading them; None if the images of some file cannot be counted
+    fast (a compressed or remote tar), or if too many files would have to be counted."""
     uncounted = [shard for shard in plan.shards if shard.images is None]
     if len(uncounted) > MAX_FILES_TO_COUNT:
         return None

@@ -1,4 +1,4 @@
-"""Sources: encoded images out of folders, lists, tars and Parquet files. One module per format."""
+"""Sources: encoded images from folders, lists, tars and Parquet files. One module per format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SOURCES: Registry[Source] = Registry(
 
 
 def format_of(uri: str) -> str | None:
-    """The format of a file, by its suffix in any letter case; None if none has it."""
+    """The format of a file, by its suffix in any letter case; None if no format has this suffix."""
     lower = uri.lower()
     return next((name for name, source in SOURCES.items() if lower.endswith(source.suffixes)), None)
 

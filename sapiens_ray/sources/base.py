@@ -1,6 +1,6 @@
-"""What a source is: encoded images out of folders, lists, tars, Parquet files, or whatever a package adds.
+"""The interface of sources, which read encoded images from folders, lists, tars, Parquet files or added formats.
 
-A new one is a module with a subclass of `ShardSource` or `EntrySource`, and a line in `sources/__init__.py`.
+A new source is a module with a subclass of `ShardSource` or `EntrySource`, and a line in `sources/__init__.py`.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ Images = Generator[Encoded, None, int]
 
 @dataclass(frozen=True)
 class Reading:
-    """What the job says about reading its input.
+    """The settings of the job for reading its input.
 
-    passthrough: columns that are carried over into the output. labels: columns with boxes and masks that tasks
-    read. include: patterns of names; empty for all images.
+    passthrough: columns that are copied into the output. labels: columns with boxes and masks that tasks read.
+    include: patterns of names; empty for all images.
     """
 
     image_column: str | None = None
@@ -63,13 +63,16 @@ class Reading:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All columns to read beside image and id, each once."""
+        """All columns to read in addition to image and id, each once."""
         return tuple(dict.fromkeys((*self.passthrough, *self.labels)))
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a file says about itself before it is read: its images if it tells, and the types of passthrough columns."""
+    """What is known of a file before it is read: its number of images, if the file states it, and column types.
+
+    types: of the passthrough columns.
+    """
 
     images: int | None = None
     types: dict[str, pa.DataType] = field(default_factory=dict)
@@ -78,40 +81,40 @@ class Look:
 class Source:
     """An entry of the registry SOURCES: one format of input. Instances hold no state.
 
-    suffixes: of the files that are of this format.
+    suffixes: those of files in this format.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
 
 
 class ShardSource(Source, ABC):
-    """A format of which every file is a shard: the plan records the file with its stamp, not the images in it."""
+    """A format in which every file is a shard: the plan records the file with its stamp, not the images in it."""
 
     @abstractmethod
     def read(self, uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
         """Generate the images of a file that are not done, in order, and return how many images it holds.
 
-        Damage is an error row, where it is. Raises OSError if the storage fails: that is not damage, and another run
-        may find the rest.
+        Damage becomes an error row at its place. Raises OSError if the storage fails: that is not damage, and another
+        run may read the rest.
         """
 
     def look(self, uri: str, reading: Reading) -> Look:
-        """Look into a file when it is planned. Raises InputError if it lacks a column that is asked for."""
+        """Look into a file when it is planned. Raises InputError if it lacks a column that the job names."""
         return Look()
 
     def count(self, uri: str, include: Sequence[str]) -> int | None:
-        """The images of a file of which `look` told no number, if they can be counted fast; None else."""
+        """The number of images of a file for which `look` gives none, if it can be counted fast; else None."""
         return None
 
 
 class EntrySource(Source, ABC):
-    """A format that names images: the plan records every one of them, and the images are fetched one by one."""
+    """A format that lists images: the plan records every one of them, and the images are fetched one by one."""
 
-    has_columns: ClassVar[bool] = True  # columns of boxes, masks and passthrough values
+    has_columns: ClassVar[bool] = True  # whether there can be columns with boxes, masks and passthrough values
 
     @abstractmethod
     def entries(self, uri: str, id_prefix: str, reading: Reading) -> Iterator[Entry]:
-        """The images that a file names, in its order. Raises InputError for what cannot be used.
+        """The images that a file names, in its order. Raises InputError for an entry that cannot be used.
 
         id_prefix: the folder of the file below the root of the input, for ids of relative paths.
         """
@@ -125,10 +128,10 @@ def cut_units(
 ) -> Generator[tuple[list[Encoded], bool], None, None]:
     """Group consecutive images into units of at most `size` images or `max_bytes`.
 
-    estimated_bytes: what an image adds to its unit.
-    Cuts fall on multiples of `size`, wherever a run starts, so that two attempts at the same images cut alike.
-    Yields (images, last). A unit is held back until it is known whether another image follows it. Where a
-    shard holds nothing that is not done, one empty unit marks its end.
+    estimated_bytes: the bytes that an image adds to its unit.
+    Units are cut at multiples of `size`, wherever a run starts, so that two attempts at the same images give the same
+    units. Yields (images, last). A unit is held back until it is known whether another image follows it. If all
+    images of a shard are done, one empty unit marks its end.
     """
     held: list[Encoded] = []
     held_bytes = 0
@@ -154,7 +157,7 @@ def cut_units(
 def reason(error: Exception) -> ImageError:
     """The ImageError for a failure to fetch bytes."""
     if isinstance(error, FileNotFoundError):
-        return ImageError("missing", "listed, but not there: moved, deleted, or a dangling link")
+        return ImageError("missing", "listed, but does not exist: moved, deleted, or a dangling link")
     if isinstance(error, IsADirectoryError):
         return ImageError("unreadable", "is a folder, not a file")
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -162,5 +165,5 @@ def reason(error: Exception) -> ImageError:
 
 
 def matches(name: str, include: Sequence[str]) -> bool:
-    """Whether a relative name passes the `include` patterns (shell style, `*` crosses slashes)."""
+    """Whether a relative name matches the `include` patterns (shell style, `*` also matches slashes)."""
     return not include or any(fnmatchcase(name, pattern) for pattern in include)

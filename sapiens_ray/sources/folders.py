@@ -1,4 +1,4 @@
-"""Image files: folders searched recursively, single images, and the fetching that lists share."""
+"""Image files: found in folders, searched recursively, or named one by one; fetching them, also for lists."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sapiens_ray.units import Done
 
 
 class ImageFiles(EntrySource):
-    """A file that is an image. Folders are walked by `find`; what they hold is told in `planning/discovery.py`."""
+    """A file that is an image. Folders are walked by `find`; `planning/discovery.py` finds out what they contain."""
 
     has_columns: ClassVar[bool] = False
 
@@ -38,9 +38,9 @@ def find(
 ) -> Iterator[Entry]:
     """Every image file below a folder, in a stable order.
 
-    listed: what `storage.walk` gave of the folder, if that is known already.
-    With `include` the patterns alone decide, so that files without suffix can be named too. A folder with the
-    name of an image is an entry as well (and an error row later): somebody may count on it being an image.
+    listed: the result of `storage.walk` for the folder, if it is known already.
+    With `include` only the patterns decide, so that files without a suffix can be chosen too. A folder with the
+    name of an image is an entry as well (and an error row later): somebody may expect an image there.
     """
     for name, is_file in storage.walk(folder) if listed is None else listed:
         if chosen(name, is_file, include):
@@ -48,7 +48,7 @@ def find(
 
 
 def chosen(name: str, is_file: bool, include: Sequence[str]) -> bool:
-    """Whether a file of a folder, or a folder in it, is taken for an image. See `find`."""
+    """Whether a file of a folder, or a folder in it, is listed as an image. See `find`."""
     if include and not matches(name, include):
         return False
     return has_image_suffix(name) or bool(include and is_file)
@@ -80,10 +80,10 @@ def _fetch(index: int, entry: Entry, options: StorageOptions) -> Encoded:
 
 
 def fill(image: Encoded, uri: str, options: StorageOptions) -> None:
-    """Give an image the bytes of a file, or the reason why it has none. Raises StorageError if the storage fails."""
+    """Set the bytes of an image, or the reason why it has none. Raises StorageError if the storage fails."""
     try:
         image.data = storage.read_bytes(uri, options)
-    except Exception as error:  # whatever a storage library raises is a reason
+    except Exception as error:  # storage libraries raise many types
         why = reason(error)
         if storage.is_remote(uri) and not concerns_one_file(error, partial(storage.is_reachable, uri, options)):
             raise StorageError(f"cannot read {redact_uri(uri)}: {why.message}") from None

@@ -29,7 +29,7 @@ class Lists(EntrySource):
     suffixes: ClassVar[tuple[str, ...]] = (".txt", ".csv", ".jsonl")
 
     def entries(self, uri: str, id_prefix: str, reading: Reading) -> Iterator[Entry]:
-        """The entries of a list in its order. Raises InputError naming the line that cannot be used.
+        """The entries of a list in its order. Raises InputError with the number of a line that cannot be used.
 
         Ids are the paths as written, relative ones with `id_prefix`.
         """
@@ -55,7 +55,7 @@ def _entries(uri: str, id_prefix: str, reading: Reading) -> Iterator[Entry]:
         if not isinstance(path, str) or not path:
             raise InputError(f"input.uri: {uri}, line {line}: no path in column {path_column!r}")
         if len(path) > FIELD_LIMIT or _is_not_text(path):
-            raise InputError(f"input.uri: {uri}, line {line}: not a path: {path[:40]!r}, of {len(path)} characters")
+            raise InputError(f"input.uri: {uri}, line {line}: not a path: {path[:40]!r} ({len(path)} characters)")
         for column in [*named, *([id_column] if id_column else [])]:
             if column not in row:
                 raise InputError(
@@ -77,7 +77,7 @@ def _names(row: Row) -> str:
 
 
 def _is_not_text(path: str) -> bool:
-    """Whether a path holds half a character, which JSON can spell and no file system knows."""
+    """Whether a path contains a lone surrogate, which JSON can express and no file system accepts."""
     try:
         os.fsencode(path)
     except UnicodeEncodeError:

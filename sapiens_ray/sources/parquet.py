@@ -17,24 +17,24 @@ from sapiens_ray.storage.uris import readable, redact_uri, relative_to
 from sapiens_ray.units import Done, Row
 
 BATCH = 32
-MAX_GROUP = 10_000_000  # rows; no table of images has more in one group
+MAX_GROUP = 10_000_000  # rows per row group; tables of images have fewer
 
 
 def choose_column(schema: pa.Schema, wanted: str | None, uri: str) -> str:
-    """The name of the image column. Raises InputError if it is not there, not of images, or ambiguous."""
-    able: list[str] = [field.name for field in schema if _holds_images(field.type)]
+    """The name of the image column. Raises InputError if it does not exist, holds no images, or is ambiguous."""
+    possible: list[str] = [field.name for field in schema if _holds_images(field.type)]
     if wanted is not None:
-        if wanted in able:
+        if wanted in possible:
             return wanted
-        what = "is not of bytes or struct<bytes,path>" if wanted in schema.names else "does not exist"
+        what = "is not of type bytes or struct<bytes,path>" if wanted in schema.names else "does not exist"
         raise InputError(f"input.image_column: column {wanted!r} of {uri} {what}; columns: {', '.join(schema.names)}")
-    if "image" in able:
+    if "image" in possible:
         return "image"
-    if len(able) == 1:
-        return able[0]
+    if len(possible) == 1:
+        return possible[0]
     raise InputError(
         f"input.image_column: say which column of {uri} holds the images; "
-        + (f"it could be {', '.join(able)}" if able else f"none of {', '.join(schema.names)} is of bytes")
+        + (f"it could be {', '.join(possible)}" if possible else f"none of {', '.join(schema.names)} is of type bytes")
     )
 
 
@@ -48,7 +48,7 @@ def _holds_images(kind: pa.DataType) -> bool:
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_null(kind):  # nothing but paths
+    if pa.types.is_null(kind):  # all bytes are null: there are only paths
         return True
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
@@ -127,11 +127,11 @@ def _rows(
     index = first
     try:
         for batch in file.iter_batches(batch_size=BATCH, row_groups=[group], columns=columns):
-            for row in batch.to_pylist()[: first + count - index]:  # a footer may lie
+            for row in batch.to_pylist()[: first + count - index]:  # the footer may be wrong
                 yield index, row
                 index += 1
-        problem: Exception = ValueError(f"holds {index - first} rows where its footer says {count}")
-    except (OSError, pa.ArrowException, ValueError) as error:  # ValueError: text that is no UTF-8, dates beyond dates
+        problem: Exception = ValueError(f"the row group has {index - first} rows, the footer says {count}")
+    except (OSError, pa.ArrowException, ValueError) as error:  # ValueError: text is not UTF-8, dates are out of range
         raise_unless_damage(error)
         problem = error
     for lost in range(index, first + count):
@@ -139,7 +139,7 @@ def _rows(
 
 
 def raise_unless_damage(error: Exception) -> None:
-    """Raise what the storage raised. pyarrow reports damage as ArrowException or as bare OSError without errno."""
+    """Raise errors of the storage. pyarrow reports damage as ArrowException or as a plain OSError without errno."""
     if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
         raise error
 
@@ -161,7 +161,7 @@ class _Cells:
 
     def image(self, index: int, row: Row | Exception) -> Encoded:
         """The image of a row, or of a row that could not be read."""
-        position = f"{self.shard_id}/{index:08d}"  # before the path: Hugging Face keeps base names, which repeat
+        position = f"{self.shard_id}/{index:08d}"  # before the path: Hugging Face stores base names, which repeat
         uri = f"{redact_uri(self.uri)}#{index}"
         if isinstance(row, Exception):
             error = ImageError("unreadable", f"the Parquet file is damaged here: {row}"[:500])
@@ -173,7 +173,7 @@ class _Cells:
         name = (f"{position}/{path}" if path else position) if named is None else str(named)
         extra = {column: row[column] for column in self.reading.columns}
         image = Encoded(index, readable(name), uri, data, extra=extra)
-        if data is None and path:  # Hugging Face keeps a path without bytes for files beside the table
+        if data is None and path:  # Hugging Face stores only a path for files next to the table
             folders.fill(image, relative_to(self.uri.rsplit("/", 1)[0], path), self.reading.storage_options)
         elif data is None:
             image.error = ImageError("missing", f"column {self.image_column!r} is null")

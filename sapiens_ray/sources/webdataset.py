@@ -1,7 +1,7 @@
-"""WebDataset tars: a streaming reader for which damage is a row, not an end.
+"""WebDataset tars: a streaming reader that reports damage as an error row and continues.
 
-Python's `tarfile` stops silently where an archive is cut at a member boundary or inside a header, and loses what
-follows a damaged header. Here every image member that can be read has its row, in the order of the archive, and
+Python's `tarfile` stops silently where an archive is cut off at a member boundary or inside a header, and loses all
+members after a damaged header. Here every image member that can be read has its row, in the order of the archive, and
 every place of damage has one too, with the shard as `image_id`.
 """
 
@@ -25,20 +25,20 @@ from sapiens_ray.units import Done, Row
 
 BLOCK = tarfile.BLOCKSIZE
 MAX_JSON = 16 << 20
-MAX_SAMPLE = 256  # images of one key that are held until their JSON is seen
-MAX_MEMBER = 1 << 30  # no encoded image is larger
+MAX_SAMPLE = 256  # images of one key that are held until their JSON is read
+MAX_MEMBER = 1 << 30  # bytes; a larger image is refused
 _LOST = (tarfile.HeaderError, tarfile.ReadError, ValueError, EOFError, zlib.error, gzip.BadGzipFile)
 
 
 class _Headers(tarfile.TarFile):
-    """A TarFile that gives headers through `TarInfo.fromtarfile` only, which raises where `next` is silent."""
+    """A TarFile that reads headers only through `TarInfo.fromtarfile`, which raises where `next` is silent."""
 
     def next(self) -> None:
         return None
 
 
 class _Damage(Exception):
-    """The archive is damaged here. `fatal` if nothing behind it can be read."""
+    """The archive is damaged here. `fatal` if nothing after it can be read."""
 
     def __init__(self, message: str, fatal: bool) -> None:
         super().__init__(message)
@@ -53,18 +53,18 @@ class Tars(ShardSource):
     def read(self, uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
         """The image members of a tar, read once, front to back.
 
-        image_id is `<shard>/<member name>`, so several images of one WebDataset key stay apart; the key itself
-        (member name up to the first dot of its last part) is in `extra["key"]`. The second member of a name gets
-        `#2` after it. A member is an image if its name ends like one, or if its first bytes are those of one; with
-        `include` the patterns alone decide.
+        image_id is `<shard>/<member name>`, so several images of one WebDataset key have different ids; the key itself
+        (member name up to the first dot of its last part) is in `extra["key"]`. The second member with the same name
+        gets `#2` at its end. A member is an image if it has the suffix or the first bytes of one; with `include` only
+        the patterns decide.
 
-        The columns with boxes and masks are fields of the `<key>.json` beside the images of a key. Members of a key
-        are neighbours, as WebDataset asks.
+        The columns with boxes and masks are fields of the `<key>.json` next to the images of a key. Members of a key
+        are consecutive, as WebDataset requires.
         """
         return read(uri, shard_id, done, reading)
 
     def count(self, uri: str, include: Sequence[str]) -> int | None:
-        """Image members of a plain tar on this machine's disk. Damage, if any, will add rows."""
+        """The number of image members of an uncompressed local tar. Damage, if any, adds rows to it."""
         if storage.is_remote(uri) or not uri.lower().endswith(".tar"):
             return None
         try:
@@ -108,7 +108,7 @@ def read(uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
 
 
 class _Sample:
-    """The images of one key, held until its JSON has been seen."""
+    """The images of one key, held until its JSON has been read."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -117,7 +117,7 @@ class _Sample:
         self.error: ImageError | None = None
 
     def read(self, member: _Member) -> None:
-        """Take the fields of a JSON member; one that cannot be read is an error of the images."""
+        """Read the fields of a JSON member. If it cannot be read, the images of its key become error rows."""
         try:
             if member.size > MAX_JSON:
                 raise ValueError(f"{member.size} bytes")
@@ -137,7 +137,7 @@ class _Sample:
 
 
 def _unused(name: str, names: set[str]) -> str:
-    """The name, or with `#2`, `#3`, … the first that no member before had; noted in `names`."""
+    """The name, with `#2`, `#3`, … at its end if an earlier member has it; added to `names`."""
     candidates = itertools.chain([name], (f"{name}#{number}" for number in itertools.count(2)))
     found = next(one for one in candidates if one not in names)
     names.add(found)
@@ -212,7 +212,7 @@ def _members(raw: IO[bytes], include: Sequence[str], with_json: bool) -> Iterato
             info = _next_header(headers, stream, position)
             if info is None:
                 return
-            if info.size < 0 or headers.offset <= position:  # would send the reader back, for ever
+            if info.size < 0 or headers.offset <= position:  # the reader would go back and never end
                 raise _Damage(f"a header at byte {position} says {info.size} bytes", fatal=False)
             position = headers.offset
             member = _member(info, stream, include, with_json)
@@ -253,10 +253,8 @@ def _next_header(headers: tarfile.TarFile, stream: IO[bytes], position: int) -> 
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise _Damage(f"the compressed tar is damaged: {error}", fatal=True) from None
         except (tarfile.HeaderError, tarfile.ReadError, ValueError) as error:
-            where = "after the end of the archive" if zeros else "where a header should be"
-            raise _Damage(
-                f"no tar header, but other bytes, {where}, at byte {position}: {error}", fatal=False
-            ) from None
+            where = "after the end of the archive" if zeros else "instead of a tar header"
+            raise _Damage(f"unexpected bytes {where}, at byte {position}: {error}", fatal=False) from None
 
 
 def _member(info: tarfile.TarInfo, stream: IO[bytes], include: Sequence[str], with_json: bool) -> _Member | None:
@@ -284,7 +282,7 @@ def _member(info: tarfile.TarInfo, stream: IO[bytes], include: Sequence[str], wi
 
 
 def _require(stream: IO[bytes], info: tarfile.TarInfo) -> None:
-    """Raise _Damage unless the archive goes on to the end of this member's data, which nobody has read."""
+    """Raise _Damage if the archive ends before the end of this member's data, which has not been read."""
     if not info.isreg() or info.size == 0:
         return
     try:
@@ -297,7 +295,7 @@ def _require(stream: IO[bytes], info: tarfile.TarInfo) -> None:
 
 
 def _resynchronize(stream: IO[bytes], position: int) -> int | None:
-    """The offset of the next block behind `position` that is a valid header; None if there is none."""
+    """The offset of the next block after `position` that is a valid header; None if there is none."""
     position += BLOCK
     try:
         stream.seek(position)

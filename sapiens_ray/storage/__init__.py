@@ -1,4 +1,4 @@
-"""Bytes anywhere: local paths and any fsspec URL by the same calls, with retries and atomic publishing."""
+"""Storage access: local paths and any fsspec URL through the same calls, with retries and atomic publishing."""
 
 from sapiens_ray.storage.files import (
     MAX_FILE,

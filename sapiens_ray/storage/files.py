@@ -1,6 +1,6 @@
-"""The one place that touches file systems: local paths and any fsspec URL by the same calls.
+"""All access to file systems: local paths and any fsspec URL through the same calls.
 
-What is written becomes visible whole or not at all: on a local disk through a temporary file and a rename,
+A written file becomes visible whole or not at all: on a local disk through a temporary file and a rename,
 on an object store through one PUT of finished bytes.
 """
 
@@ -24,10 +24,10 @@ from sapiens_ray.storage.retries import retrying
 from sapiens_ray.storage.uris import redact_uris_in
 
 StorageOptions = dict[str, Any]  # passed to fsspec; may hold credentials
-MAX_FILE = 1 << 30  # no encoded image, and no list, is larger
-TEMPORARY = ".tmp-"  # prefix of files that are not finished; no reader looks at them
-# botocore waits a minute for an answer, keeps ten connections, for which a unit's fetches would queue up, and repeats
-# calls below s3fs, which repeats them below us.
+MAX_FILE = 1 << 30  # bytes; a larger image or list is refused
+TEMPORARY = ".tmp-"  # prefix of unfinished files, which readers skip
+# By default botocore waits a minute for a response, keeps ten connections, which are too few for the fetches of a unit,
+# and retries calls that s3fs and `retrying` retry as well.
 S3_CLIENT: StorageOptions = {
     "connect_timeout": 10, "read_timeout": 30, "max_pool_connections": 64, "retries": {"total_max_attempts": 1},
 }  # fmt: skip
@@ -39,12 +39,12 @@ def is_remote(uri: str) -> bool:
 
 
 def in_working_dir(uri: str) -> bool:
-    """Whether a path lies in the copy of `ray job submit --working-dir`, which Ray deletes after the job."""
+    """Whether a path is in the copy of `ray job submit --working-dir`, which Ray deletes after the job."""
     return "/runtime_resources/working_dir_files/" in uri
 
 
 def request_threads(remote: bool) -> int:
-    """How many requests to have under way at a time: an object store answers after some 50 ms, however many wait."""
+    """How many requests to send at a time: an object store answers each after some 50 ms, however many are waiting."""
     return 32 if remote else 4
 
 
@@ -65,8 +65,8 @@ def filesystem(uri: str, options: StorageOptions | None = None) -> tuple[fsspec.
 
 
 def read_bytes(uri: str, options: StorageOptions | None = None) -> bytes:
-    """All bytes of one file. Raises OSError; also for a local path that is no regular file (a pipe would
-    block for ever)."""
+    """All bytes of one file. Raises OSError, also for a local path that is not a regular file (a pipe would
+    block forever)."""
     if not is_remote(uri):
         path = local_path(uri)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer must not block
@@ -77,7 +77,7 @@ def read_bytes(uri: str, options: StorageOptions | None = None) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 raise OSError("not a regular file")
             if status.st_size > MAX_FILE:
-                raise OSError(f"{status.st_size} bytes are more than a file that is read whole may have ({MAX_FILE})")
+                raise OSError(f"the file has {status.st_size} bytes; the limit is {MAX_FILE}")
             with open(descriptor, "rb", closefd=False) as file:
                 return file.read()
         finally:
@@ -99,9 +99,9 @@ def open_read(uri: str, options: StorageOptions | None = None) -> IO[bytes]:
 
 
 def is_reachable(uri: str, options: StorageOptions | None = None) -> bool:
-    """Whether the storage of a URI answers now: it is asked for a name beside it that does not exist.
+    """Whether the storage of a URI answers now. It is asked for a file in the same folder that does not exist.
 
-    Always True for http, where every URL may be another server.
+    Always True for http, where each URL may be on a different server.
     """
     if uri.startswith(("http://", "https://")):
         return True
@@ -115,7 +115,10 @@ def is_reachable(uri: str, options: StorageOptions | None = None) -> bool:
 
 
 def is_gone(uri: str, options: StorageOptions | None = None) -> bool:
-    """Whether a file certainly does not exist: its folder can be listed and lacks it. Never True for http."""
+    """Whether a file certainly does not exist: its folder can be listed and does not contain it.
+
+    Never True for http.
+    """
     if uri.startswith(("http://", "https://")):
         return False
     fs, path = filesystem(uri, options)
@@ -140,9 +143,9 @@ def stamp(uri: str, options: StorageOptions | None = None) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def translate_errors(error: type[SapiensRayError], what: str) -> Iterator[None]:
-    """Turn whatever a storage library raises inside the block into `error`: "<what>: <reason>".
+    """Convert every exception of a storage library inside the block to `error`: "<what>: <reason>".
 
-    Libraries raise OSError, and many other things for wrong addresses, missing credentials and bad options.
+    Libraries raise OSError, and many other types for wrong addresses, missing credentials and bad options.
     """
     try:
         yield
@@ -172,7 +175,7 @@ class Folder:
         return filesystem(self.join(name), self.options)
 
     def files(self, name: str = "") -> list[str]:
-        """File names directly in a sub-folder, sorted, without unfinished ones; empty if it is not there."""
+        """Sorted names of the files directly in a sub-folder, without unfinished ones; empty if it does not exist."""
         return [found for found in self._names(name) if not found.startswith(TEMPORARY)]
 
     def _names(self, name: str) -> list[str]:
@@ -201,9 +204,9 @@ class Folder:
         return open_read(self.join(name), self.options)
 
     def write(self, name: str, data: bytes | memoryview, durable: bool = True) -> None:
-        """Publish finished bytes under `name`, replacing what was there.
+        """Publish finished bytes under `name`, replacing an existing file.
 
-        With `durable` they are on the disk before the name is, so that a power cut cannot leave an empty file.
+        With `durable` they are on the disk before the name is, so that a power failure cannot leave an empty file.
         """
         if self.remote:
             fs, path = self._at(name)
@@ -213,9 +216,9 @@ class Folder:
             temporary.write_bytes(data)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Publish a file unless there is one of this name already; whether it was published.
+        """Publish a file unless one of this name exists. Returns whether it was published.
 
-        On storages without conditional writes two callers at the same moment may both be told yes.
+        On storages without conditional writes, two callers at the same moment may both get True.
         """
         if not self.remote:
             target = Path(local_path(self.join(name)))
@@ -249,7 +252,7 @@ class Folder:
         return _Replacement(self, name, durable)
 
     def delete(self, name: str) -> None:
-        """Remove a file; fine if it is already gone."""
+        """Remove a file; does nothing if there is none."""
         fs, path = self._at(name)
         try:
             retrying(fs.rm_file, path)
@@ -258,7 +261,7 @@ class Folder:
 
     @property
     def threads(self) -> int:
-        """How many requests to have under way at a time."""
+        """How many requests to send at a time."""
         return request_threads(self.remote)
 
     def sweep(self, name: str = "", deep: bool = True) -> None:
@@ -312,10 +315,10 @@ class _Replacement:
 
 
 def walk(folder: Folder) -> Iterator[tuple[str, bool]]:
-    """Every file below a folder as (relative name, is a regular entry), sorted by name within each folder.
+    """Every file below a folder as (relative name, whether it is a file), sorted by name within each folder.
 
     Links are followed, but never into a folder that is already on the path (a loop). A folder itself is
-    yielded with False before what is in it; callers decide whether its name makes it worth a row.
+    yielded with False before its content; callers decide from its name whether it becomes a row.
     """
     if folder.remote:
         fs, root = folder._at("")
@@ -328,8 +331,8 @@ def walk(folder: Folder) -> Iterator[tuple[str, bool]]:
 
 
 def _s3_keys(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[str]:
-    """Every key below a prefix, in the order of S3, which is that of UTF-8, page by page: s3fs gives all at once,
-    after minutes for millions of them, with a mapping for each."""
+    """Every key below a prefix, page by page, in the order of S3, which is that of UTF-8. s3fs returns all at once:
+    for millions of keys after minutes, with a dict per key."""
     bucket, prefix, _ = fs.split_path(root)
     page: StorageOptions = {}
     while not page or page.get("IsTruncated"):

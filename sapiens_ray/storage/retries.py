@@ -1,7 +1,7 @@
-"""Which failures of a storage are transient, and repeating calls until they succeed.
+"""Retries: which failures of a storage are transient, and repeating calls until they succeed.
 
-s3fs repeats calls too, for some seconds and after some of these failures. A server that restarts, or throttles a
-thousand workers at once, takes longer, so every call on remote storage goes through `retrying` as well.
+s3fs retries too, for some seconds and after some of these failures. A server that restarts, or throttles a thousand
+workers at once, takes longer, so every call on remote storage goes through `retrying` as well.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ _TRANSIENT_ERRNO = {
     errno.EAGAIN, errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT, errno.EPIPE,
     errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH,
 }  # fmt: skip
-# What HTTP libraries raise when a connection fails or a body ends early, by name, so that none must be installed.
+# Exceptions of HTTP libraries for failed connections and bodies that end early. By name, so that no library must be
+# installed.
 _TRANSIENT_NAMES = {
     "ClientConnectionError", "ClientPayloadError", "ServerDisconnectedError",  # aiohttp
     "HTTPClientError", "ConnectionError", "ResponseStreamingError", "IncompleteReadError",  # botocore
     "IncompleteRead", "ServiceRequestError", "ServiceResponseError",  # http.client, azure
 }  # fmt: skip
-# Answers about the account or the bucket: they concern every file.
+# Error codes about the account or the bucket: they concern every file.
 _ACCESS_CODES = {
     "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "NoSuchBucket",
     "RequestTimeTooSkewed", "SignatureDoesNotMatch", "TokenRefreshRequired",
@@ -41,7 +42,7 @@ _this_thread = threading.local()
 
 
 def set_retry_deadline(seconds: float) -> float:
-    """For how long this process repeats a failing call: `storage_retry_s` of the job. Returns the earlier value."""
+    """Set for how long this process retries a failing call (`storage_retry_s` of the job). Returns the old value."""
     global _deadline_s
     before, _deadline_s = _deadline_s, seconds
     return before
@@ -49,7 +50,7 @@ def set_retry_deadline(seconds: float) -> float:
 
 @contextlib.contextmanager
 def retry_deadline(seconds: float) -> Iterator[None]:
-    """`set_retry_deadline` for the time of the block."""
+    """`set_retry_deadline` for the duration of the block."""
     before = set_retry_deadline(seconds)
     try:
         yield
@@ -59,7 +60,7 @@ def retry_deadline(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_retries() -> Iterator[None]:
-    """Calls of this thread are not repeated inside the block, where nobody should wait for them."""
+    """Inside the block, calls of this thread are not retried: for code that must not wait."""
     _this_thread.no_retries = True
     try:
         yield
@@ -71,7 +72,7 @@ def is_transient(error: BaseException) -> bool:
     """Whether the next attempt may succeed: time-outs, lost connections, 408, 429 and 5xx."""
     if isinstance(error, FileNotFoundError | FileExistsError | PermissionError | IsADirectoryError):
         return False
-    if type(error).__name__ == "FileExpired":  # s3fs, of an object that was overwritten; says EBUSY
+    if type(error).__name__ == "FileExpired":  # of s3fs, for an object that was overwritten; its errno is EBUSY
         return False
     if isinstance(error, TimeoutError | ConnectionError):
         return True
@@ -85,8 +86,8 @@ def is_transient(error: BaseException) -> bool:
 
 
 def retrying(call: Callable[..., Answer], *args: object, **kwargs: object) -> Answer:
-    """Call, and repeat after transient failures. Pauses double, less a random share, so that a thousand workers do
-    not come back at the same moment. Raises the last failure after the deadline."""
+    """Call, and retry after transient failures. Pauses double, minus a random part, so that a thousand workers do
+    not retry at the same moment. Raises the last failure after the deadline."""
     end = time.monotonic() + (0 if getattr(_this_thread, "no_retries", False) else _deadline_s)
     pause = FIRST_PAUSE_S
     while True:
@@ -101,10 +102,10 @@ def retrying(call: Callable[..., Answer], *args: object, **kwargs: object) -> An
 
 
 def concerns_one_file(error: Exception, is_reachable: Callable[[], bool]) -> bool:
-    """Whether a failure is about the file that was asked for, and not about its storage.
+    """Whether a failure is about the requested file, and not about its storage.
 
     is_reachable: whether the storage answers other requests. If it does, a failure that looked transient but
-    persisted is the file's own.
+    persisted is about the file.
     """
     response = getattr(error.__cause__ or error, "response", None)
     code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None

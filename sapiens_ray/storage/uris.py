@@ -1,4 +1,4 @@
-"""URIs as rows, files and messages may hold them."""
+"""URIs in the form in which rows, files and messages may contain them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _USER = re.compile(r"://[^/?]*@")  # also in the URLs inside a chained one, such
 
 
 def readable(text: str) -> str:
-    """Text that any file can hold: bytes of a file name that are not UTF-8 become \\xNN."""
+    """Text that can be written as UTF-8: bytes of a file name that are not UTF-8 become \\xNN."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half a character, which JSON can spell
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can express
         return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -24,12 +24,12 @@ def redact_uri(uri: str) -> str:
 
 
 def redact_uris_in(text: str) -> str:
-    """A text in which every URI is redacted: libraries quote what they were asked for."""
+    """A text in which every URI is redacted: libraries quote the requested URI in their errors."""
     return re.sub(r"\w+://[^\s'\"<>]+", lambda found: redact_uri(found[0]), text)
 
 
 def without_query(uri: str) -> str:
-    """A URL without user, password and query, where signatures are; what is not a URL stays as it is."""
+    """A URL without user, password and query, where signatures are; other text stays as it is."""
     scheme, mark, rest = uri.partition("://")
     if not mark:
         return uri
@@ -37,7 +37,7 @@ def without_query(uri: str) -> str:
 
 
 def relative_to(folder: str, path: str) -> str:
-    """A path as a file beside others names it: relative ones lie below `folder`; absolute ones and URLs stay."""
+    """A path from a file in `folder`: relative paths are relative to the folder; absolute ones and URLs stay."""
     if "://" in path or path.startswith("/"):
         return path
     return f"{folder}/{path.removeprefix('./')}"

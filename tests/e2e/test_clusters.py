@@ -58,7 +58,7 @@ def test_ray_job_stop_leaves_a_folder_that_the_next_run_completes(cluster, sapie
     while not list((output / "data").glob("s*.parquet")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    with models_held():  # however long these commands take to start
+    with models_held():  # so that the job does not finish while these commands start
         halfway = json.loads(sapiens_ray("status", output, "--json").out)
         assert 0 < halfway["images"] < 80 and halfway["expected"] == 80, "status works while a job runs elsewhere"
         subprocess.run([RAY, "job", "stop", "--address", cluster.dashboard, job_id], check=True, capture_output=True)
@@ -84,7 +84,7 @@ print(sr.run(sr.Job.load(sys.argv[1])).images)
         pytest.param({"num_cpus": 2, "num_gpus": 2}, {}, marks=pytest.mark.nightly),
     ],
 )
-def test_small_and_odd_machines_do_not_hang(write_job, tmp_path, model, resources, task):
+def test_jobs_on_small_and_unusual_machines_do_not_hang(write_job, tmp_path, model, resources, task):
     write_photos(tmp_path / "photos", 12)
     tasks = [{"task": "seg", "checkpoint": str(model), **task}]
     path = write_job(tmp_path / "photos", unit_size=2, tasks=tasks, input={"shard_size": 5})
@@ -98,7 +98,7 @@ def test_small_and_odd_machines_do_not_hang(write_job, tmp_path, model, resource
     assert read_output(tmp_path / "job-out").num_rows == 12
 
 
-def test_more_than_the_cluster_can_ever_give_is_one_line(cluster, sapiens_ray, write_job, tmp_path, model):
+def test_too_many_actors_for_the_cluster_give_a_one_line_error(cluster, sapiens_ray, write_job, tmp_path, model):
     write_photos(tmp_path / "photos", 1)
     tasks = [{"task": "seg", "checkpoint": str(model), "actors": 2000}]
     done = sapiens_ray("run", write_job(tmp_path / "photos", tasks=tasks))

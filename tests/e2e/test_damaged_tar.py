@@ -1,4 +1,4 @@
-"""Damaged tars: every readable member has its row, and the damage has one too."""
+"""Damaged tars: one row per readable member, and one for every place of damage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command over a folder of everything that people keep in folders of photos."""
+"""A job on a folder with everything that people keep in folders of photos."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _jpeg(width: int, height: int, seed: int) -> bytes:
 
 
 def _png_header(width: int, height: int) -> bytes:
-    """A PNG that is complete, but whose header lies about its size."""
+    """A complete PNG with a wrong size in its header."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -71,7 +71,7 @@ def _good_files(folder: Path) -> dict[str, tuple[int, int]]:
     save("photo.TIFF", rgb, 90, 60)
     save("photo.bmp", rgb, 90, 60)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
+    exif[0x0112] = 6  # to be rotated by 90 degrees
     save("rotated.jpg", rgb, 60, 90, exif=exif)
     return expected
 
@@ -115,7 +115,7 @@ def test_every_file_of_a_mixed_folder_has_its_row(cluster, write_job, tmp_path):
     sizes = _good_files(folder)
     kinds = _broken_files(folder)
     sizes["folder.jpg/inside.jpg"] = (20, 20)
-    (folder / "notes.txt").write_text("no image, no row")
+    (folder / "notes.txt").write_text("not an image, so no row")
     (folder / "data.csv").write_text("a,b")
 
     sr.run(sr.Job.load(write_job(folder, unit_size=7, input={"shard_size": 20})))
@@ -153,7 +153,7 @@ def test_every_file_of_a_mixed_folder_has_its_row(cluster, write_job, tmp_path):
     assert len(pictures) == len(sizes)
 
 
-def test_all_images_bad_still_ends_well_unless_the_job_says_otherwise(cluster, sapiens_ray, write_job, tmp_path):
+def test_a_job_of_bad_images_succeeds_unless_max_error_fraction_is_lower(cluster, sapiens_ray, write_job, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(3):
@@ -166,4 +166,4 @@ def test_all_images_bad_still_ends_well_unless_the_job_says_otherwise(cluster, s
         sr.run(sr.Job.load(strict))
     assert read_output(tmp_path / "strict-out").num_rows == 3, "everything written is kept"
     again = sapiens_ray("run", strict)
-    assert again.code == 1 and "3 of 3" in again.err, "the verdict does not depend on who did the work"
+    assert again.code == 1 and "3 of 3" in again.err, "the result is the same if an earlier run wrote the rows"

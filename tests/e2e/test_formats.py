@@ -16,7 +16,7 @@ LABELS = ["width", "height", "error_kind", "error", "seg", "seg_classes", "seg_a
 @pytest.fixture
 def photos(tmp_path):
     files = write_photos(tmp_path / "photos", COUNT)
-    files[4].write_bytes(files[4].read_bytes()[:500])  # the same error everywhere, too
+    files[4].write_bytes(files[4].read_bytes()[:500])  # the same error in every format
     return files
 
 
@@ -87,5 +87,5 @@ def test_several_inputs_of_several_formats_in_one_job(cluster, write_job, tmp_pa
     keys = dict(zip(ids, table["key"].to_pylist(), strict=True))
     assert keys["tars/001.tar/004.jpg"] == "004" and keys["photos/000.jpg"] is None
     files = sorted(path.name for path in (tmp_path / "job-out" / "data").iterdir())
-    assert len(files) == len(set(table["shard"].to_pylist())) == 6, "one file a shard in the end"
+    assert len(files) == len(set(table["shard"].to_pylist())) == 6, "one file per shard in the end"
     assert all("-00000000-" in name and name.endswith("-end.parquet") for name in files)

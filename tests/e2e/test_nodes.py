@@ -1,4 +1,4 @@
-"""Several nodes, logical GPUs, models of different size, nodes that come and go, one fetch of a model a node."""
+"""Several nodes, logical GPUs, models of different size, nodes that join and leave, one model download per node."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_heterogeneous_actors_on_nodes_that_join_and_leave(tmp_path):
         write(tmp_path / f"{task}.safetensors", small(task, layers=1), "safetensors")
 
     def node(name: str) -> dict[str, object]:
-        # Nodes of one machine share its disk; a cache each makes them as far apart as real ones.
+        # These nodes share the disk of one machine; with a cache per node they behave like separate machines.
         return {"num_cpus": 2, "num_gpus": 1, "env_vars": {"SAPIENS_RAY_CACHE": str(tmp_path / f"cache-{name}")}}
 
     head = {"num_cpus": 1, "include_dashboard": False, "env_vars": {"SAPIENS_RAY_CACHE": str(tmp_path / "cache-head")}}
@@ -66,10 +66,10 @@ tasks:
             while len(list((tmp_path / "out" / "data").glob("s*.parquet"))) < 2 and driver.poll() is None:
                 assert time.monotonic() < deadline, (tmp_path / "log.txt").read_text()
                 time.sleep(0.1)
-            cluster.add_node(**node("c"))  # joins, and takes over what the lost one did
+            cluster.add_node(**node("c"))  # joins, and takes over the work of the lost one
             cluster.remove_node(first, allow_graceful=False)
             code = driver.wait(PATIENCE_S)
-            if code != 0:  # the node that was lost was the driver's own to Ray; its user starts it again
+            if code != 0:  # Ray counted the lost node as that of the driver; the user starts the job again
                 code = subprocess.run(
                     executable, stdout=log, stderr=log, cwd=ROOT, env=env, timeout=PATIENCE_S, check=False
                 ).returncode

@@ -1,4 +1,4 @@
-"""Taking rows back and going on: --retry-errors, --restart, inputs that grow, shrink and change, other versions."""
+"""Redoing rows and continuing: --retry-errors, --restart, inputs that grow, shrink and change, other versions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def kinds(output: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def finished(cluster, model, tmp_path_factory):
-    """A folder with 10 photos, of which 000, 003, 004 and 009 are broken, a job with shards of 5, and its output."""
+    """A folder with 10 photos, of which 000, 003, 004 and 009 are broken, a job with shards of 5 images, its output."""
     folder = tmp_path_factory.mktemp("finished") / "here"
     files = write_photos(folder / "photos", 10)
     for number in (0, 3, 4, 9):
@@ -53,7 +53,7 @@ def finished(cluster, model, tmp_path_factory):
 
 @pytest.fixture
 def labelled(finished):
-    """The finished folder, under the name that its plan knows, as it was."""
+    """The finished folder, restored to its first state, at the path that its plan contains."""
     kept = finished.with_name("kept")
     if not kept.exists():
         shutil.copytree(finished, kept)
@@ -62,7 +62,7 @@ def labelled(finished):
     return finished / "job.yaml", sorted((finished / "photos").iterdir()), finished / "job-out"
 
 
-def mend(file: Path) -> None:
+def repair(file: Path) -> None:
     file.write_bytes(cv2.imencode(".jpg", photo(64, 80, 3))[1].tobytes())
 
 
@@ -70,7 +70,7 @@ def test_retry_errors_redoes_error_rows_and_nothing_else(labelled):
     path, files, output = labelled
     before = read_output(output).to_pylist()
     for file in (files[0], files[4]):
-        mend(file)
+        repair(file)
     summary = sr.run(sr.Job.load(path), retry_errors=True)
     assert (summary.labelled, summary.already_done, summary.failed) == (4, 6, 2)
     after = read_output(output).to_pylist()
@@ -89,7 +89,7 @@ def test_retry_errors_redoes_error_rows_and_nothing_else(labelled):
         assert json.loads(pq.read_schema(file).metadata[b"sapiens_ray.errors"]) == {"not_an_image": 1}
 
 
-def test_retry_errors_with_another_job_takes_nothing_back(labelled):
+def test_retry_errors_with_another_job_removes_no_rows(labelled):
     path, _, output = labelled
     job = yaml.safe_load(path.read_text())
     job["max_pixels"] = 5
@@ -101,8 +101,8 @@ def test_retry_errors_with_another_job_takes_nothing_back(labelled):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("crash_at", range(1, 5))
-def test_taking_back_may_be_cut_off_anywhere(labelled, monkeypatch, crash_at):
-    """At every instant readers see each good row once; a later run completes whatever is left."""
+def test_removing_error_rows_may_be_interrupted_anywhere(labelled, monkeypatch, crash_at):
+    """At every moment readers see each good row once; a later run completes the rest."""
     path, files, output = labelled
     folder = Folder(str(output))
     calls = [0]
@@ -119,7 +119,7 @@ def test_taking_back_may_be_cut_off_anywhere(labelled, monkeypatch, crash_at):
     monkeypatch.setattr(Folder, "delete", counted(Folder.delete))
     monkeypatch.setattr(Folder, "replacing", counted(Folder.replacing))
     with pytest.raises(KeyboardInterrupt):
-        for unit in list_units(folder):  # in one thread, so that the place of the crash is the same every time
+        for unit in list_units(folder):  # in one thread, so that the crash is always at the same place
             redo._drop_error_rows(folder, unit)
     monkeypatch.undo()
     seen = sr.read_labels(str(output))["image_id"].tolist()
@@ -130,7 +130,7 @@ def test_taking_back_may_be_cut_off_anywhere(labelled, monkeypatch, crash_at):
 
 def test_restart_asks_before_it_deletes(sapiens_ray, labelled, tmp_path):
     path, files, output = labelled
-    (output / "notes.txt").write_text("the user's own")
+    (output / "notes.txt").write_text("a file of the user")
     refused = sapiens_ray("run", path, "--restart")
     assert refused.code == 2 and "deletes the labels of 10 images" in refused.err and "--yes" in refused.err
     executable = Path(sys.executable).parent / "sapiens-ray"
@@ -148,10 +148,10 @@ def test_restart_asks_before_it_deletes(sapiens_ray, labelled, tmp_path):
     assert code == 2 and "Continue? [y/N]" in said and "nothing was deleted" in said
     assert len(ids(output)) == 10
     for file in files:
-        mend(file)
+        repair(file)
     files[9].unlink()
     job = yaml.safe_load(path.read_text())
-    job["max_pixels"] = 10_000_000  # other settings are what one restarts for
+    job["max_pixels"] = 10_000_000  # changed settings are the reason for a restart
     path.write_text(yaml.safe_dump(job))
     code, said = answer(b"y\n")
     assert code == 0 and "9 (9 ok, 0 errors)" in said, said
@@ -166,7 +166,7 @@ def test_restart_with_a_wrong_job_deletes_nothing(sapiens_ray, labelled):
 
 
 def test_an_input_that_shrinks(cluster, write_job, tmp_path):
-    """Photos and tars that are gone before they were labelled are rows that say so."""
+    """Photos and tars that are deleted before they are labelled become error rows of kind missing."""
     files = write_photos(tmp_path / "photos", 6)
     write_tar(tmp_path / "a.tar", files[:2])
     write_tar(tmp_path / "b.tar", files[2:4])
@@ -181,14 +181,14 @@ def test_an_input_that_shrinks(cluster, write_job, tmp_path):
     assert kinds(tmp_path / "job-out") == {"photos/001.jpg": "missing", "b.tar": "missing"}
 
 
-def test_another_version_goes_on_if_the_settings_agree(labelled):
+def test_another_version_continues_if_the_settings_are_equal(labelled):
     path, files, output = labelled
     record = yaml.safe_load((output / "job.yaml").read_text())
     record["versions"] = {"sapiens_ray": "99.0", "torch": "9.9", "new": "1"}
     (output / "job.yaml").write_text(yaml.safe_dump(record))
-    mend(files[0])
+    repair(files[0])
     extra = files[0].with_name("010.jpg")
-    mend(extra)
+    repair(extra)
     summary = sr.run(sr.Job.load(path))
     assert (summary.labelled, summary.already_done) == (1, 10)
     assert ids(output)[-1] == "010.jpg"
@@ -206,12 +206,12 @@ def test_photos_and_labels_in_one_folder(cluster, write_job, tmp_path):
     files = write_photos(tmp_path / "photos", 3)
     path = write_job(tmp_path / "photos", output={"uri": str(tmp_path / "photos")})
     assert sr.run(sr.Job.load(path)).images == 3
-    assert sr.run(sr.Job.load(path)).images == 3, "what a run writes is no input of the next"
+    assert sr.run(sr.Job.load(path)).images == 3, "the output of a run is not input of the next"
     assert ids(tmp_path / "photos") == [file.name for file in files]
 
 
-def test_restart_leaves_what_is_not_ours(cluster, write_job, tmp_path):
-    """A folder that no run has written to, or that holds more than labels."""
+def test_restart_keeps_files_that_no_run_wrote(cluster, write_job, tmp_path):
+    """In a folder that no run has written to, and in one that contains more than labels."""
     write_photos(tmp_path / "photos", 2)
     output = tmp_path / "job-out"
     (output / "data").mkdir(parents=True)
@@ -219,7 +219,7 @@ def test_restart_leaves_what_is_not_ours(cluster, write_job, tmp_path):
     (output / "visualizations").mkdir()
     (output / "visualizations" / "figure.png").write_text("mine")
     path = write_job(tmp_path / "photos")
-    for _ in range(2):  # on a foreign folder, then on an output
+    for _ in range(2):  # first in a folder without output, then in an output
         assert sr.run(sr.Job.load(path), restart=True).images == 2
         assert (output / "data" / "thesis.txt").read_text() == "mine"
         assert sorted(file.name for file in (output / "visualizations").iterdir()) == [
@@ -239,8 +239,8 @@ def test_restart_of_a_plan_of_many_shards(cluster, write_job, tmp_path, monkeypa
     assert sr.run(sr.Job.load(path)).already_done == 3
 
 
-def test_a_look_at_a_job_writes_nothing(cluster, labelled):
-    """Not even beside a run that is planning, with more shards than fit into one file of entries."""
+def test_preparing_a_job_without_running_it_writes_nothing(cluster, labelled):
+    """Not even with more shards than fit into one file of entries."""
     from sapiens_ray.execution.preflight import prepare_job
     from sapiens_ray.planning import growth
 
@@ -249,7 +249,7 @@ def test_a_look_at_a_job_writes_nothing(cluster, labelled):
     kept, growth.SHARDS_PER_FILE = growth.SHARDS_PER_FILE, 1
     try:
         for number in range(12):
-            mend(files[0].with_name(f"x{number:02d}.jpg"))
+            repair(files[0].with_name(f"x{number:02d}.jpg"))
         prepare_job(sr.Job.load(path)).growth.discard()
     finally:
         growth.SHARDS_PER_FILE = kept

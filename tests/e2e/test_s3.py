@@ -1,4 +1,4 @@
-"""Input, checkpoint and output on S3, against a real server process, with a proxy that fails between."""
+"""Input, checkpoint and output on S3: a real server process, behind a proxy that causes failures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def server():
 
 @pytest.fixture
 def s3(server: S3, tmp_path):
-    """A server without faults, with 12 photos below s3://<bucket>/photos; the bucket is one of the test's own."""
+    """A server without faults, with 12 photos below s3://<bucket>/photos, in a new bucket for each test."""
     server.clean()
     server.bucket = f"b{time.time_ns()}"
     server.files = write_photos(tmp_path / "photos", 12)
@@ -119,7 +119,7 @@ def test_a_job_on_object_storage(cluster, sapiens_ray, s3, job, tmp_path, model,
 
 
 def test_masks_boxes_and_compiled_code_on_object_storage(cluster, sapiens_ray, s3, job, tmp_path, cache):
-    """Everything that a job names may be a URL; the literal secret in the YAML turns up in nothing that is written."""
+    """Everything that a job names may be a URL; the literal secret in the YAML is not in anything that is written."""
     import numpy as np
 
     from sapiens_ray.imaging.maps import encode_npy
@@ -152,7 +152,7 @@ def test_masks_boxes_and_compiled_code_on_object_storage(cluster, sapiens_ray, s
     assert [len(persons) for persons in frame["persons"]] == [1, 1]
     assert frame["depth_min"].notna().all()
     (note,) = json.loads(direct.cat_file(f"{s3.bucket}/labels/summary.json"))["notes"]
-    if shutil.which("g++"):  # this node may have compiled it for an earlier job: other nodes find it all the same
+    if shutil.which("g++"):  # even if this node compiled it for an earlier job, other nodes find it
         assert note.startswith("depth: compiled "), note
         assert len(direct.ls(f"{s3.bucket}/compiled", detail=False)) == 1
     everything = b"".join(direct.cat_file(name) for name in direct.find(f"{s3.bucket}/labels"))
@@ -161,7 +161,7 @@ def test_masks_boxes_and_compiled_code_on_object_storage(cluster, sapiens_ray, s
 
 @pytest.mark.slow
 def test_transient_faults_change_nothing(cluster, s3, job, own_cache):
-    """Every seventh request fails: 500, 503, lost connections, bodies cut off."""
+    """One in seven requests fails: 500, 503, lost connections, truncated bodies."""
     path = job()
     sr.run(sr.Job.load(path, [f"output.uri=s3://{s3.bucket}/plain"]))
     s3.sometimes(0.15, seed=11)
@@ -176,8 +176,8 @@ def test_transient_faults_change_nothing(cluster, s3, job, own_cache):
     assert len(pictures) == 12
 
 
-def test_what_is_wrong_with_one_object_is_a_row(cluster, s3, job, own_cache):
-    """Gone since it was listed, refused, or failing for ever while others are answered."""
+def test_a_failure_of_one_object_is_an_error_row(cluster, s3, job, own_cache):
+    """Empty, deleted after it was listed, or failing permanently while other requests succeed."""
     path = job(storage_retry_s=3)
 
     def fault(method: str, uri: str, number: int) -> str | None:
@@ -198,7 +198,7 @@ def test_what_is_wrong_with_one_object_is_a_row(cluster, s3, job, own_cache):
     assert labels(s3)["error_kind"].dropna().index.tolist() == [3, 5]
 
 
-def test_a_storage_that_is_gone_ends_the_job_and_not_the_images(cluster, sapiens_ray, s3, job, model):
+def test_a_storage_that_fails_ends_the_job_without_error_rows(cluster, sapiens_ray, s3, job, model):
     path = job(storage_retry_s=2, tasks=[{"task": "seg", "checkpoint": str(model)}])
 
     def fault(method: str, uri: str, number: int) -> str | None:
@@ -239,13 +239,13 @@ def test_a_tar_overwritten_after_it_was_planned_is_not_mixed(cluster, s3, job, t
 
 
 def test_labelling_does_not_wait_for_the_end_of_the_listing(cluster, s3, job, own_cache, monkeypatch):
-    """The second page of the listing comes when the first image has its label, and not before."""
+    """The second page of the listing is held back until the first image has its label."""
     s3.page = 3
     labelled = threading.Event()
 
     def fault(method: str, uri: str, number: int) -> str | None:
         if "prefix=photos" in uri and "continuation-token" in uri and not labelled.wait(PATIENCE_S):
-            labelled.set()  # it waits for the listing: let the job end, and the assertions below say so
+            labelled.set()  # labelling waits for the listing: let the job end, and the assertions below fail
         return None
 
     s3.fault = fault
@@ -258,7 +258,7 @@ def test_labelling_does_not_wait_for_the_end_of_the_listing(cluster, s3, job, ow
         if now.labelled:
             labelled.set()
 
-    # The client must not give the held page up.
+    # The client must not time out on the page that is held back.
     options = {**s3.options, "config_kwargs": {"read_timeout": 2 * PATIENCE_S}}
     path = job(input={"shard_size": 3, "storage_options": options})
     summary = sr.run(sr.Job.load(path), on_progress=on_progress)
@@ -273,8 +273,8 @@ def test_labelling_does_not_wait_for_the_end_of_the_listing(cluster, s3, job, ow
     assert labels(s3)["image_id"].tolist() == [f"sub/{file.name}" for file in s3.files]
 
 
-def test_secrets_of_urls_stay_out_of_rows(cluster, sapiens_ray, s3, job, model, tmp_path):
-    """A list of signed URLs, one of which answers 404."""
+def test_secrets_in_urls_do_not_get_into_rows(cluster, sapiens_ray, s3, job, model, tmp_path):
+    """A list of signed URLs, one of which returns 404."""
     base = f"{s3.proxy}/{s3.bucket}/photos/sub"
     lines = [f"{base}/{name}?X-Amz-Signature=topsecret&v=1" for name in ("000.jpg", "none.jpg")]
     (tmp_path / "list.txt").write_text("\n".join(lines))

@@ -1,10 +1,11 @@
-"""Random kills, with a seed that gives the same ones again, and a table of what became of the rows.
+"""Random kills, reproducible by a seed, and a table of their effect on the rows.
 
     python -m tests.faults.chaos --kills 50 --seed 1
 
 A job on several Ray nodes reads photos and tars from S3 and writes to S3, while drivers, actors, workers, the
-coordinator, whole nodes and the storage die. A dead driver is started again, as its user would. When the job is done
-every image must have its row once, every picture must be there, and nothing may be torn; then the next output.
+coordinator, whole nodes and the storage fail. A dead driver is started again, as its user would do. When the job is
+done, every image must have its row once, every picture must exist, and no file may be torn. Then the next job starts,
+with a new output.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ FAULTS = ("driver", "actor", "worker", "coordinator", "node", "storage")
 
 @dataclass
 class Chaos:
-    """Counts of faults, and what was found after each job."""
+    """Counts of faults, and of lost and doubled rows that were found after each job."""
 
     seed: int
     times: Counter[str] = field(default_factory=Counter)
@@ -58,7 +59,7 @@ class Chaos:
 
 
 class Nodes:
-    """A cluster of a head and two nodes, of one CPU each."""
+    """A cluster of a head and two nodes, with one CPU each."""
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
@@ -67,14 +68,14 @@ class Nodes:
         self.others = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
 
     def lose_one(self, dice: random.Random) -> None:
-        """SIGKILL to a node with all its workers; another joins."""
+        """Kill a node with all its workers (SIGKILL); another one joins."""
         node = self.others.pop(dice.randrange(len(self.others)))
         self.cluster.remove_node(node, allow_graceful=False)
         self.others.append(self.cluster.add_node(num_cpus=1))
 
 
 def run(kills: int, seed: int, folder: Path, say: Callable[[str], None] = print) -> Chaos:
-    """Kill so many times. Raises AssertionError if what jobs leave is torn or wrong."""
+    """Run jobs until there were so many kills. Raises AssertionError if an output is torn or wrong."""
     from sapiens_ray.models.stand_ins import write_model
 
     dice, chaos = random.Random(seed), Chaos(seed)
@@ -97,7 +98,7 @@ def run(kills: int, seed: int, folder: Path, say: Callable[[str], None] = print)
 
 
 def _fill(s3: S3, folder: Path) -> list[str]:
-    """Photos, and two tars; their image ids in order."""
+    """Upload photos and two tars. Returns their image ids in order."""
     files = write_photos(folder / "photos", PHOTOS + IN_TARS)
     direct = s3.direct
     direct.mkdir("bucket")
@@ -116,7 +117,7 @@ def _one_job(
     chaos: Chaos, dice: random.Random, kills: int, nodes: Nodes, s3: S3, folder: Path, output: str,
     say: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """Run one job to its end, whatever happens to it."""
+    """Run one job to its end, starting it again when its driver dies."""
     job = {
         "input": {"uri": ["s3://bucket/in/photos/", "s3://bucket/in/tars/*.tar"], "shard_size": 25},
         "output": {"uri": output, "storage_options": s3.options},
@@ -146,7 +147,7 @@ def _one_job(
             continue
         if sum(chaos.times.values()) >= kills:
             continue
-        if not chaos.to_come:  # every kind before one comes again
+        if not chaos.to_come:  # all kinds occur before one is repeated
             chaos.to_come = dice.sample(FAULTS, len(FAULTS))
         fault = chaos.to_come[-1]
         if _strike(fault, dice, driver, nodes, s3):
@@ -165,7 +166,7 @@ def _start(path: Path, nodes: Nodes, log: Path) -> subprocess.Popen[bytes]:
 
 
 def _strike(fault: str, dice: random.Random, driver: subprocess.Popen[bytes], nodes: Nodes, s3: S3) -> bool:
-    """Do it; False if there is nothing of the kind just now."""
+    """Cause a fault; False if there is no process of this kind at the moment."""
     if fault == "driver":
         driver.kill()
         driver.wait()
@@ -194,7 +195,7 @@ def _title(process: psutil.Process) -> str:
 
 
 def _check(s3: S3, output: str, expected: list[str]) -> tuple[int, int]:
-    """How many rows are lost and doubled. Raises AssertionError for what is torn, wrong, without picture, left over."""
+    """Numbers of lost and doubled rows. Raises AssertionError for wrong rows, missing pictures and leftover files."""
     direct = s3.direct
     rows: list[tuple[str, str | None, str | None, bytes | None]] = []
     files = sorted(direct.ls(f"{output}/data", detail=False))

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only, or another one than that of temporary files."""
+"""Disks that are full, read-only, or different from the disk of temporary files."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def can_mount() -> bool:
         return False
 
 
-needs_mount = pytest.mark.skipif(not can_mount(), reason="needs user name spaces and unshare")
+needs_mount = pytest.mark.skipif(not can_mount(), reason="needs user namespaces and unshare")
 
 
 def run_in(script: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """A shell script in a mount name space of its own."""
+    """Run a shell script in a mount namespace of its own."""
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     env["PATH"] = f"{EXECUTABLE.parent}:{env['PATH']}"
     return subprocess.run(
@@ -38,7 +38,7 @@ def run_in(script: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @needs_mount
 @pytest.mark.nightly
-def test_a_full_disk_ends_the_job_and_a_larger_one_completes_it(write_job, tmp_path):
+def test_a_full_disk_ends_the_job_and_the_next_run_completes_it(write_job, tmp_path):
     write_photos(tmp_path / "photos", 60)
     path = write_job(tmp_path / "photos", unit_size=3, input={"shard_size": 20})
     output = tmp_path / "job-out"
@@ -56,7 +56,7 @@ def test_a_full_disk_ends_the_job_and_a_larger_one_completes_it(write_job, tmp_p
     kept = [UnitName.parse(file.name) for file in (tmp_path / "kept" / "data").glob("s*.parquet")]
     for name in kept:
         table = pq.read_table(tmp_path / "kept" / "data" / name.file)
-        assert table.num_rows == name.stop - name.start, "nothing torn"
+        assert table.num_rows == name.stop - name.start, "a torn file was published"
         assert all((tmp_path / "kept" / one).stat().st_size > 0 for one in table["visualization"].to_pylist())
     check_whole(tmp_path / "whole", 60)
     assert json.loads((tmp_path / "whole" / "summary.json").read_text())["already_done"] >= sum(
@@ -76,7 +76,7 @@ def test_a_read_only_output_is_refused_in_one_line(write_job, tmp_path):
 
 
 def test_temporary_files_on_another_file_system(cluster, sapiens_ray, write_job, tmp_path):
-    """Renaming across file systems fails; so unfinished files must lie beside finished ones."""
+    """Renaming across file systems fails, so unfinished files must be on the file system of the output."""
     shared = Path("/dev/shm")
     if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("no second file system")

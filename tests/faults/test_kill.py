@@ -1,4 +1,4 @@
-"""Real kills at random moments: rows equal images, none twice, none torn, little redone."""
+"""Real kills at random moments: one row per image, no torn files, little work repeated."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXECUTABLE = Path(sys.executable).parent / "sapiens-ray"
 
 
 def start(path: Path, log: Path) -> subprocess.Popen[bytes]:
-    """`sapiens-ray run` on a Ray of its own, as on a laptop."""
+    """`sapiens-ray run` with a local Ray of its own, as on a laptop."""
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     with log.open("ab") as file:
         command = [EXECUTABLE, "run", path]
@@ -31,10 +31,10 @@ def start(path: Path, log: Path) -> subprocess.Popen[bytes]:
 
 
 def wait_for_workers(driver: subprocess.Popen[bytes]) -> None:
-    """Wait until the workers of a driver that was killed are gone: they may still write for some seconds."""
+    """Wait until the workers of a killed driver have ended: they may still write for some seconds."""
     deadline = time.monotonic() + PATIENCE_S
     while any(is_worker(one, driver.pid) for one in psutil.process_iter()):
-        assert time.monotonic() < deadline, "a dead driver's workers go on"
+        assert time.monotonic() < deadline, "the workers of a dead driver do not end"
         time.sleep(0.1)
 
 
@@ -53,7 +53,7 @@ def units(output: Path) -> list[UnitName]:
 
 
 def wait_for_units(process: subprocess.Popen[bytes], output: Path, count: int) -> bool:
-    """Wait until there are `count` more units; False if the process ended before."""
+    """Wait until there are `count` more units; False if the process ends first."""
     rows = sum(name.stop - name.start for name in units(output)) + count * UNIT
     deadline = time.monotonic() + PATIENCE_S
     while sum(name.stop - name.start for name in units(output)) < rows:
@@ -65,7 +65,7 @@ def wait_for_units(process: subprocess.Popen[bytes], output: Path, count: int) -
 
 
 def check_whole(output: Path, images: int = IMAGES) -> None:
-    """Every image has its row once, every picture is there, every shard is one file, nothing is left over."""
+    """Check that every image has one row and a picture, every shard is one file, and no temporary file is left."""
     table = read_output(output)
     assert table["image_id"].to_pylist() == [f"{number:03d}.jpg" for number in range(images)]
     assert table["error_kind"].null_count == images
@@ -87,7 +87,7 @@ def test_driver_killed_five_times(write_job, tmp_path):
     for kill in range(5):
         process = start(path, tmp_path / "log.txt")
         if kill == 0:
-            while not (output / "lock.json").exists():  # before there is anything
+            while not (output / "lock.json").exists():  # kill it before it has written any label
                 assert process.poll() is None, (tmp_path / "log.txt").read_text()
                 time.sleep(0.01)
         else:
@@ -96,7 +96,7 @@ def test_driver_killed_five_times(write_job, tmp_path):
         process.kill()
         process.wait()
         if kill == 4:
-            wait_for_workers(process)  # what its workers still write must not do harm, and is counted
+            wait_for_workers(process)  # the late files of its workers must do no harm, and are counted
         for file in (output / "data").glob("s*.parquet"):
             name = UnitName.parse(file.name)
             assert pq.read_table(file).num_rows == name.stop - name.start, "a torn file was published"
@@ -104,7 +104,7 @@ def test_driver_killed_five_times(write_job, tmp_path):
     assert start(path, tmp_path / "log.txt").wait(PATIENCE_S) == 0, (tmp_path / "log.txt").read_text()
     summary = json.loads((output / "summary.json").read_text())
     assert summary["images"] == IMAGES and summary["state"] == "done"
-    assert summary["already_done"] == before > 0, "what was written is not done again"
+    assert summary["already_done"] == before > 0, "written rows are not labelled again"
     check_whole(output)
 
 
@@ -117,7 +117,7 @@ def test_actors_and_workers_killed(write_job, tmp_path):
     process = start(path, tmp_path / "log.txt")
     killed: list[str] = []
     while len(killed) < 8 and wait_for_units(process, output, 2):
-        # not the agents of the node: without them the raylet ends, which is the loss of the whole machine
+        # not the agents of the node: without them the raylet ends, and the whole node is lost
         wanted = ("ray::MapWorker",) if len(killed) % 3 == 0 else ("ray::Map", "ray::IDLE", "ray::merge")
         workers = [
             (child, child.cmdline()[0])
@@ -143,7 +143,7 @@ def test_a_second_run_is_refused_and_the_first_stopped_by_a_signal(write_job, tm
     output = tmp_path / "job-out"
     process = start(path, tmp_path / "log.txt")
     assert wait_for_units(process, output, 1)
-    with models_held(process.pid):  # however long the second one takes to start
+    with models_held(process.pid):  # so that the first does not finish while the second starts
         command = [EXECUTABLE, "run", path]
         second = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
         assert second.returncode == 2 and f"being written by another run: process {process.pid}" in second.stderr
@@ -155,7 +155,7 @@ def test_a_second_run_is_refused_and_the_first_stopped_by_a_signal(write_job, tm
     assert "Run the same command again to continue" in log and "Traceback" not in log
     assert json.loads((output / "summary.json").read_text())["state"] == "stopped"
     _, alive = psutil.wait_procs(children, timeout=PATIENCE_S)
-    assert alive == [], "processes of the local Ray are left behind"
+    assert alive == [], "processes of the local Ray still run"
     if number == signal.SIGTERM:
         assert start(path, tmp_path / "log.txt").wait(PATIENCE_S) == 0
         check_whole(output)
@@ -175,7 +175,7 @@ with cli._StopSignals().installed():
     ],
     ids=["of Ray", "ours"],
 )
-def test_a_stop_does_not_wait_for_cleaning_up_that_hangs(script):
+def test_a_stop_does_not_wait_for_a_cleanup_that_hangs(script):
     head = "import os, signal, threading; from sapiens_ray.cli import commands as cli; forever = threading.Event().wait"
     env = {**os.environ, "RAY_JOB_STOP_WAIT_TIME_S": "1"}
     command = [sys.executable, "-c", f"{head}\n{script}"]

@@ -1,4 +1,4 @@
-"""Two runs on one output: the second is refused, a dead one is taken over."""
+"""Two runs on one output: the second is refused; the lock of a dead run is taken over."""
 
 from __future__ import annotations
 
@@ -23,50 +23,50 @@ def output(tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Holders beat often, and however slow this machine is they are not taken for dead."""
+    """Holders beat often, and are not assumed to be dead however slow this machine is."""
     for name, seconds in (("BEAT_S", 0.1), ("DEAD_AFTER_S", 3600.0), ("LOOK_S", 0.1)):
         monkeypatch.setattr(locking, name, seconds)
 
 
 def leave(output: Folder, **changes: object) -> None:
-    """A lock file as a run leaves it that was killed."""
+    """Write a lock file as a killed run leaves it."""
     Path(output.uri).mkdir(exist_ok=True)
     found = {"run": "another", "beat": 7, **locking._this_process(), **changes}
     (Path(output.uri) / "lock.json").write_text(json.dumps(found))
 
 
-def test_a_living_holder_is_told_by_its_beat_and_a_silent_one_is_taken_over(output, quick, monkeypatch):
-    said: list[str] = []
+def test_a_living_holder_is_recognised_by_its_beat_and_a_silent_one_is_taken_over(output, quick, monkeypatch):
+    messages: list[str] = []
     with OutputLock(output) as first:
         with pytest.raises(OutputError, match=rf"being written by another run: process {os.getpid()} on \S+, since"):
-            OutputLock(output, said.append).__enter__()
-        assert said and "looking for 3600 s if it is alive" in said[0]
+            OutputLock(output, messages.append).__enter__()
+        assert messages and "waiting up to 3600 s to see if it is alive" in messages[0]
         assert not first.lost
-    assert not Path(output.uri).exists(), "a folder that was made for the lock alone is removed"
-    leave(output, machine="another one", host="far-away")  # nothing can be known of its process, which never beats
+    assert not Path(output.uri).exists(), "a folder that was created only for the lock is removed"
+    leave(output, machine="another one", host="far-away")  # its process, which never beats, cannot be inspected
     monkeypatch.setattr(locking, "DEAD_AFTER_S", 1.0)
-    began = time.monotonic()
-    with OutputLock(output, said.append) as second:
-        assert time.monotonic() - began > 1.0 and holder(output) == second.run
-        assert "far-away" in said[-1]
+    started = time.monotonic()
+    with OutputLock(output, messages.append) as second:
+        assert time.monotonic() - started > 1.0 and holder(output) == second.run
+        assert "far-away" in messages[-1]
 
 
 @pytest.mark.parametrize(
     "changes",
     [{"pid": 2**22 + 1}, {"process_start": "1"}, {"run": ""}, {"pid": None}],
-    ids=["gone", "number used again", "no run", "no process"],
+    ids=["ended", "process id used again", "no run", "no process"],
 )
-def test_a_dead_holder_on_this_machine_is_known_at_once(output, changes):
+def test_a_dead_holder_on_this_machine_is_recognised_at_once(output, changes):
     leave(output, **changes)
-    said: list[str] = []
-    with OutputLock(output, said.append) as mine:
+    messages: list[str] = []
+    with OutputLock(output, messages.append) as mine:
         assert holder(output) == mine.run
-    assert said == [], "it was not waited for"
+    assert messages == [], "there was nothing to wait for"
     assert not (Path(output.uri) / "lock.json").exists()
 
 
 def test_no_clock_is_compared(output, quick, monkeypatch):
-    """The clock of this machine jumps by a day, there and back."""
+    """The clock of this machine jumps by a day, forwards and backwards."""
     with OutputLock(output) as first:
         for jump in (86_400, -86_400):
             real = time.time
@@ -76,19 +76,19 @@ def test_no_clock_is_compared(output, quick, monkeypatch):
         assert not first.lost
 
 
-def test_who_lost_the_output_stops_and_its_workers_write_nothing(output, quick):
+def test_a_run_that_lost_the_output_stops_and_its_workers_write_nothing(output, quick):
     with OutputLock(output) as first:
-        while not first.lost:  # it may be in the middle of a beat, which then stays: the last to write has it
+        while not first.lost:  # it may be in the middle of a beat, which overwrites the file: the last writer wins
             leave(output)
             first._thread.join(0.5)
         with pytest.raises(JobError, match="taken over by another run"):
             first.check()
         with pytest.raises(JobError, match="must not write"):
             require_held(output, first.run)
-    assert read_lock(output)["run"] == "another", "what is another's is not removed"
+    assert read_lock(output)["run"] == "another", "the lock of another run is not removed"
 
 
-def test_one_of_many_gets_it(output, quick):
+def test_exactly_one_of_many_runs_gets_the_lock(output, quick):
     got: list[OutputLock] = []
     refused: list[OutputError] = []
 

@@ -1,4 +1,4 @@
-"""Images at which their worker dies or never returns: one error row each, their neighbours labelled."""
+"""Images at which the worker dies or hangs: one error row per image, and all other images are labelled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import sapiens_ray as sr
 from sapiens_ray.execution.preflight import prepare_job, save_job
 from tests.conftest import PATIENCE_S, photo, read_output, write_photos
 
-# What is wrong with an image is told by its size. Workers import the tasks anew; by value they get the ones below.
+# The size of an image decides what goes wrong with it. Workers would import the original tasks; pickled by value, they
+# get the patched ones.
 SCRIPT = """
 import ctypes, os, signal, sys, threading, time, ray, sapiens_ray as sr
 from sapiens_ray.engine import watchdog
@@ -25,8 +26,8 @@ plain_prepare, plain_reduce, plain_draw = Seg.prepare, Seg.reduce, Seg.draw
 def die():
     os.kill(os.getpid(), signal.SIGSEGV)
 
-# The job gives an image ten minutes, so that a slow machine makes no other one late. These say that theirs are over,
-# to the timer in Python and to the one in C.
+# An image may take ten minutes, so that no other image times out on a slow machine. These two functions let the time
+# of their image expire: for the timer in Python, and for the one in C.
 def late():
     watchdog._watches[threading.get_ident()].deadline = time.monotonic()
 
@@ -42,7 +43,7 @@ def prepare(self, image):
         late()
         while True:
             pass
-    if image.shape[:2] == (20, 33):  # with Python's lock kept, as a loop in C does
+    if image.shape[:2] == (20, 33):  # while holding the GIL, as a loop in C does
         late_in_c()
         ctypes.PyDLL(None).sleep(3600)
     return plain_prepare(self, image)
@@ -94,7 +95,7 @@ def test_images_that_kill_or_stop_their_worker_become_rows(write_job, tmp_path):
     table = read_output(tmp_path / "job-out")
     assert table["image_id"].to_pylist() == [file.name for file in files]
     kinds = dict(enumerate(table["error_kind"].to_pylist()))
-    # Ended by the timer in C, which can note nothing: told from a crash only by its deaths.
+    # Image 5 is ended by the timer in C, which cannot write a note, so it looks like a crash.
     assert {number: kind for number, kind in kinds.items() if kind} == {
         2: "crashed", 4: "timeout", 5: "crashed", 9: "crashed", 11: "timeout",
     }  # fmt: skip
@@ -107,14 +108,14 @@ def test_images_that_kill_or_stop_their_worker_become_rows(write_job, tmp_path):
     pictures = table["visualization"].to_pylist()
     assert [number for number in labelled if pictures[number] is None] == [17], "labels without a picture"
     output = tmp_path / "job-out"
-    assert not list((output / "attempts").glob("*")), "nothing is left to remember"
+    assert not list((output / "attempts").glob("*")), "no notes are left"
     assert not (output / "lock.json").exists()
-    # Two images die three times, one is ended once by the timer in Python, one by that in C, ...
+    # Two images kill the worker three times, one is ended once by the timer in Python, one by the timer in C, ...
     assert json.loads((output / "summary.json").read_text())["repeated"] >= 8
 
 
-def test_what_is_known_of_an_image_is_not_tried_again(cluster, write_job, tmp_path):
-    """A note of an earlier run is enough: the image is never touched."""
+def test_an_image_that_an_earlier_run_quarantined_is_not_tried_again(cluster, write_job, tmp_path):
+    """The note of the earlier run is enough: the image is never touched."""
     files = write_photos(tmp_path / "photos", 6)
     path = write_job(tmp_path / "photos", unit_size=4)
     save_job(prepare_job(sr.Job.load(path)))  # a run that died before its first file
@@ -132,8 +133,8 @@ def test_what_is_known_of_an_image_is_not_tried_again(cluster, write_job, tmp_pa
     assert table["image_id"].to_pylist() == [file.name for file in files] and table["error_kind"].null_count == 6
 
 
-def test_a_unit_that_is_gone_through_is_alone_in_its_process():
-    """Another call's image must not be taken for the cause of a death."""
+def test_a_unit_that_is_processed_image_by_image_is_alone_in_its_process():
+    """The image of another call must not be blamed for a death."""
     import threading
     import time
 

@@ -1,4 +1,4 @@
-"""Decoding, its limits, and file names made of foreign text."""
+"""Decoding, its limits, and file names made from untrusted text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.conftest import photo
         [b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF0000WEBP", b"BM", b"GIF89a", b"II*\x00", b"P6\n"]
     ),
 )
-def test_no_bytes_do_more_than_an_image_error(data, head):
+def test_any_bytes_give_an_image_or_an_image_error(data, head):
     try:
         image = images.decode(head + data, 1_000_000)
     except ImageError as error:
@@ -55,22 +55,22 @@ def test_limits_count_pixels():
         b"#?RADIANCE\n" + b"# no size in sight\n" * 400,
     ],
 )
-def test_bombs_in_formats_that_pillow_does_not_read(header):
+def test_decompression_bombs_in_formats_that_pillow_does_not_read(header):
     with pytest.raises(ImageError) as caught:
         images.decode(header + b"\0" * 1000, 10**8)
     assert caught.value.kind == "too_large"
 
 
-def test_the_limit_is_ours_and_not_pillows():
+def test_pillows_own_limit_is_not_used():
     from PIL import Image
 
     assert images.header_size(cv2.imencode(".png", np.zeros((20000, 10000), np.uint8))[1].tobytes()) == (10000, 20000)
-    assert Image.MAX_IMAGE_PIXELS is not None, "what the caller set stays"
+    assert Image.MAX_IMAGE_PIXELS is not None, "the caller's setting is kept"
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(16, 300))
-def test_small_decode_has_the_size_of_the_picture(width, height, max_side):
+def test_decode_small_returns_the_size_of_the_picture(width, height, max_side):
     data = cv2.imencode(".jpg", photo(width, height))[1].tobytes()
     small = images.decode_small(data, width, height, max_side)
     assert (small.shape[1], small.shape[0]) == images.picture_size(width, height, max_side)
@@ -79,7 +79,7 @@ def test_small_decode_has_the_size_of_the_picture(width, height, max_side):
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32 - 1))
-def test_label_maps_survive_png(width, height, seed):
+def test_label_maps_round_trip_through_png(width, height, seed):
     class_map = np.random.default_rng(seed).integers(0, 28, (height, width), np.uint8)
     assert np.array_equal(images.decode_map(images.encode_png(class_map)), class_map)
 
@@ -94,7 +94,7 @@ NASTY = st.one_of(
 
 @settings(max_examples=500, deadline=None)
 @given(NASTY, NASTY)
-def test_picture_names_stay_inside_and_apart(one, other):
+def test_picture_names_are_unique_and_stay_inside_the_folder(one, other):
     name = names.picture_name(one, "jpg")
     parts = name.split("/")
     assert not name.startswith("/") and ".." not in parts and "" not in parts
@@ -105,24 +105,24 @@ def test_picture_names_stay_inside_and_apart(one, other):
 
 
 @pytest.mark.parametrize("image_id", ["q" * 700 + "/" + ".." + "z" * 398, "/".join(["x" * 100] * 20), "é" * 2000])
-def test_over_long_names_stay_inside(image_id):
+def test_names_that_are_too_long_stay_inside_the_folder(image_id):
     parts = names.picture_name(image_id, "jpg").split("/")
     assert ".." not in parts and all(0 < len(part.encode()) <= 255 for part in parts)
 
 
-def test_a_picture_is_never_in_the_way_of_a_folder():
+def test_a_picture_never_has_the_name_of_a_folder():
     picture, inside = names.picture_name("s.tar/a", "jpg"), names.picture_name("s.tar/a.jpg/b.jpg", "jpg")
     assert picture == "s.tar/a.jpg" and not inside.startswith(f"{picture}/")
 
 
-def test_the_fraction_is_a_fair_and_lasting_choice():
+def test_the_choice_by_hash_is_even_and_stable():
     chosen = [names.hash_fraction(f"photo-{number}") < 0.25 for number in range(4000)]
     assert 0.22 < np.mean(chosen) < 0.28
     assert names.hash_fraction("a") == names.hash_fraction("a") != names.hash_fraction("b")
 
 
-def test_grey_float_images_have_colours():
-    """OpenCV gives grey PFM files as H x W even where colours are asked for."""
+def test_grey_float_images_are_decoded_to_three_channels():
+    """OpenCV returns grey PFM files as H x W even with IMREAD_COLOR."""
     grey = np.linspace(0, 255, 48, dtype=np.float32).reshape(6, 8)
     data = cv2.imencode(".pfm", grey)[1].tobytes()
     decoded = images.decode(data, 100)

@@ -61,7 +61,7 @@ def test_environment(write, monkeypatch):
         ("input: photos", "input: should be a mapping of `key: value` lines"),
     ],
 )
-def test_files_that_are_no_jobs(write, text, message):
+def test_files_that_are_not_job_files(write, text, message):
     with pytest.raises(ConfigError, match=message):
         Job.load(write(text))
 
@@ -97,13 +97,13 @@ def test_the_fingerprint_covers_results_and_nothing_else(write):
     assert of(tasks=[{"task": "seg", "checkpoint": "moved.pt2", "batch_size": 3, "actors": 2}]) == same
     assert of(max_pixels=7) != same
     assert of(input={"uri": "photos", "id_column": "name"}) != same
-    assert of(input={"uri": "photos", "include": ["*.jpg"]}) != same, "it decides which member of a tar is which"
+    assert of(input={"uri": "photos", "include": ["*.jpg"]}) != same, "it decides the index of a member of a tar"
     assert fingerprint(Job.load(write(MINIMAL)).result_settings(["other model"])) != same
     old, new = ({"tasks": [{"sha256": value}], "max_pixels": 1} for value in "ab")
     assert difference(old, new) == ["tasks[0].sha256: was 'a', now 'b'"]
 
 
-def test_the_exported_names_are_these():
+def test_the_exported_names():
     import sapiens_ray
 
     assert sapiens_ray.__all__ == ["Job", "Labeler", "__version__", "read_labels", "run"]
@@ -126,8 +126,8 @@ def test_the_shipped_configs_are_valid(monkeypatch):
         assert Job.load(path).tasks
 
 
-def test_urls_lose_their_secrets_wherever_they_stand():
-    url = "https://user:word@host/masks?sig=SECRET"
+def test_secrets_are_removed_from_all_urls():
+    url = "https://user:PASSWORD@host/masks?sig=SECRET"
     job = Job.parse(
         {
             "input": {"uri": url},
@@ -136,11 +136,11 @@ def test_urls_lose_their_secrets_wherever_they_stand():
         }
     )
     for public in (job.public_dict(), job.result_settings(["0" * 64])):
-        assert "SECRET" not in str(public) and "word" not in str(public)
+        assert "SECRET" not in str(public) and "PASSWORD" not in str(public)
         assert public["tasks"][0]["mask"]["folder"] == "https://host/masks"
 
 
-def test_what_means_the_same_has_one_fingerprint():
+def test_equivalent_settings_have_the_same_fingerprint():
     def settings(**task: object) -> dict[str, object]:
         tasks = [{"task": "seg", "checkpoint": "a"}, {"task": "depth", "checkpoint": "b", **task}]
         return Job.parse({"input": {"uri": "x"}, "output": {"uri": "y"}, "tasks": tasks}).result_settings(["1", "2"])

@@ -37,7 +37,7 @@ def test_keypoint_tables_are_consistent(count):
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_mirror_partners_are_left_and_right_of_the_same(count):
+def test_mirror_partners_are_left_and_right_of_the_same_point(count):
     table = keypoints(count)
     for number, partner in enumerate(table.swap):
         assert table.swap[partner] == number, table.names[number]
@@ -47,7 +47,7 @@ def test_mirror_partners_are_left_and_right_of_the_same(count):
         partner = table.names[table.swap[number]]
         if mirrored != name and count < 308:
             assert partner == mirrored, name
-        else:  # numbers run round faces: of irises like those of clocks, where 3 and 9 are partners
+        else:  # points of a face are numbered around it, those of an iris as on a clock, where 3 and 9 are partners
             assert re.sub(r"\d", "", partner) == re.sub(r"\d", "", mirrored), name
     hands = {"left_hand": "right_hand", "right_hand": "left_hand"}
     for number, group in enumerate(table.groups):

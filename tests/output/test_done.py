@@ -11,7 +11,7 @@ from sapiens_ray.units import UnitName
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.data())
-def test_files_inside_a_merged_one_do_not_count_twice(lengths, data):
+def test_files_that_a_merged_one_covers_do_not_count_twice(lengths, data):
     stops = [sum(lengths[: number + 1]) for number in range(len(lengths))]
     starts = [0, *stops[:-1]]
     parts = [UnitName(4, start, stop, stop == stops[-1]) for start, stop in zip(starts, stops, strict=True)]

@@ -1,4 +1,4 @@
-"""Reading labels back, and the in-process labeler beside a job."""
+"""Reading labels, and the in-process labeler compared with a job."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_labeler_pandas_and_ray_agree(cluster, write_job, tmp_path, model):
         assert row["seg"] == (written["seg"] if isinstance(written["seg"], bytes) else None)
 
 
-def test_labeler_takes_what_notebooks_have(model):
+def test_labeler_takes_arrays_bytes_and_paths(model):
     labeler = sr.Labeler(task="seg", checkpoint=model, unit_size=2)
     image = photo(40, 30)
     png = cv2.imencode(".png", image)[1].tobytes()
@@ -58,13 +58,13 @@ def test_labeler_takes_what_notebooks_have(model):
         labeler(np.zeros((4, 4), np.float32))
 
 
-def test_labeler_refuses_in_plain_words(tmp_path, model):
+def test_labeler_refuses_wrong_options_with_clear_messages(tmp_path, model):
     with pytest.raises(CheckpointError, match="does not exist"):
         sr.Labeler(task="seg", checkpoint=tmp_path / "none.pt2")
     with pytest.raises(ConfigError, match="bath_size: unknown key"):
         sr.Labeler(task="seg", checkpoint=model, bath_size=3)
 
 
-def test_reading_nothing(tmp_path):
+def test_reading_a_folder_without_labels(tmp_path):
     with pytest.raises(OutputError, match="holds no labels"):
         sr.read_labels(str(tmp_path))

@@ -30,7 +30,7 @@ def test_merging_keeps_rows_order_and_counts(tmp_path):
         assert file.read()["index"].to_pylist() == list(range(8))
         assert file.schema_arrow.metadata[b"sapiens_ray.errors"] == b'{"empty": 3, "corrupt": 1}'
         assert file.schema_arrow.metadata[b"other"] == b"kept"
-    _part(output, parts[2], "{}")  # killed after publishing, before all parts were gone: tried again
+    _part(output, parts[2], "{}")  # killed after publishing, before all parts were deleted: tried again
     assert merge_shard(output, parts) == merged
     assert output.files("data") == [merged.file]
 
@@ -52,8 +52,8 @@ def test_a_merge_that_was_interrupted_is_cleaned_up(write_job, tmp_path, cluster
     assert list(data.iterdir()) == [merged]
 
 
-def test_units_that_two_attempts_cut_differently_are_merged_without_doubling(cluster, write_job, tmp_path):
-    """Two attempts at one shard may cut at other places; what they labelled twice counts once."""
+def test_units_that_two_attempts_cut_differently_are_merged_without_duplicates(cluster, write_job, tmp_path):
+    """Two attempts at one shard may cut units at different places; images that both labelled count once."""
     import shutil
 
     import sapiens_ray as sr

@@ -1,4 +1,4 @@
-"""Plans of large inputs: streamed to disk, compared by digests, cut into many files."""
+"""Plans of large inputs: streamed to disk, compared by digests, split into many files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.conftest import write_photos
 
 @given(st.lists(st.binary(max_size=30), max_size=60), st.lists(st.binary(max_size=30), max_size=60))
 @settings(max_examples=100, deadline=None)
-def test_known_uris_are_a_set(known, asked):
+def test_known_uris_behave_like_a_set(known, asked):
     uris = KnownUris([known[:7], known[7:]])
     if uris.count and asked:
         assert uris.among(asked).tolist() == [uri in set(known) for uri in asked]
@@ -28,7 +28,7 @@ def test_known_uris_are_a_set(known, asked):
 
 @pytest.fixture
 def many(monkeypatch):
-    """Names in place of a listing; the first ones of `names`."""
+    """A list of names that replaces the listing of the input folder."""
     names: list[str] = []
     monkeypatch.setattr(storage, "walk", lambda folder: iter([(name, True) for name in names]))
     return names
@@ -39,7 +39,7 @@ def entries_of(prepared) -> list[tuple[int, str]]:
     return [(shard.number, entry.image_id) for shard in plan.shards for entry in read_entries(prepared.output, shard)]
 
 
-def test_entries_lie_in_files_that_are_never_written_again(many, monkeypatch, write_job, tmp_path):
+def test_files_of_entries_are_never_rewritten(many, monkeypatch, write_job, tmp_path):
     monkeypatch.setattr(growth, "SHARDS_PER_FILE", 3)
     (tmp_path / "photos").mkdir()
     path = write_job(tmp_path / "photos", input={"shard_size": 2})
@@ -59,7 +59,7 @@ def test_entries_lie_in_files_that_are_never_written_again(many, monkeypatch, wr
     assert before.items() <= {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}.items()
 
 
-def test_a_plan_that_is_looked_at_leaves_nothing_behind(many, write_job, tmp_path, monkeypatch):
+def test_a_discarded_plan_leaves_nothing_behind(many, write_job, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
     (tmp_path / "t").mkdir()
     (tmp_path / "photos").mkdir()
@@ -69,7 +69,7 @@ def test_a_plan_that_is_looked_at_leaves_nothing_behind(many, write_job, tmp_pat
     assert not list((tmp_path / "t").iterdir()) and not (tmp_path / "job-out").exists()
 
 
-def test_another_kind_far_behind_is_refused_when_it_comes(many, write_job, tmp_path, monkeypatch):
+def test_another_format_late_in_the_listing_is_refused(many, write_job, tmp_path, monkeypatch):
     from sapiens_ray.planning import discovery
 
     monkeypatch.setattr(discovery, "LOOK", 5)
@@ -79,7 +79,7 @@ def test_another_kind_far_behind_is_refused_when_it_comes(many, write_job, tmp_p
         prepare_job(Job.load(write_job(tmp_path / "photos")))
 
 
-def test_listing_stops_when_there_is_enough_and_goes_on_later(many, write_job, tmp_path):
+def test_listing_stops_when_there_is_enough_and_continues_later(many, write_job, tmp_path):
     (tmp_path / "photos").mkdir()
     many += [f"{number:02d}.jpg" for number in range(20)]
     path = write_job(tmp_path / "photos", input={"shard_size": 5})
@@ -92,8 +92,8 @@ def test_listing_stops_when_there_is_enough_and_goes_on_later(many, write_job, t
     assert entries_of(prepared) == [(number // 5, name) for number, name in enumerate(many)]
 
 
-def test_real_photos_agree_with_themselves(write_job, tmp_path):
-    """Without stand-ins: a second look at the same folder finds nothing new."""
+def test_planning_the_same_folder_twice_finds_nothing_new(write_job, tmp_path):
+    """With real files instead of a list of names."""
     write_photos(tmp_path / "photos", 3)
     path = write_job(tmp_path / "photos")
     save_job(prepare_job(Job.load(path)))

@@ -36,7 +36,7 @@ def test_numbers_stay_when_the_input_grows_and_shrinks(write_job, tmp_path):
     assert grown == [*first, (2, "000a.jpg")]
     assert [shard.images for shard in plan.shards] == [3, 2, 1]
     other = write_job(tmp_path / "photos", input={"shard_size": 3}, unit_size=50)
-    assert plan_of(other)[0].unit_size == 2, "units keep their size, or late writes would overlap"
+    assert plan_of(other)[0].unit_size == 2, "the unit size is kept, since late writes would overlap otherwise"
 
 
 def test_new_tars_are_new_shards(write_job, tmp_path):
@@ -48,21 +48,21 @@ def test_new_tars_are_new_shards(write_job, tmp_path):
     assert [shard.shard_id for shard in plan_of(path)[0].shards] == ["b.tar", "a.tar"]
 
 
-def test_what_lies_in_the_output_is_no_input(write_job, tmp_path):
+def test_files_in_the_output_are_not_input(write_job, tmp_path):
     photos = write_photos(tmp_path / "photos", 2)[0].parent
     write_photos(photos / "labels" / "visualizations", 3)
     path = write_job(photos, output={"uri": str(photos / "labels")})
     assert plan_of(path)[1] == [(0, "000.jpg"), (0, "001.jpg")]
 
 
-def test_labels_may_lie_among_the_photos(write_job, tmp_path):
+def test_the_output_may_be_the_folder_of_the_photos(write_job, tmp_path):
     photos = write_photos(tmp_path / "photos", 2)[0].parent
     write_photos(photos / "visualizations", 3)
     path = write_job(photos, output={"uri": str(photos)})
     assert plan_of(path)[1] == [(0, "000.jpg"), (0, "001.jpg")]
 
 
-def test_a_folder_of_several_kinds_is_asked_about(write_job, tmp_path):
+def test_a_folder_with_several_formats_is_refused(write_job, tmp_path):
     files = write_photos(tmp_path / "photos", 2)
     write_tar(tmp_path / "photos" / "a.tar", files)
     with pytest.raises(InputError, match=r"holds several kinds of input \(images, webdataset\); say which"):
@@ -71,7 +71,7 @@ def test_a_folder_of_several_kinds_is_asked_about(write_job, tmp_path):
     assert [shard.shard_id for shard in chosen.plan.shards] == ["a.tar"]
 
 
-def test_overlapping_patterns_name_a_file_once(write_job, tmp_path):
+def test_a_file_matched_by_several_patterns_is_planned_once(write_job, tmp_path):
     write_tar(tmp_path / "a.tar", write_photos(tmp_path / "photos", 2))
     uris = [str(tmp_path / "a.tar"), str(tmp_path / "*.tar"), str(tmp_path / "photos"), f"{tmp_path}/photos/"]
     shards = plan_of(write_job(uris))[0].shards
@@ -89,7 +89,7 @@ def test_types_of_passthrough_columns_come_from_all_of_the_input(write_job, tmp_
         prepare_job(Job.load(path))
 
 
-def test_lists_of_two_folders_give_two_ids(write_job, tmp_path):
+def test_lists_in_two_folders_give_different_ids(write_job, tmp_path):
     for name in ("one", "two"):
         write_photos(tmp_path / name, 1)
         (tmp_path / name / "list.txt").write_text("000.jpg\n")
@@ -97,7 +97,7 @@ def test_lists_of_two_folders_give_two_ids(write_job, tmp_path):
     assert [image_id for _, image_id in plan_of(path)[1]] == ["one/000.jpg", "two/000.jpg"]
 
 
-def test_the_input_may_grow_by_another_kind(write_job, tmp_path, cluster):
+def test_the_input_may_grow_by_another_format(write_job, tmp_path, cluster):
     import sapiens_ray as sr
 
     files = write_photos(tmp_path / "photos", 4)
@@ -109,10 +109,10 @@ def test_the_input_may_grow_by_another_kind(write_job, tmp_path, cluster):
     assert frame["key"].isna().tolist() == [True] * 4 + [False] * 4
     import ray.data
 
-    assert ray.data.DataContext.get_current().target_max_block_size != 1, "the caller's settings are put back"
+    assert ray.data.DataContext.get_current().target_max_block_size != 1, "the caller's settings are restored"
 
 
-def test_an_input_without_images_says_so(write_job, tmp_path):
+def test_an_input_without_images_is_refused(write_job, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "notes.md").write_text("x")
     with pytest.raises(InputError, match=r"no images with a suffix that OpenCV reads in .*photos"):
@@ -121,15 +121,15 @@ def test_an_input_without_images_says_so(write_job, tmp_path):
         prepare_job(Job.load(write_job(str(tmp_path / "*.tar"))))
 
 
-def test_a_passthrough_column_must_not_hide_one_of_ours(write_job, tmp_path):
+def test_a_passthrough_column_must_not_have_the_name_of_an_output_column(write_job, tmp_path):
     from sapiens_ray.errors import ConfigError
 
     (tmp_path / "a.csv").write_text("path,width\nx.jpg,3\n")
-    with pytest.raises(ConfigError, match="'width' is a column of the output already"):
+    with pytest.raises(ConfigError, match="'width' is already a column of the output"):
         prepare_job(Job.load(write_job(tmp_path / "a.csv", input={"columns": ["width"]})))
 
 
-def test_a_lost_file_is_done_again(write_job, tmp_path, cluster):
+def test_a_lost_file_is_written_again(write_job, tmp_path, cluster):
     import sapiens_ray as sr
 
     write_photos(tmp_path / "photos", 4)

@@ -1,4 +1,4 @@
-"""The fuzz target for a minute, half of it on either core; `python -m tests.fuzz --minutes 60` for longer."""
+"""One minute of fuzzing, as two processes of half a minute; `python -m tests.fuzz --minutes 60` runs longer."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def test_damaged_bytes_for_a_minute():
         for seed in ("0", "1000")
     ]  # fmt: skip
     for run in runs:
-        said, errors = run.communicate(timeout=PATIENCE_S)
-        assert run.returncode == 0, (said + errors)[-4000:]
-        assert int(said.split()[0]) > 150
+        output, errors = run.communicate(timeout=PATIENCE_S)
+        assert run.returncode == 0, (output + errors)[-4000:]
+        assert int(output.split()[0]) > 150

@@ -1,4 +1,4 @@
-"""Sources: every cut of a tar, every damage of a Parquet file, every shape of a list."""
+"""Sources: truncated tars, damaged Parquet files, lists in all their forms."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_several_images_of_one_key_and_members_without_suffix(tmp_path):
     assert [image.data for image in chosen] == [b"1", b"7"]
 
 
-def test_every_cut_of_a_tar_is_reported(tmp_path):
+def test_every_truncation_of_a_tar_is_reported(tmp_path):
     whole = tar_bytes(MEMBERS)
     with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
         stops = [member.offset_data + member.size for member in tar]
@@ -76,10 +76,10 @@ def test_every_cut_of_a_tar_is_reported(tmp_path):
         assert [image.data for image in rows if image.error is None] == [data for _, data in MEMBERS[:readable]]
         assert [image.error.kind for image in rows[readable:]] in ([], ["unreadable"])
     found = read_tar(tmp_path / "x.tar", whole[: end + 512])
-    assert [image.error for image in found] == [None] * 4, "one block of zeros is an end"
+    assert [image.error for image in found] == [None] * 4, "one block of zeros ends the archive"
 
 
-def test_every_cut_of_a_compressed_tar_is_reported(tmp_path):
+def test_every_truncation_of_a_compressed_tar_is_reported(tmp_path):
     whole = gzip.compress(tar_bytes(MEMBERS), 1)
     for cut in range(0, len(whole), 7):
         *rows, damage = read_tar(tmp_path / "x.tar", whole[:cut])
@@ -100,12 +100,12 @@ def test_a_damaged_tar_never_raises_and_never_ends_silently(tmp_path_factory, da
     names = {name for name, _ in MEMBERS}
     seen = {image.image_id.removeprefix("x.tar/") for image in found}
     if not names <= seen:
-        # a header that was overwritten: its member is gone, or has another name, and then there is word of it
+        # a header was overwritten: its member is missing or has another name, and this must be reported
         assert any(image.error for image in found) or seen - names or _still_a_tar(bytes(whole))
 
 
 def _still_a_tar(data: bytes) -> bool:
-    """Whether the damage left a tar that is whole to everybody (it hit names or fields that nobody checks)."""
+    """Whether the damaged tar still looks intact (only names or unchecked fields were hit)."""
     try:
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             return len(tar.getmembers()) > 0
@@ -113,14 +113,14 @@ def _still_a_tar(data: bytes) -> bool:
         return False
 
 
-def test_done_ranges_of_a_tar_are_passed_over(tmp_path):
+def test_done_ranges_of_a_tar_are_skipped(tmp_path):
     found = read_tar(tmp_path / "x.tar", tar_bytes(MEMBERS), Done(((0, 1), (2, 3))))
     assert [image.index for image in found] == [1, 3]
     packed = gzip.compress(tar_bytes(MEMBERS))
     assert [image.index for image in read_tar(tmp_path / "x.tar.gz", packed, Done(((0, 3),)))] == [3]
 
 
-def test_a_member_that_stands_twice_has_two_ids(tmp_path):
+def test_two_members_of_the_same_name_have_two_ids(tmp_path):
     found = read_tar(tmp_path / "x.tar", tar_bytes([("a.jpg", b"1"), ("b.jpg", b"2"), ("a.jpg", b"3")]))
     assert [(image.image_id, image.data) for image in found] == [
         ("x.tar/a.jpg", b"1"), ("x.tar/b.jpg", b"2"), ("x.tar/a.jpg#2", b"3"),
@@ -141,7 +141,7 @@ def test_a_negative_size_does_not_send_the_reader_back(tmp_path):
 
 
 def test_a_failing_storage_is_not_damage(tmp_path, monkeypatch):
-    """Rows that say 'damaged' are for ever; a reset connection is not."""
+    """A row that says 'damaged' is permanent; a reset connection is not."""
     (tmp_path / "x.tar").write_bytes(tar_bytes(MEMBERS))
     write_parquet(tmp_path / "x.parquet", write_photos(tmp_path, 9), row_group_size=3)
 
@@ -180,7 +180,7 @@ def test_links_in_a_tar_are_rows_too(tmp_path):
     assert image.error.kind == "unreadable" and "link" in image.error.message
 
 
-def test_a_damaged_row_group_gives_a_row_for_each_image(tmp_path):
+def test_a_damaged_row_group_gives_one_error_row_per_image(tmp_path):
     files = write_photos(tmp_path / "photos", 9)
     path = tmp_path / "x.parquet"
     write_parquet(path, files, row_group_size=3, compression="none")
@@ -203,7 +203,7 @@ def test_a_parquet_file_without_footer_is_one_row(tmp_path):
     assert (image.error.kind, image.image_id, total) == ("shard_damaged", "x.parquet", 1)
 
 
-def test_parquet_nulls_and_paths_beside_the_table(tmp_path):
+def test_parquet_nulls_and_paths_next_to_the_table(tmp_path):
     (file,) = write_photos(tmp_path, 1)
     table = pa.table({"image": [{"bytes": None, "path": file.name}, {"bytes": None, "path": None}, None]})
     pq.write_table(table, tmp_path / "x.parquet")
@@ -212,12 +212,12 @@ def test_parquet_nulls_and_paths_beside_the_table(tmp_path):
     assert [image.error.kind for image in found[1:]] == ["missing", "missing"]
 
 
-def test_the_image_column_is_found_or_asked_for():
+def test_the_image_column_is_found_or_must_be_named():
     two = pa.schema([("photo", pa.binary()), ("mask", pa.binary()), ("n", pa.int32())])
     assert parquet.choose_column(two, "mask", "x") == "mask"
     with pytest.raises(InputError, match="photo, mask"):
         parquet.choose_column(two, None, "x")
-    with pytest.raises(InputError, match="is not of bytes"):
+    with pytest.raises(InputError, match="is not of type bytes"):
         parquet.choose_column(two, "n", "x")
     with pytest.raises(InputError, match="does not exist"):
         parquet.choose_column(two, "image", "x")
@@ -252,13 +252,13 @@ def test_lists(tmp_path):
         ("a.jsonl", "[1]", "line 1: neither an object nor a string"),
     ],
 )
-def test_lists_that_cannot_be_used_name_the_line(tmp_path, name, text, message):
+def test_errors_in_lists_name_the_line(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
         list(lists.SOURCE.entries(str(tmp_path / name), "", Reading()))
 
 
-def test_folders_are_walked_in_order_and_loops_end(tmp_path):
+def test_folders_are_walked_in_order_without_following_loops(tmp_path):
     for name in ("b/2.jpg", "a/1.png", "c.JPG", "b/notes.txt", "a/deep/0.webp"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
@@ -283,7 +283,7 @@ def test_names_that_are_not_utf8(tmp_path):
     image.uri.encode()
 
 
-def test_a_folder_of_another_file_system(tmp_path):
+def test_a_folder_on_another_file_system(tmp_path):
     import fsspec
 
     memory = fsspec.filesystem("memory")
@@ -296,7 +296,7 @@ def test_a_folder_of_another_file_system(tmp_path):
     assert found[2].error.kind == "missing"
 
 
-def test_boxes_stand_in_the_json_beside_the_image(tmp_path):
+def test_boxes_are_read_from_the_json_next_to_the_image(tmp_path):
     members = [
         ("a.json", b'{"boxes": [[1, 2, 3, 4]], "other": 1}'),
         ("a.jpg", b"\xff\xd8\xff a"),
@@ -331,10 +331,10 @@ def test_boxes_stand_in_the_json_beside_the_image(tmp_path):
     assert [(image.index, image.extra["boxes"]) for image in resumed] == [(2, []), (5, [[9, 9, 10, 10]])]
 
 
-def test_one_key_for_a_whole_tar_is_an_error_not_a_full_memory(tmp_path):
+def test_a_tar_in_which_all_images_share_a_key_gives_errors_and_does_not_fill_memory(tmp_path):
     members = [(f"frame.{number}.jpg", b"\xff\xd8\xff") for number in range(300)]
     (tmp_path / "x.tar").write_bytes(tar_bytes(members))
     found, total = drain(webdataset.read(str(tmp_path / "x.tar"), "x.tar", NOTHING, Reading(labels=("boxes",))))
     assert total == len(found) == 300
     assert {image.error.kind for image in found if image.error} == {"bad_boxes"}
-    assert all(image.error for image in found), "none silently without persons"
+    assert all(image.error for image in found), "no image may silently have no persons"

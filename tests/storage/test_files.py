@@ -1,4 +1,4 @@
-"""One road to every file system: the same calls on a local disk, in fsspec's memory and on S3."""
+"""The same calls on a local disk, in fsspec's memory and on S3."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.s3_server import s3_server
 @pytest.fixture(scope="module")
 def server():
     with s3_server() as s3:
-        s3.direct.mkdir("roads")
+        s3.direct.mkdir("bucket")
         yield s3
 
 
@@ -28,13 +28,13 @@ def folder(request, tmp_path):
         return Folder(str(tmp_path / "a folder"))
     if request.param == "memory":
         fsspec.filesystem("memory").store.clear()
-        return Folder("memory://road/below")
+        return Folder("memory://bucket/below")
     server = request.getfixturevalue("server")
     server.clean()
-    return Folder(f"s3://roads/{tmp_path.name}", server.options)
+    return Folder(f"s3://bucket/{tmp_path.name}", server.options)
 
 
-def test_the_same_calls_everywhere(folder):
+def test_the_same_calls_on_every_file_system(folder):
     assert folder.files("data") == [] and not folder.exists("data/a")
     folder.write("data/a", b"one")
     folder.write("data/b", b"two")
@@ -53,17 +53,17 @@ def test_the_same_calls_everywhere(folder):
     assert folder.files("data") == ["b"]
     with folder.replacing("data/t.parquet") as temporary:
         pq.write_table(pa.table({"x": [1, 2]}), temporary)
-        assert not folder.exists("data/t.parquet"), "nothing is visible before it is whole"
+        assert not folder.exists("data/t.parquet"), "a file is not visible before it is complete"
     assert folder.exists("data/t.parquet") and not temporary.exists()
 
 
-def test_creating_is_for_the_first_one(folder):
+def test_only_the_first_one_creates_a_file(folder):
     assert folder.create("lock", b"mine")
     assert not folder.create("lock", b"yours")
     assert folder.read("lock") == b"mine" and folder.files() == ["lock"]
 
 
-def test_a_write_that_fails_leaves_nothing(folder, monkeypatch):
+def test_a_failed_write_leaves_nothing(folder, monkeypatch):
     with pytest.raises(RuntimeError), folder.replacing("data/x") as temporary:
         temporary.write_bytes(b"half")
         raise RuntimeError
@@ -82,23 +82,23 @@ def test_a_write_that_fails_leaves_nothing(folder, monkeypatch):
 
 
 def test_an_upload_that_is_cut_off_leaves_nothing(server, monkeypatch):
-    """The connection is lost during every PUT, for longer than anybody waits."""
+    """The connection is lost during every PUT, for longer than the retry deadline."""
     from sapiens_ray.storage import retries
 
     server.clean()
-    folder = Folder("s3://roads/cut", server.options)
+    folder = Folder("s3://bucket/cut", server.options)
     server.fault = lambda method, path, number: "reset" if method == "PUT" else None
     monkeypatch.setattr(retries, "_deadline_s", 1.0)
-    with pytest.raises(Exception):  # noqa: B017  # whichever library notices
+    with pytest.raises(Exception):  # noqa: B017  # the type depends on which library notices first
         folder.write("data/x", b"x" * 1000)
     server.clean()
     assert folder.files("data") == []
 
 
-def test_reads_that_are_cut_off_are_read_again(server):
-    """A body that ends early is no short file."""
+def test_reads_that_are_cut_off_are_repeated(server):
+    """A body that ends early is not mistaken for a short file."""
     server.clean()
-    folder = Folder("s3://roads/short", server.options)
+    folder = Folder("s3://bucket/short", server.options)
     data = os.urandom(300_000)
     folder.write("x", data)
     cuts = []

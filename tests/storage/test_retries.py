@@ -1,4 +1,4 @@
-"""Which failures pass, how often they are tried, and what they are taken for."""
+"""Which failures are transient, how calls are retried, and which failures concern one file only."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ class HttpError(Exception):
 
 
 def boto(name: str, code: str | None = None) -> Exception:
-    """An exception with the name and the answer of one of botocore."""
+    """An exception with the name and the response of one of botocore."""
     error = type(name, (Exception,), {})("x")
     if code:
         error.response = {"Error": {"Code": code}}
     return error
 
 
-PASS = [
+TRANSIENT = [
     TimeoutError(), ConnectionResetError(), OSError(errno.EBUSY, "SlowDown"), OSError(errno.EREMOTEIO, "500"),
     OSError(errno.EIO, "?"), HttpError(429), HttpError(503), boto("ClientPayloadError"), boto("IncompleteReadError"),
     boto("HTTPClientError"),
 ]  # fmt: skip
-STAY = [
+PERMANENT = [
     FileNotFoundError(), PermissionError(), FileExistsError(), OSError(errno.EINVAL, "412"), OSError(errno.ENOSPC, ""),
     HttpError(404), ValueError(), boto("NoCredentialsError"), boto("ParamValidationError"),
     type("FileExpired", (OSError,), {})(errno.EBUSY, "another ETag"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("error", PASS, ids=repr)
-def test_failures_that_pass(error):
+@pytest.mark.parametrize("error", TRANSIENT, ids=repr)
+def test_transient_failures(error):
     assert is_transient(error)
 
 
-@pytest.mark.parametrize("error", STAY, ids=repr)
-def test_failures_that_stay(error):
+@pytest.mark.parametrize("error", PERMANENT, ids=repr)
+def test_permanent_failures(error):
     assert not is_transient(error)
 
 
-def test_pauses_double_with_a_random_share_and_patience_ends(monkeypatch):
+def test_pauses_double_with_a_random_part_until_the_deadline(monkeypatch):
     pauses: list[float] = []
     now = [0.0]
 
@@ -74,7 +74,7 @@ def test_pauses_double_with_a_random_share_and_patience_ends(monkeypatch):
     assert pauses == []
 
 
-def test_what_succeeds_at_last_is_returned(monkeypatch):
+def test_a_retry_that_succeeds_returns_its_value(monkeypatch):
     monkeypatch.setattr(retries, "time", SimpleNamespace(sleep=lambda seconds: None, monotonic=lambda: 0.0))
     answers = [ConnectionResetError(), TimeoutError(), 7]
 
@@ -87,10 +87,10 @@ def test_what_succeeds_at_last_is_returned(monkeypatch):
     assert retrying(call) == 7 and answers == []
 
 
-def test_a_failure_is_the_files_own_only_if_the_storage_answers():
+def test_a_failure_concerns_one_file_only_if_the_storage_answers():
     assert not concerns_one_file(TimeoutError(), lambda: False)
     assert concerns_one_file(TimeoutError(), lambda: True)
-    assert concerns_one_file(FileNotFoundError(), lambda: False), "a clear answer needs no others"
+    assert concerns_one_file(FileNotFoundError(), lambda: False), "a clear answer needs no second request"
     expired = PermissionError("The provided token has expired")
     expired.__cause__ = boto("ClientError", "ExpiredToken")
     assert not concerns_one_file(expired, lambda: True) and concerns_one_file(PermissionError("denied"), lambda: True)

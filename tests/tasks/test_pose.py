@@ -174,7 +174,7 @@ def test_boxes_in_every_notation():
 
 
 def test_a_labeler_says_which_column_it_misses(pose17):
-    with pytest.raises(ConfigError, match="look for 'boxes'"):
+    with pytest.raises(ConfigError, match="read column 'boxes'"):
         labeler(pose17)([photo(10, 10)])
 
 
