@@ -57,7 +57,7 @@ def lines(**changes: Any) -> list[str]:
             {"tasks": [{**SEG, "task": "zzz"}]},
             "tasks[0].task: 'zzz' is not one of seg, depth, normal, pose, features",
         ),
-        ({"tasks": "seg"}, "tasks: should be a list, each entry on a line that begins with `- ` (got 'seg')"),
+        ({"tasks": "seg"}, "tasks: should be a list, each entry on a line that starts with `- ` (got 'seg')"),
         ({"output": "y"}, "output: should be a mapping of `key: value` lines (got 'y')"),
         ({"output": []}, "output: should be a mapping of `key: value` lines"),
         (
@@ -75,7 +75,7 @@ def lines(**changes: Any) -> list[str]:
             "tasks[0].num_gpus: above 1 only whole GPUs can be given (got 1.5)",
         ),
         ({"input": {"uri": []}}, "input.uri: name at least one folder, file or glob"),
-        ({"tasks": [SEG, SEG]}, "tasks: two tasks would write column 'seg'; tell them apart by `name:`"),
+        ({"tasks": [SEG, SEG]}, "tasks: two tasks would write column 'seg'; give one of them a `name:`"),
         (
             {"tasks": [SEG, {**POSE, "boxes": {"seg": "other"}}]},
             "tasks[1].boxes: the job has no seg task named 'other'; they are seg",
