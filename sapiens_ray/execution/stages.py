@@ -1,4 +1,4 @@
-"""The stages of a job as Ray Data runs them: what is called per block, and with which resources."""
+"""The stages of a job as Ray Data runs them: the callable for a block, and its resources."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ FEED_CPUS = 0.001
 class StageSpec:
     """One operator of the dataset.
 
-    call: a callable from block to block or blocks; for actors, the class whose instances are called. arguments: of
-    that class. pool: the actors; None for tasks.
+    call: a callable from a block to one or more blocks; for actors, the class whose instances are called. arguments:
+    for the constructor of that class. pool: the actors; None for Ray tasks.
     """
 
     name: str
@@ -38,7 +38,7 @@ class StageSpec:
     arguments: tuple[Any, ...] = ()
 
     def ray_arguments(self) -> dict[str, Any]:
-        """The arguments of `Dataset.map_batches` beside the callable: one row, one block."""
+        """The arguments of `Dataset.map_batches` besides the callable. A batch is one row, which is one block."""
         import ray.data
 
         one: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
@@ -93,7 +93,7 @@ def _model_stages(prepared: PreparedJob, resources: ResourcePlan, guard: Guard) 
 
 
 def _keys(models: list[PreparedModel]) -> list[str]:
-    """What tells the models of a job apart."""
+    """A unique key per model of a job."""
     return [model.makes for model in models]
 
 
