@@ -1,10 +1,10 @@
-"""How throughput grows with actors: the whole pipeline round a model that sleeps as long as a GPU would take.
+"""How throughput grows with actors: the whole pipeline, with a model that sleeps as long as a GPU would compute.
 
     python benchmarks/actors.py --images 960 --actors 1 2 4 8 16 --milliseconds 50
 
-Photos of 0.9 megapixels are read, decoded, resized and moved to logical GPUs; the stand-in sleeps for each batch and
-answers with class maps, which are encoded and written. Beyond some number of actors the CPUs are the limit; what they
-spend is printed per stage.
+Photos of 0.9 megapixels are read, decoded, resized and sent to actors with logical GPUs. The stand-in sleeps for each
+unit and returns class maps, which are encoded and written. Above some number of actors the CPUs are the limit; the CPU
+time is printed per stage.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from sapiens_ray.tasks import Task
 
 
 class Sleeping:
-    """In place of `inference.Infer`: sleeps, then gives each image a class map of rectangles."""
+    """Replaces `inference.Infer`: sleeps, then gives each image a class map of rectangles."""
 
     def __init__(self, task: Task[Any], seconds_per_image: float) -> None:
         self.task, self.seconds = task, seconds_per_image
@@ -82,12 +82,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=320)
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--milliseconds", type=float, default=100, help="that the stand-in takes for an image")
+    parser.add_argument("--milliseconds", type=float, default=100, help="time of the stand-in per image")
     parser.add_argument("--pictures", type=float, default=0.0, help="share of the images that get a picture")
     arguments = parser.parse_args()
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     stand_in(arguments.milliseconds / 1000)
-    print(f"{'actors':>6} {'images/s':>9} {'limit':>7} {'share':>6}   CPU ms an image: stages")
+    print(f"{'actors':>6} {'images/s':>9} {'limit':>7} {'share':>6}   CPU ms per image: stages")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         photos(folder / "photos", arguments.images)
@@ -132,7 +132,7 @@ class SleepingModel(TaskModel):
 
 
 def stand_in(seconds_per_image: float) -> None:
-    """Let jobs of this process run without models."""
+    """Make jobs of this process run without real models."""
     real = ordering.in_order
 
     def in_order(models: Sequence[PreparedModel]) -> list[PreparedModel]:

@@ -1,4 +1,4 @@
-"""Arg-max of upsampled logits: ours against upsampling everything, on one machine in one run.
+"""Arg-max of upsampled logits: our function against upsampling everything, in one run on one machine.
 
     python benchmarks/argmax.py [ROUNDS]
 
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from sapiens_ray.tasks.argmax import upsampled_argmax
 
 SIZES = {"0.9 megapixels": (1280, 720), "8.3 megapixels": (3840, 2160)}
-# How coarse the label regions are: cells of the random field that the logits are smoothed from.
+# The size of the label regions: cells of the random field from which the logits are interpolated.
 FIELDS = {"large regions": (12, 9), "small regions": (48, 36), "noise": (512, 384)}
 
 
@@ -29,7 +29,7 @@ def everything(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def median_ms(function: Callable[[], torch.Tensor], rounds: int) -> float:
-    """Median time of `rounds` calls in milliseconds, after one that does not count."""
+    """Median time of `rounds` calls in milliseconds, after one warm-up call."""
     function()
     times = []
     for _ in range(rounds):

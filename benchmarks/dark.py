@@ -1,8 +1,8 @@
-"""DARK decoding: ours, against blurring every map with OpenCV as the published decoding does.
+"""DARK decoding: our function against blurring every map with OpenCV, as in the published decoding.
 
     python benchmarks/dark.py
 
-Times are medians within one run on two threads of torch; the machine is noisy, the ratio is what counts.
+Times are medians within one run with two threads of torch. Machines are noisy: compare the ratios.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REPEATS = 5
 
 
 def heatmaps(count: int) -> np.ndarray:
-    """count x 256 x 192 float32: a Gaussian of sigma 6 each, with a little noise."""
+    """count x 256 x 192 float32: in each map a Gaussian of sigma 6, with a little noise."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[:256, :192]
     x, y = random.uniform(10, 180, count), random.uniform(10, 245, count)

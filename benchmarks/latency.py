@@ -1,9 +1,9 @@
-"""Throughput from and to an object storage that answers late, as a ratio to one that answers at once.
+"""Throughput with an object store that responds with a delay, relative to one without delay.
 
     python benchmarks/latency.py --images 400 --milliseconds 0 50
 
-A real S3 server (moto) behind a proxy that waits before each answer; both in this run, so the ratio is fair. A
-stand-in takes the place of the model, and as long as a GPU would.
+The store is a real S3 server (moto) behind a proxy that waits before each response. All delays are measured in one run,
+so the ratio is fair. A stand-in replaces the model, and takes as long as a GPU would.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--milliseconds", type=float, nargs="+", default=[0, 50])
-    parser.add_argument("--model", type=float, default=60, help="milliseconds that the stand-in takes for an image")
+    parser.add_argument("--model", type=float, default=60, help="milliseconds of the stand-in per image")
     arguments = parser.parse_args()
     ray.cloudpickle.register_pickle_by_value(actors)
     actors.stand_in(arguments.model / 1000)

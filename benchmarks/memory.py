@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py 1000 20000
 
-Small photos through the whole pipeline, with a stand-in for the model that answers at once. Counted is anonymous
-memory (RssAnon), which leaves out the object store: its pages look like a worker's own to USS, as long as no other
-process has touched them. Each line is a run in a process of its own.
+Small photos run through the whole pipeline, with a stand-in model that returns immediately. The figure is anonymous
+memory (RssAnon), without the object store: USS counts its pages for a worker as long as no other process has touched
+them. Each line is a run in a separate process.
 """
 
 from __future__ import annotations

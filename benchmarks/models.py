@@ -1,9 +1,9 @@
-"""What a model of full size costs: loading it, and an image, in each container and mode. Weights are random.
+"""Time and memory of a model of full size: loading it, and one image, per file format and mode. Weights are random.
 
     python benchmarks/models.py [--size 0.3b] [--task seg] [--repeat 3]
 
-Every line is a process of its own, so that its peak memory is its own. `start` is loading, compiling and the first
-image; `memory` is what loading adds to the process at its peak, of which `weights` are the tensors themselves.
+Every line is measured in a separate process, for its peak memory. `start` is loading, compiling and the first image.
+`memory` is the growth of peak memory while loading; `weights` is the part of it that the tensors take.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LAYERS = {"0.3b": (1024, 24), "0.6b": (1280, 32), "1b": (1536, 40), "2b": (1920,
 
 
 def write_random(path: Path, task: str, size: str) -> None:
-    """A checkpoint with the shapes of a published one, in the container of the original."""
+    """Write a checkpoint with the shapes of a published one, in the file format of the originals."""
     import torch
 
     from sapiens_ray.models.sapiens import SIZES, Sapiens, SapiensArchitecture
@@ -65,22 +65,22 @@ def measure(path: Path, mode: str, compiling: str, task: str, repeat: int, refer
     from sapiens_ray.models.compiling import CompileCache
 
     def peak() -> float:
-        """GB at the peak so far; getrusage would begin with the peak of the parent."""
+        """GB at the peak so far; getrusage would start at the peak of the parent."""
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / 1e9
 
     before = peak()
-    began = time.perf_counter()
+    started = time.perf_counter()
     runner = Runner(path, "cpu", 1, os.cpu_count(), mode=mode)
-    loaded, memory = time.perf_counter() - began, peak() - before
+    loaded, memory = time.perf_counter() - started, peak() - before
     images = photo(task)
     runner.warm_up(1024, images.shape[2], compiling, CompileCache(path.name, None))  # type: ignore[attr-defined]
-    start = time.perf_counter() - began
+    start = time.perf_counter() - started
     seconds = []
     for _ in range(repeat):
-        began = time.perf_counter()
+        started = time.perf_counter()
         ((_, _, output),) = runner(images)  # type: ignore[arg-type]
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - started)
     found = (output[0] if isinstance(output, tuple) else output).numpy()
     state = runner.module.state_dict() if isinstance(runner.module, torch.nn.Module) else {}
     weights = sum(tensor.numel() * tensor.element_size() for tensor in state.values()) / 1e9
@@ -95,17 +95,17 @@ def measure(path: Path, mode: str, compiling: str, task: str, repeat: int, refer
 
 
 def labels_differ(found: Any, wanted: Any, task: str) -> str:
-    """How far the labels of an output are from those of another; 1 x C x H x W each."""
+    """How much the labels of two outputs differ; 1 x C x H x W each."""
     import numpy as np
 
     if task == "seg":
-        return f"{(found.argmax(1) == wanted.argmax(1)).mean():.4f} of the pixels of the same class"
+        return f"{(found.argmax(1) == wanted.argmax(1)).mean():.4f} of the pixels have the same class"
     if task == "pose":
         shape = wanted.shape[2:]
         peaks = [
             np.stack(np.unravel_index(one[0].reshape(len(one[0]), -1).argmax(1), shape)) for one in (found, wanted)
         ]
-        return f"{(np.abs(peaks[0] - peaks[1]).max(0) <= 1).mean():.3f} of the peaks within a cell"
+        return f"{(np.abs(peaks[0] - peaks[1]).max(0) <= 1).mean():.3f} of the peaks are within one cell"
     if task == "depth":
         return f"{np.abs(found - wanted).max() / (wanted.max() - wanted.min()):.4f} of the range at most"
     both = [one[0] / np.linalg.norm(one[0], axis=0) for one in (found, wanted)]
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--size", choices=LAYERS, default="0.3b")
     parser.add_argument("--task", choices=HEADS, default="seg")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="only the modes, from one container")
+    parser.add_argument("--quick", action="store_true", help="only the modes, from one file format")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -141,9 +141,9 @@ def main() -> None:
         lines += [("pickle", "model.pth", "bfloat16", "none")]
         lines += [(to, file, "bfloat16", "none") for to, file in files.items() if not arguments.quick]
         lines += [("pickle", "model.pth", "bfloat16", "default")] * 2
-        print(f"{'container':<12} {'mode':<12} {'compile':<8} {'load s':>7} {'start s':>8} {'image s':>8} "
+        print(f"{'format':<12} {'mode':<12} {'compile':<8} {'load s':>7} {'start s':>8} {'image s':>8} "
               f"{'memory GB':>10} {'weights GB':>11} {'rms error':>10}  labels", flush=True)  # fmt: skip
-        for container, file, mode, compiling in lines:
+        for file_format, file, mode, compiling in lines:
             options = ["--task", arguments.task, "--repeat", str(arguments.repeat)]
             done = subprocess.run(
                 [sys.executable, __file__, *options, "--one", str(folder / file), mode, compiling,
@@ -151,7 +151,7 @@ def main() -> None:
                 env={**os.environ, "SAPIENS_RAY_CACHE": str(folder / "cache")}, stdout=subprocess.PIPE, check=True,
             )  # fmt: skip
             seen = json.loads(done.stdout.splitlines()[-1])
-            print(f"{container:<12} {mode:<12} {compiling:<8} {seen['load']:7.1f} {seen['start']:8.1f} "
+            print(f"{file_format:<12} {mode:<12} {compiling:<8} {seen['load']:7.1f} {seen['start']:8.1f} "
                   f"{seen['image']:8.2f} {seen['memory']:10.2f} {seen['weights']:11.2f} {seen['rms']:10.2g}  "
                   f"{seen['labels']}", flush=True)  # fmt: skip
 

@@ -2,9 +2,9 @@
 
     python benchmarks/planning.py 1000000 10000000
 
-The images are names that a generator gives in place of a listing, and the files under `data/` copies of one small
-Parquet file; everything between is what a job does: `prepare_job`, `save_job`, the count of errors. Each line is
-measured in a process of its own.
+A generator of names replaces the listing of images, and the files under `data/` are copies of one small Parquet file.
+The rest is done as in a real job: `prepare_job`, `save_job`, the count of errors. Each line is measured in a separate
+process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHARD = 1000
 
 
 def job_file(folder: Path) -> Path:
-    """A job from the synthetic input to `folder`/out."""
+    """Write a job file that labels the synthetic input into `folder`/out."""
     from sapiens_ray.models.stand_ins import write_model
 
     (folder / "photos").mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ tasks: [{{task: seg, checkpoint: {folder}/model.pt2}}]
 
 
 def finish(folder: Path, images: int) -> None:
-    """Files as a finished job leaves them: one a shard."""
+    """Write the files of a finished job: one per shard."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -58,7 +58,7 @@ def finish(folder: Path, images: int) -> None:
 
 
 def measure(step: str, folder: Path, images: int) -> dict[str, Any]:
-    """Run one step here. Returns seconds and the peak of resident memory in MB, with that before the step."""
+    """Run one step in this process. Returns seconds, and peak resident memory in MB before and after the step."""
     from sapiens_ray import storage
     from sapiens_ray.execution.preflight import prepare_job, save_job
     from sapiens_ray.job.config import Job
@@ -68,7 +68,7 @@ def measure(step: str, folder: Path, images: int) -> dict[str, Any]:
         for number in range(images):
             yield f"{number // 1000:06d}/{number:09d}.jpg", True
 
-    storage.walk = walk  # as planning/discovery.py calls it
+    storage.walk = walk  # replaces the function that planning/discovery.py calls
     job = Job.load(job_file(folder))
     before = peak()
     started = time.perf_counter()
@@ -82,7 +82,7 @@ def measure(step: str, folder: Path, images: int) -> dict[str, Any]:
 
 
 def peak() -> float:
-    """Peak of resident memory so far, MB. From /proc: ru_maxrss begins with that of the parent."""
+    """Peak of resident memory so far, MB. From /proc: ru_maxrss starts at that of the parent."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) / 1000

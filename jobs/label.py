@@ -1,6 +1,6 @@
 """The entry point for clusters: ray job submit --working-dir . -- python jobs/label.py configs/job.yaml
 
-Takes the arguments of `sapiens-ray run`.
+It takes the arguments of `sapiens-ray run`.
 """
 
 import sys

@@ -60,28 +60,28 @@ class Foreign:
         self.value = value
 
 
-def write(path: Path, model: Sapiens, container: str) -> Path:
-    """Save a model in a container: the name of one of `CONTAINERS`."""
+def write(path: Path, model: Sapiens, file_format: str) -> Path:
+    """Save a model in one of `FILE_FORMATS`."""
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     batch = images(model, 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if container == "flat pth":
+        if file_format == "flat pth":
             torch.save(state, path)
-        elif container == "pth":
+        elif file_format == "pth":
             torch.save({"state_dict": state, "meta": {"epoch": 3, "config": Foreign()}, "optimizer": {}}, path)
-        elif container == "old pth":
+        elif file_format == "old pth":
             torch.save({"state_dict": state}, path, _use_new_zipfile_serialization=False)
-        elif container == "safetensors":
+        elif file_format == "safetensors":
             from safetensors.torch import save_file
 
             save_file(state, path)
-        elif container == "torchscript":
+        elif file_format == "torchscript":
             torch.jit.trace(model, batch, check_trace=False).save(str(path))
-        elif container == "export":
+        elif file_format == "export":
             dim = torch.export.Dim("batch", min=1, max=64)
             torch.export.save(torch.export.export(model, (batch,), dynamic_shapes=({0: dim},)), path)
-        elif container == "old export":  # as torch 2.3 wrote them
+        elif file_format == "old export":  # as torch 2.3 wrote them
             buffer = io.BytesIO()
             torch.save(state, buffer)
             with zipfile.ZipFile(path, "w") as archive:
@@ -89,11 +89,11 @@ def write(path: Path, model: Sapiens, container: str) -> Path:
                 archive.writestr("serialized_state_dict.pt", buffer.getvalue())
                 archive.writestr("version", "5.1")
         else:
-            raise ValueError(container)
+            raise ValueError(file_format)
     return path
 
 
-CONTAINERS = {
+FILE_FORMATS = {
     "flat pth": "model.pth", "pth": "model.pth", "old pth": "model.pth", "safetensors": "model.safetensors",
     "torchscript": "model.pt2", "export": "model.pt2", "old export": "model.pt2",
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The command line. The only room that prints."""
+"""The command line. The only subpackage that prints."""
 
 from sapiens_ray.cli.commands import main
 

@@ -1,4 +1,4 @@
-"""`python -m sapiens_ray.cli`, for where the console script is not on the path."""
+"""`python -m sapiens_ray.cli`, if the console script is not on the PATH."""
 
 import sys
 

@@ -19,30 +19,32 @@ if TYPE_CHECKING:
     from sapiens_ray.models.inspection import Inspected
     from sapiens_ray.tasks.sections import Settings
 
-Subparsers = argparse._SubParsersAction  # which argparse gives no public name
+Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 
 
 def add_commands(commands: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add the commands to the parser's."""
+    """Add the commands to the parser."""
     checkpoints = commands.add_parser("checkpoints", help="list, download or inspect checkpoints")
     actions = checkpoints.add_subparsers(required=True, metavar="ACTION")
 
-    listing = actions.add_parser("list", help="what Meta published, and what is on this machine")
+    listing = actions.add_parser("list", help="list Meta's published checkpoints, and show which are on this machine")
     listing.add_argument("--mode", choices=catalogue.MODES, help="only files of this mode")
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(command=_list)
 
     pull = actions.add_parser("pull", help="download checkpoints from the Hugging Face hub")
     pull.add_argument("names", nargs="+", metavar="NAME", help="such as seg-1b")
-    pull.add_argument("--mode", choices=catalogue.MODES, default="torchscript", help="which file; default: torchscript")
+    pull.add_argument(
+        "--mode", choices=catalogue.MODES, default="torchscript", help="mode of the file; default: torchscript"
+    )
     pull.add_argument(
         "--to", metavar="DIR", type=Path,
-        help=f"folder for Sapiens-Lite's tree; default: ${catalogue.ROOT_VARIABLE}, else the hub's cache",
+        help=f"root of Sapiens-Lite's folder tree; default: ${catalogue.ROOT_VARIABLE}, else the hub's cache",
     )  # fmt: skip
     pull.set_defaults(command=_pull)
 
-    inspect = actions.add_parser("inspect", help="what a checkpoint file is, and in which modes it runs here")
-    inspect.add_argument("file", metavar="FILE", help="a path, or a name of the catalogue that is on this machine")
+    inspect = actions.add_parser("inspect", help="show what a checkpoint file holds, and in which modes it runs here")
+    inspect.add_argument("file", metavar="FILE", help="a path, or a catalogue name whose file is on this machine")
     inspect.add_argument("--json", action="store_true", help="print JSON")
     inspect.set_defaults(command=_inspect)
 
@@ -50,9 +52,11 @@ def add_commands(commands: Subparsers[argparse.ArgumentParser]) -> None:
     convert.add_argument("file", type=Path, metavar="FILE", help="a checkpoint in any format")
     convert.add_argument(
         "--to", required=True, choices=["torchscript", "bfloat16", "safetensors"],
-        help="torchscript: float32 program; bfloat16: program of torch.export; safetensors: the weights alone",
+        help="torchscript: float32 program; bfloat16: program of torch.export; safetensors: only the weights",
     )  # fmt: skip
-    convert.add_argument("--out", type=Path, metavar="FILE", help="default: beside FILE, named as Sapiens-Lite does")
+    convert.add_argument(
+        "--out", type=Path, metavar="FILE", help="default: next to FILE, with the name that Sapiens-Lite would give it"
+    )
     convert.set_defaults(command=_convert)
 
 
@@ -127,13 +131,13 @@ def _inspect(arguments: argparse.Namespace) -> int:
     table.add_row("sha256", seen.sha256)
     table.add_row("format", seen.format)
     if seen.architecture is None:
-        table.add_row("model", "not a Sapiens model that is known")
+        table.add_row("model", "not a known Sapiens model")
     else:
         table.add_row("model", str(seen.architecture).removeprefix("a "))
         for line in seen.architecture.details:
             table.add_row("", line)
     types = ", ".join(f"{count} {dtype}" for dtype, count in seen.dtypes.items())
-    table.add_row("tensors", f"{sum(seen.dtypes.values())} ({types}), {seen.parameters / 1e6:.1f} million numbers")
+    table.add_row("tensors", f"{sum(seen.dtypes.values())} ({types}), {seen.parameters / 1e6:.1f} million values")
     for mode, how in seen.modes.items():
         table.add_row(f"mode {mode}", how)
     if seen.problem:
@@ -143,7 +147,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _as_json(seen: Inspected) -> Settings:
-    """The keys that scripts know; the file format was called a container when they were written."""
+    """The values as JSON. The key of the file format stays `container`, since scripts read it."""
     values = {**asdict(seen), "path": str(seen.path)}
     return {("container" if key == "format" else key): value for key, value in values.items()}
 
@@ -160,7 +164,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     done = convert(source, arguments.to, target)
     print(f"wrote {done.path}, {done.path.stat().st_size / 1e6:.1f} MB: {str(done.architecture).removeprefix('a ')}")
     print(
-        "loaded again, its outputs for batches of 1 and 2 compared with those of the source: they differ by "
-        f"{done.largest:.2g} of the largest value at most, rms {done.rms:.2g} of the spread"
+        "loaded again, its outputs for batches of 1 and 2 differ from those of the source by at most "
+        f"{done.largest:.2g} of the largest value, rms {done.rms:.2g} of the standard deviation"
     )
     return 0

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from sapiens_ray.output.summary import Summary
     from sapiens_ray.storage import Folder
 
-# `ray job stop` kills 3 s after it asks, or as long after as this variable of Ray's says.
+# `ray job stop` kills a process 3 s after SIGTERM, or after the time in this variable of Ray.
 KILLED_AFTER_S = float(os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", "3"))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 1 not finished, 2 wrong job file or usage,
-    130 or 143 stopped by Ctrl-C or SIGTERM."""
+    """Run the command line and return its exit code: 0 done, 1 not finished, 2 wrong job file or usage, 130 or 143
+    stopped by Ctrl-C or SIGTERM."""
     given = sys.argv[1:] if arguments is None else arguments
     parsed = _parser(given).parse_args(given)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -62,13 +62,13 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     run.add_argument(
         "--redo-changed",
         action="store_true",
-        help="label tars and Parquet files again that changed since they were planned",
+        help="label tars and Parquet files again if they changed since they were planned",
     )
     run.add_argument("--retry-errors", action="store_true", help="label the images of error rows again")
     run.add_argument(
-        "--restart", action="store_true", help="delete what earlier runs wrote to the output, after asking"
+        "--restart", action="store_true", help="delete what earlier runs wrote to the output, after a confirmation"
     )
-    run.add_argument("--yes", action="store_true", help="do not ask")
+    run.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     run.set_defaults(command=_run)
 
     check = commands.add_parser("check", help="validate a job and show what it would do, without doing it")
@@ -76,13 +76,13 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     check.add_argument("--load", action="store_true", help="also load each model and run it once")
     check.set_defaults(command=_check)
 
-    status = commands.add_parser("status", help="progress of an output folder, from its files alone")
+    status = commands.add_parser("status", help="show the progress of an output folder, from its files alone")
     status.add_argument("output", help="the output folder, local or a URL")
     status.add_argument("--json", action="store_true", help="print JSON")
     _storage_arguments(status)
     status.set_defaults(command=_status)
 
-    _add_export(commands, is_asked_for="export" in arguments[:1])
+    _add_export(commands, is_given="export" in arguments[:1])
 
     from sapiens_ray.cli.checkpoints import add_commands
 
@@ -93,11 +93,11 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_export(commands: Subparsers[argparse.ArgumentParser], is_asked_for: bool) -> None:
-    """The command `export`. The formats and their options, which cost imports, are added where it is asked for."""
+def _add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) -> None:
+    """Add the command `export`. Its formats and options need imports, so they are added only if it was given."""
     export = commands.add_parser("export", help="write labels in the format of other tools")
     export.set_defaults(command=_export)
-    if not is_asked_for:
+    if not is_given:
         return
     from sapiens_ray.export import EXPORTS
 
@@ -116,7 +116,7 @@ def _add_export(commands: Subparsers[argparse.ArgumentParser], is_asked_for: boo
 
 
 def _options_of_exports() -> list[tuple[Option, list[str]]]:
-    """The options of all formats, each once, with the formats that have it."""
+    """The options of all formats without duplicates, each with the formats that have it."""
     from sapiens_ray.export import EXPORTS
 
     found: dict[str, tuple[Option, list[str]]] = {}
@@ -158,7 +158,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from sapiens_ray.job.config import Job
 
     job = Job.load(arguments.job, arguments.overrides)
-    _leave_on_signals()  # while libraries are imported, which do not expect exceptions out of nowhere
+    _leave_on_signals()  # while libraries are imported, which do not expect exceptions at any point
     from sapiens_ray.cli.progress import ProgressView
     from sapiens_ray.cli.report import print_summary
     from sapiens_ray.execution.pipeline import run
@@ -186,7 +186,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 on_wait=lambda line: print(line, file=sys.stderr),
             )
     except (_Stopped, SystemExit) as stopped:
-        if isinstance(stopped, SystemExit):  # of Ray's own handler, between ray.init() and ours
+        if isinstance(stopped, SystemExit):  # from Ray's own handler, between ray.init() and ours
             stopped = _Stopped(signal.SIGTERM)
         if last:
             print(
@@ -216,7 +216,7 @@ def _ask_before_deleting(job: Job) -> None:
     rows = sum(done.rows for done in done_by_shard(list_units(output)).values())
     what = f"--restart deletes the labels of {rows} images and their pictures in {output.uri}"
     if not sys.stdin.isatty():
-        raise OutputError(f"{what}; add --yes, since there is no terminal to ask on")
+        raise OutputError(f"{what}; add --yes, since there is no terminal to ask for confirmation")
     try:
         answer = input(f"{what}. Continue? [y/N] ")
     except EOFError:
@@ -226,7 +226,7 @@ def _ask_before_deleting(job: Job) -> None:
 
 
 def _leave_on_signals() -> None:
-    """End at once, with a message, on SIGINT and SIGTERM: nothing has been started."""
+    """Exit immediately, with a message, on SIGINT and SIGTERM: nothing has been started."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         os.write(2, b"Stopped before anything was done.\n")
@@ -238,7 +238,7 @@ def _leave_on_signals() -> None:
 
 
 class _Stopped(BaseException):
-    """SIGINT or SIGTERM arrived."""
+    """The process received SIGINT or SIGTERM."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -246,7 +246,7 @@ class _Stopped(BaseException):
 
 
 class _StopSignals:
-    """Turns SIGINT and SIGTERM into _Stopped, in the main thread, once."""
+    """Turns the first SIGINT or SIGTERM into _Stopped, raised in the main thread."""
 
     def install(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -267,7 +267,7 @@ class _StopSignals:
             signal.signal(signal.SIGTERM, before[1])
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        # A second signal, or cleaning up that takes too long, ends the process at once.
+        # A second signal, or a cleanup that takes too long, ends the process immediately.
         signal.signal(number, lambda *_: os._exit(128 + number))
         timer = threading.Timer(KILLED_AFTER_S, lambda: os._exit(128 + number))
         timer.daemon = True
@@ -276,7 +276,7 @@ class _StopSignals:
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process within seconds: our tasks are safe to cut off."""
+    """End the process within seconds: our tasks are safe to interrupt."""
     from sapiens_ray.execution.cluster import stop_ray
 
     stop_ray(max(0.0, KILLED_AFTER_S - 1))
@@ -320,7 +320,7 @@ def _export(arguments: argparse.Namespace) -> int:
     for column, reason in done.left_out.items():
         print(f"{column} left out: {reason}", file=sys.stderr)
     if not done.images and not done.skipped:
-        raise OutputError(f"nothing in {arguments.output} has a place in format {arguments.format}")
+        raise OutputError(f"format {arguments.format} cannot hold any of the labels in {arguments.output}")
     print(f"{done.images} images exported to {arguments.to}, {done.skipped} error rows skipped")
     if done.renamed:
         print(f"{done.renamed} of them under their full names, since another image has the same stem")

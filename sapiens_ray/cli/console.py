@@ -1,11 +1,11 @@
-"""Tables and text on the terminal, or in a pipe."""
+"""Tables and text for a terminal or a pipe."""
 
 from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
 
-PIPE_WIDTH = 200  # without a terminal there is no width: paths in logs are not to be broken
+PIPE_WIDTH = 200  # a pipe has no width, and paths in logs must not be wrapped
 
 
 def grid(title: str = "") -> Table:
@@ -18,7 +18,7 @@ def grid(title: str = "") -> Table:
 
 
 def show(table: Table) -> None:
-    """Print a table. Its texts are taken literally: paths may hold [brackets]."""
+    """Print a table without interpreting markup: paths may contain [brackets]."""
     console = Console(markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console = Console(markup=False, highlight=False, emoji=False, width=PIPE_WIDTH)
@@ -26,7 +26,7 @@ def show(table: Table) -> None:
 
 
 def size(count: float) -> str:
-    """Bytes as people read them."""
+    """A human-readable number of bytes."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

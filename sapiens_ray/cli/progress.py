@@ -1,4 +1,4 @@
-"""How a running job looks: a live bar on a terminal, a line every few seconds without one."""
+"""Progress of a running job: a live bar on a terminal, a line every few seconds without one."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class _Speed(ProgressColumn):
 
 
 class ProgressView:
-    """Context manager; call it with the summary whenever something is done."""
+    """Context manager. Call it with the summary after every unit."""
 
     def __init__(self) -> None:
         self.console = Console(file=sys.stderr)
         self.live = self.console.is_terminal
         self._summary: Summary | None = None
-        self._told = 0  # notes of the summary that are on the screen
+        self._printed_notes = 0  # how many notes of the summary are on the screen
         self._ended = threading.Event()
         self._bar = Progress(
             SpinnerColumn(),
@@ -69,16 +69,16 @@ class ProgressView:
     def __call__(self, summary: Summary) -> None:
         first = self._summary is None
         self._summary = summary
-        for note in summary.notes[self._told :]:
+        for note in summary.notes[self._printed_notes :]:
             self.console.print(note, markup=False, highlight=False, soft_wrap=True)
-        self._told = len(summary.notes)
+        self._printed_notes = len(summary.notes)
         if self.live:
             self._bar.update(self._task, total=summary.expected, completed=summary.images, summary=summary)
         elif first:
             self._print(summary)
 
     def _log(self) -> None:
-        """A line every few seconds, also while a unit takes minutes: silence looks like a hang."""
+        """Print a line every few seconds, even if a unit takes minutes: without output a job would seem to hang."""
         while not self._ended.wait(LOG_EVERY_S):
             if self._summary is not None:
                 self._print(self._summary)

@@ -1,4 +1,4 @@
-"""What `check`, `status` and the end of `run` print."""
+"""The output of `check` and `status`, and the final output of `run`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from sapiens_ray.output.summary import Summary, duration
 from sapiens_ray.planning.plan import expected_images
 from sapiens_ray.planning.status import Status
 
-# Order of magnitude, seen with small stand-in models: pictures at max_side 1280 have 200 to 340 kB.
+# Order of magnitude, measured with small stand-in models: pictures at max_side 1280 take 200 to 340 kB.
 PICTURE_BYTES = 250_000
 
 
 def print_summary(summary: Summary) -> None:
-    """The end of a run."""
+    """Print the result of a run."""
     table = grid("")
-    finished = "done" if summary.labelled else "done: every image had its row already"
+    finished = "done" if summary.labelled else "done: every image already had its row"
     what = {"done": finished, "failed": "not finished", "stopped": "stopped"}.get(summary.state, summary.state)
     table.add_row("state", what)
     table.add_row("images", f"{summary.images} ({summary.images - summary.failed} ok, {summary.failed} errors)")
@@ -45,13 +45,13 @@ def print_summary(summary: Summary) -> None:
     table.add_row("pictures", f"{summary.output}/{PICTURES}/")
     python = "python" if shutil.which("python") == sys.executable else sys.executable
     code = f"import sapiens_ray as sr; print(sr.read_labels({summary.output!r}).iloc[0])"
-    if summary.images and "://" not in summary.output:  # a store may want options that are not to be printed
+    if summary.images and "://" not in summary.output:  # object stores may need options that must not be printed
         table.add_row("read a row", f'{python} -c "{code}"')
     show(table)
 
 
 def print_plan(job: Job, address: str | None, load: bool) -> None:
-    """What `run` would do. Raises what `run` would raise before it starts."""
+    """Print what `run` would do. Raises the errors that `run` would raise before it starts."""
     prepared = prepare_job(job)
     prepared.growth.discard()
     cluster = _cluster(address)
@@ -85,7 +85,7 @@ def _task(model: TaskModel) -> tuple[str, str]:
 
 def _detector(model: DetectorModel) -> tuple[str, str]:
     options = model.options
-    return "detector", f"{options.model}, label {options.label}, score from {options.score:g}"
+    return "detector", f"{options.model}, label {options.label}, score at least {options.score:g}"
 
 
 def _cluster(address: str | None) -> Cluster:
@@ -115,11 +115,11 @@ def _output_estimate(job: Job, prepared: PreparedJob, expected: int | None) -> s
     if expected is None:
         return f"about {size(per_image + pictures)} per image with its pictures"
     left = max(0, expected - prepared.already_done)
-    return f"about {size(left * per_image)} of labels and {size(left * pictures)} of pictures to come"
+    return f"about {size(left * per_image)} of labels and {size(left * pictures)} of pictures still to write"
 
 
 def print_status(status: Status) -> None:
-    """`output_status` for people."""
+    """Print the status of an output as a table."""
     table = grid(status["output"])
     expected = status["expected"]
     share = f" of {expected} ({100 * status['images'] / expected:.1f} %)" if expected else ""

@@ -1,1 +1,1 @@
-"""What one process does to a unit: assemble, prepare, run the models, draw. No Ray."""
+"""The work on a unit in one process: assemble, prepare, run the models, draw. Does not use Ray."""

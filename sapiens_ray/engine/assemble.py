@@ -1,4 +1,4 @@
-"""Encoded images to units: what travels of them, and how many bytes that is."""
+"""Encoded images to units: the columns of a unit, and its estimated size in bytes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.persons import carried_boxes
 from sapiens_ray.units import PHOTO, Unit, set_column
 
-DATA = "_data"  # column of encoded bytes in units under way; no column of a task or an input can have this name
-UNKNOWN_PIXELS = 8_000_000  # of a format whose header Pillow does not read
+DATA = "_data"  # column of encoded bytes inside the pipeline; columns of tasks and inputs cannot have this name
+UNKNOWN_PIXELS = 8_000_000  # assumed for formats whose header Pillow cannot read
 BOX_LIST = pa.list_(pa.list_(pa.float64()))  # x1, y1, x2, y2, score of each person
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a unit holds beside the encoded images.
+    """What a unit holds besides the encoded images.
 
-    box_columns: input columns with boxes. masks: masks that the user brings. photos: decoded photos travel on, for
-    tasks that crop persons from them. tasks: their options, which know the size of their inputs and results.
+    box_columns: input columns with boxes. masks: masks of the user. photos: whether decoded photos are kept, for tasks
+    that crop persons from them. tasks: options, which know the size of the inputs and results of their task.
     """
 
     box_columns: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class Contents:
         return [*map(carried_boxes, self.box_columns), *(str(mask.carried) for mask in self.masks)]
 
     def estimated_bytes(self, image: Encoded) -> int:
-        """About how many bytes an image adds to its unit: encoded, as network inputs, as results, passed through."""
+        """Estimated bytes that an image adds to its unit: encoded, network inputs, results and passthrough columns."""
         if image.data is None:
             return 0
         size = images.header_size(image.data)
@@ -69,14 +69,14 @@ def make_unit(
 ) -> Unit:
     """A unit of encoded images. extra: names and types of the passthrough columns.
 
-    Boxes from the input are checked here; wrong ones make an error row.
+    Boxes from the input are validated here; invalid ones make an error row.
     """
     boxes: dict[str, list[list[list[float]] | None]] = {column: [] for column in contents.box_columns}
     for image in encoded:
         for column, cells in boxes.items():
             try:
                 if column not in image.extra and image.error is None:
-                    raise ImageError("bad_boxes", "not given for this image; write null or [] where nobody is")
+                    raise ImageError("bad_boxes", "missing for this image; write null or [] if it shows no person")
                 cells.append(persons.parse(image.extra.get(column)))
             except ImageError as error:
                 cells.append(None)
@@ -98,7 +98,7 @@ def make_unit(
 
 
 def add_masks(unit: Unit, encoded: list[Encoded], masks: Sequence[Mask], base: str, options: StorageOptions) -> Unit:
-    """The unit with the bytes of the masks that the user brings, several fetched at a time."""
+    """The unit with the bytes of the masks of the user. Several masks are fetched at a time."""
     if not masks:
         return unit
     rows = unit.rows
@@ -113,8 +113,8 @@ def add_masks(unit: Unit, encoded: list[Encoded], masks: Sequence[Mask], base: s
 
 
 def _passthrough(values: Sequence[object], kind: pa.DataType) -> pa.Array:
-    """A passthrough column in its planned type; a value that does not fit (the type was read off other
-    shards) becomes text if the column is text, and null else."""
+    """A passthrough column in its planned type, which comes from other shards. A value that does not fit becomes
+    text in a text column, and null in others."""
     try:
         return pa.array(values, kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):

@@ -19,7 +19,7 @@ from sapiens_ray.units import Picture, Unit, set_column
 
 
 def without_half_labels(unit: Unit, tasks: Sequence[AnyTask]) -> Unit:
-    """The unit without labels in its error rows, which may have some from tasks that ran before the error."""
+    """The unit without labels in its error rows. They may have labels of tasks that ran before the error."""
     good = set(unit.good_rows())
     if len(good) == unit.rows.num_rows:
         return unit
@@ -37,7 +37,7 @@ def draw(
     """Draw the pictures of the chosen images, one per task.
 
     unique_ids: False if ids come from a column of the input, where they may repeat.
-    Adds `visualization`, the path under the output of the first task's picture; null for images that have none.
+    Adds the column `visualization`: the path of the first task's picture, relative to the output; null without picture.
     """
     started = time.perf_counter()
     unit = without_half_labels(unit, tasks)
@@ -54,7 +54,7 @@ def draw(
                 data = images.encode_picture(picture, settings.format, settings.quality)
             except ValueError:  # wider than a JPEG can be
                 continue
-            # With a single task its folder would add nothing.
+            # With a single task, a folder per task would add nothing.
             place = "" if unique_ids else f"{unit.shard}-{unit.rows['index'][position].as_py()}"
             name = names.picture_name(image_id, settings.format, place)
             pictures.append(Picture(name if len(tasks) == 1 else f"{column}/{name}", data))
@@ -65,8 +65,8 @@ def draw(
 
 
 def draw_one(unit: Unit, position: int, tasks: Sequence[AnyTask], settings: Visualize) -> dict[str, np.ndarray]:
-    """The pictures of one finished row, h x w x 3 uint8 BGR, by the column of their task. What cannot be drawn is
-    left out: labels without a picture are better than an error row."""
+    """The pictures of one finished row, h x w x 3 uint8 BGR, by the column of their task. Pictures that cannot be
+    drawn are left out: labels without a picture are better than an error row."""
     head = unit.cells(position, ("width", "height"))
     pictures: dict[str, np.ndarray] = {}
     try:

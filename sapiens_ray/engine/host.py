@@ -1,4 +1,4 @@
-"""Where a model is loaded."""
+"""The process in which a model is loaded."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sapiens_ray.storage import Folder
 
 @dataclass(frozen=True)
 class ModelHost:
-    """The process that holds a model.
+    """Settings of the process that holds a model.
 
-    device: auto, cpu or cuda. threads: of torch on the CPU; None leaves them. cache: where compiled code is kept for
-    all nodes. drop_input: no later stage needs the inputs of this model's kind.
+    device: auto, cpu or cuda. threads: CPU threads of torch; None keeps torch's default. cache: where compiled code is
+    kept for all nodes. drop_input: whether no later stage needs inputs of this model's kind.
     """
 
     device: str = "auto"

@@ -1,6 +1,6 @@
 """The models of actors as plain callables from unit to unit: a task's model, or a person detector.
 
-Batches are cut here, inside the actor, which sees whole units: they are full whatever the number of persons per image.
+Batches are made here, inside the actor, which sees whole units. So they are full for any number of persons per image.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ModelStage = Callable[[Unit], Unit]
 
 
 class Infer:
-    """One task's model. Lives in an actor of its pool, or in the process of a Labeler."""
+    """The model of one task. Runs in an actor of its pool, or in the process of a Labeler."""
 
     def __init__(self, task: AnyTask, checkpoint: Checkpoint, host: ModelHost) -> None:
         """Load the model, and run it once. Raises CheckpointError."""
@@ -63,7 +63,7 @@ class Infer:
     def __call__(self, unit: Unit) -> Unit:
         """Run the model on the unit's images; adds the task's columns.
 
-        Results are reduced on the device, batch by batch, and encoded by threads meanwhile.
+        Results are reduced on the device, batch by batch, while threads encode the results of earlier batches.
         """
         started = time.perf_counter()
         task = self.task
@@ -106,11 +106,11 @@ class Infer:
             table = set_column(table, field.name, pa.array(values, field.type))
         seconds = {**unit.seconds, task.column: time.perf_counter() - started}
         notes = (*unit.notes, *(f"{task.column}: {note}" for note in self.runner.take_notes()))
-        left = _left(unit, task.input_kind, self.drop_input)
+        left = _remaining_inputs(unit, task.input_kind, self.drop_input)
         return replace(unit, rows=table, inputs=left, seconds=seconds, notes=notes)
 
     def _inputs(self, unit: Unit, rows: dict[int, Row], errors: Errors) -> tuple[Batches, list[int]]:
-        """The network inputs of the unit in order, and the row each belongs to."""
+        """The network inputs of the unit in order, and the row of each input."""
         if not isinstance(self.task, CropTask):
             places = [place for place, position in enumerate(unit.decoded_rows()) if position in rows]
             array = unit.inputs.get(self.task.input_kind, np.empty((0,)))
@@ -131,7 +131,7 @@ class Infer:
 
     def _reduce(self, outputs: torch.Tensor, sizes: list[Size]) -> list[Any]:
         """The task's results for a batch; an ImageError for each output that is not finite, since arg-max and
-        peaks of NaN look like labels. On the CPU where photos are too large for what is left of the GPU."""
+        peaks of NaN look like labels. Runs on the CPU if photos are too large for the free GPU memory."""
         import torch
 
         finite = outputs.flatten(1).isfinite().all(1).tolist()
@@ -149,13 +149,13 @@ class Infer:
 
 
 class Crops:
-    """The persons of a unit as network inputs, cropped when a batch of them is asked for: uint8 crops of a crowd
-    take far more memory than its photo."""
+    """The persons of a unit as network inputs. They are cropped only when a batch is requested: the uint8 crops of a
+    crowd take far more memory than its photo."""
 
     def __init__(
         self, task: CropTask[Any], persons: Sequence[tuple[np.ndarray, np.ndarray]], pool: ThreadPoolExecutor
     ) -> None:
-        """persons: photo (H x W x 3 uint8 BGR) and box of each."""
+        """persons: photo (H x W x 3 uint8 BGR) and box of each person."""
         self._task, self._persons, self._pool = task, persons, pool
         self.failed: dict[int, Exception] = {}  # persons that could not be cropped, and are black instead
 
@@ -169,13 +169,13 @@ class Crops:
     def _crop(self, number: int) -> np.ndarray:
         try:
             return self._task.crop(*self._persons[number])
-        except cv2.error as error:  # OpenCV before 5 warps no photo with a side of 32767 pixels and more
+        except cv2.error as error:  # OpenCV before 5 cannot warp photos with a side of 32767 pixels or more
             self.failed[number] = error
             return np.zeros((NETWORK_HEIGHT, NETWORK_WIDTH, 3), np.uint8)
 
 
 class Detect:
-    """One person detector. Lives in an actor of its pool, or in the process of a Labeler."""
+    """One person detector. Runs in an actor of its pool, or in the process of a Labeler."""
 
     def __init__(self, options: DetectorOptions, checkpoint: Checkpoint, host: ModelHost) -> None:
         """Load the detector, which is never compiled. Raises CheckpointError."""
@@ -184,11 +184,11 @@ class Detect:
         self.options = options
         self.drop_input = host.drop_input
         self.detector = Detector(options, checkpoint.local_file(), host.device, host.threads)
-        with contextlib.suppress(Exception):  # warms up; what is wrong with it is found on photos, and reported there
+        with contextlib.suppress(Exception):  # warm-up; any problem also shows on photos, and is reported there
             self.detector(np.zeros((480, 640, 3), np.uint8))
 
     def __call__(self, unit: Unit) -> Unit:
-        """Find the persons of each photo; adds the column of boxes that pose looks for."""
+        """Find the persons of each photo; adds the column of boxes that pose reads."""
         started = time.perf_counter()
         photos = unit.photos()
         boxes: list[list[list[float]] | None] = [None] * unit.rows.num_rows
@@ -202,11 +202,13 @@ class Detect:
                     raise
                 errors[position] = error_columns(error, self.options.column)
         rows = set_column(set_errors(unit.rows, errors), self.options.carried, pa.array(boxes, BOX_LIST))
-        spent = unit.seconds.get(self.options.column, 0.0) + time.perf_counter() - started  # there may be two
+        spent = (
+            unit.seconds.get(self.options.column, 0.0) + time.perf_counter() - started
+        )  # there may be several detectors
         seconds = {**unit.seconds, self.options.column: spent}
-        return replace(unit, rows=rows, inputs=_left(unit, PHOTO, self.drop_input), seconds=seconds)
+        return replace(unit, rows=rows, inputs=_remaining_inputs(unit, PHOTO, self.drop_input), seconds=seconds)
 
 
-def _left(unit: Unit, kind: str, drop: bool) -> dict[str, np.ndarray]:
+def _remaining_inputs(unit: Unit, kind: str, drop: bool) -> dict[str, np.ndarray]:
     """The inputs that later stages need."""
     return {name: array for name, array in unit.inputs.items() if not (drop and name == kind)}

@@ -1,4 +1,4 @@
-"""The models of a job: what is settled about each before it is loaded, and the order in which a unit meets them."""
+"""The models of a job: what is known of each before it is loaded, and the order in which they run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class TaskModel:
 
     @property
     def makes(self) -> tuple[str, ...]:
-        """The columns of the unit that other models may need."""
+        """The columns of the unit that this model adds, which other models may need."""
         return tuple(field.name for field in self.task.fields)
 
     def load(self, host: ModelHost) -> ModelStage:
@@ -89,7 +89,7 @@ class DetectorModel:
 
     @property
     def makes(self) -> tuple[str, ...]:
-        """The columns of the unit that other models may need."""
+        """The columns of the unit that this model adds, which other models may need."""
         return (self.options.carried,)
 
     def load(self, host: ModelHost) -> ModelStage:
@@ -103,10 +103,10 @@ PreparedModel = TaskModel | DetectorModel
 
 
 def in_order(models: Sequence[PreparedModel]) -> list[PreparedModel]:
-    """The order in which a unit meets the models: every model after those that make what it needs.
+    """The order in which the models run: every model after those that make the columns it needs.
 
-    Where that leaves a choice, models that see whole photos come first, with what they wait for: photos are the
-    largest part of a unit, and are dropped behind the last of them.
+    If several orders are possible, models that take whole photos and the models they depend on come first: photos are
+    the largest part of a unit, and are dropped after the last of these models.
     """
     waiting = list(models)
     ordered: list[PreparedModel] = []
@@ -114,7 +114,7 @@ def in_order(models: Sequence[PreparedModel]) -> list[PreparedModel]:
         missing = {column for model in waiting for column in model.makes}
         ready = [model for model in waiting if not missing & set(model.needs)]
         if not ready:
-            raise ConfigError(f"tasks: {', '.join(model.column for model in waiting)} need the columns of each other")
+            raise ConfigError(f"tasks: {', '.join(model.column for model in waiting)} need each other's columns")
         ordered.append(min(ready, key=lambda model: _rank(model, waiting)))
         waiting.remove(ordered[-1])
     return ordered
@@ -133,7 +133,7 @@ def refuse_missing_columns(models: Sequence[PreparedModel], given: Sequence[str]
 
 
 def _rank(model: PreparedModel, waiting: Sequence[PreparedModel]) -> int:
-    """0 for a model that sees photos, 1 for one that such a model waits for, 2 for others."""
+    """0 for a model that takes whole photos, 1 for a model that one of these depends on, 2 for others."""
     if model.input_kind == PHOTO:
         return 0
     others = [other for other in waiting if other is not model]
@@ -141,6 +141,6 @@ def _rank(model: PreparedModel, waiting: Sequence[PreparedModel]) -> int:
 
 
 def last_of_kind(models: Sequence[PreparedModel], position: int) -> bool:
-    """Whether no model behind this one in the order has inputs of its kind."""
+    """Whether no model after this one has inputs of the same kind."""
     kind = models[position].input_kind
     return all(later.input_kind != kind for later in models[position + 1 :])

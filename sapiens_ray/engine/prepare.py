@@ -41,19 +41,19 @@ def prepare(unit: Unit, tasks: Sequence[AnyTask], max_pixels: int) -> Unit:
     rows = set_errors(unit.rows, errors)
     rows = set_column(rows, "width", pa.array(widths, pa.int32()))
     rows = set_column(rows, "height", pa.array(heights, pa.int32()))
-    # With nothing decoded the shape is unknown, and nothing will ask for it.
+    # If nothing was decoded, the shape is unknown, and nothing needs it.
     stacked = {kind: _joined(kind, arrays) for kind, arrays in inputs.items() if arrays}
     seconds = {**unit.seconds, "prepare": time.perf_counter() - started}
     return replace(unit, rows=rows, inputs=stacked, seconds=seconds)
 
 
 def _joined(kind: str, arrays: list[np.ndarray]) -> np.ndarray:
-    """One array of inputs of one size, or of the pixels of photos of any size."""
+    """One array: inputs of equal size stacked, or the pixels of photos of any size concatenated."""
     return np.concatenate([array.reshape(-1) for array in arrays]) if kind == PHOTO else np.stack(arrays)
 
 
 def error_columns(error: Exception, stage: str) -> tuple[str, str]:
-    """(error_kind, error) for what was raised while one image was handled."""
+    """(error_kind, error) of an exception that was raised while one image was processed."""
     if isinstance(error, ImageError):
         return error.kind, error.message
     return "failed", f"{stage}: {type(error).__name__}: {error}"[:500]

@@ -20,13 +20,13 @@ from sapiens_ray.models.device import capability, choose_device, empty_cache, ou
 from sapiens_ray.models.loading import LoadedModel, load_model
 from sapiens_ray.tasks.base import Average, Output
 
-DEFAULT_BATCH = {"cuda": 8, "cpu": 1}  # batches do not help on a CPU, and memory grows
-LARGEST_BATCH = 64  # that `auto` tries
-WORTHWHILE = 1.05  # `auto` takes a larger batch only if it labels so many times as many images a second
+DEFAULT_BATCH = {"cuda": 8, "cpu": 1}  # on a CPU larger batches are not faster, and take more memory
+LARGEST_BATCH = 64  # the largest that `auto` tries
+WORTHWHILE = 1.05  # `auto` takes a larger batch only if images per second grow by at least this factor
 
 
 class Batches(Protocol):
-    """Network inputs in order: an array of them, or something that makes them when they are asked for."""
+    """Network inputs in order: an array, or an object that makes them when it is sliced."""
 
     def __len__(self) -> int: ...
 
@@ -36,8 +36,8 @@ class Batches(Protocol):
 class Runner:
     """Holds one model and feeds it full batches.
 
-    Safe to call from several threads: the model runs one batch at a time, what surrounds it overlaps.
-    `loaded` is the model, `batch_size` what it is fed now.
+    Safe to call from several threads: the model runs one batch at a time, and the rest overlaps.
+    loaded: the model. batch_size: the current batch size.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class Runner:
         flip_average: Average | None = None,
         mode: str = "torchscript",
     ) -> None:
-        """Load the model. Raises CheckpointError. It has not run yet: `warm_up` does that.
+        """Load the model, without running it: `warm_up` does that. Raises CheckpointError.
 
-        threads: CPU threads for torch in this process. flip_average: what the output for a batch and that for the
-        mirrored batch make together; without it nothing is mirrored.
+        threads: CPU threads of torch in this process. flip_average: combines the outputs for a batch and for the
+        mirrored batch; None if no mirrored batch is run.
         """
         if threads:
             torch.set_num_threads(threads)
@@ -63,7 +63,7 @@ class Runner:
         self.loaded: LoadedModel = load_model(checkpoint, mode, self.device)
         self.auto = batch_size == "auto" and self.device.type != "cpu"
         self.batch_size = batch_size if isinstance(batch_size, int) else DEFAULT_BATCH[self.device.type]
-        self.fixed = self.loaded.batch is not None  # the shape of a batch never changes: short ones are filled up
+        self.fixed = self.loaded.batch is not None  # every batch has the same shape: short ones are padded
         if self.loaded.batch is not None:
             self.batch_size, self.auto = self.loaded.batch, False
         self.module: Callable[[torch.Tensor], Output] = self.loaded.module
@@ -74,10 +74,10 @@ class Runner:
     def warm_up(
         self, height: int, width: int, compiling: str = "none", cache: CompileCache | None = None
     ) -> tuple[Output, int]:
-        """Run once on black images of the size that is coming, after settling the batch size and compiling.
+        """Choose the batch size, compile, then run once on black images of the size of the real inputs.
 
-        compiling: none, default or max-autotune. cache: where compiled code is kept; nothing is compiled without.
-        Returns the output, and the size of the batch it is for.
+        compiling: none, default or max-autotune. cache: where compiled code is kept; without it nothing is compiled.
+        Returns the output and the batch size it is for.
         """
         black = np.zeros((1, height, width, 3), np.uint8)
         if self.auto:
@@ -105,25 +105,25 @@ class Runner:
                 self._forward(np.repeat(black, self.batch_size, 0))
                 synchronize(self.device)
             self.note(start.line)
-        except Exception as error:  # of any kind, from the depths of torch and of compilers
+        except Exception as error:  # of any kind: from torch and from compilers
             if isinstance(error, RuntimeError) and out_of_memory(error):
-                return  # running will find the batch that fits, and compile for it
+                return  # __call__ will find a batch that fits, and compile for it
             run_eagerly(self.loaded.native)
             self.fixed = False
             self.note(f"compiling failed, runs eagerly: {type(error).__name__}: {first_line(error)}")
 
     def _timed(self, batch: np.ndarray) -> float:
-        self._forward(batch)  # the first of its size also chooses algorithms
+        self._forward(batch)  # the first run of a size also chooses algorithms
         started = time.perf_counter()
         self._forward(batch)
         synchronize(self.device)
         return time.perf_counter() - started
 
     def __call__(self, inputs: Batches) -> Iterator[tuple[int, int, Output]]:
-        """Run N x H x W x 3 uint8 BGR through the model; `inputs` is sliced a batch at a time.
+        """Run N x H x W x 3 uint8 BGR through the model; `inputs` is sliced one batch at a time.
 
         Yields (start, stop, output) for consecutive batches; `output` is what the model returns, float32, on the
-        device. Out of memory halves the batch and goes on, for the rest of this process.
+        device. When memory runs out, the batch size is halved for the rest of this process, and the run continues.
         """
         start = 0
         while start < len(inputs):
@@ -139,19 +139,19 @@ class Runner:
                 yield start, start + len(batch), output
                 start += len(batch)
                 continue
-            # Outside of `except`, whose traceback holds the tensors of the batch that was too large.
+            # Outside `except`: its traceback keeps the tensors of the batch that was too large alive.
             empty_cache(self.device)
             with self._lock:
-                if smaller < self.batch_size:  # another thread may have met it first
+                if smaller < self.batch_size:  # another thread may have halved it first
                     self.batch_size = smaller
                     self.note(f"out of memory: batches of {smaller} from now on")
 
     def note(self, text: str) -> None:
-        """Something that a user should know; `take_notes` gives each once, in whichever thread."""
+        """Add a note for the user. `take_notes` returns each note once, in any thread."""
         self._notes.append(text)
 
     def take_notes(self) -> list[str]:
-        """What there was to say since the last time."""
+        """The notes since the last call."""
         taken = []
         with contextlib.suppress(IndexError):
             while True:
@@ -162,7 +162,7 @@ class Runner:
         with self._lock, torch.inference_mode():
             images = self._normalize(batch)
             filled = self.batch_size - len(batch) if self.fixed else 0
-            if filled > 0:  # compiled code and some programs take one shape only
+            if filled > 0:  # compiled code and some programs take only one shape
                 images = torch.cat([images, images[-1:].expand(filled, -1, -1, -1)])
             output = _float32(self.module(images), filled)
             if self.flip_average is None:
@@ -170,12 +170,12 @@ class Runner:
             return self.flip_average(output, _float32(self.module(images.flip(-1)), filled), len(batch))
 
     def _normalize(self, batch: np.ndarray) -> torch.Tensor:
-        """B x H x W x 3 uint8 BGR to B x 3 x H x W RGB, (x - mean) / std, of the model's type, on the device.
+        """B x H x W x 3 uint8 BGR to B x 3 x H x W RGB, (x - mean) / std, in the model's dtype, on the device.
 
-        uint8 crosses to the device: a quarter of the bytes of float32.
+        Batches are copied to the device as uint8: a quarter of the bytes of float32.
         """
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # "not writable": it is only read
+            warnings.simplefilter("ignore", UserWarning)  # "not writable": the array is only read
             pixels = torch.from_numpy(batch)
         pixels = pixels.to(self.device, non_blocking=True)
         rgb = pixels.permute(0, 3, 1, 2).flip(1).to(torch.float32, memory_format=torch.contiguous_format)
@@ -183,16 +183,17 @@ class Runner:
 
 
 def _float32(output: Output, filled: int) -> Output:
-    """A model's output, a tensor or a sequence of them, as float32, without the last `filled` of the batch."""
+    """A model's output, a tensor or a sequence of tensors, as float32, without the last `filled` items of the batch."""
     if isinstance(output, torch.Tensor):
         return (output[:-filled] if filled > 0 else output).float()
     return tuple(_float32(one, filled) for one in output) if isinstance(output, list | tuple) else output
 
 
 def fitting_batch(seconds: Callable[[int], float], largest: int) -> int:
-    """The batch size to use: doubled until memory is full, or until it labels no more images a second.
+    """The batch size to use: doubled until memory is full or images per second no longer grow.
 
-    seconds: time of one batch of a size; raises what a model raises. Raises that where not even one image fits.
+    seconds: runs one batch of a size and returns its time; errors of the model are raised. If not even one image fits,
+    that error is raised.
     """
     best, speed = 1, 1 / seconds(1)
     size = 2

@@ -1,4 +1,4 @@
-"""One run of a model, to see that it loads: `sapiens-ray check --load`."""
+"""A test run of a model: `sapiens-ray check --load`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sapiens_ray.errors import CheckpointError, last_line
 
 
 def try_model(model: PreparedModel) -> str:
-    """Load a model and run it once on a black image. Returns a line about it. Raises CheckpointError."""
+    """Load a model and run it once on a black image. Returns a line of text about it. Raises CheckpointError."""
     return _try_task(model) if isinstance(model, TaskModel) else _try_detector(model)
 
 

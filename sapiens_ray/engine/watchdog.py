@@ -1,7 +1,8 @@
 """A time-out for code that cannot be interrupted: a decoder in an endless loop, a kernel that never returns.
 
-A thread looks after all calls under way; where one makes no progress it ends the process, which Ray replaces. Code
-that also keeps Python's lock would stop that thread too; then `faulthandler`, whose timer is a thread in C, ends it.
+A thread watches all running calls. If one makes no progress, the thread ends the process, which Ray replaces. Code
+that does not release the GIL would stop this thread too; then `faulthandler`, whose timer is a C thread, ends the
+process.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ _thread: threading.Thread | None = None
 
 @contextlib.contextmanager
 def watch(timeout_s: float, expired: Callable[[int | None], None]) -> Iterator[None]:
-    """Call `expired` with the image under way if the block makes no progress for so long. Not to be nested."""
+    """Call `expired` with the index of the current image if the block makes no progress for `timeout_s`. Cannot be
+    nested."""
     global _thread
     me = threading.get_ident()
     with _lock:
         _watches[me] = _Watch(timeout_s, expired, time.monotonic() + timeout_s)
         if _thread is None:
-            _thread = threading.Thread(target=_look, name="watchdog", daemon=True)
+            _thread = threading.Thread(target=_watch_all, name="watchdog", daemon=True)
             _thread.start()
         _arm()
     try:
@@ -53,14 +55,14 @@ def watch(timeout_s: float, expired: Callable[[int | None], None]) -> Iterator[N
 
 
 def progress(index: int | None = None, images: int = 1) -> None:
-    """Say that this thread gets on: with the image `index`, or with a batch of so many of them."""
+    """Report progress of this thread: it starts image `index`, or a batch of this many images."""
     one = _watches.get(threading.get_ident())
     if one is not None:
         one.index = one.index if index is None else index
         one.deadline = time.monotonic() + one.timeout_s * images
 
 
-def _look() -> None:
+def _watch_all() -> None:
     while True:
         time.sleep(TICK_S)
         with _lock:
@@ -73,12 +75,12 @@ def _look() -> None:
 
 
 def _arm() -> None:
-    """Put the end of this process off. It comes only if no tick follows, since another thread keeps Python's lock."""
+    """Postpone the exit by `faulthandler`. It happens only if no tick follows, because another thread holds the GIL."""
     longest = max(one.timeout_s for one in _watches.values())
-    faulthandler.dump_traceback_later(longest + 3 * TICK_S, exit=True, file=_nowhere())
+    faulthandler.dump_traceback_later(longest + 3 * TICK_S, exit=True, file=_devnull())
 
 
 @cache
-def _nowhere() -> IO[str]:
-    """Where `faulthandler` writes the dump that it insists on."""
+def _devnull() -> IO[str]:
+    """The file for the dump of `faulthandler`, which cannot be turned off."""
     return open(os.devnull, "w")

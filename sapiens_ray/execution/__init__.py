@@ -1,1 +1,1 @@
-"""A job on Ray. The only room that imports ray. (Not `run`: that is the public function.)"""
+"""Runs a job on Ray. The only subpackage that imports ray. (It is not called `run`: that is the public function.)"""

@@ -1,9 +1,9 @@
-"""Images that kill the worker that handles them: found, quarantined as error rows, and their neighbours labelled.
+"""Finds images that kill their worker, makes them error rows (quarantine), and labels the other images of the unit.
 
-A worker that is gone cannot say at which image it died. So a stage tells the coordinator which unit it starts, and a
-unit that was started before and not finished is handled image by image, with a note under `attempts/` of the output
-before each one. The image at which the worker dies again and again is the cause; it becomes an error row. The notes
-outlive the job: the next run does not try a quarantined image again.
+A dead worker cannot report at which image it died. So a stage reports to the coordinator which unit it starts. A unit
+that was started before but not finished is processed image by image, and before each image a record is written to
+`attempts/` in the output. The image at which the worker dies repeatedly is the cause; it becomes an error row. The
+records outlive the job: the next run does not try a quarantined image again.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from sapiens_ray.units import Errors, Unit, UnitName, join_units, set_errors, sp
 
 Answer = TypeVar("Answer")
 Work = Callable[[Unit], Unit]
-# Starts an attempt at something with this name; gives how many earlier ones were not finished.
+# Starts an attempt at the work with this name; yields how many earlier attempts were not finished.
 Attempt = Callable[[str], AbstractContextManager[int]]
 
-DRAW = "draw"  # the stage that is optional: an image that cannot be drawn has labels
-DEATHS_AT_AN_IMAGE = 3  # alone in its process; the system, or somebody, may have killed it once or twice
-DEATHS_OUTSIDE_IMAGES = 20  # of one unit: then the job ends
-_QUARANTINED = "condemned"  # the key in the files, which earlier versions have written
+DRAW = "draw"  # the optional stage: an image that cannot be drawn keeps its labels
+DEATHS_AT_AN_IMAGE = 3  # with no other image in the process; once or twice may be a kill by the system or a person
+DEATHS_OUTSIDE_IMAGES = 20  # per unit: after these the job ends
+_QUARANTINED = "condemned"  # the key in the files; the same as in earlier versions
 
 
 @dataclass
 class Record:
     """What is known about a unit in one stage; a JSON file under `attempts/`.
 
-    at: the image that is being tried. deaths: how often the worker died at an image. quarantined: error kind and
+    at: the image that is being tried. deaths: how often the worker died at each image. quarantined: error kind and
     message of images that are not tried again.
     """
 
@@ -73,7 +73,7 @@ class Record:
         self.output.write(self.file, json.dumps(known).encode())
 
     def count_death(self) -> None:
-        """Note that the worker that wrote this record died, at the image it was trying."""
+        """Count a death of the worker that wrote this record, at the image that it was trying."""
         if self.at is None:
             return
         self.deaths[self.at] = self.deaths.get(self.at, 0) + 1
@@ -87,9 +87,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Guard:
-    """What a stage runs under: a count of attempts, and a time-out.
+    """Guards a stage: counts attempts, and applies a time-out.
 
-    attempt: counts at the coordinator. timeout_s: of one image. retry_s: for how long requests to storage are repeated.
+    attempt: counts attempts at the coordinator. timeout_s: per image. retry_s: how long storage requests are retried.
     """
 
     output: Folder
@@ -98,7 +98,7 @@ class Guard:
     retry_s: float
 
     def settle_process(self) -> None:
-        """Settle what concerns the whole worker process."""
+        """Apply settings of the whole worker process."""
         import cv2
 
         cv2.setNumThreads(1)  # one task per core: more threads would compete
@@ -112,16 +112,16 @@ class Guard:
         then: Callable[[Unit], Answer],
         instead: Work | None = None,
     ) -> Answer:
-        """`then(work(unit))`, the work image by image where an earlier attempt at this unit was not finished.
+        """Return `then(work(unit))`. The work is done image by image if an earlier attempt was not finished.
 
-        instead: what is done with a quarantined image; by default it becomes an error row.
-        An image that takes longer than `timeout_s` ends this process; the next attempt knows why.
+        instead: called for a quarantined image; by default the image becomes an error row.
+        An image that takes longer than `timeout_s` ends this process; the reason is recorded for the next attempt.
         """
         with self.attempt(f"{unit.name.file}:{stage}") as earlier:
             if earlier > DEATHS_OUTSIDE_IMAGES + DEATHS_AT_AN_IMAGE * unit.rows.num_rows:
                 raise JobError(
                     f"the worker of stage {stage} died {earlier} times at unit {unit.name.file}, which starts with "
-                    f"{_first_id(unit)}, but at no image in particular; see Ray's logs; run again to continue"
+                    f"{_first_id(unit)}, but not at a particular image; see Ray's logs; run again to continue"
                 )
             with _TURNS.alone() if earlier else _TURNS.shared():
                 with watchdog.watch(self.timeout_s, lambda index: self._too_long(unit, stage, index)):
@@ -155,13 +155,13 @@ def _end_process(index: int | None) -> None:
 
 
 class Turns:
-    """Several calls of a process at a time, or a single one that handles its unit image by image: if the process dies
-    then, no other image can be the cause."""
+    """A lock for the calls of a process: several run at a time, or a single one that processes its unit image by image.
+    If the process dies then, no other image can be the cause."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._inside = 0
-        self._waiting = 0  # calls that want to be alone go first
+        self._waiting = 0  # calls that want to run alone go first
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
@@ -209,7 +209,7 @@ def _one_by_one(unit: Unit, work: Work, record: Record, instead: Work | None) ->
             record.save()
         finished.append(work(one))
     record.at = None
-    record.save()  # for the next run, should this one die before the rows are written
+    record.save()  # for the next run, in case this one dies before the rows are written
     return join_units(finished, unit)
 
 
@@ -218,8 +218,8 @@ def _first_id(unit: Unit) -> str:
 
 
 def quarantined_images(output: Folder) -> dict[int, Errors]:
-    """What earlier runs learned: shard to index to (error kind, message). Images that cannot be drawn are not among
-    them: they are labelled."""
+    """The quarantined images of earlier runs: shard to index to (error kind, message). Images that cannot be drawn are
+    not included, since they are labelled."""
     known: dict[int, Errors] = {}
     for _, unit, stage in attempts_of(output):
         if stage != DRAW:

@@ -1,6 +1,6 @@
 """The stages as Ray Data calls them: on blocks of one row, guarded against images that kill or stop their worker.
 
-What the stages do is in `engine/`, in `execution/reading.py` and in `output/writing.py`.
+The work of the stages is in `engine/`, in `execution/reading.py` and in `output/writing.py`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ WORK, REPORT = "work", "report"  # columns of the first and the last kind of blo
 
 
 def feed_blocks(block: pa.Table, coordinator: CoordinatorHandle) -> Iterator[pa.Table]:
-    """A block per shard, as the coordinator hears of them."""
+    """One block per shard, as the coordinator receives them."""
     for work in work_of(coordinator):
         yield pa.table({WORK: [work.to_json()]})
 
 
 @dataclass(frozen=True)
 class ReadBlock:
-    """A shard to blocks of one unit."""
+    """Stage read: a shard to blocks of one unit each."""
 
     reader: UnitReader
     guard: Guard
@@ -50,12 +50,12 @@ class ReadBlock:
             if earlier > DEATHS_WHILE_READING:
                 raise JobError(
                     f"the worker died {earlier} times while it read {redact_uri(work.shard.uri)}: memory ran out, or "
-                    "its content crashes the reader; what is written stays, remove it from the input or run again to "
-                    "continue"
+                    "its content crashes the reader; everything written is kept; remove it from the input, or run "
+                    "again to continue"
                 )
             units = self.reader.units(work)
             while True:
-                # Not round the yield, where Ray Data may hold this task back for as long as it likes.
+                # Not around the yield: there Ray Data may pause this task for any time.
                 with guard.without_images():
                     unit = next(units, None)
                     made = None if unit is None else unit.to_block()
@@ -66,7 +66,7 @@ class ReadBlock:
 
 @dataclass(frozen=True)
 class PrepareBlock:
-    """Encoded images to network inputs."""
+    """Stage prepare: encoded images to network inputs."""
 
     tasks: list[AnyTask]
     max_pixels: int
@@ -79,30 +79,31 @@ class PrepareBlock:
 
 
 class ModelBlock:
-    """An actor of a pool. A checkpoint that is wrong ends the job at the first unit: Ray Data would take an exception
-    in a constructor for a loss, and try other actors first."""
+    """An actor of a pool. A wrong checkpoint ends the job at the first unit. An exception in the constructor would not:
+    Ray Data would treat it as a lost actor, and try others first."""
 
     def __init__(self, model: PreparedModel, host: ModelHost, guard: Guard) -> None:
         guard.settle_process()
         self.guard = guard
         self.name = model.column
-        self.wrong: CheckpointError | None = None
+        self.load_error: CheckpointError | None = None
         try:
             self.model = model.load(host)
         except CheckpointError as error:
-            self.wrong = error
+            self.load_error = error
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        if self.wrong:
-            raise self.wrong
+        if self.load_error:
+            raise self.load_error
         return self.guard.run(Unit.from_block(block), self.name, self.model, Unit.to_block)
 
 
 @dataclass(frozen=True)
 class WriteBlock:
-    """Finished units to files; the block that is left holds the report.
+    """Stage write: finished units to files. The returned block holds the report.
 
-    unique_ids: False if ids come from a column of the input, where they may repeat. run: must hold the output.
+    unique_ids: False if ids come from a column of the input, where they may repeat. run: the run that must hold the
+    lock of the output.
     """
 
     tasks: list[AnyTask]

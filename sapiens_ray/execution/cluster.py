@@ -1,4 +1,4 @@
-"""The Ray cluster: connecting to it, and what it has."""
+"""The Ray cluster: connecting to it, and its resources."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sapiens_ray.tasks.sections import Settings
 
 @dataclass(frozen=True)
 class Cluster:
-    """Resources of a cluster: now in all, on its largest node, and the most an autoscaler may add up to."""
+    """Resources of a cluster: in total, on its largest node, and the limits up to which an autoscaler may grow it."""
 
     cpus: float
     gpus: float
@@ -62,7 +62,7 @@ def connected_cluster() -> Cluster:
 
 
 def _autoscaler_limits() -> dict[str, float]:
-    """What an autoscaler may grow to; empty without one. Ray offers this to its own libraries only."""
+    """The limits of the autoscaler; empty without one. Uses a private API of Ray: there is no public one."""
     try:
         from ray._private.state import state
 
@@ -73,8 +73,8 @@ def _autoscaler_limits() -> dict[str, float]:
 
 def start_ray(address: str | None = None) -> None:
     """Connect to the cluster this process belongs to, or start one on this machine."""
-    # Ray's C++ side writes advice about Ray Data's actors to the terminal as errors. Saying that it will not
-    # do so is a line of its own, hence the detour for the time of ray.init(), whose errors are exceptions.
+    # Ray's C++ side writes advice about Ray Data's actors to the terminal as errors; this variable turns that off. Ray
+    # then prints a line about the variable, so stderr is redirected during ray.init(), whose errors are exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
@@ -87,12 +87,12 @@ def start_ray(address: str | None = None) -> None:
         options |= {"address": "local", "include_dashboard": False}
     _refuse_silent_address(address or os.environ.get("RAY_ADDRESS", ""))
     what = f"--address {address or os.environ.get('RAY_ADDRESS')}: cannot connect to Ray"
-    with translate_errors(ClusterError, what), _stderr_to_nowhere():
+    with translate_errors(ClusterError, what), _stderr_to_devnull():
         ray.init(**options)
 
 
 def _refuse_silent_address(address: str) -> None:
-    """Raise ClusterError if nothing listens at host:port; Ray itself waits more than a minute in silence."""
+    """Raise ClusterError if nothing listens at host:port; Ray itself would wait silently for more than a minute."""
     host, colon, port = address.rpartition(":")
     if "://" in address or not colon or not port.isdigit():
         return
@@ -103,21 +103,21 @@ def _refuse_silent_address(address: str) -> None:
 
 
 @contextlib.contextmanager
-def _stderr_to_nowhere() -> Iterator[None]:
-    """Send this process's file descriptor 2 to /dev/null, which C++ code writes to directly."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+def _stderr_to_devnull() -> Iterator[None]:
+    """Redirect file descriptor 2 of this process, to which C++ code writes directly, to /dev/null."""
+    saved = os.dup(2)
+    devnull = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(devnull, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(devnull)
 
 
 def stop_ray(within_s: float) -> None:
-    """Disconnect from Ray, without waiting longer: its own shutdown waits for tasks, and ours may be cut off."""
+    """Disconnect from Ray, waiting at most this long: its shutdown waits for tasks, but ours are safe to interrupt."""
     import ray
 
     closing = threading.Thread(target=ray.shutdown, daemon=True)

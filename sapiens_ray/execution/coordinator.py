@@ -1,7 +1,7 @@
-"""The one actor that all stages of a job talk to: which shards are to be read, and which units were started before.
+"""The actor that all stages of a job call. It knows which shards are to be read, and which units were started before.
 
-It runs on the driver's node. If it dies, Ray restarts it, `Feeder` tells it the shards again, and units that are under
-way count as never started, which costs them one more attempt.
+It runs on the driver's node. If it dies, Ray restarts it, and `Feeder` sends it the shards again. Units in progress
+then count as never started, which costs them one more attempt.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Coordinator:
         self._repeated = 0
 
     async def offer(self, first: int, work: list[ShardWork], ended: bool) -> tuple[int, int]:
-        """Add the work from number `first` on. Returns how much there is (less than the caller thinks if the actor was
-        restarted), and how many attempts were repeated because their worker died."""
+        """Add work, from number `first` on. Returns how many pieces of work are known (fewer than were sent if the
+        actor was restarted), and how many attempts were repeated because their worker died."""
         if first == len(self._work):
             self._work += work
             self._ended = ended
         return len(self._work), self._repeated
 
     async def work(self, number: int) -> ShardWork | None:
-        """The piece of work with this number as soon as it is there; None behind the last one."""
+        """Wait for the piece of work with this number, and return it; None after the last one."""
         while number >= len(self._work):
             if self._ended:
                 return None
@@ -49,7 +49,7 @@ class Coordinator:
         return self._work[number]
 
     async def begin(self, what: str) -> int:
-        """How many attempts were started and not ended before this one."""
+        """Start an attempt. Returns how many earlier ones were started and not ended."""
         earlier = self._started[what]
         self._started[what] += 1
         self._repeated += earlier > 0
@@ -72,7 +72,7 @@ def start_coordinator() -> CoordinatorHandle:
 
 
 def attempts_at(coordinator: CoordinatorHandle) -> Attempt:
-    """What stages count their attempts with."""
+    """The function that stages use to count their attempts."""
     return partial(_attempt, coordinator)
 
 
@@ -86,7 +86,7 @@ def _attempt(coordinator: CoordinatorHandle, what: str) -> Iterator[int]:
 
 
 def work_of(coordinator: CoordinatorHandle) -> Iterator[ShardWork]:
-    """All work, as it becomes known. The same again for a second caller."""
+    """All work, as it becomes known. Every caller gets all of it."""
     import ray
 
     number = 0
@@ -96,9 +96,9 @@ def work_of(coordinator: CoordinatorHandle) -> Iterator[ShardWork]:
 
 
 class Feeder:
-    """Gives work to the coordinator from a thread of the driver, as a listing yields it.
+    """Sends work to the coordinator from a thread of the driver, as the listing yields it.
 
-    failed: what ended the listing, if something did. The stages then finish what they have.
+    failed: the exception that ended the listing, if any. The stages then finish the work that they have.
     repeated: how many attempts were started again because their worker died, as far as the coordinator knows.
     """
 
@@ -129,12 +129,12 @@ class Feeder:
     def _feed(self) -> None:
         import ray
 
-        told, pause = 0, 0.0
+        sent, pause = 0, 0.0
         while not self._stop.wait(pause):
             pause = FEED_EVERY_S
-            ended = self._ended  # before the work is counted: nothing follows then
+            ended = self._ended  # read before the work is sent: if True, no more work follows
             try:
-                told, repeated = ray.get(self._coordinator.offer.remote(told, self._work[told:], ended))
+                sent, repeated = ray.get(self._coordinator.offer.remote(sent, self._work[sent:], ended))
                 self.repeated = max(self.repeated, repeated)  # a restarted coordinator counts from 0
             except ray.exceptions.RayError:
                 continue  # restarting, or the job is over
@@ -143,7 +143,7 @@ class Feeder:
                 return
 
     def stop(self) -> None:
-        """Wait for the threads, but not long: the one that lists may be in the middle of a request."""
+        """Wait for the threads, but not for long: the listing may be in the middle of a request."""
         self._stop.set()
         for thread in self._threads:
             thread.join(STOP_WITHIN_S)

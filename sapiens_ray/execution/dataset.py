@@ -27,18 +27,18 @@ def read_labels(
 ) -> pandas.DataFrame | ray.data.Dataset:
     """The labels of an output folder, finished or not: one row per image, in the order of the input.
 
-    engine: "pandas" for a DataFrame, "ray" for a lazy Ray Dataset (for what does not fit into memory).
-    columns: only these; all by default.
+    engine: "pandas" for a DataFrame, "ray" for a lazy Ray Dataset (if the labels do not fit into memory).
+    columns: the columns to read; all by default.
     decode: maps as arrays instead of PNG and .npy bytes: classes H x W uint8, depth h x w, normals h x w x 3,
-        features C x h x w. On error rows None; with Ray, whose tensor columns hold no None, arrays without elements.
-    size: "stored", or "original" for maps at the size of the photo, float32, normals of unit length; implies
-        `decode`. Feature maps are resized too, which with many channels takes gigabytes.
+        features C x h x w. Error rows have None, or with Ray, whose tensor columns cannot hold None, empty arrays.
+    size: "stored", or "original" for maps at the size of the photo, float32, with normals of unit length; implies
+        `decode`. Feature maps are resized too, which takes gigabytes if they have many channels.
     Raises OutputError if there is nothing to read.
     """
     if engine not in ("pandas", "ray"):
-        raise ValueError(f"engine={engine!r}: it is 'pandas' or 'ray'")
+        raise ValueError(f"engine={engine!r}: must be 'pandas' or 'ray'")
     if size not in get_args(MapSize):
-        raise ValueError(f"size={size!r}: it is 'stored' or 'original'")
+        raise ValueError(f"size={size!r}: must be 'stored' or 'original'")
     if isinstance(columns, str):
         raise TypeError(f"columns={columns!r}: give a list of names")
     folder = Folder(output.rstrip("/"), storage_options or {})

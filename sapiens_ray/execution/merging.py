@@ -1,4 +1,4 @@
-"""Merging the files of finished shards while the job goes on."""
+"""Merges the files of complete shards while the job runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAST_AT_ONCE = 4
 
 
 class Merger:
-    """Knows the files of every shard, and merges those of a shard in a Ray task once it is complete."""
+    """Knows the files of every shard. When a shard is complete, its files are merged in a Ray task."""
 
     def __init__(self, output: Folder, files: Iterable[UnitName], run: str) -> None:
         self.output, self.run = output, run
@@ -28,7 +28,7 @@ class Merger:
             self.parts[name.shard].add(name)
 
     def ready(self) -> list[int]:
-        """Complete shards that are in several files."""
+        """Complete shards with more than one file."""
         return [shard for shard in self.parts if self._is_ready(shard)]
 
     def _is_ready(self, shard: int) -> bool:
@@ -44,24 +44,24 @@ class Merger:
             self.start(name.shard)
 
     def start(self, shard: int) -> None:
-        """Start to merge a shard. Waits while too many merges are under way."""
+        """Start to merge a shard. Waits if too many merges are running."""
         import ray
 
-        at_once = max(LEAST_AT_ONCE, len(ray.nodes()))  # a merge copies a shard's files: a cluster does more at once
+        at_once = max(LEAST_AT_ONCE, len(ray.nodes()))  # a merge only copies files: larger clusters run more at once
         if len(self.running) >= at_once:
             finished, self.running = ray.wait(self.running, num_returns=1)
             self._check(finished)
-        # No CPU reserved: it mostly waits for storage, and must not starve on a machine with one CPU.
+        # No CPU is reserved: a merge mostly waits for storage, and must not starve on a machine with one CPU.
         merge: Any = ray.remote(num_cpus=0, max_retries=3)(merge_shard)
         self.running.append(merge.remote(self.output, sorted(self.parts.pop(shard)), self.run))
 
     def wait(self) -> None:
-        """Wait for the merges under way."""
+        """Wait for the running merges."""
         self._check(self.running)
         self.running = []
 
     def _check(self, merges: list[MergeRef]) -> None:
-        """Raise JobError if a merge could not be done; its rows are all there, in parts."""
+        """Raise JobError if a merge failed. No rows are lost: the unmerged files remain."""
         import ray
 
         try:

@@ -1,12 +1,12 @@
-"""The journey of one image, top to bottom. Read this file first.
+"""The path of an image through a job. Read this file first.
 
     job.yaml -> plan -> read -> prepare -> infer (one actor pool per model) -> draw and write
                 (driver) (tasks)  (tasks)   (actors)                            (tasks)
 
-A unit of consecutive images is one row of the Ray dataset from `read` on, and one file in the end. Ray Data
-streams, schedules, applies backpressure and retries; the plan, the stages and the writing are ours. The last stage
-returns a small report per unit, which the driver consumes as they come: that is the progress, the summary, and
-what tells when a shard is complete and its files can be merged.
+A unit of consecutive images is one row of the Ray dataset from `read` on, and one file at the end. Ray Data
+streams, schedules, applies backpressure and retries; this package plans, implements the stages, and writes. The last
+stage returns a small report per unit. From these reports the driver updates the progress and the summary, and learns
+when a shard is complete and its files can be merged.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ from sapiens_ray.units import Done, UnitReport
 if TYPE_CHECKING:
     import ray.data
 
-LISTING_S = 10.0  # the input is listed for so long before the first image is read, and beside the work after that
+LISTING_S = (
+    10.0  # the input is listed for this long before the first image is read, and in parallel with the work after that
+)
 WRITE_SUMMARY_EVERY_S = 5.0
 
 
@@ -59,16 +61,16 @@ def run(
     on_ray_ready: Callable[[], None] | None = None,
     on_wait: Callable[[str], None] = lambda line: None,
 ) -> Summary:
-    """Label everything that has no row yet, and return the summary that is also `summary.json`.
+    """Label all images that have no row yet. Returns the summary, which is also written to `summary.json`.
 
-    address: Ray cluster to use; default: the one this process is connected to or runs in, else a local one.
-    redo_changed: label tars and Parquet files again that changed since they were planned.
+    address: Ray cluster to use; default: the cluster that this process is connected to or runs in, else a local one.
+    redo_changed: label tars and Parquet files again if they changed since they were planned.
     retry_errors: label the images of error rows again. restart: delete what earlier runs wrote, and start from
         scratch.
     on_progress: called with the summary after every unit, and at least once. on_wait: called with a line for the user
         if the run must wait for the lock of the output.
-    Raises ConfigError before any work, also if another run holds the output, JobError if the job could not finish,
-    ErrorLimitError if it finished with more error rows than `max_error_fraction`.
+    Raises ConfigError before any work, also if another run holds the lock of the output; JobError if the job could not
+    finish; ErrorLimitError if it finished with a larger share of error rows than `max_error_fraction`.
     """
     output = open_output(job)
     with retry_deadline(job.storage_retry_s), OutputLock(output, on_wait) as lock, contextlib.ExitStack() as cleanup:
@@ -81,7 +83,7 @@ def run(
             prepared.recount()
         save_job(prepared)
         this = _Run(prepared, lock, on_progress or (lambda summary: None))
-        with this.settling_summary():
+        with this.writing_summary():
             this.label(address, on_ray_ready)
             lock.check()
             this.finish()
@@ -89,10 +91,10 @@ def run(
 
 
 class _Run:
-    """A run under way: what it was prepared with, and what it has done."""
+    """The state of a run: its prepared job, and what it has done."""
 
-    def __init__(self, prepared: PreparedJob, lock: OutputLock, tell: Callable[[Summary], None]) -> None:
-        self.prepared, self.lock, self.tell = prepared, lock, tell
+    def __init__(self, prepared: PreparedJob, lock: OutputLock, report_progress: Callable[[Summary], None]) -> None:
+        self.prepared, self.lock, self.report_progress = prepared, lock, report_progress
         self.merger = Merger(prepared.output, prepared.files, lock.run)
         self._counted = prepared.growth.ended
         self.summary = Summary(
@@ -107,28 +109,28 @@ class _Run:
         return expected_images(self.prepared.plan, self.prepared.job.input.include)
 
     @contextlib.contextmanager
-    def settling_summary(self) -> Iterator[None]:
-        """Write the summary before the block and after it, with what ended it."""
+    def writing_summary(self) -> Iterator[None]:
+        """Write the summary before and after the block, with the reason if the block failed."""
         summary, output = self.summary, self.prepared.output
         try:
             summary.write(output)
-            self.tell(summary)
+            self.report_progress(summary)
             yield
         except BaseException as error:
             if not isinstance(error, ErrorLimitError):  # every image has its row: the state stays "done"
                 summary.state = "failed" if isinstance(error, Exception) else "stopped"
             summary.message = redact_uris_in(str(error))
-            with contextlib.suppress(Exception), no_retries():  # the error matters more
+            with contextlib.suppress(Exception), no_retries():  # the error of the block matters more
                 if not self.lock.lost:
                     summary.write(output)
             raise
         else:
             summary.write(output)
         finally:
-            self.tell(summary)
+            self.report_progress(summary)
 
     def label(self, address: str | None, on_ray_ready: Callable[[], None] | None) -> None:
-        """The part on Ray: label the pending shards, merge the complete ones. Nothing if there is nothing to do."""
+        """The work on Ray: label the pending shards and merge the complete ones. Does nothing if there is no work."""
         prepared = self.prepared
         pending = prepared.pending or not prepared.growth.ended
         if not (pending or self.merger.ready()):
@@ -145,7 +147,7 @@ class _Run:
         self.merger.wait()
 
     def _count(self, report: UnitReport) -> None:
-        """Take note of a written unit."""
+        """Count a written unit."""
         self.lock.check()
         summary = self.summary
         if self.prepared.growth.ended and not self._counted:
@@ -155,18 +157,18 @@ class _Run:
         self.merger.add(report.file)
         if summary.elapsed - summary.written_at > WRITE_SUMMARY_EVERY_S:
             summary.write(self.prepared.output)
-        self.tell(summary)
+        self.report_progress(summary)
 
     def finish(self) -> None:
-        """Check from the files that every image has its row, and settle the summary."""
+        """Check in the files that every image has its row, and complete the summary."""
         prepared, summary, output = self.prepared, self.summary, self.prepared.output
         counted, inside = current(data_units(output))
         sweep(output, pictures=bool(summary.labelled or inside))
-        for unit in inside:  # left by a merge that was killed, or a late write of a dead driver's worker
+        for unit in inside:  # left by a killed merge, or by a late write of a worker whose driver died
             output.delete(data_file(unit))
         done = done_by_shard(counted)
         if not prepared.growth.ended:
-            raise JobError("the input was not listed to its end; run again to continue")
+            raise JobError("the listing of the input did not finish; run again to continue")
         missing = [shard for shard in prepared.plan.shards if not done.get(shard.number, Done()).complete]
         if missing:
             raise JobError(
@@ -187,7 +189,7 @@ class _Run:
 def execute(prepared: PreparedJob, resources: ResourcePlan, lock: OutputLock) -> Iterator[UnitReport]:
     """Build the dataset and yield the report of every unit when it is written.
 
-    Raises JobError, the CheckpointError an actor met, or what ended the listing that continues meanwhile.
+    Raises JobError, the CheckpointError of an actor, or the exception that ended the listing, which runs in parallel.
     """
     import ray
 
@@ -211,7 +213,7 @@ def execute(prepared: PreparedJob, resources: ResourcePlan, lock: OutputLock) ->
 def build_dataset(
     prepared: PreparedJob, resources: ResourcePlan, coordinator: CoordinatorHandle, run_id: str
 ) -> ray.data.Dataset:
-    """The pipeline as a lazy Ray dataset of one-row blocks: a row is a shard first, then a unit, then a report."""
+    """The pipeline as a lazy Ray dataset of one-row blocks. A row is first a shard, then a unit, then a report."""
     import ray.data
 
     dataset: ray.data.Dataset = ray.data.from_items([{"start": 0}], override_num_blocks=1)
@@ -222,23 +224,23 @@ def build_dataset(
 
 @contextlib.contextmanager
 def settings_of_ray_data() -> Iterator[None]:
-    """Settings of Ray Data for datasets made inside; those of the process are restored afterwards."""
+    """Settings of Ray Data for datasets created inside the block. Afterwards the previous settings are restored."""
     import ray.data
 
     before = ray.data.DataContext.get_current()
     context = before.copy()
-    # Smaller than any unit: every unit is a block of its own, sent downstream as soon as it is made.
+    # Smaller than any unit: every unit is a separate block, sent downstream as soon as it is made.
     context.target_max_block_size = 1
-    context.max_consecutive_actor_init_deaths = 5  # by default the first death while a model loads ends the job
-    context.execution_no_progress_timeout_s = 7200  # by default a job that waits half an hour for GPUs fails
-    context.enable_progress_bars = False  # ours counts images
+    context.max_consecutive_actor_init_deaths = 5  # by default the job ends at the first death while a model loads
+    context.execution_no_progress_timeout_s = 7200  # by default a job fails after waiting half an hour for GPUs
+    context.enable_progress_bars = False  # our progress bar counts images
     context.print_on_execution_start = False
     context.enable_auto_log_stats = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # failures reach the user as exceptions
     ray.data.DataContext._set_current(context)
     try:
         with warnings.catch_warnings():
-            # The named parameters that are to replace it know no retries; pyproject.toml keeps Ray below 2.64.
+            # The named parameters that will replace it do not cover retries; pyproject.toml keeps Ray below 2.64.
             warnings.filterwarnings("ignore", message=".*ray_remote_args_fn.*")
             yield
     finally:

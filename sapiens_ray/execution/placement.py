@@ -1,4 +1,4 @@
-"""Which resources the stages and the actor pools of a job take, and whether a cluster can ever give them."""
+"""The resources of the stages and actor pools of a job, and whether a cluster can provide them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from sapiens_ray.execution.cluster import Cluster
 from sapiens_ray.job.config import Job
 from sapiens_ray.tasks.sections import PoolOptions
 
-# With one thread torch takes other paths, whose sums differ in the last bits (1e-5 in logits, measured): labels
-# would depend on how many actors share a machine.
+# With one thread torch uses other kernels, whose sums differ in the last bits (1e-5 in logits, measured). Labels would
+# then depend on how many actors share a machine.
 LEAST_THREADS = 2
-GPU_ACTOR_THREADS = 4  # CPU threads of torch beside a GPU: class borders are resolved where the logits are
+GPU_ACTOR_THREADS = (
+    4  # CPU threads of torch in an actor with a GPU: class borders are resolved on the device of the logits
+)
 
 
 @dataclass(frozen=True)
 class ActorNeeds:
-    """One model's actor pool: how many processes, what each takes, and how many CPU threads torch gets in it."""
+    """The actor pool of one model: number of processes, resources of each, and CPU threads of torch in each."""
 
     actors: int
     num_gpus: float
@@ -30,7 +32,7 @@ class ActorNeeds:
 
 @dataclass(frozen=True)
 class ResourcePlan:
-    """Resources of every stage. `pools`: of `job.models`, in order. `read_cpus` and `work_cpus` differ so that Ray
+    """Resources of every stage. pools: in the order of `job.models`. `read_cpus` and `work_cpus` differ, so that Ray
     does not fuse the stages."""
 
     pools: tuple[ActorNeeds, ...]
@@ -39,10 +41,10 @@ class ResourcePlan:
 
 
 def plan_resources(job: Job, cluster: Cluster) -> ResourcePlan:
-    """Decide pools and CPU shares. Raises ClusterError, in one line, if the cluster can never satisfy them.
+    """Choose pools and CPU shares. Raises ClusterError, in one line, if the cluster can never provide them.
 
-    Shares are fractions so that whatever the machine, all stages and all actors fit beside each other: actors
-    that hold every CPU would leave none to feed them, and the job would hang.
+    Shares are fractions, so that all stages and all actors fit on any machine at the same time: if actors held every
+    CPU, no stage could feed them, and the job would hang.
     """
     on_gpu = job.device == "cuda" or (job.device == "auto" and cluster.limit_gpus > 0)
     if job.device == "cuda" and cluster.limit_gpus == 0:
@@ -60,7 +62,7 @@ def plan_resources(job: Job, cluster: Cluster) -> ResourcePlan:
     actor_cpus = 1.0 if roomy else math.floor(0.5 * cpus / actors * 1000) / 1000
     if actor_cpus < 0.001:
         raise ClusterError(f"tasks[].actors: {actors} actors are too many for the {cpus:g} CPUs of {cluster.where}")
-    # Small enough that the reservations of Ray Data leave every stage its share while the input is being listed.
+    # Small enough that Ray Data's reservations leave every stage its share while the input is listed.
     work_cpus = 1.0 if roomy else 0.25 if cpus >= 2 else 0.125
     threads = max(LEAST_THREADS, int(cluster.node_cpus / max(1, math.ceil(actors / max(1, cluster.nodes)))))
     device = job.device if on_gpu else "cpu"
@@ -74,8 +76,8 @@ def plan_resources(job: Job, cluster: Cluster) -> ResourcePlan:
 def _gpu_shares(models: Sequence[PoolOptions], cluster: Cluster) -> tuple[list[int], list[float]]:
     """Actors of each model, and the GPUs each of them takes. Raises ClusterError if they cannot all be placed.
 
-    Fractions do not span GPUs. With fewer GPUs than models every GPU is cut into as many equal parts as it takes;
-    what is left over goes to the models that have fewest actors.
+    A fraction cannot span several GPUs. With fewer GPUs than models, every GPU is divided into as many equal parts as
+    needed; parts that are left over go to the models with the fewest actors.
     """
     share = 1 / max(1, math.ceil(len(models) / max(cluster.gpus, 1)))
     gpus = [model.num_gpus or share for model in models]
@@ -86,7 +88,7 @@ def _gpu_shares(models: Sequence[PoolOptions], cluster: Cluster) -> tuple[list[i
             f"tasks[].actors: {sum(counts)} actors need {needed:g} GPUs, but {cluster.where} has "
             f"{cluster.limit_gpus:g}; ask for fewer actors or a smaller num_gpus"
         )
-    if cluster.limit_gpus > cluster.gpus:  # nodes to come decide
+    if cluster.limit_gpus > cluster.gpus:  # future nodes decide
         return counts, gpus
     left_out = _not_placed(counts, gpus, cluster)
     if left_out is not None:
@@ -111,7 +113,7 @@ def _spelled(models: Sequence[PoolOptions], counts: list[int], gpus: list[float]
 
 
 def _not_placed(counts: list[int], gpus: list[float], cluster: Cluster) -> int | None:
-    """Number of a model of which an actor finds no room, largest shares placed first; None if all do."""
+    """The number of a model with an actor that does not fit, placing the largest shares first; None if all fit."""
     nodes = [[1.0] * int(count) for count in cluster.node_gpus]
     for number in sorted(range(len(gpus)), key=lambda number: -gpus[number]):
         for _ in range(counts[number]):
@@ -121,7 +123,7 @@ def _not_placed(counts: list[int], gpus: list[float], cluster: Cluster) -> int |
 
 
 def _take(nodes: list[list[float]], share: float) -> bool:
-    """Take a share of one GPU, or several whole ones of one node, out of what is free."""
+    """Take a share of one GPU, or several whole GPUs of one node, from the free GPUs. Returns whether it fits."""
     each, count = min(share, 1.0), max(1, math.ceil(share - 1e-6))
     for free in nodes:
         places = [place for place, room in enumerate(free) if room + 1e-6 >= each][:count]

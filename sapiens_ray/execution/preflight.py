@@ -1,6 +1,6 @@
-"""What is settled before the first image is read: checkpoints, output, plan, and what is done already.
+"""Everything that is decided before the first image is read: checkpoints, output, plan, and what is already done.
 
-Runs on the driver. `check` shows the result, `run` runs it. Nothing here writes except `save_job`.
+Runs on the driver. `check` shows the result, `run` runs it. Only `save_job` writes.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from sapiens_ray.version import __version__
 class PreparedJob:
     """Everything that is known before the first image is read: what `check` shows and `run` runs.
 
-    models: of the tasks, then the detectors. files: of labels that count. settings: what decides the labels.
-    quarantined: per shard, images that killed their worker in an earlier run. restarted: the output holds a plan of
-    other settings, and no rows.
+    models: of the tasks, then of the detectors. files: the valid label files. settings: all settings that decide the
+    labels. quarantined: per shard, images that killed their worker in an earlier run. restarted: whether the output
+    holds a plan of other settings, and no rows.
     """
 
     job: Job
@@ -81,20 +81,20 @@ class PreparedJob:
 
     @property
     def pending(self) -> list[tuple[Shard, Done]]:
-        """The shards that are not complete, with what of them is done."""
+        """The shards that are not complete, with the ranges that are done."""
         pairs = ((shard, self.done.get(shard.number, Done())) for shard in self.plan.shards)
         return [(shard, done) for shard, done in pairs if not done.complete]
 
     def recount(self) -> None:
-        """Look again at what is done: rows were removed."""
+        """Find again what is done, after rows were removed."""
         self.files = [name for name in list_units(self.output) if name.shard not in self.plan.changed]
         self.done = done_by_shard(self.files)
         self.quarantined = {}
 
     def work(self, held: Callable[[], None] = lambda: None) -> Iterator[list[ShardWork]]:
-        """What is to be read, in batches, to the end of the listing; the plan is extended meanwhile.
+        """The shards to read, in batches, until the listing ends. The plan grows meanwhile.
 
-        held: raises if another run holds the output.
+        held: raises if another run holds the lock of the output.
         """
         yield [self._work(shard, done) for shard, done in self.pending]
         for batch in self.growth.rest(held):
@@ -109,8 +109,8 @@ def prepare_job(
 ) -> PreparedJob:
     """Resolve the checkpoints, open the output, list the input and subtract what is done. Writes nothing.
 
-    restart: as if nothing had been written yet.
-    listing_s: list for so long before the first image is read, and the rest beside it; None: list all of it.
+    restart: prepare as if nothing had been written yet.
+    listing_s: list for this long before the first image is read, and the rest in parallel; None: list everything first.
     Raises ConfigError (InputError, CheckpointError, OutputError) before any work starts.
     """
     output = open_output(job)
@@ -121,7 +121,7 @@ def prepare_job(
     settings = job.result_settings([model.checkpoint.sha256 for model in models])
     with storage.translate_errors(OutputError, f"output.uri: cannot read {output.uri}"):
         written = [] if restart else list_units(output)
-        # Without rows there is nothing to mix with: a run that found its job file wrong leaves no trace.
+        # Other settings are fine if there are no rows: a run with a wrong job file does not block the output.
         lines = [] if restart else _other_settings(output, settings)
         if lines and written:
             raise OutputError(
@@ -145,7 +145,7 @@ def prepare_job(
     done = done_by_shard(files)
     growth.plan.fill_counts(done)
     prepared = PreparedJob(job, output, models, growth, done, files, settings, quarantined, restarted)
-    _ = prepared.schema  # two columns of one name are refused now, not by the first unit
+    _ = prepared.schema  # columns with the same name are refused now, not by the first unit
     return prepared
 
 
@@ -159,17 +159,17 @@ def _resolve_models(job: Job) -> list[PreparedModel]:
 
 
 def _refuse_missing_folder(mask: Mask, options: StorageOptions) -> None:
-    """Raise InputError for a folder of masks that does not exist: it would look like photos without masks."""
+    """Raise InputError if a folder of masks does not exist. Else all photos would seem to have no mask."""
     if mask.folder is None:
         return
-    with storage.translate_errors(InputError, f"tasks[].mask.folder: cannot look into {mask.folder}"):
+    with storage.translate_errors(InputError, f"tasks[].mask.folder: cannot read {mask.folder}"):
         fs, path = storage.filesystem(mask.folder, options)
         if not fs.isdir(path):
-            raise InputError(f"tasks[].mask.folder: {mask.folder} is not a folder that exists")
+            raise InputError(f"tasks[].mask.folder: {mask.folder} is not an existing folder")
 
 
 def open_output(job: Job) -> Folder:
-    """The output folder. Raises OutputError if a Ray job would lose it."""
+    """The output folder. Raises OutputError if its location cannot hold an output."""
     uri = job.output.uri
     if storage.in_working_dir(uri):
         raise OutputError(
@@ -177,14 +177,16 @@ def open_output(job: Job) -> Folder:
             "give an absolute path or a URL, e.g. --set output.uri=/data/labels"
         )
     if not storage.is_remote(uri) and os.path.realpath(storage.local_path(uri)) == os.sep:
-        raise OutputError(f"output.uri: {uri} is the root of this machine; give a folder for the labels")
+        raise OutputError(f"output.uri: {uri} is the root folder of this machine; give a folder for the labels")
     if uri.startswith("memory://"):
-        raise OutputError(f"output.uri: {uri} is the memory of one process, and a job has many; give a folder or a URL")
+        raise OutputError(
+            f"output.uri: {uri} is the memory of one process, but a job has several; give a folder or a URL"
+        )
     return Folder(uri.rstrip("/"), job.output.storage_options)
 
 
 def _other_settings(output: Folder, settings: Settings) -> list[str]:
-    """How the settings of an output differ from these."""
+    """The differences between the settings of an output and these, one line each."""
     if not output.exists(JOB_FILE):
         return []
     try:
@@ -195,7 +197,7 @@ def _other_settings(output: Folder, settings: Settings) -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the labels."""
+    """Versions of the libraries that decide the labels."""
     libraries = ("torch", "torchvision", "opencv-python-headless", "numpy", "pyarrow", "ray")
     return {
         "sapiens_ray": __version__,
@@ -205,7 +207,7 @@ def versions() -> dict[str, str]:
 
 
 def save_job(prepared: PreparedJob) -> None:
-    """Write `job.yaml` (resolved, without credentials) and the plan; drop what changed shards had."""
+    """Write `job.yaml` (resolved, without credentials) and the plan; delete the rows of changed shards."""
     job, output = prepared.job, prepared.output
     checkpoints = [model.checkpoint for model in prepared.models]
     record = {

@@ -1,4 +1,4 @@
-"""Shards to units, as the stage `read` does it."""
+"""Shards to units: the work of the stage `read`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from sapiens_ray.sources.base import cut_units
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import Unit
 
-MAX_UNIT_BYTES = 512 << 20  # what travels of a unit: 64 photos of 8 megapixels, decoded, would be 1.6 GB
+MAX_UNIT_BYTES = 512 << 20  # estimated size of a unit: 64 decoded photos of 8 megapixels would take 1.6 GB
 
 
 @dataclass(frozen=True)
 class UnitReader:
     """Reads shards as units.
 
-    output: has the images of planned folders and lists. extra: names and types of the passthrough columns.
+    output: holds the entries of planned folders and lists. extra: names and types of the passthrough columns.
     """
 
     reading: Reading
@@ -36,10 +36,10 @@ class UnitReader:
     extra: pa.Schema
 
     def units(self, work: ShardWork) -> Iterator[Unit]:
-        """Stream the units of a shard that are not done."""
+        """Yield the units of a shard that are not done."""
         started = time.perf_counter()
         shard, done = work.shard, work.done
-        encoded_images = _ticking(open_shard(shard, done, self.reading, self.output))
+        encoded_images = _with_progress(open_shard(shard, done, self.reading, self.output))
         folder = shard.uri.rsplit("/", 1)[0]
         for encoded, last in cut_units(encoded_images, self.unit_size, MAX_UNIT_BYTES, self.contents.estimated_bytes):
             for image in encoded:
@@ -53,8 +53,8 @@ class UnitReader:
             started = time.perf_counter()
 
 
-def _ticking(encoded_images: Images) -> Images:
-    """The same images; each is a sign of life."""
+def _with_progress(encoded_images: Images) -> Images:
+    """The same images; each counts as progress for the watchdog."""
     while True:
         watchdog.progress()
         try:

@@ -1,4 +1,4 @@
-"""Taking rows back: the error rows of an output, or all of it."""
+"""Removes rows: the error rows of an output, or the whole output."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from sapiens_ray.units import UnitName
 
 
 def drop_error_rows(output: Folder) -> None:
-    """Cut the error rows out of the files, so that their images count as not done.
+    """Remove the error rows from the files, so that their images count as not done.
 
-    A file becomes the files of what is left of it, which are published before it is removed: until then readers skip
-    them, since their rows are inside it. What earlier runs learned about images that kill their worker is forgotten.
+    A file is split into files of the remaining rows, which are published before the old file is removed. Until then
+    readers skip them, since the old file holds the same rows. Records of images that kill their worker are deleted.
     """
-    with translate_errors(OutputError, f"output.uri: cannot take back the error rows of {output.uri}"):
+    with translate_errors(OutputError, f"output.uri: cannot remove the error rows of {output.uri}"):
         forget(output)
         with ThreadPoolExecutor(output.threads) as pool:
             list(pool.map(lambda unit: _drop_error_rows(output, unit), list_units(output)))
@@ -59,16 +59,16 @@ def _drop_error_rows(output: Folder, unit: UnitName) -> None:
 
 
 def _copy_rows(file: pq.ParquetFile, start: int, stop: int, schema: pa.Schema, output: Folder, part: UnitName) -> None:
-    """Publish the rows [start, stop) of a file as one of its own."""
+    """Publish the rows [start, stop) of a file as a separate file."""
     with output.replacing(data_file(part)) as temporary, file_writer(temporary, schema) as writer:
         copy_rows(file, writer, schema, start, stop)
 
 
 def delete_results(output: Folder) -> None:
-    """Remove what runs wrote to an output, and nothing else. Nothing at all where no run has been.
+    """Delete everything that runs wrote to an output, and nothing else. Does nothing if the folder is not an output.
 
-    For each file of labels, the pictures that its rows name go first, then the file; last, what makes the folder an
-    output. What is left if this is interrupted does no harm, and goes the next time.
+    For each file of labels, the pictures that its rows name are deleted first, then the file. The files that mark the
+    folder as an output are deleted last, so an interrupted deletion can be repeated.
     """
     if not has_results(output):
         return
@@ -85,7 +85,7 @@ def delete_results(output: Folder) -> None:
 
 
 def _pictures_of(output: Folder, unit: UnitName) -> Iterator[str]:
-    """The pictures of the rows of a file: a row names that of the first task, those of the others have like names."""
+    """The pictures of the rows of a file. A row names that of the first task; the others have the same file name."""
     try:
         with output.open(data_file(unit)) as stream:
             table = pq.read_table(stream, columns=["visualization"])

@@ -1,4 +1,4 @@
-"""The stages of a job as Ray Data runs them: what is called per block, and with which resources."""
+"""The stages of a job as Ray Data runs them: the callable for a block, and its resources."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ FEED_CPUS = 0.001
 class StageSpec:
     """One operator of the dataset.
 
-    call: a callable from block to block or blocks; for actors, the class whose instances are called. arguments: of
-    that class. pool: the actors; None for tasks.
+    call: a callable from a block to one or more blocks; for actors, the class whose instances are called. arguments:
+    for the constructor of that class. pool: the actors; None for Ray tasks.
     """
 
     name: str
@@ -38,7 +38,7 @@ class StageSpec:
     arguments: tuple[object, ...] = ()
 
     def ray_arguments(self) -> Settings:
-        """The arguments of `Dataset.map_batches` beside the callable: one row, one block."""
+        """The arguments of `Dataset.map_batches` besides the callable. A batch is one row, which is one block."""
         import ray.data
 
         one: Settings = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}

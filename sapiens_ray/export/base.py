@@ -1,7 +1,7 @@
-"""What an export is. A new one is a module with an `Export`, and a line in `export/__init__.py`.
+"""The interface of an export. To add one, write a module with an `Export` and a line in `export/__init__.py`.
 
-Unlike with Sapiens-Lite, sub-folders are kept, so that equal names in two folders do not overwrite each other, and
-where two images would still share a file name (a.jpg and a.png) their full names are used.
+Unlike in Sapiens-Lite, sub-folders are kept, so that equal names in two folders do not overwrite each other. If two
+images would still share a file name (a.jpg and a.png), their full names are used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Options = Mapping[str, Any]  # values by the names of options
 
 @dataclass
 class Exported:
-    """What was written. left_out: columns that the format has no place for, and why."""
+    """The result of an export. left_out: columns that the format cannot hold, and why."""
 
     images: int = 0
     skipped: int = 0
@@ -34,7 +34,7 @@ class Exported:
 class Option:
     """An option of one format, as `--name` on the command line.
 
-    parse: the text on the command line to the value; raises ValueError.
+    parse: converts the text on the command line to the value; raises ValueError.
     """
 
     name: str
@@ -48,8 +48,8 @@ class Option:
 class Export:
     """An entry of the registry EXPORTS.
 
-    help: what it writes, in a few words. write: reads labels from an output folder and writes them to another one,
-    with the values of the options by their names. Raises OutputError if there are no labels.
+    help: what it writes, in a few words. write: reads labels from an output folder and writes them to another folder.
+    Its third argument is the values of the options by name. Raises OutputError if there are no labels.
     """
 
     help: str
@@ -78,14 +78,14 @@ def labelled(source: Folder, columns: list[str], done: Exported | None = None) -
 
 
 class Names:
-    """File names of images, no two alike."""
+    """Unique file names of images."""
 
     def __init__(self, image_ids: Iterable[str]) -> None:
         self._wanted = Counter(file_names(image_id)[0] for image_id in image_ids)
         self._used: set[str] = set()
 
     def of(self, image_id: str) -> tuple[str, bool]:
-        """(name without ending, whether it is not the stem)."""
+        """(file name without ending, whether it differs from the stem)."""
         stem, full = file_names(image_id)
         candidates = itertools.chain(
             [stem] if self._wanted[stem] == 1 else [], [full], (f"{full}-{n}" for n in itertools.count(2))

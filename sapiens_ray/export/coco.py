@@ -1,4 +1,4 @@
-"""COCO JSON: keypoints of persons, run-length masks of classes. One file per task, written as a stream."""
+"""COCO JSON: keypoints of persons, run-length encoded masks of classes. One file per task, written as a stream."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from sapiens_ray.units import Row
 MIN_SCORE = Option(
     "min_score",
     "keypoints with a lower score are marked as not labelled (visibility 0); default 0.3",
-    0.3,  # Sapiens-Lite draws keypoints from here on
+    0.3,  # Sapiens-Lite draws keypoints with at least this score
     float,
     "SCORE",
 )
 
 
 def export_coco(source: Folder, target: Folder, options: Options | None = None) -> Exported:
-    """Write `<column>.json` for every task with persons or class maps; every image that has labels is in `images`.
+    """Write `<column>.json` for every task with persons or class maps. `images` lists every image that has labels.
 
-    Keypoints are those of the Parquet file, whatever their score; visibility is 2 from `min_score` on and 0 below,
-    and `keypoint_scores` holds the scores. Segmentation has one annotation per class and image, background left out,
-    category ids being class ids. Raises OutputError if there are no labels.
+    All keypoints of the Parquet file are written; visibility is 2 for scores of at least `min_score` and 0 below, and
+    `keypoint_scores` holds the scores. Class maps give one annotation per class and image, without background;
+    category ids are class ids. Raises OutputError if there are no labels.
     """
     least = (options or {}).get(MIN_SCORE.name, MIN_SCORE.default)
     left_out: dict[str, str] = {}
@@ -115,7 +115,7 @@ def _masks(rows: Iterable[Row], labels: StoredClassMap) -> Iterator[Row]:
 
 
 def _write_list(file: IO[str], name: str, items: Iterable[Row]) -> None:
-    """Write a list, one item per line, without holding it."""
+    """Write a list, one item per line, without keeping it in memory."""
     file.write(f', "{name}": [')
     for number, item in enumerate(items):
         file.write((",\n" if number else "\n") + json.dumps(item))

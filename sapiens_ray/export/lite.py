@@ -1,4 +1,4 @@
-"""Sapiens-Lite's own files, for scripts that were written for its output folders."""
+"""The file formats of Sapiens-Lite, for scripts that read its output folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LITE = "lite"
 
 
 def export_lite(source: Folder, target: Folder, options: Options | None = None) -> Exported:
-    """Write a folder per task, and in it for every image that has labels the files that the task gives to `lite`.
+    """Write a folder per task. It holds, for every image that has labels, the files that the task provides for `lite`.
 
     Raises OutputError if there are no labels.
     """

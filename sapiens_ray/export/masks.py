@@ -1,4 +1,4 @@
-"""Class maps as index PNGs with the palette of the classes: what annotation tools and segmentation datasets use."""
+"""Class maps as index PNGs with the colours of the classes as palette, as used by annotation tools and datasets."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Checkpoint files to callables on a device."""
+"""From checkpoint files to callables on a device."""

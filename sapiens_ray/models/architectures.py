@@ -1,6 +1,6 @@
-"""Families of models that are built here from the tensors of a checkpoint. One module per family.
+"""Families of models that are built from the tensors of a checkpoint. One module per family.
 
-A new one is a module with a subclass of `Family` and of `NativeModel`, and a line in ARCHITECTURES.
+To add one, write a module with subclasses of `Family` and `NativeModel`, and a line in ARCHITECTURES.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Triple = tuple[float, float, float]
 
 
 class Architecture(Protocol):
-    """All that makes a model but its weights; its text names the model in messages."""
+    """Everything about a model except its weights; `str()` of it names the model in messages."""
 
     @property
     def task(self) -> str: ...
 
     @property
     def channels(self) -> int | None:
-        """Channels of the output; None for an encoder alone."""
+        """Channels of the output; None for an encoder without a head."""
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -45,14 +45,14 @@ class NativeModel(nn.Module):
     architecture: Architecture
 
     def compiled_parts(self) -> list[nn.Module]:
-        """The parts that `compile:` compiles, each by itself."""
+        """The modules that `compile:` compiles, each separately."""
         raise NotImplementedError
 
 
 class Family(ABC):
     """An entry of the registry ARCHITECTURES.
 
-    mean_rgb, std_rgb: of the normalisation of inputs, on the 0..255 scale.
+    mean_rgb, std_rgb: for the normalisation of inputs, on the 0..255 scale.
     """
 
     mean_rgb: ClassVar[Triple]
@@ -60,22 +60,22 @@ class Family(ABC):
 
     @abstractmethod
     def tensors_of(self, state: Mapping[str, Entry]) -> dict[str, Entry]:
-        """The tensors of the model under their names, without what else checkpoints hold; empty for another model."""
+        """The tensors of the model by name, without other content of checkpoints; empty if it is not of this family."""
 
     @abstractmethod
     def read(self, tensors: Mapping[str, Entry], what: str) -> Architecture:
-        """Read the architecture off the shapes of the tensors. what: the file, for messages. Raises CheckpointError."""
+        """Infer the architecture from the tensor shapes. what: the file, for messages. Raises CheckpointError."""
 
     @abstractmethod
     def fitting(self, tensors: Mapping[str, Entry], what: str) -> Architecture:
-        """The architecture whose tensors these are, all of them and no others. Reads none of them.
+        """The architecture that has exactly these tensors. Does not read their values.
 
         Raises CheckpointError with the first tensor that does not fit.
         """
 
     @abstractmethod
     def build(self, tensors: Mapping[str, Entry], what: str, dtype: torch.dtype, device: torch.device) -> NativeModel:
-        """The model with these tensors, in eval mode. dtype: of the large products. Raises CheckpointError."""
+        """The model with these tensors, in eval mode. dtype: of the large matrix products. Raises CheckpointError."""
 
 
 ARCHITECTURES: Registry[Family] = Registry(
@@ -86,7 +86,7 @@ ARCHITECTURES: Registry[Family] = Registry(
 
 
 def recognise(state: Mapping[str, Entry]) -> tuple[Family, dict[str, Entry]] | None:
-    """The family whose tensors a checkpoint holds, and these tensors; None for another model."""
+    """The family of the model in a checkpoint, and its tensors; None if no family recognises it."""
     for family in ARCHITECTURES.values():
         tensors = family.tensors_of(state)
         if tensors:

@@ -1,6 +1,6 @@
 """The published checkpoints by name, such as seg-1b: where they are on this machine, or on the Hugging Face hub.
 
-Imports neither torch nor huggingface_hub before something is asked for.
+Does not import torch. huggingface_hub is imported only when it is needed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LICENCE = "CC-BY-NC 4.0"
 ROOT_VARIABLE = "SAPIENS_LITE_CHECKPOINT_ROOT"
 
 _NAME = re.compile(r"[a-z]+\d*-\d(\.\d)?b")
-_COCO = "noahcao/sapiens-pose-coco"  # holds the poses of 17 and 133 keypoints of all sizes, in the tree of folders
+_COCO = "noahcao/sapiens-pose-coco"  # all pose models with 17 and 133 keypoints, in Sapiens-Lite's folder tree
 _SUFFIX = {"torchscript": "_torchscript.pt2", "bfloat16": "_bfloat16.pt2", "original": ".pth"}
 
 
@@ -31,7 +31,7 @@ _SUFFIX = {"torchscript": "_torchscript.pt2", "bfloat16": "_bfloat16.pt2", "orig
 class Published:
     """One model that Meta published.
 
-    stem: of its files. parameters: number of weights in millions. accuracy: as published, with the measure.
+    stem: of the file names. parameters: number of weights in millions. accuracy: as published, with the metric.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Published:
 
     @property
     def folder(self) -> str:
-        """The folder of its task in Sapiens-Lite's tree."""
+        """The folder of its task in Sapiens-Lite's folder tree."""
         return "pose" if self.kind.startswith("pose") else self.kind
 
     def file_name(self, mode: Mode) -> str:
@@ -58,18 +58,18 @@ class Published:
         return f"{self.stem}{clean}{_SUFFIX[mode]}"
 
     def tree_path(self, mode: Mode) -> str:
-        """Where the file lies below `sapiens_lite_host/$MODE` (of mode original: below `sapiens_host`)."""
+        """Path of the file below `sapiens_lite_host/$MODE` (for mode original: below `sapiens_host`)."""
         return f"{self.folder}/checkpoints/sapiens_{self.size}/{self.file_name(mode)}"
 
     def on_hub(self, mode: Mode) -> tuple[str, str]:
-        """Repository, and path of the file in it."""
+        """The repository, and the path of the file in it."""
         if self.kind in ("pose17", "pose133"):
             return _COCO, f"{_host(mode)}/{self.tree_path(mode)}"
         suffix = "" if mode == "original" else f"-{mode}"
         return f"facebook/sapiens-{self.folder}-{self.size}{suffix}", self.file_name(mode)
 
     def file_bytes(self, mode: Mode) -> float:
-        """Size of the file, about."""
+        """Approximate size of the file."""
         return self.parameters * 1e6 * (2 if mode == "bfloat16" else 4)
 
 
@@ -111,29 +111,29 @@ CATALOGUE = {
 
 
 def is_name(checkpoint: str) -> bool:
-    """Whether `checkpoint:` is meant as a name of the catalogue, and not as a path."""
+    """Whether the value of `checkpoint:` has the form of a catalogue name, not of a path."""
     return _NAME.fullmatch(checkpoint) is not None
 
 
 def published(name: str) -> Published:
-    """The entry of a name. Raises CheckpointError with the names that are near."""
+    """The entry with this name. Raises CheckpointError, which suggests similar names."""
     if name not in CATALOGUE:
         raise CheckpointError(f"{name!r} is not in the catalogue{suggestion(name)}; see `sapiens-ray checkpoints list`")
     return CATALOGUE[name]
 
 
 def suggestion(name: str) -> str:
-    """A hint at names that look like this one, or nothing."""
+    """A hint with similar names; empty if there are none."""
     close = difflib.get_close_matches(name.rsplit("/", 1)[-1], CATALOGUE, n=3, cutoff=0.75)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def find(name: str, mode: Mode) -> tuple[Path, Mode]:
-    """The file of a published model for a mode, and the mode of that file: on this machine, from the tree of
-    $SAPIENS_LITE_CHECKPOINT_ROOT, else from the hub's cache, else downloaded into it.
+    """The file of a published model for a mode, and the mode of that file: from the folder tree of
+    $SAPIENS_LITE_CHECKPOINT_ROOT, else from the hub's cache, else downloaded into that cache.
 
-    Every file format can give bfloat16, so files of other modes serve it too, if they are here already. Raises
-    CheckpointError.
+    Any file format can be loaded as bfloat16, so a file of another mode is used if it is already on this machine.
+    Raises CheckpointError.
     """
     model = published(name)
     usable: tuple[Mode, ...] = (mode, *(other for other in ("torchscript", "original") if other != mode))
@@ -146,7 +146,7 @@ def find(name: str, mode: Mode) -> tuple[Path, Mode]:
 
 
 def find_file(name: str, mode: Mode) -> Path:
-    """The file of just this mode, so that all nodes have the same one. Raises CheckpointError."""
+    """The file of exactly this mode, so that all nodes use the same file. Raises CheckpointError."""
     model = published(name)
     return here(model, mode) or download(model, mode)
 
@@ -162,21 +162,21 @@ def _in_root(model: Published, mode: Mode) -> Path | None:
 
 
 def in_tree(root: Path, model: Published, mode: Mode) -> Path | None:
-    """The file of a model in Sapiens-Lite's tree of folders, whichever of its levels the root names; also under the
-    other figures of an older release."""
+    """The file of a model in Sapiens-Lite's folder tree; `root` may be any of its levels. A file of an older release,
+    with other numbers in its name, is found too."""
     folders = [root / _host(mode), root.parent / _host(mode), root.parent.parent / _host(mode)]
     folders += [root / mode, root] if root.name in MODES or (root / mode).is_dir() else []
     for folder in folders:
         wanted = folder / model.tree_path(mode)
         if wanted.is_file():
             return wanted
-        for renamed in sorted(wanted.parent.glob(_any_figures(wanted.name))):
+        for renamed in sorted(wanted.parent.glob(_any_numbers(wanted.name))):
             return renamed
     return None
 
 
 def target_in_tree(root: Path, model: Published, mode: Mode) -> Path:
-    """Where the file of a model belongs in a tree that is at this root, or is to begin there."""
+    """The path for the file of a model in the folder tree at `root`, which may exist or be new."""
     host, _, below = _host(mode).partition("/")
     if root.parent.name == host and root.name in MODES:
         root = root.parent
@@ -184,8 +184,8 @@ def target_in_tree(root: Path, model: Published, mode: Mode) -> Path:
     return folder / model.tree_path(mode)
 
 
-def _any_figures(file_name: str) -> str:
-    """A pattern for the same model saved at another epoch: files were renamed on the hub between releases."""
+def _any_numbers(file_name: str) -> str:
+    """A pattern for the same model at another epoch: files were renamed on the hub between releases."""
     return re.sub(r"(AP|mIoU|epoch)_\d+", r"\1_*", file_name)
 
 
@@ -199,14 +199,14 @@ def _in_cache(model: Published, mode: Mode) -> Path | None:
     if isinstance(found, str):
         return Path(found)
     snapshots = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "snapshots"
-    return next(iter(sorted(snapshots.glob(f"*/{_any_figures(file)}"))), None)
+    return next(iter(sorted(snapshots.glob(f"*/{_any_numbers(file)}"))), None)
 
 
 def download(model: Published, mode: Mode, to: Path | None = None) -> Path:
-    """Download a file from the hub, or go on with a download that broke off. Raises CheckpointError.
+    """Download a file from the hub, or continue an interrupted download. Raises CheckpointError.
 
-    to: a folder for the tree of Sapiens-Lite; without it the hub's cache. HF_ENDPOINT, HF_TOKEN, HF_HOME and
-    HF_HUB_OFFLINE are huggingface_hub's own.
+    to: root of a folder tree like that of Sapiens-Lite; None for the hub's cache. HF_ENDPOINT, HF_TOKEN, HF_HOME and
+    HF_HUB_OFFLINE work as documented by huggingface_hub.
     """
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -221,12 +221,12 @@ def download(model: Published, mode: Mode, to: Path | None = None) -> Path:
     def fetch(file: str) -> Path:
         if target is None:
             return Path(hf_hub_download(repository, file))
-        # Moved to its place when it is whole: repositories have it at the top, or in folders of their own.
-        partly = target.parent / ".download"
-        fetched = Path(hf_hub_download(repository, file, local_dir=partly))
+        # Moved to its final path when it is complete: repositories have it at the top, or in folders.
+        partial = target.parent / ".download"
+        fetched = Path(hf_hub_download(repository, file, local_dir=partial))
         place = target.with_name(fetched.name)
         fetched.replace(place)
-        shutil.rmtree(partly, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         return place
 
     try:
@@ -234,15 +234,15 @@ def download(model: Published, mode: Mode, to: Path | None = None) -> Path:
             return fetch(file)
         except LocalEntryNotFoundError:
             raise
-        except EntryNotFoundError:  # renamed since: the same model under other figures
+        except EntryNotFoundError:  # renamed since: the same model with other numbers in its name
             names = HfApi().list_repo_files(repository)
-            renamed = next((name for name in names if fnmatch.fnmatch(name, _any_figures(file))), None)
+            renamed = next((name for name in names if fnmatch.fnmatch(name, _any_numbers(file))), None)
             if renamed is None:
                 raise
             return fetch(renamed)
-    except Exception as error:  # of many kinds, from the hub's library and from those below it
+    except Exception as error:  # of many kinds, from huggingface_hub and its dependencies
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise CheckpointError(
-            f"cannot download {file} from {repository}: {type(error).__name__}: {reason}. Put the file into the tree "
-            f"of ${ROOT_VARIABLE}, or name it with a path"
+            f"cannot download {file} from {repository}: {type(error).__name__}: {reason}. Put the file into the folder "
+            f"tree of ${ROOT_VARIABLE}, or give its path"
         ) from None

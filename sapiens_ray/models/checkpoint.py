@@ -1,4 +1,4 @@
-"""Checkpoint files: where they are, what they are, and a copy on this node's disk. Imports no torch."""
+"""Checkpoint files: their location, their file format, and a copy on this node's disk. Imports torch only if needed."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ FileFormat = Literal["torchscript", "export", "old export", "pickle", "safetenso
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint file, known by its content. Actors get this, never the weights."""
+    """A checkpoint file, identified by its content. Actors get this object, not the weights."""
 
     uri: str
     size: int
     sha256: str
     storage_options: StorageOptions = field(default_factory=dict, repr=False)
-    # What `uri` is: a path or URL, a URL whose file lies in the torch hub cache, or a name of the catalogue.
+    # What `uri` is: a path or URL, a URL whose file is in the torch hub cache, or a name of the catalogue.
     kind: Literal["file", "torch hub", "catalogue"] = "file"
-    mode: catalogue.Mode = "torchscript"  # of the file of a name: the same one on every node
+    mode: catalogue.Mode = "torchscript"  # of the file, for a catalogue name: the same file on every node
 
     def local_file(self) -> Path:
-        """The file on this node's disk, fetched once a node if it lies elsewhere.
+        """The file on this node's disk; a remote file is fetched once per node.
 
-        Raises CheckpointError if it is not there, or no longer the file the job was started with.
+        Raises CheckpointError if it is missing, or is not the file that the job was started with.
         """
         if self.kind == "torch hub":
             path = hub_file(self.uri)
@@ -49,7 +49,8 @@ class Checkpoint:
             path = Path(storage.local_path(self.uri))
             if not path.is_file():
                 raise CheckpointError(
-                    f"{path} is not on node {os.uname().nodename}: put the checkpoint on storage that all nodes see"
+                    f"{path} is not on node {os.uname().nodename}: put the checkpoint on storage that all nodes can "
+                    "read"
                 )
         else:
             with storage.translate_errors(StorageError, f"cannot fetch {redact_uri(self.uri)}"):
@@ -62,10 +63,11 @@ class Checkpoint:
 def resolve(
     uri: str, sha256: str | None, where: str, storage_options: StorageOptions, mode: catalogue.Mode = "torchscript"
 ) -> tuple[Checkpoint, Path]:
-    """Find the checkpoint of a task and hash it; with its file here. Raises CheckpointError, also for other files.
+    """Find the checkpoint of a task and hash it. Returns it with its local file. Raises CheckpointError, also if the
+    file is not a checkpoint.
 
-    uri: a path, a URL, or a name of the catalogue, whose file for this `mode` is downloaded if it is nowhere.
-    where: the field, for messages. sha256: refuse another file.
+    uri: a path, a URL, or a name of the catalogue, whose file for this `mode` is downloaded if it is not here.
+    where: the field, for messages. sha256: the required digest, if any.
     """
     named = catalogue.is_name(uri)
     if named:
@@ -74,7 +76,7 @@ def resolve(
     else:
         path = _file(uri, where, storage_options)
     digest = _verified(path, uri, sha256, where)
-    if format_of(path) is None:  # told apart here, before any process is started to load it
+    if format_of(path) is None:  # checked here, before any process is started to load it
         raise CheckpointError(f"{where}: {uri} is not a checkpoint: {seems_to_be(path)}")
     options = storage_options if storage.is_remote(uri) else {}
     return Checkpoint(uri, path.stat().st_size, digest, options, "catalogue" if named else "file", mode), path
@@ -83,14 +85,14 @@ def resolve(
 def resolve_weights(
     uri: str, sha256: str | None, where: str, storage_options: StorageOptions, torchscript: bool
 ) -> Checkpoint:
-    """Find the file of a person detector: a TorchScript program, or weights without one. Raises CheckpointError."""
+    """Find the file of a person detector: a TorchScript program, or only weights. Raises CheckpointError."""
     path = _file(uri, where, storage_options)
     digest = _verified(path, uri, sha256, where)
     is_script = format_of(path) == "torchscript"
     if torchscript and not is_script:
         raise CheckpointError(f"{where}: {uri} is not a TorchScript file: {seems_to_be(path)}")
     if not torchscript and is_script:
-        raise CheckpointError(f"{where}: {uri} is a TorchScript file, not weights; say `model: torchscript`")
+        raise CheckpointError(f"{where}: {uri} is a TorchScript file, not weights; set `model: torchscript`")
     return Checkpoint(uri, path.stat().st_size, digest, storage_options if storage.is_remote(uri) else {})
 
 
@@ -102,11 +104,11 @@ def _file(uri: str, where: str, storage_options: StorageOptions) -> Path:
     if not path.is_file():
         what = "is a folder, not a checkpoint file" if path.is_dir() else "does not exist"
         hint = (
-            "it was not sent with --working-dir (which leaves out what .gitignore and .rayignore name): "
-            "give an absolute path that every node sees, or a URL"
+            "it was not uploaded with --working-dir (which skips files listed in .gitignore and .rayignore): "
+            "give an absolute path that every node can read, or a URL"
             if storage.in_working_dir(uri)
             else "give the path or URL of a file, or a name that `sapiens-ray checkpoints list` shows"
-            f"{catalogue.suggestion(uri)} (`make demo` writes checkpoints to try with)"
+            f"{catalogue.suggestion(uri)} (`make demo` writes checkpoints for a first try)"
         )
         raise CheckpointError(f"{where}: {uri} {what}; {hint}")
     return path
@@ -114,7 +116,7 @@ def _file(uri: str, where: str, storage_options: StorageOptions) -> Path:
 
 @contextlib.contextmanager
 def field_named(where: str) -> Iterator[None]:
-    """Put the name of a field before the message of a CheckpointError."""
+    """Prefix the message of a CheckpointError with the name of a field."""
     try:
         yield
     except CheckpointError as error:
@@ -135,12 +137,12 @@ def hub_file(url: str) -> Path:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            prefix = path.stem.rpartition("-")[2]  # torchvision's files are named after their hash
+            prefix = path.stem.rpartition("-")[2]  # the names of torchvision's files end in their hash
             torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix, progress=False)
         except Exception as error:
             raise CheckpointError(
-                f"cannot download {url} ({type(error).__name__}: {error}): put the file at {path}, or name a file "
-                "with `checkpoint:`"
+                f"cannot download {url} ({type(error).__name__}: {error}): put the file at {path}, or give a "
+                "path with `checkpoint:`"
             ) from None
     return path
 
@@ -150,22 +152,22 @@ def _verified(path: Path, uri: str, pin: str | None, where: str) -> str:
     digest = file_sha256(path)
     if pin and digest != pin.lower():
         raise CheckpointError(
-            f"{where}: {uri} has SHA-256 {digest}, but the job pins {pin.lower()}: it is another file, or damaged"
+            f"{where}: {uri} has SHA-256 {digest}, but the job pins {pin.lower()}: it is another file, or it is damaged"
         )
     return digest
 
 
 def format_of(path: Path) -> FileFormat | None:
-    """What kind of file holds a checkpoint, told by its directory or its first bytes; None if it is none.
+    """The format of a checkpoint file, found from its zip directory or its first bytes; None if it is not a checkpoint.
 
     torchscript: a scripted program. export: a program of torch.export, in the layout of torch 2.9 and later.
-    old export: in an earlier one. pickle: what torch.save writes. safetensors.
+    old export: a program of torch.export in an earlier layout. pickle: written by torch.save. safetensors.
     """
     if zipfile.is_zipfile(path):
         try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
-        except Exception:  # damaged directories raise many things
+        except Exception:  # damaged directories raise many kinds of errors
             return None
         if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
             return "torchscript"
@@ -176,7 +178,7 @@ def format_of(path: Path) -> FileFormat | None:
         return next((kind for end, kind in ends.items() if any(name.endswith(end) for name in names)), None)
     with path.open("rb") as file:
         head = file.read(9)
-    if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04"):  # pickles, as torch wrote them before 1.6
+    if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04"):  # pickles, as written by torch before 1.6
         return "pickle"
     if len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
         return "safetensors"
@@ -190,19 +192,19 @@ def seems_to_be(path: Path) -> str:
         return {
             "torchscript": "it is a TorchScript program",
             "export": "it was saved by torch.export",
-            "old export": "it was saved by torch.export of an older torch",
+            "old export": "it was saved by torch.export of an older torch version",
             "pickle": "it looks like a torch.save file (weights without code)",
             "safetensors": "it looks like a safetensors file (weights without code)",
         }[file_format]
     if zipfile.is_zipfile(path):
-        return "a zip file of something else"
+        return "it is a zip file with other content"
     with path.open("rb") as file:
         head = file.read(16)
     if head == b"version https://":
-        return "a pointer of Git LFS instead of the file; run `git lfs pull`"
+        return "it is a Git LFS pointer, not the file itself; run `git lfs pull`"
     if head.startswith(b"PK\x03\x04"):
-        return "the beginning of a zip archive without its end: cut off, download it again"
-    return "it is empty" if not head else f"no archive at all, its first bytes are {head!r}"
+        return "it is a truncated zip archive; download it again"
+    return "it is empty" if not head else f"it has no known file format, its first bytes are {head!r}"
 
 
 def cache_folder() -> Path:
@@ -212,7 +214,7 @@ def cache_folder() -> Path:
 
 
 def _fetch(uri: str, options: StorageOptions) -> Path:
-    """A remote file as a local one; kept under its address and stamp, so a changed file is fetched again."""
+    """A local copy of a remote file, cached by URI, size and stamp, so a changed file is fetched again."""
     size, stamp = storage.stamp(uri, options)
     key = hashlib.sha256(f"{uri}\0{size}\0{stamp}".encode()).hexdigest()[:32]
     target = cache_folder() / "checkpoints" / key / uri.rsplit("/", 1)[-1]

@@ -1,7 +1,7 @@
-"""torch.compile, paid for once: what it makes is kept, and later actors, jobs and machines of the same kind load it.
+"""torch.compile with a cache: later actors, jobs and machines of the same kind load the compiled code.
 
-The unit of compilation is a layer of the encoder, compiled once for all layers, and the head. That takes a fraction
-of the time that the whole network takes, and the code is as fast.
+One layer of the encoder is compiled for all layers, and the head separately. That takes a fraction of the time that
+compiling the whole network takes, and the code is as fast.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from sapiens_ray.models.checkpoint import cache_folder
 from sapiens_ray.models.environment import environment
 from sapiens_ray.storage import Folder
 
-# The graphs of CUDA hand out their own memory as output, which the next batch overwrites while the last is reduced.
+# CUDA graphs return outputs in their own memory, which the next batch would overwrite while the last is reduced.
 _INDUCTOR_MODES = {"default": "default", "max-autotune": "max-autotune-no-cudagraphs"}
 _COMPLETE = "complete"
 
 
 def no_compiler(device: torch.device) -> str | None:
-    """Why nothing can be compiled for a device on this node; None if it can."""
+    """The reason why this node cannot compile for a device; None if it can."""
     node = f"on node {os.uname().nodename}"
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         return f"triton is not installed {node}"
@@ -45,7 +45,7 @@ def no_compiler(device: torch.device) -> str | None:
 
 
 def compile_native(model: NativeModel, compiling: str) -> None:
-    """Have the model's parts compiled when they first run; the shape of the batch is part of the code."""
+    """Compile the model's parts when they first run. The code is specific to the shape of the batch."""
     for part in model.compiled_parts():
         part.compile(mode=_INDUCTOR_MODES[compiling], dynamic=False)
 
@@ -58,32 +58,33 @@ def run_eagerly(model: NativeModel) -> None:
 
 @dataclass
 class Start:
-    """How compiled code came about, for the log."""
+    """Whether code was compiled or loaded, as a line for the log."""
 
     line: str = ""
 
 
 class CompileCache:
-    """Compiled code of one model: a folder on this node, and an archive where all nodes find it.
+    """Compiled code of one model: a folder on this node, and an archive that all nodes can read.
 
-    Code in it is run: whoever may write there may run programs on the nodes.
+    The code in it is executed: anybody with write access to it can run programs on the nodes.
     """
 
     def __init__(self, model: str, shared: Folder | None) -> None:
-        """model: SHA-256 of the checkpoint. shared: where archives are kept; without it they stay on the node."""
+        """model: SHA-256 of the checkpoint. shared: where archives are kept; None: code stays on this node."""
         self.model, self.shared = model, shared
 
     @contextlib.contextmanager
     def entered(self, kind: Sequence[str]) -> Iterator[Start]:
-        """Compile inside: with what is kept for this model, this torch and this `kind` of machine, mode and batch.
+        """Compile inside the block, with the code that is kept for this model, torch version and `kind` (machine, mode
+        and batch).
 
-        One process of a node at a time; the others then find what it made. What is new afterwards is kept. The
-        line of the yielded Start says in the end what happened, and how long it took.
+        Only one process per node compiles at a time; the others then load its code. New code is kept when the block
+        ends. Afterwards the line of the yielded Start says what happened, and how long it took.
         """
         key = hashlib.sha256("\0".join([self.model, torch.__version__, *kind]).encode()).hexdigest()[:32]
         local = cache_folder() / "compiled" / key
         local.mkdir(parents=True, exist_ok=True)
-        start, began = Start(), time.perf_counter()
+        start, started = Start(), time.perf_counter()
         with FileLock(local.with_suffix(".lock")):
             there = f"{local}" if (local / _COMPLETE).exists() else None
             problem = ""
@@ -93,39 +94,39 @@ class CompileCache:
             folders = {"TORCHINDUCTOR_CACHE_DIR": str(local / "inductor"), "TRITON_CACHE_DIR": str(local / "triton")}
             with environment(folders):
                 yield start
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - started
             new = there is None or _files(local) != before
             kept: Path | str = local
             if self.shared is not None:
                 try:
-                    # What this node compiled for an earlier job may not be there yet.
+                    # Code that this node compiled for an earlier job may not be in the shared cache yet.
                     if new or not self.shared.exists(f"{key}.zip"):
                         self.shared.write(f"{key}.zip", _packed(local))
                     kept = self.shared.join(f"{key}.zip")
-                except Exception as error:  # the job goes on without
+                except Exception as error:  # the job continues without it
                     problem += f"; cannot keep it in {self.shared.uri}: {type(error).__name__}: {first_line(error)}"
             if new:
                 start.line = f"compiled in {seconds:.1f} s, kept in {kept}{problem}"
             else:
-                start.line = f"compiled code of {there} ready in {seconds:.1f} s{problem}"
+                start.line = f"compiled code from {there} ready in {seconds:.1f} s{problem}"
             (local / _COMPLETE).touch()
 
     def _fetched(self, key: str, local: Path) -> tuple[str | None, str]:
-        """Unpack the archive of other nodes. Returns where it was, or None and why it is of no use."""
+        """Unpack the shared archive. Returns its URI, or None and why it cannot be used (empty if it is missing)."""
         assert self.shared is not None
         name = f"{key}.zip"
         try:
             if not self.shared.exists(name):
                 return None, ""
             with zipfile.ZipFile(io.BytesIO(self.shared.read(name))) as archive:
-                archive.extractall(local)  # keeps to the folder, whatever the names in it
+                archive.extractall(local)  # stays inside the folder, whatever the names in the archive
         except Exception as error:
-            return None, f"; {self.shared.join(name)} is of no use: {type(error).__name__}: {first_line(error)}"
+            return None, f"; {self.shared.join(name)} cannot be used: {type(error).__name__}: {first_line(error)}"
         return self.shared.join(name), ""
 
 
 def _files(folder: Path) -> set[str]:
-    """The files of a cache that matter: not locks, nor what is being written."""
+    """The relevant files of a cache: no locks and no temporary files."""
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return {str(path) for path in found if path.suffix not in (".lock", ".tmp") and path.name != _COMPLETE}
 

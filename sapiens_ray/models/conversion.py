@@ -1,4 +1,4 @@
-"""Checkpoints in another file format: `sapiens-ray convert`."""
+"""Conversion of checkpoints to other file formats: `sapiens-ray convert`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ SUFFIX: dict[Target, str] = {
     "safetensors": ".safetensors",
 }
 LARGEST_BATCH = 1024  # of an exported program
-# Largest difference, in parts of the largest value, and root mean square, in parts of the standard deviation. In
-# bfloat16 a program of other kernels, or another size of batch, rounds otherwise, and layer after layer adds to it.
+# The largest difference, relative to the largest value, and the root mean square difference, relative to the standard
+# deviation. In bfloat16, other kernels or another batch size round differently, and every layer adds to the difference.
 TOLERANCE: dict[Target, tuple[float, float]] = {
     "torchscript": (1e-4, 1e-5), "bfloat16": (0.2, 0.05), "safetensors": (1e-4, 1e-5),
 }  # fmt: skip
@@ -40,8 +40,8 @@ TOLERANCE: dict[Target, tuple[float, float]] = {
 class Converted:
     """A file that was written, loaded again, and compared.
 
-    largest, rms: difference of the outputs from those of the source in the same mode, in parts of the largest value
-    and of the standard deviation.
+    largest, rms: difference of the outputs from those of the source in the same mode, relative to the largest value
+    and to the standard deviation.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class Converted:
 
 
 def default_target(source: Path, to: Target) -> Path:
-    """The name Sapiens-Lite would give the file, beside the source."""
+    """The path of the new file: next to the source, with the name that Sapiens-Lite would give it."""
     stem = source.name
     for suffix in (".pth", ".safetensors", ".pt2", "_torchscript", "_bfloat16", "_clean"):
         stem = stem.removesuffix(suffix)
@@ -59,19 +59,19 @@ def default_target(source: Path, to: Target) -> Path:
 
 
 def convert(source: Path, to: Target, target: Path) -> Converted:
-    """Write a checkpoint in another file format, load what was written, and compare its outputs.
+    """Write a checkpoint in another file format, load the new file, and compare its outputs.
 
     torchscript: float32, traced; batches of any size. bfloat16: exported by the running torch; batches of 1 to 1024.
-    safetensors: the tensors, in the types they have. The file appears under its name only when it was found
-    right. Raises CheckpointError, also where the outputs differ.
+    safetensors: the tensors in their dtypes. The file gets its final name only after it was verified. Raises
+    CheckpointError, also if the outputs differ.
     """
     if target.exists() and os.path.samefile(source, target):
-        raise OutputError(f"--out {target}: is the file to convert itself")
+        raise OutputError(f"--out {target}: is the source file itself")
     recognised = recognise(read_weights(source))
     if not recognised:
         raise not_native(source)
     family, entries = recognised
-    temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")  # keeps the suffix, which torch looks at
+    temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")  # keeps the suffix, which torch checks
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
@@ -119,11 +119,11 @@ def _save_safetensors(entries: Mapping[str, Entry], task: str, source: Path, pat
 
     tensors = {name: entry.read() for name, entry in entries.items()}
     save_file(tensors, path, {"format": "pt", "task": task, "source_sha256": file_sha256(source)})
-    shutil.copymode(source, path)  # safetensors lets nobody else read it
+    shutil.copymode(source, path)  # safetensors makes the file readable for its owner only
 
 
 def _verified(source: Path, to: Target, written: Path, target: Path, model: NativeModel) -> Converted:
-    """Compare what a file gives with what the model gave, and a TorchScript source with what it gives itself."""
+    """Compare the outputs of the new file with those of the model, or of the source program if it is TorchScript."""
     cpu = torch.device("cpu")
     run: Callable[[torch.Tensor], Output]
     if to == "torchscript":
@@ -138,19 +138,21 @@ def _verified(source: Path, to: Target, written: Path, target: Path, model: Nati
     images = _images(model.architecture, 2)
     images = images.bfloat16() if to == "bfloat16" else images
     largest, rms = 0.0, 0.0
-    for batch in (images[:1], images):  # programs may have been saved for one size of batch alone
+    for batch in (images[:1], images):  # a program may have been saved for a single batch size
         with torch.inference_mode():
             found, wanted = _tensor(run(batch)).float(), _tensor(reference(batch)).float()
         if found.shape != wanted.shape:
-            raise CheckpointError(f"{written} gives {tuple(found.shape)} where {source} gives {tuple(wanted.shape)}")
+            raise CheckpointError(
+                f"not written: the output has shape {tuple(found.shape)}, that of {source} {tuple(wanted.shape)}"
+            )
         if not (found.isfinite().all() and wanted.isfinite().all() and wanted.std() > 0):
-            raise CheckpointError(f"not written: outputs of {source} are not finite, or all the same")
+            raise CheckpointError(f"not written: outputs of {source} are not finite, or are constant")
         largest = max(largest, float((found - wanted).abs().max() / wanted.abs().max()))
         rms = max(rms, float((found - wanted).square().mean().sqrt() / wanted.std()))
     if not (largest <= TOLERANCE[to][0] and rms <= TOLERANCE[to][1]):
         raise CheckpointError(
-            f"not written: {to} of {source} gives other outputs: they differ by {largest:.2g} of the largest value, "
-            f"rms {rms:.2g}"
+            f"not written: the outputs of {source} as {to} differ from its own by {largest:.2g} of the largest value, "
+            f"rms {rms:.2g} of the standard deviation"
         )
     return Converted(target, model.architecture, largest, rms)
 

@@ -1,4 +1,4 @@
-"""Person detectors: torchvision's detection models by name, or any TorchScript that answers like one."""
+"""Person detectors: torchvision's detection models by name, or any TorchScript program with the same kind of output."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ STRIP_SIDE = 4000
 
 
 def weights_url(name: str) -> str:
-    """Where torchvision publishes the COCO weights of a detection model. Raises CheckpointError for other names."""
+    """The URL of torchvision's COCO weights for a detection model. Raises CheckpointError for other names."""
     check_name(name)
     return str(torchvision.models.get_model_weights(name).DEFAULT.url)
 
 
 def check_name(name: str) -> None:
-    """Raise CheckpointError unless torchvision has a detection model of that name."""
+    """Raise CheckpointError unless torchvision has a detection model with this name."""
     known = torchvision.models.list_models(module=torchvision.models.detection)
     if name not in known:
         raise CheckpointError(f"{name!r} is not a detection model of torchvision: {', '.join(known)}; or `torchscript`")
@@ -42,12 +42,12 @@ def check_name(name: str) -> None:
 class Detector:
     """Holds one detection model: photo in, boxes of persons out.
 
-    One photo at a time: torchvision pads the photos of a batch to a common size, and what a photo gives would
+    It runs one photo at a time: torchvision pads the photos of a batch to a common size, so the boxes of a photo would
     depend on its neighbours.
     """
 
     def __init__(self, options: DetectorOptions, weights: Path, device: str, threads: int | None = None) -> None:
-        """Load the model. `weights`: a state dict, or a TorchScript file. Raises CheckpointError."""
+        """Load the model. weights: a state dict or a TorchScript file. Raises CheckpointError."""
         if threads:
             torch.set_num_threads(threads)
         self.options = options
@@ -63,15 +63,15 @@ class Detector:
     def __call__(self, photo: np.ndarray) -> np.ndarray:
         """H x W x 3 uint8 BGR to N x 5 float64 (x1, y1, x2, y2, score), best first; pixels of the photo.
 
-        Kept are boxes with the wanted label and score, after non-maximum suppression. Raises ImageError
-        `not_finite` if the model's answer is not made of numbers.
+        Boxes with the wanted label and score are kept, after non-maximum suppression. Raises ImageError
+        `not_finite` if the model's output holds NaN or infinity.
         """
         height, width = photo.shape[:2]
         seen = photo
         if max(height, width) > MOST_ASPECT * min(height, width):
-            seen = _widened(photo)
+            seen = _padded_strip(photo)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # "not writable": it is only read
+            warnings.simplefilter("ignore", UserWarning)  # "not writable": the array is only read
             pixels = torch.from_numpy(seen)
         rgb = pixels.to(self.device).permute(2, 0, 1).flip(0).to(torch.float32) / 255
         with self._lock, torch.inference_mode():
@@ -87,15 +87,15 @@ class Detector:
         if seen is not photo:
             boxes = boxes * (max(height, width) / max(seen.shape[:2]))
             boxes = torchvision.ops.clip_boxes_to_image(boxes, (height, width))
-            inside = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)  # not in the black beside the strip
+            inside = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)  # not in the black padding
             boxes, scores = boxes[inside], scores[inside]
         kept = torchvision.ops.nms(boxes, scores, self.options.nms)
         return torch.cat([boxes[kept], scores[kept, None]], 1).double().cpu().numpy()
 
 
-def _widened(strip: np.ndarray) -> np.ndarray:
-    """A strip, which torchvision would scale to nothing, as a photo: shrunk to STRIP_SIDE if it is longer, black
-    beside it."""
+def _padded_strip(strip: np.ndarray) -> np.ndarray:
+    """A very long photo, which torchvision would scale to a side of zero pixels: shrunk to STRIP_SIDE if it is longer,
+    and padded with black."""
     height, width = strip.shape[:2]
     scale = min(1.0, STRIP_SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -124,9 +124,9 @@ def load_torchvision(name: str, weights: Path) -> torch.nn.Module:
 
 
 def load_published(name: str, weights: Path, published_as: str) -> torch.nn.Module:
-    """A torchvision model as torchvision builds it for its own weights: some have other constants then (frozen
-    batch norms, with epsilon 0 in the oldest ones). torchvision finds the file, under its published name, in the hub
-    folder, which is a temporary one for this time."""
+    """A torchvision model as torchvision builds it for its published weights: some models then have other constants
+    (frozen batch norms, with epsilon 0 in the oldest ones). torchvision finds the file, under its published name, in a
+    temporary hub folder."""
     with tempfile.TemporaryDirectory() as folder, hub_folder(Path(folder)) as checkpoints:
         checkpoints.mkdir(parents=True)
         (checkpoints / published_as).symlink_to(weights.resolve())
@@ -135,15 +135,16 @@ def load_published(name: str, weights: Path, published_as: str) -> torch.nn.Modu
 
 
 def _caller(model: torch.jit.ScriptModule) -> Callable[[torch.Tensor], object]:
-    """A TorchScript detector takes a list of 3 x H x W images, like torchvision's, or a 1 x 3 x H x W batch."""
+    """A function that calls a TorchScript detector with what its signature takes: a list of 3 x H x W images, like
+    torchvision's models, or a 1 x 3 x H x W batch."""
     arguments = model.forward.schema.arguments  # type: ignore[attr-defined]
     takes_list = len(arguments) > 1 and isinstance(arguments[1].type, torch._C.ListType)
     return lambda image: model([image]) if takes_list else model(image[None])
 
 
 def detections(answer: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """N x 4 boxes, N labels and N scores in what a detector returned for one image: a mapping or a tuple of them,
-    alone or in a list, or behind the losses as scripted torchvision models answer. Raises CheckpointError."""
+    """N x 4 boxes, N labels and N scores from the output of a detector for one image: a mapping or a tuple of them,
+    alone or in a list, or after the losses as in scripted torchvision models. Raises CheckpointError."""
     if isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], list):
         answer = answer[1]
     if isinstance(answer, list | tuple) and len(answer) == 1:
@@ -158,7 +159,7 @@ def detections(answer: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
         )
     if all(isinstance(part, torch.Tensor) for part in parts):
         boxes, labels, scores = (part.float() for part in parts)
-        if boxes.numel() == 0:  # traced detectors find nobody in many shapes
+        if boxes.numel() == 0:  # without persons, traced detectors return tensors of many shapes
             boxes, labels, scores = boxes.reshape(0, 4), labels.reshape(-1)[:0], scores.reshape(-1)[:0]
         if boxes.dim() == 3:  # a batch of one
             boxes, labels, scores = boxes[0], labels[0], scores[0]

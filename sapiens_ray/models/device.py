@@ -1,4 +1,4 @@
-"""The device that models run on: all code that knows about CUDA is here."""
+"""The device that models run on. All code specific to CUDA is here."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def capability(device: torch.device) -> str:
-    """What code tuned for this device may count on: other machines of the same kind give the same text."""
+    """The properties that compiled code depends on. Machines of the same kind give the same text."""
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return f"{torch.cuda.get_device_name(device)}, sm_{major}{minor}, CUDA {torch.version.cuda}"
-    threads = f"{torch.get_num_threads()} threads"  # which stands in the code, too
-    try:  # inductor compiles for the very instructions of this CPU
+    threads = f"{torch.get_num_threads()} threads"  # compiled code contains it too
+    try:  # inductor compiles for the instruction set of this CPU
         text = Path("/proc/cpuinfo").read_text()
         flags = next(line for line in text.splitlines() if line.startswith(("flags", "Features")))
         return f"{threads}, {' '.join(sorted(flags.partition(':')[2].split()))}"
@@ -34,17 +34,17 @@ def capability(device: torch.device) -> str:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device, so that times mean something."""
+    """Wait for the device, so that measured times are correct."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def empty_cache(device: torch.device) -> None:
-    """Give memory back that no tensor holds any more."""
+    """Free cached memory that no tensor uses any more."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """TorchScript throws what its operators throw as plain RuntimeError."""
+    """Whether memory ran out. TorchScript raises all errors of its operators as plain RuntimeError."""
     return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error)

@@ -1,4 +1,4 @@
-"""Settings of torch that are environment variables, for the time of a block."""
+"""Settings of torch that are environment variables, set for the duration of a block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @contextlib.contextmanager
 def environment(variables: dict[str, str]) -> Iterator[None]:
-    """Environment variables of this process for the time of the block: torch reads them whenever it compiles."""
+    """Set environment variables of this process inside the block: torch reads them whenever it compiles."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -26,10 +26,10 @@ def environment(variables: dict[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def hub_folder(folder: Path) -> Iterator[Path]:
-    """Let torch look for downloaded weights below a folder; gives where exactly."""
+    """Make torch look for downloaded weights below a folder. Yields the exact folder."""
     before = torch.hub.get_dir()
     with environment({"TORCH_HOME": str(folder)}):
-        explicit = torch.hub.get_dir() == before  # by torch.hub.set_dir, which overrules the variable
+        explicit = torch.hub.get_dir() == before  # set by torch.hub.set_dir, which overrides the variable
         if explicit:
             torch.hub.set_dir(folder / "hub")
         try:

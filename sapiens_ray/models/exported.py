@@ -1,8 +1,8 @@
-"""Programs of torch.export that are no Sapiens, and so have to run as they are.
+"""Programs of torch.export that are not Sapiens models, and so have to run as they are.
 
-torch trusts such files: it unpickles what it cannot load otherwise, evaluates expressions as Python, loads compiled
-libraries, and calls whatever function of its namespace a graph names. So a file is looked through first, and refused
-unless all that is in it is of the few kinds that exporting a plain network gives.
+torch trusts such files: it unpickles some members, evaluates expressions as Python, loads compiled libraries, and
+calls any function of its namespace that a graph names. So a file is inspected first. It is refused unless all of its
+content is of the few kinds that exporting a plain network gives.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MEMBERS = re.compile(
     r"|archive_format|archive_version|byteorder|\.data/(version|serialization_id)|version|\.format_version"
     r"|\.storage_alignment)"
 )
-# Of sizes: sums and products of symbols, as sympy writes them: Mul(Integer(2), Symbol('s77', positive=True)).
+# Sizes are sums and products of symbols, as sympy writes them: Mul(Integer(2), Symbol('s77', positive=True)).
 _SYMBOL = re.compile(r"[su]\d+")
 _FUNCTIONS = ("Symbol", "Integer", "Rational", "Add", "Mul", "Pow", "Max", "Min", "Mod", "FloorDiv", "CleanDiv")
 _PARTS = (ast.Expression, ast.Call, ast.keyword, ast.Name, ast.Load, ast.Constant, ast.UnaryOp, ast.USub)
@@ -40,31 +40,31 @@ _TARGETS = re.compile(
 
 
 def load_export(path: Path) -> torch.export.ExportedProgram:
-    """A program of torch.export, of the running torch, on the CPU. Raises CheckpointError for all others."""
-    _look_through(path)
+    """A program of torch.export that the running torch can load, on the CPU. Raises CheckpointError for all others."""
+    _refuse_executable_content(path)
     logger = logging.getLogger("torch.export")
     level = logger.level
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            logger.setLevel(logging.CRITICAL)  # it prints a traceback of what it then raises
+            logger.setLevel(logging.CRITICAL)  # it prints a traceback of the exception that it then raises
             return torch.export.load(str(path))
-    except Exception as error:  # of many kinds, from the depths of torch
+    except Exception as error:  # of many kinds, from inside torch
         raise CheckpointError(
-            f"{path} was exported by another torch than the running {torch.__version__}, and is no Sapiens model whose "
-            f"weights could be used: {first_line(error)}"
+            f"{path} was exported by another torch than the running {torch.__version__}, and is not a Sapiens model "
+            f"whose weights could be used: {first_line(error)}"
         ) from None
     finally:
         logger.setLevel(level)
 
 
-def _look_through(path: Path) -> None:
-    """Raise CheckpointError if a file holds what loading or running it would execute."""
+def _refuse_executable_content(path: Path) -> None:
+    """Raise CheckpointError if a file holds code or objects that loading or running it would execute."""
     with zipfile.ZipFile(path) as archive:
         members = archive.namelist()
         for member in members:
             if not _MEMBERS.fullmatch(member) or members.count(member) > 1:
-                raise CheckpointError(f"{path}: {member} is none of the parts of a plain exported network; not loaded")
+                raise CheckpointError(f"{path}: {member} is not part of a plain exported network; not loaded")
         for member in members:
             if member.endswith(".pt"):
                 try:
@@ -83,13 +83,13 @@ def _refuse_code(path: Path, member: str, key: str, value: object) -> None:
     elif key == "expr_str" and not _is_arithmetic(value):
         what = f"an expression that is not plain arithmetic, {value!r}"
     elif key == "target" and isinstance(value, str) and not _TARGETS.fullmatch(value):
-        what = f"a call of {value!r}, which is no operator of torch"
+        what = f"a call of {value!r}, which is not an operator of torch"
     if what:
         raise CheckpointError(f"{path}: {member} holds {what[:200]}; not loaded")
 
 
 def _is_arithmetic(expression: object) -> bool:
-    """Whether an expression, which torch would evaluate, is made of sizes and of nothing else."""
+    """Whether an expression, which torch would evaluate, consists only of arithmetic with sizes."""
     if not isinstance(expression, str):
         return False
     try:
@@ -106,7 +106,7 @@ def _is_arithmetic(expression: object) -> bool:
 
 
 def _fields(value: object) -> Iterator[tuple[str, object]]:
-    """Every key of a nested JSON value with what stands there."""
+    """Every key of a nested JSON value, with its value."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield key, item

@@ -1,8 +1,8 @@
 """The heads of Sapiens: transposed convolutions that enlarge the encoder's map, then 1 x 1 convolutions.
 
-All tasks have the same head; what differs is how often it enlarges, how wide it is, how many channels come out, and
-what the last layer is called. Written from the published description of the checkpoints; the children have the names
-of their tensors.
+All tasks have the same kind of head. Heads differ in the number of transposed convolutions, the widths, the number of
+output channels, and the name of the last layer. Written from the published description of the checkpoints; submodules
+are named like the tensors in them.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import torch.nn.functional as F
 from torch import nn
 
 NORM_EPS = 1e-5
-STRIP = 64  # rows of the output at a time
-CACHED_ROWS = 16  # rows that a CPU's cache holds
+STRIP = 64  # rows of the output that are computed at a time
+CACHED_ROWS = 16  # rows that fit into a CPU's cache
 
 
 class InstanceNorm(nn.Module):
-    """Each channel of each image to mean 0 and variance 1; no weights. Statistics are float32."""
+    """Normalises each channel of each image to mean 0 and variance 1; no weights. Statistics are float32."""
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """B x C x H x W to the same."""
+        """B x C x H x W to the same shape."""
         exact = maps.dtype == torch.float32 and not maps.is_contiguous(memory_format=torch.channels_last)
         if not maps.is_cpu or exact or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             return F.instance_norm(maps, eps=NORM_EPS)
-        # On a CPU instance_norm would undo the channels-last order that convolutions are fast in, and rounds the mean
-        # to the maps' dtype; group_norm loses digits where the mean is large. Sums about a value near the mean, in
-        # strips that the cache holds, do none of this.
+        # On a CPU, instance_norm would undo the channels-last order, in which convolutions are fast, and rounds the
+        # mean to the maps' dtype; group_norm loses digits where the mean is large. Sums of differences from a value
+        # near the mean, in strips that fit into the cache, avoid both.
         strips = maps.split(CACHED_ROWS, 2)
         near = strips[0].float().mean((2, 3), keepdim=True)
         total, squares = torch.zeros_like(near), torch.zeros_like(near)
@@ -46,7 +46,7 @@ class InstanceNorm(nn.Module):
 
 
 class Head(nn.Module):
-    """The encoder's map to the task's output: logits, heatmaps, depth or normals."""
+    """From the encoder's features to the task's output: logits, heatmaps, depth or normals."""
 
     def __init__(self, width: int, deconv: Sequence[int], conv: Sequence[int], channels: int, last: str) -> None:
         """width: channels of the encoder. deconv, conv: channels of the layers. last: name of the last layer."""
@@ -72,6 +72,6 @@ class Head(nn.Module):
         if maps.dtype == torch.float32:
             exact: torch.Tensor = last(maps)
             return exact
-        # Eight bits of bfloat16 would make ties of peaks and steps of depth. The wide input is converted in strips:
-        # whole it would be the largest tensor by far.
+        # The eight bits of bfloat16 would turn peaks into ties, and depth into steps. The wide input is converted in
+        # strips: converted at once it would be the largest tensor by far.
         return torch.cat([last(strip.float()) for strip in maps.split(STRIP, 2)], 2)

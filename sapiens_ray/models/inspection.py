@@ -1,4 +1,4 @@
-"""What a checkpoint file is: `sapiens-ray checkpoints inspect`."""
+"""Information about a checkpoint file: `sapiens-ray checkpoints inspect`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sapiens_ray.models.weights import read_weights
 
 @dataclass(frozen=True)
 class Inspected:
-    """What is known about a checkpoint. problem: why it cannot be used, if so. modes: in which it runs here."""
+    """Information about a checkpoint. modes: how it runs in each mode. problem: why it cannot be used, if so."""
 
     path: Path
     bytes: int
@@ -32,7 +32,7 @@ class Inspected:
 
 
 def inspect(path: Path) -> Inspected:
-    """Read a file without running what is in it, and tell how it would run. Raises CheckpointError."""
+    """Read a file, without running code in it, and find how it would run. Raises CheckpointError."""
     if not path.is_file():
         raise CheckpointError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
     file_format = format_of(path)
@@ -60,7 +60,7 @@ def inspect(path: Path) -> Inspected:
 def _how(
     file_format: FileFormat, architecture: Architecture | None, dtypes: Collection[str], problem: str, mode: str
 ) -> str:
-    """How a file runs in a mode; why it does not. Told without loading a program."""
+    """How a file runs in a mode, or why it does not. Programs are not loaded for this."""
     floating = [dtype for dtype in dtypes if "float" in dtype]
     if file_format == "torchscript" and mode == "torchscript":
         return "as it is" if set(floating) <= {"float32"} else f"no: a program with {' and '.join(floating)} weights"
@@ -71,6 +71,6 @@ def _how(
     if file_format == "torchscript":
         return "as it is, cast"
     if file_format != "export":
-        return "no: not a Sapiens model, and no program"
+        return "no: neither a Sapiens model nor a program"
     wanted = "float32" if mode == "torchscript" else "bfloat16"
     return "as it is" if set(floating) <= {wanted} else f"no: a program with {' and '.join(floating)} weights"

@@ -1,4 +1,4 @@
-"""Checkpoints as models that run with this torch, in either mode."""
+"""Loads any checkpoint as a model that runs with the installed torch, in either mode."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class LoadedModel:
     """A model on its device.
 
-    dtype: of the images it takes. batch: the only batch size it takes, if there is but one. native: the module, if it
-    is one of ours; None for a program that runs as it is. mean_rgb, std_rgb: of the normalisation of images.
+    dtype: of the input images. batch: the batch size, if it is fixed. native: the module, if it is of a known family;
+    None for a program that runs as it is. mean_rgb, std_rgb: for the normalisation of images.
     """
 
     module: Callable[[torch.Tensor], Output]
@@ -35,7 +35,7 @@ class LoadedModel:
     dtype: torch.dtype
     batch: int | None = None
     native: NativeModel | None = None
-    mean_rgb: Triple = SapiensFamily.mean_rgb  # of programs, too: Sapiens-Lite saves them with these constants
+    mean_rgb: Triple = SapiensFamily.mean_rgb  # also for programs: Sapiens-Lite's programs expect these constants
     std_rgb: Triple = SapiensFamily.std_rgb
 
     @property
@@ -46,9 +46,9 @@ class LoadedModel:
 def load_model(path: Path, mode: str, device: torch.device) -> LoadedModel:
     """A checkpoint of any file format as a model. Raises CheckpointError.
 
-    mode torchscript: a TorchScript program as it is; weights in the native module, float32. mode bfloat16: the
-    native module, its large products in bfloat16; programs of other models are cast. Exported programs of other
-    models run as they are, in the mode whose type they have.
+    mode torchscript: a TorchScript program as it is; other files as the native module in float32. mode bfloat16: the
+    native module with its large matrix products in bfloat16; TorchScript programs of other models are cast. Exported
+    programs of other models run as they are, in the mode that has their dtype.
     """
     file_format = format_of(path)
     if file_format == "torchscript" and mode == "torchscript":
@@ -61,7 +61,7 @@ def load_model(path: Path, mode: str, device: torch.device) -> LoadedModel:
     if recognised:
         family, tensors = recognised
         native = family.build(tensors, str(path), dtype, device)
-        if device.type == "cpu":  # oneDNN's convolutions are faster so; NVIDIA's choose for themselves
+        if device.type == "cpu":  # faster with oneDNN's convolutions; cuDNN chooses the layout itself
             native.to(memory_format=torch.channels_last)
         return LoadedModel(
             native, file_format or "pickle", torch.float32,
@@ -85,7 +85,7 @@ def _exported(path: Path, mode: str, dtype: torch.dtype, device: torch.device) -
 
 
 def refuse_unfit(path: Path, options: ModelOptions) -> None:
-    """Raise CheckpointError if a file that is not a TorchScript program cannot serve the task, judged by its names."""
+    """Raise CheckpointError if a file other than TorchScript does not fit the task by its tensor names and shapes."""
     entries = read_weights(path)
     recognised = recognise(entries)
     if recognised:
@@ -99,9 +99,9 @@ def refuse_unfit(path: Path, options: ModelOptions) -> None:
 
 
 def not_native(path: Path) -> CheckpointError:
-    """What to say about the tensors of a model of no known family."""
+    """The error for tensors that do not belong to a known family of models."""
     return CheckpointError(
-        f"{path} holds tensors, but not those of a Sapiens model: there is none named "
+        f"{path} holds tensors, but not those of a Sapiens model: it has no tensor "
         "backbone.patch_embed.projection.weight. Other models run as TorchScript programs"
     )
 
@@ -110,15 +110,15 @@ def _refuse_other_types(found: Iterable[torch.dtype], path: Path, mode: str, dty
     floating = {one for one in found if one.is_floating_point}
     if floating - {dtype}:
         held = ", ".join(sorted(str(one).removeprefix("torch.") for one in floating))
-        raise CheckpointError(f"{path} is a program with {held} weights, and cannot run in mode {mode}")
+        raise CheckpointError(f"{path} is a program with {held} weights and cannot run in mode {mode}")
 
 
 def refuse_other_task(architecture: Architecture, what: str, options: ModelOptions) -> None:
-    """Raise CheckpointError if a Sapiens model is not one of the task. what: the file, for messages."""
+    """Raise CheckpointError if a model is for another task. what: the file, for messages."""
     wanted = options.channels
     if architecture.task == options.task and wanted in (None, architecture.channels):
         return
     needs = f"task {options.task}"
     if wanted is not None and architecture.task == options.task:
         needs = f"{wanted} {options.channel_name}"
-    raise CheckpointError(f"{what} is {architecture}, and the job asks for {needs}")
+    raise CheckpointError(f"{what} is {architecture}, but the job asks for {needs}")

@@ -1,4 +1,4 @@
-"""From what the job says about a model to its checkpoint: found, hashed, and seen to fit. Imports torch if it must."""
+"""From the options of a model to its checkpoint: find it, hash it, check that it fits. Imports torch only if needed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from sapiens_ray.tasks.persons import DetectorOptions
 
 
 def resolve_model(options: ModelOptions, where: str, storage_options: StorageOptions) -> Checkpoint:
-    """Find the checkpoint of a task, and see from the names in it that it fits. Raises CheckpointError."""
+    """Find the checkpoint of a task, and check from its tensor names that it fits. Raises CheckpointError."""
     checkpoint, path = resolve(options.checkpoint, options.sha256, where, storage_options, options.mode)
-    if format_of(path) != "torchscript":  # its names cannot be read without loading it
+    if format_of(path) != "torchscript":  # TorchScript is checked when it is loaded
         from sapiens_ray.models.loading import refuse_unfit  # torch
 
         with field_named(where):
@@ -24,7 +24,7 @@ def resolve_detector(options: DetectorOptions, storage_options: StorageOptions) 
     where = "tasks[].boxes.detector"
     if options.model == "torchscript":
         return resolve_weights(str(options.checkpoint), options.sha256, f"{where}.checkpoint", storage_options, True)
-    from sapiens_ray.models.detectors import check_name, weights_url  # torch, only where a detector is wanted
+    from sapiens_ray.models.detectors import check_name, weights_url  # torch, only if there is a detector
 
     with field_named(f"{where}.model"):
         check_name(options.model)

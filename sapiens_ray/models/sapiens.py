@@ -1,4 +1,4 @@
-"""Which Sapiens model a set of tensors is, and the model with those tensors in it."""
+"""Sapiens models: the architecture inferred from tensors, and the model built from them."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from sapiens_ray.models.vit import PATCH, VisionTransformer, interpolate_pos_emb
 from sapiens_ray.models.weights import Entry
 from sapiens_ray.tasks.network import ENCODER_SIDE, NETWORK_HEIGHT, NETWORK_WIDTH
 
-# Width of the encoder: name and number of attention heads, which no tensor tells.
+# Width of the encoder: name, and number of attention heads, which cannot be inferred from the tensors.
 SIZES = {1024: ("0.3b", 16), 1280: ("0.6b", 16), 1536: ("1b", 24), 1920: ("2b", 32)}
-OTHER_HEAD_WIDTH = 16  # of models of other sizes, which are no published ones
-SHIFTED = ("pose", "normal")  # tasks whose patches begin two pixels outside the image
+OTHER_HEAD_WIDTH = 16  # for models of other sizes, which are not published ones
+SHIFTED = ("pose", "normal")  # tasks whose patches start two pixels outside the image
 
-# The tensors that are converted to a smaller type: nearly all numbers, and all the work. The others (patches,
-# positions, norms, the last layer) stay float32: they cost nothing, and all layers inherit their errors.
+# The tensors that are converted to a smaller dtype: nearly all weights and nearly all of the compute. The others
+# (patches, positions, norms, the last layer) stay float32: they cost little, and their errors would affect all layers.
 PRODUCTS = (".attn.", ".ffn.", ".deconv_layers.", ".conv_layers.")
 
-# What checkpoints hold beside the model: the decoder of the pretraining, and the constants of the preprocessor.
+# Other content of checkpoints: the decoder of the pretraining, and the constants of the preprocessor.
 IGNORED = ("neck.", "data_preprocessor.")
 
 
 @dataclass(frozen=True)
 class SapiensArchitecture:
-    """All that makes a Sapiens model but its weights.
+    """Everything about a Sapiens model except its weights.
 
-    task: pose, seg, depth, normal or features. channels: of the output; None for the encoder alone.
+    task: pose, seg, depth, normal or features. channels: of the output; None for an encoder without a head.
     """
 
     task: str
@@ -50,13 +50,13 @@ class SapiensArchitecture:
 
     @property
     def size(self) -> str:
-        """Published name of the size, such as 1b, or the width and depth of others."""
+        """The published name of the size, such as 1b; width and number of layers for other sizes."""
         name = SIZES.get(self.width, ("", 0))[0]
         return name or f"{self.width} wide, {self.layers} layers"
 
     @property
     def padding(self) -> int:
-        """Zeros round the input in pixels; also for segmenters trained on the 20 classes of CIHP and LIP."""
+        """Zero padding around the input in pixels; also for seg models trained on the 20 classes of CIHP and LIP."""
         return 2 if self.task in SHIFTED or (self.task == "seg" and self.channels == 20) else 0
 
     @property
@@ -83,7 +83,7 @@ class SapiensArchitecture:
 
 
 class Sapiens(NativeModel):
-    """Encoder and head. Without a head the output is a tuple of one map, as Sapiens-Lite's encoders have it."""
+    """Encoder and head. Without a head, the output is a tuple of one tensor, as with Sapiens-Lite's encoders."""
 
     def __init__(self, architecture: SapiensArchitecture) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class Sapiens(NativeModel):
             self.add_module(a.head, Head(a.width, a.deconv, a.conv, a.channels, a.last))
 
     def compiled_parts(self) -> list[nn.Module]:
-        """The layers of the encoder, which share one piece of code, and the head."""
+        """The layers of the encoder, which share their compiled code, and the head."""
         head = [self.get_submodule(self.architecture.head)] if self.architecture.head else []
         return [*self.backbone.layers, *head]
 
@@ -114,16 +114,16 @@ class Sapiens(NativeModel):
 
 
 def tensors_of(state: Mapping[str, Entry]) -> dict[str, Entry]:
-    """The tensors of the model under their names, without what else checkpoints hold; empty if it is no Sapiens."""
+    """The tensors of the model by name, without other content of checkpoints; empty if it is not a Sapiens model."""
     state = {name: entry for name, entry in state.items() if not name.startswith(IGNORED)}
-    for prefix in ("backbone.", ""):  # encoders are also saved by themselves
+    for prefix in ("backbone.", ""):  # encoders are also saved without the prefix
         if f"{prefix}patch_embed.projection.weight" in state:
             return state if prefix else {f"backbone.{name}": entry for name, entry in state.items()}
     return {}
 
 
 def read_architecture(tensors: Mapping[str, Entry], what: str) -> SapiensArchitecture:
-    """Read the model off the shapes of its tensors. what: the file, for messages. Raises CheckpointError."""
+    """Infer the architecture from the shapes of the tensors. what: the file, for messages. Raises CheckpointError."""
 
     def shape(name: str, dims: int) -> tuple[int, ...]:
         if name not in tensors:
@@ -141,7 +141,7 @@ def read_architecture(tensors: Mapping[str, Entry], what: str) -> SapiensArchite
     hidden = shape("backbone.layers.0.ffn.layers.0.0.weight", 2)[0]
     heads = SIZES[width][1] if width in SIZES else max(1, width // OTHER_HEAD_WIDTH)
     if width % heads:
-        raise CheckpointError(f"{what}: an encoder {width} wide is not a Sapiens of a known size")
+        raise CheckpointError(f"{what}: a Sapiens encoder of width {width} is not supported")
     head, last = "", ""
     if any(name.startswith("head.") for name in tensors):
         head, last = "head", "final_layer"
@@ -156,7 +156,7 @@ def read_architecture(tensors: Mapping[str, Entry], what: str) -> SapiensArchite
     channels = shape(f"{head}.{last}.weight", 4)[0]
     if head == "head":
         task = "pose"
-    elif len(deconv) == 4:  # up to the size of the input
+    elif len(deconv) == 4:  # enlarges to the size of the input
         task = "depth"
     else:
         task = "normal" if channels == 3 else "seg"
@@ -164,10 +164,10 @@ def read_architecture(tensors: Mapping[str, Entry], what: str) -> SapiensArchite
 
 
 def build(tensors: Mapping[str, Entry], what: str, dtype: torch.dtype, device: torch.device) -> Sapiens:
-    """The model with these tensors, in eval mode. what: the file, for messages. dtype: of the large products.
+    """The model with these tensors, in eval mode. what: the file, for messages. dtype: of the large matrix products.
 
     Tensors are read and converted one by one, so that there is never a second copy of the weights. Raises
-    CheckpointError for tensors that are missing, too many or of other shapes.
+    CheckpointError for missing, extra or wrongly shaped tensors.
     """
     architecture = fitting_architecture(tensors, what)
     with torch.device("meta"):
@@ -184,38 +184,38 @@ def build(tensors: Mapping[str, Entry], what: str, dtype: torch.dtype, device: t
 
 
 def fitting_architecture(tensors: Mapping[str, Entry], what: str) -> SapiensArchitecture:
-    """The model whose tensors these are, all of them and no others. Reads none of them.
+    """The architecture that has exactly these tensors. Does not read their values.
 
     Raises CheckpointError with the first tensor that does not fit.
     """
     architecture = read_architecture(tensors, what)
     with torch.device("meta"):
         state = Sapiens(architecture).state_dict()
-    but = f"; by its other tensors it is {architecture}"
+    others = f"; judging by its other tensors, it is {architecture}"
     for name, tensor in state.items():
         shape = tuple(tensor.shape)
         if name not in tensors:
-            raise CheckpointError(f"{what}: tensor {name} of shape {shape} is missing{but}")
+            raise CheckpointError(f"{what}: tensor {name} of shape {shape} is missing{others}")
         found = tensors[name].shape
         if name == "backbone.pos_embed" and len(found) == 3 and found[::2] == shape[::2]:
-            try:  # positions of another grid can be carried over
+            try:  # positions of another grid can be interpolated
                 has_class_token = architecture.task == "features"
                 interpolate_pos_embed(torch.empty(found, device="meta"), architecture.grid, has_class_token)
             except ValueError as error:
                 raise CheckpointError(f"{what}: tensor {name} of shape {found}: {error}") from None
         elif found != shape:
-            raise CheckpointError(f"{what}: tensor {name} has shape {found} where {shape} belongs{but}")
+            raise CheckpointError(f"{what}: tensor {name} has shape {found} instead of {shape}{others}")
     for name, entry in tensors.items():
-        # A pretrained encoder has a class token; those of the tasks have none, and drop its position.
+        # A pretrained encoder has a class token; the encoders of tasks do not, and drop its position.
         if name not in state and name != "backbone.cls_token":
-            raise CheckpointError(f"{what}: tensor {name} of shape {entry.shape} belongs to no part of the model{but}")
+            raise CheckpointError(f"{what}: tensor {name} of shape {entry.shape} does not belong to the model{others}")
     return architecture
 
 
 class SapiensFamily(Family):
     """Meta's Sapiens of 2024, 0.3b to 2b."""
 
-    # Sapiens-Lite's constants: those of ImageNet, rounded.
+    # Sapiens-Lite's constants: the rounded values of ImageNet.
     mean_rgb: ClassVar[Triple] = (123.5, 116.5, 103.5)
     std_rgb: ClassVar[Triple] = (58.5, 57.0, 57.5)
 

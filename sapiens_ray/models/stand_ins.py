@@ -1,9 +1,9 @@
-"""What `make demo` needs beside the package: small models that anybody may have.
+"""Stand-in models for `make demo`, tests and benchmarks: small, and free to use.
 
     python -m sapiens_ray.models.stand_ins checkpoints/demo
 
-The models have the inputs, outputs and file format of Sapiens-Lite's checkpoints, and seeded random weights.
-They look at colours; their labels mean nothing.
+The models have the inputs, outputs and file format of Sapiens-Lite's checkpoints, and seeded random weights. Their
+output depends on colours; their labels mean nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RandomSegmenter(nn.Module):
         prototypes = torch.randn(CLASSES, 3, generator=generator)
         self.classify = nn.Conv2d(3, CLASSES, 1)
         with torch.no_grad():
-            # -|x - p|^2 up to what all classes share, as a 1 x 1 convolution
+            # -|x - p|^2, up to a term that all classes share, as a 1 x 1 convolution
             self.classify.weight.copy_(2 * prototypes[:, :, None, None])
             self.classify.bias.copy_(-(prototypes**2).sum(1))  # type: ignore[union-attr]
 
@@ -47,7 +47,7 @@ class RandomSegmenter(nn.Module):
 class RandomMaps(nn.Module):
     """B x 3 x 1024 x 768 float32 to B x channels x height x width: a random mix of smoothed colours.
 
-    One channel: depth between 0 and 1. Three: normals that face the camera more or less.
+    One channel: depth between 0 and 1. Three channels: normals that roughly face the camera.
     """
 
     def __init__(self, channels: int, height: int, width: int, seed: int = 0) -> None:
@@ -64,7 +64,7 @@ class RandomMaps(nn.Module):
 
 
 class RandomPose(nn.Module):
-    """B x 3 x 1024 x 768 float32 to B x K x 256 x 192 heatmaps: one bump per map, moved a little by the colours."""
+    """B x 3 x 1024 x 768 float32 to B x K x 256 x 192 heatmaps: a Gaussian per map, slightly moved by the colours."""
 
     def __init__(self, count: int, seed: int = 0) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ def write_model(path: Path, task: str = "seg", seed: int = 0) -> None:
 
 
 def write_checkpoint(path: Path, seed: int = 0) -> None:
-    """Write a segmenter of Sapiens' architecture, 64 wide with 2 layers, as training code saves it."""
+    """Write a seg model of the Sapiens architecture, of width 64 with 2 layers, as training code saves it."""
     about = SapiensArchitecture("seg", 64, 2, 4, 256, (32,) * 3, (32,) * 3, CLASSES, "decode_head", "conv_seg")
     torch.manual_seed(seed)
     model = Sapiens(about)

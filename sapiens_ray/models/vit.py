@@ -1,10 +1,10 @@
 """The Sapiens encoder: a plain pre-norm vision transformer.
 
-Written from the published description of the checkpoints: names, shapes and the order of operations. The children
-have the names that the tensors of the checkpoints have, so that a state dict fits as it is.
+Written from the published description of the checkpoints: names, shapes and the order of operations. Submodules are
+named like the tensors of the checkpoints, so that a state dict fits as it is.
 
-The weights of attention and feed-forward layers may be bfloat16: then tokens are summed up and normalised in float32,
-layer after layer, and rounded only where they enter a product.
+The weights of attention and feed-forward layers may be bfloat16. The residual stream and the norms stay float32, and
+tokens are rounded only where they enter a matrix product.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ NORM_EPS = 1e-6
 
 
 class Attention(nn.Module):
-    """Softmax attention of every token to every token, scaled by 1 / sqrt(width of a head)."""
+    """Softmax attention between all tokens, scaled by 1 / sqrt(width of a head)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)  # rows: q, k, v; of each: head by head
+        self.qkv = nn.Linear(width, 3 * width)  # rows: q, k, v; within each: head by head
         self.proj = nn.Linear(width, width)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -60,7 +60,7 @@ class Block(nn.Module):
         self.ffn = FeedForward(width, hidden)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """B x N x C float32 to the same."""
+        """B x N x C float32 to the same shape."""
         dtype = self.attn.qkv.weight.dtype
         tokens = tokens + self.attn(self.ln1(tokens).to(dtype))
         tokens = tokens + self.ffn(self.ln2(tokens).to(dtype))
@@ -70,7 +70,7 @@ class Block(nn.Module):
 class PatchEmbed(nn.Module):
     """Patches of 16 x 16 pixels to tokens, row by row.
 
-    padding: zeros round the image, in pixels. It moves the patches, and a wrong one fits without complaint.
+    padding: zeros around the image, in pixels. It shifts the patches, and a wrong value raises no error.
     """
 
     def __init__(self, width: int, padding: int) -> None:
@@ -96,7 +96,7 @@ class VisionTransformer(nn.Module):
         grid: tuple[int, int],
         class_token: bool,
     ) -> None:
-        """grid: rows and columns of patches. class_token: one token more, in front, that is no patch."""
+        """grid: rows and columns of patches. class_token: one extra token in front of the patches."""
         super().__init__()
         self.grid = grid
         self.patch_embed = PatchEmbed(width, padding)
@@ -121,11 +121,11 @@ class VisionTransformer(nn.Module):
 
 
 def interpolate_pos_embed(embedding: torch.Tensor, grid: tuple[int, int], class_token: bool) -> torch.Tensor:
-    """Position embeddings of a square grid, as those of another: bicubic, without anti-aliasing, in float32.
+    """Position embeddings of a square grid, resized to another grid: bicubic, without anti-aliasing, in float32.
 
-    embedding: 1 x N x C, of N = n * n patches, or n * n + 1 with a class token in front. class_token: keep its
-    row. Returns 1 x (rows * columns [+ 1]) x C float32; for the same grid the very numbers. That is what the
-    original loader does with a pretrained encoder. Raises ValueError where N is not of that form.
+    embedding: 1 x N x C, of N = n * n patches, or n * n + 1 with a class token in front. class_token: keep its row.
+    Returns 1 x (rows * columns [+ 1]) x C float32; unchanged values for the same grid. The original loader does the
+    same with a pretrained encoder. Raises ValueError if N is not of that form.
     """
     embedding = embedding.float()
     count = embedding.shape[1]

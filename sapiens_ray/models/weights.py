@@ -1,7 +1,7 @@
-"""The tensors in a checkpoint file, whatever its format, without running what is in it.
+"""The tensors in a checkpoint file of any format, without running code in the file.
 
-Each tensor is read when it is asked for, straight from its place in the file: a model of a smaller type never has
-the weights beside it in their stored type, and no file is mapped that somebody may overwrite.
+Each tensor is read when it is needed, straight from its position in the file. So weights are never in memory in their
+stored dtype beside the model, and no file is memory-mapped that somebody may overwrite.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sapiens_ray.models.checkpoint import FileFormat, format_of, seems_to_be
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor in a file. `read` gives it, contiguous, on the CPU; it raises CheckpointError for a damaged file."""
+    """A tensor in a file. `read` returns it, contiguous, on the CPU; it raises CheckpointError for a damaged file."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -34,7 +34,7 @@ class Entry:
 
 
 def read_weights(path: Path) -> dict[str, Entry]:
-    """The tensors of a file under their names. Raises CheckpointError for files of other kinds, or damaged ones."""
+    """The tensors of a file by name. Raises CheckpointError if the file is not a checkpoint, or is damaged."""
     file_format = format_of(path)
     readers: dict[FileFormat, Callable[[Path], dict[str, Entry]]] = {
         "torchscript": _of_torchscript,
@@ -49,7 +49,7 @@ def read_weights(path: Path) -> dict[str, Entry]:
         return readers[file_format](path)
     except (FileNotFoundError, PermissionError):
         raise
-    except Exception as error:  # damage shows in many ways: in the zip, in JSON, in pickles, in what they say
+    except Exception as error:  # damage can be anywhere: in the zip, in JSON, in pickles, in their values
         raise CheckpointError(
             f"{path}: cannot read its tensors ({file_format}): {type(error).__name__}: {first_line(error)}"
         ) from None
@@ -59,7 +59,7 @@ def load_torchscript(path: Path, device: torch.device) -> torch.jit.ScriptModule
     """A TorchScript file as a module in eval mode on the device. Raises CheckpointError for anything else."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit works, and is what Meta released
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit works, and Meta's files use it
             warnings.simplefilter("ignore", FutureWarning)
             program: torch.jit.ScriptModule = torch.jit.load(str(path), map_location=device)
             return program.eval()
@@ -70,7 +70,7 @@ def load_torchscript(path: Path, device: torch.device) -> torch.jit.ScriptModule
 
 @dataclass(frozen=True)
 class _Place:
-    """A tensor as a pickle describes it: where its numbers lie in the storage of that name."""
+    """A tensor as a pickle describes it: the position of its values in a named storage."""
 
     storage: str
     dtype: torch.dtype
@@ -80,7 +80,7 @@ class _Place:
 
 
 class _Inert:
-    """Stands for an object of any class, or what any function gives: nothing of that name is imported or called."""
+    """Placeholder for an object of any class, or for the result of any function: nothing is imported or called."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         self.state: object = None
@@ -105,16 +105,16 @@ class _Inert:
 
 
 class _OrderedDict(dict[str, object]):
-    """Of those, state dicts also pickle their attributes."""
+    """State dicts are OrderedDicts that also pickle their attributes, which are ignored."""
 
     def __setstate__(self, state: object) -> None:
         pass
 
 
 class _TensorsOnly(pickle.Unpickler):
-    """Builds plain containers and the places of tensors out of what torch.save or torch.jit.save pickled.
+    """Builds plain containers and the positions of tensors from pickles of torch.save or torch.jit.save.
 
-    Unpickling runs what `find_class` returns, and that is never anything but what stands here.
+    Unpickling calls what `find_class` returns, and that is always defined in this module.
     """
 
     def find_class(self, module: str, name: str) -> object:
@@ -132,7 +132,7 @@ class _TensorsOnly(pickle.Unpickler):
         """('storage', its type, name, device, number of elements)."""
         _, kind, name, *_ = pid
         if not isinstance(kind, torch.dtype):
-            raise pickle.UnpicklingError(f"a storage of type {kind}, which no Sapiens has")
+            raise pickle.UnpicklingError(f"a storage of type {kind}, which Sapiens checkpoints do not have")
         return kind, str(name)
 
 
@@ -155,11 +155,11 @@ _STORAGES = {
 
 
 def _of_pickle(path: Path) -> dict[str, Entry]:
-    """What torch.save wrote: a state dict, or a dict with one under `state_dict`."""
+    """A file of torch.save: a state dict, or a dict with one under `state_dict`."""
     if zipfile.is_zipfile(path):
         with path.open("rb") as file:
             return _of_torch_zip(path, file, 0)
-    # The format of torch before 1.6: nothing but tensors and plain containers, or it is refused.
+    # The format of torch before 1.6: refused if it holds anything except tensors and plain containers.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         state = _state_dict(torch.load(path, weights_only=True, map_location="cpu"))
@@ -168,7 +168,7 @@ def _of_pickle(path: Path) -> dict[str, Entry]:
 
 
 def _of_torch_zip(path: Path, file: IO[bytes], base: int) -> dict[str, Entry]:
-    """file: the zip that torch.save wrote, which begins at `base` in the file at `path`."""
+    """file: the zip that torch.save wrote, which starts at `base` in the file at `path`."""
     with zipfile.ZipFile(file) as archive:
         members, index = _members(archive, "data.pkl")
         state = _state_dict(_TensorsOnly(io.BytesIO(archive.read(f"{index}/data.pkl"))).load())
@@ -177,7 +177,7 @@ def _of_torch_zip(path: Path, file: IO[bytes], base: int) -> dict[str, Entry]:
 
 
 def _of_torchscript(path: Path) -> dict[str, Entry]:
-    """The parameters and buffers of a scripted program under their paths; the program is not loaded."""
+    """The parameters and buffers of a scripted program by path; the program is not loaded."""
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         members, index = _members(archive, "data.pkl")
         root = _TensorsOnly(io.BytesIO(archive.read(f"{index}/data.pkl"))).load()
@@ -187,7 +187,7 @@ def _of_torchscript(path: Path) -> dict[str, Entry]:
 
 
 def _collect(node: object, name: str, places: dict[str, _Place]) -> None:
-    """The tensors below a module of a scripted program, whose attributes are its state."""
+    """Add the tensors of a module of a scripted program, and of its submodules, to `places`."""
     for key, value in node.state.items() if isinstance(node, _Inert) and isinstance(node.state, dict) else ():
         if isinstance(value, _Place):
             places[f"{name}{key}"] = value
@@ -196,7 +196,7 @@ def _collect(node: object, name: str, places: dict[str, _Place]) -> None:
 
 
 def _members(archive: zipfile.ZipFile, wanted: str) -> tuple[dict[str, zipfile.ZipInfo], str]:
-    """The members of a zip, and the folder in which the wanted one lies."""
+    """The members of a zip, and the folder that holds the wanted one."""
     members = {info.filename: info for info in archive.infolist()}
     folder = next(name.rpartition("/")[0] for name in members if name.endswith(f"/{wanted}"))
     if members.get(f"{folder}/byteorder") and archive.read(f"{folder}/byteorder") != b"little":
@@ -216,12 +216,12 @@ def _at_place(
 def _state_dict(loaded: object) -> dict[str, object]:
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
     if not isinstance(state, Mapping):
-        raise ValueError("it holds no dict of tensors")
+        raise ValueError("it does not hold a dict of tensors")
     return {str(name): value for name, value in state.items()}
 
 
 def _of_export(path: Path) -> dict[str, Entry]:
-    """The layout of torch 2.9 and later: each tensor a member of the zip, described by a JSON file."""
+    """The layout of torch 2.9 and later: each tensor is a member of the zip, described by a JSON file."""
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         members, folder = _members(archive, "model_weights_config.json")
         config = json.loads(archive.read(f"{folder}/model_weights_config.json"))["config"]
@@ -248,7 +248,7 @@ _EXPORTED_TYPES = {
 def _of_old_export(path: Path) -> dict[str, Entry]:
     """The layouts of torch 2.1 to 2.8: the state dict is a torch.save file inside the zip.
 
-    No later torch can open such a program, but the weights in it are as good as ever.
+    Later versions of torch cannot open such a program, but its weights can still be used.
     """
     with path.open("rb") as file:
         with zipfile.ZipFile(file) as archive:
@@ -262,18 +262,18 @@ def _of_old_export(path: Path) -> dict[str, Entry]:
 
 
 def _of_safetensors(path: Path) -> dict[str, Entry]:
-    """The length of a JSON header, the header, the numbers. The library would map the whole file for each tensor."""
+    """The layout: length of a JSON header, header, values. The library would map the whole file for each tensor."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
     entries = {}
     for name, about in header.items():
         if name != "__metadata__":
-            begin, end = about["data_offsets"]
+            start, end = about["data_offsets"]
             shape = tuple(int(size) for size in about["shape"])
             strides = torch.empty(shape, device="meta").stride()
             entries[name] = _strided(
-                path, 8 + length + int(begin), int(end) - int(begin), _SAFE_TYPES[about["dtype"]], shape, strides, 0
+                path, 8 + length + int(start), int(end) - int(start), _SAFE_TYPES[about["dtype"]], shape, strides, 0
             )
     return entries
 
@@ -285,7 +285,7 @@ _SAFE_TYPES = {
 
 
 def _named(path: Path, read: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-    """Have what goes wrong in reading name the file."""
+    """Add the name of the file to errors of `read`."""
 
     def named() -> torch.Tensor:
         try:
@@ -301,13 +301,13 @@ def _named(path: Path, read: Callable[[], torch.Tensor]) -> Callable[[], torch.T
 def _strided(
     path: Path, start: int, size: int, dtype: torch.dtype, shape: tuple[int, ...], strides: tuple[int, ...], offset: int
 ) -> Entry:
-    """A tensor in a stretch of `size` bytes of a file from `start` on; offset and strides in elements."""
+    """A tensor in the `size` bytes of a file from `start` on; offset and strides in elements."""
     if len(strides) != len(shape) or min((offset, *shape, *strides)) < 0:
         raise ValueError(f"a tensor of shape {shape} and strides {strides}")
     spans = zip(shape, strides, strict=True)
     count = 0 if 0 in shape else 1 + sum((length - 1) * stride for length, stride in spans)
     if (offset + count) * dtype.itemsize > size or start + size > path.stat().st_size:
-        raise ValueError(f"there is no room for a tensor of shape {shape}: the file is cut off, or damaged")
+        raise ValueError(f"a tensor of shape {shape} does not fit into the file: it is truncated or damaged")
 
     def read() -> torch.Tensor:
         flat = torch.empty(count, dtype=dtype)
@@ -315,7 +315,7 @@ def _strided(
             file.seek(start + offset * dtype.itemsize)
             buffer: Any = flat.view(torch.uint8).numpy() if count else b""
             if count and file.readinto(buffer) != count * dtype.itemsize:
-                raise ValueError("it ends inside a tensor: it is damaged")
+                raise ValueError("the file ends inside a tensor: it is damaged")
         if count != math.prod(shape):  # a view into something larger
             return flat.as_strided(shape, strides).clone()
         return flat.as_strided(shape, strides).contiguous()
@@ -324,16 +324,16 @@ def _strided(
 
 
 def _place_in(file: IO[bytes], info: zipfile.ZipInfo) -> int:
-    """Where in a zip file the bytes of a member begin; torch compresses none. Raises ValueError if one is."""
+    """Where the bytes of a member of a zip file start. Raises ValueError if it is compressed; torch never does that."""
     if info.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"{info.filename} is compressed, which torch never does: save the file with torch.save again")
+        raise ValueError(f"{info.filename} is compressed, which torch never does; save the file again with torch.save")
     file.seek(info.header_offset + 26)  # lengths of the name and of the extra field in the local header
     name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
     return info.header_offset + 30 + name + extra
 
 
 class _Window(io.RawIOBase):
-    """A stretch of a file as a file of its own."""
+    """A range of bytes of a file as a separate file."""
 
     def __init__(self, file: IO[bytes], start: int, size: int) -> None:
         self.file, self.start, self.size, self.position = file, start, size, 0

@@ -1,4 +1,4 @@
-"""Tasks: what the network sees, what becomes of its output, how it looks, and how it is stored. One module per task."""
+"""Tasks: the input of each network, and how its output is reduced, drawn and stored. One module per task."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ TASKS: Registry[TaskKind] = Registry(
 
 
 def make_task(options: ModelOptions) -> AnyTask:
-    """The task of its options."""
+    """The task that these options configure."""
     return TASKS[options.task].task(options)
 
 
 def stored_labels(column: str, about: About) -> StoredLabels:
-    """The stored labels of a task. Those of a task that is not installed here have no maps and no files."""
+    """The stored labels of a task. If the task is not installed here, they have no maps and no files."""
     kind = TASKS.get(about["task"])
     return kind.stored(column, about) if kind else StoredLabels(column, about)

@@ -1,10 +1,11 @@
 """Arg-max of bilinearly upsampled logits, without upsampling most of them.
 
 Bilinear upsampling is a convex combination of four network cells. Where the four agree on the largest class,
-every pixel between them has that class, so only pixels on class borders need the interpolation. And between
-four given cells only a class whose largest corner reaches the best smallest corner can win, which leaves a
-few of the 28. The result is that of `interpolate(..., mode="bilinear", align_corners=False).argmax(0)` up to
-the rounding of ties, several times faster on a CPU for large photos (benchmarks/argmax.py).
+every pixel between them has that class, so only pixels on class borders need the interpolation. Between four
+given cells, a class can only win if its largest corner reaches the highest of the smallest corners of all classes,
+which leaves a few of the 28. Up to the rounding of ties, the result equals
+`interpolate(..., mode="bilinear", align_corners=False).argmax(0)`. On a CPU it is several times faster for large
+photos (benchmarks/argmax.py).
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import torch.nn.functional as F
 
 PIXELS_AT_ONCE = 1 << 18  # bounds the memory for border pixels
 VALUES_AT_ONCE = 1 << 25  # bounds the memory of plain upsampling: 128 MB of float32
-WORTH_IT = 3  # upsampling everything is cheaper up to so many pixels a cell (measured)
-MOSTLY_MIXED = 0.25  # and where so large a share of the cells lies on borders
+WORTH_IT = 3  # up to this many pixels per cell, upsampling everything is cheaper (measured)
+MOSTLY_MIXED = 0.25  # likewise if a larger share of the cells is on class borders
 
 
 def upsampled_argmax(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """C x h x w float32 logits to the height x width uint8 map of the class that is largest after bilinear
-    resizing (`align_corners=False`). Of equal logits the first class wins, as with `torch.argmax`."""
+    """C x h x w float32 logits to a height x width uint8 class map: the arg-max after bilinear resizing
+    (`align_corners=False`). If logits are equal, the first class wins, as with `torch.argmax`."""
     _, h, w = logits.shape
     if height * width <= WORTH_IT * h * w:
         return _plain(logits, height, width)
@@ -56,14 +57,14 @@ def upsampled_argmax(logits: torch.Tensor, height: int, width: int) -> torch.Ten
 
 
 def _plain(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Upsample everything, some classes at a time, and keep the largest."""
+    """Upsample everything, a few classes at a time, and keep the largest logit of each pixel."""
     at_once = max(1, VALUES_AT_ONCE // (height * width))
     best = torch.full((height, width), float("-inf"), device=logits.device)
     classes = torch.zeros((height, width), dtype=torch.uint8, device=logits.device)
     for start in range(0, logits.shape[0], at_once):
         part = logits[None, start : start + at_once]
         values, indices = F.interpolate(part, (height, width), mode="bilinear", align_corners=False)[0].max(0)
-        better = values > best  # not >=: of equal logits the first class wins
+        better = values > best  # not >=: the first of equal logits wins
         classes = torch.where(better, (indices + start).to(torch.uint8), classes)
         best = torch.where(better, values, best)
     return classes
@@ -87,12 +88,12 @@ class _Corners:
         self.count = self.can_win.sum(0)
 
     def needs(self, few: int) -> torch.Tensor:
-        """M bools: the cell has at most `few` classes that can win, and more than the next smaller group."""
+        """M bools: the cell has at most `few` classes that can win, and too many for the next smaller group."""
         smaller = {2: 0, 4: 2}.get(few, 4)
         return (self.count <= few) & (self.count > smaller)
 
     def candidates(self, few: int) -> torch.Tensor:
-        """few x M class ids, ascending, that hold every class that can win (in cells with at most `few`)."""
+        """few x M class ids, ascending. They include every class that can win in cells with at most `few` of them."""
         few = min(few, self.largest.shape[0])
         masked = self.largest.masked_fill(~self.can_win, float("-inf"))
         return masked.topk(few, dim=0).indices.sort(dim=0).values
@@ -103,13 +104,15 @@ class _Corners:
 
 
 def _shift(cells: torch.Tensor) -> torch.Tensor:
-    """Each cell's right neighbour; the last column is its own."""
+    """The right neighbour of each cell; cells of the last column are their own neighbours."""
     return torch.cat([cells[:, 1:], cells[:, -1:]], 1)
 
 
 def _axis(size: int, target: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lower cell and weight of the next one for each of `target` pixels along an axis of `size`
-    cells: the half-pixel rule source = (pixel + 0.5) * size / target - 0.5, not below 0, in float32 as torch."""
+    """For each of `target` pixels along an axis of `size` cells: its lower cell, and the weight of the next one.
+
+    The half-pixel rule: source = (pixel + 0.5) * size / target - 0.5, clamped at 0, in float32 as in torch.
+    """
     scale = torch.tensor(size, dtype=torch.float32) / target
     pixel = torch.arange(target, dtype=torch.float32)
     source = ((pixel + 0.5) * scale - 0.5).clamp(min=0)

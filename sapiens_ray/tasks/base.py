@@ -1,4 +1,4 @@
-"""What a task is. A new one is a module with subclasses of these, and a line in `tasks/__init__.py`."""
+"""The interface of a task. To add one, write a module with subclasses of these and a line in `tasks/__init__.py`."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ Average = Callable[[Output, Output, int], "torch.Tensor"]
 
 
 class Task(ABC, Generic[Options]):
-    """What the stages ask of a task. Holds no model and no state. `tasks/seg.py` is the shortest one to read.
+    """What the stages call. A task holds no model and no state. `tasks/seg.py` is the shortest one to read.
 
-    The journey of an image: `prepare` makes the network's input, the model runs, `check_output` looks at what it
-    returned, `reduce` makes it small where it is (on the device), `finish` gives the columns of the row, `draw` the
-    picture.
+    For each image, `prepare` makes the network's input, the model runs, `check_output` validates the output, `reduce`
+    shrinks it on the device, `finish` makes the columns of the row, and `draw` makes the picture.
     """
 
     input_kind: ClassVar[str] = RESIZED  # tasks of one kind share one input per image
@@ -40,13 +39,13 @@ class Task(ABC, Generic[Options]):
 
     @property
     def column(self) -> str:
-        """The output column, or the first one: what the task is called in reports."""
+        """The first output column; also the name of the task in reports."""
         return self.options.column
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Columns of the unit that `finish` and `draw` look at, beside width and height. A model that makes one of
-        them runs first."""
+        """Columns of the unit that `finish` and `draw` read, besides width and height. The models that make them run
+        first."""
         return ()
 
     @property
@@ -56,12 +55,12 @@ class Task(ABC, Generic[Options]):
 
     @property
     def metadata(self) -> About:
-        """What readers of the columns must know; in the metadata of the output files, as JSON."""
+        """What readers of the columns must know; stored as JSON in the metadata of the output files."""
         return {}
 
     @property
     def flip_average(self) -> Average | None:
-        """What the output for a batch and that for the mirrored batch make together; None: nothing is mirrored."""
+        """Combines the outputs for a batch and for the mirrored batch; None if no mirrored batch is run."""
         return None
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
@@ -70,23 +69,23 @@ class Task(ABC, Generic[Options]):
 
     @abstractmethod
     def check_output(self, output: Output, batch: int) -> torch.Tensor:
-        """The tensor in what the model returned for a batch. Raises CheckpointError for anything unexpected."""
+        """The output tensor in what the model returned for a batch. Raises CheckpointError if it is not as expected."""
 
     @abstractmethod
     def reduce(self, outputs: torch.Tensor, sizes: list[Size]) -> list[Any]:
-        """The outputs of a batch, on the device, to one small result each. sizes: of the photos."""
+        """The outputs of a batch, on the device, to one small result per input. sizes: the sizes of the photos."""
 
     @abstractmethod
     def finish(self, results: list[Any], row: Row) -> Row:
-        """The columns of one image from its results: one, or of a `CropTask` one per person.
+        """The columns of one image.
 
-        row: `width`, `height` and the columns in `needs`.
+        results: one item; for a `CropTask` one per person. row: `width`, `height` and the columns in `needs`.
         """
 
     def draw(self, photo: np.ndarray, row: Row, settings: Visualize) -> np.ndarray | None:
         """The picture, h x w x 3 uint8 BGR; None if there is none.
 
-        photo: h x w x 3 uint8 BGR, of picture size. row: the finished row, with the columns in `needs`.
+        photo: h x w x 3 uint8 BGR, at the size of the picture. row: the finished row, with the columns in `needs`.
         """
         return None
 
@@ -95,8 +94,8 @@ AnyTask = Task[Any]
 
 
 class CropTask(Task[Options]):
-    """A task whose network sees persons: its inputs are cropped from the photo when the model is ready for them, so
-    that a crowd of a hundred weighs what its photo weighs on the way."""
+    """A task whose network sees persons. Its inputs are cropped from the photo only when the model is ready for them:
+    until then a crowd of a hundred takes no more memory than its photo."""
 
     input_kind = PHOTO
 
@@ -106,18 +105,18 @@ class CropTask(Task[Options]):
 
     @abstractmethod
     def boxes(self, row: Row) -> np.ndarray:
-        """N x 5 float64 (x1, y1, x2, y2, score) of an image: one network input each."""
+        """The boxes of an image, N x 5 float64 (x1, y1, x2, y2, score). Each becomes one network input."""
 
     @abstractmethod
     def crop(self, photo: np.ndarray, box: np.ndarray) -> np.ndarray:
-        """A person of an H x W x 3 uint8 BGR photo as the network's 1024 x 768 x 3 uint8 BGR."""
+        """The network's 1024 x 768 x 3 uint8 BGR input for one person of an H x W x 3 uint8 BGR photo."""
 
 
 @dataclass(frozen=True)
 class TaskKind:
-    """An entry of the registry TASKS: all that the rest of the package asks of a task.
+    """An entry of the registry TASKS: all that the rest of the package uses of a task.
 
-    options: its section in the job file. task: what the stages call. stored: what readers and exports call.
+    options: its section in the job file. task: used by the stages. stored: used by readers and exports.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """From a person's box to the network's input, and from heatmap cells back to pixels of the photo.
 
 UDP (Huang et al., "The Devil is in the Details", CVPR 2020) measures lengths between the centres of the first
-and the last pixel, so a crop of `size` photo pixels on W network pixels has the scale (W - 1) / size, and
-mapping back is the exact inverse whatever the resolution of the heatmap.
+and the last pixel. So a crop of `size` photo pixels on W network pixels has the scale (W - 1) / size, and mapping
+back is the exact inverse at any resolution of the heatmap.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 
 from sapiens_ray.tasks.network import NETWORK_HEIGHT, NETWORK_WIDTH
 
-PADDING = 1.25  # room round the box, as in training
-SMALLEST = 1.0  # pixels; a box without area has no scale
+PADDING = 1.25  # margin around the box, as in training
+SMALLEST = 1.0  # pixels; without it an empty box would have no scale
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A rectangle of the photo in pixels: its centre and its size, padding and aspect included."""
+    """A rectangle of the photo in pixels: its centre, and its size after padding and growing to the aspect."""
 
     x: float
     y: float
@@ -39,7 +39,7 @@ class Crop:
 def crop_around(box: np.ndarray, aspect: float) -> Crop:
     """The crop of a box (x1, y1, x2, y2): padded, then its shorter side enlarged to width / height = aspect.
 
-    In the precision of the box: float32 gives Sapiens-Lite's numbers to the last bit.
+    Computed in the dtype of the box: float32 gives Sapiens-Lite's numbers to the last bit.
     """
     corner, opposite = box[:2], box[2:4]
     x, y = (corner + opposite) * box.dtype.type(0.5)
@@ -52,13 +52,13 @@ def crop_around(box: np.ndarray, aspect: float) -> Crop:
 
 
 def warp_matrix(crop: Crop, width: int, height: int) -> np.ndarray:
-    """2 x 3: pixels of the photo to pixels of a width x height canvas that shows the crop."""
+    """The 2 x 3 affine matrix from pixels of the photo to pixels of a width x height canvas that shows the crop."""
     scale_x, scale_y = (width - 1) / crop.width, (height - 1) / crop.height
     return np.array([[scale_x, 0, -crop.left * scale_x], [0, scale_y, -crop.top * scale_y]])
 
 
 def trained_geometry(box: np.ndarray) -> Crop:
-    """The crop the models are trained on: the box grown to 3:4."""
+    """The crop of the training: the box grown to 3:4."""
     return crop_around(np.asarray(box, np.float64), NETWORK_WIDTH / NETWORK_HEIGHT)
 
 
@@ -76,7 +76,7 @@ def lite_geometry(box: np.ndarray, width: int, height: int) -> Crop:
 def lite_crop(image: np.ndarray, crop: Crop) -> np.ndarray:
     """H x W x 3 uint8 BGR, warped to a canvas of its own size, then resized to 1024 x 768 x 3 uint8 BGR.
 
-    For equality with Sapiens-Lite's outputs; persons in wide photos are distorted by it.
+    For equality with Sapiens-Lite's outputs; it distorts persons in wide photos.
     """
     height, width = image.shape[:2]
     canvas = cv2.warpAffine(image, warp_matrix(crop, width, height), (width, height), flags=cv2.INTER_LINEAR)

@@ -1,13 +1,13 @@
-"""Keypoints from heatmaps with sub-pixel accuracy: DARK decoding as unbiased data processing (UDP) uses it.
+"""Keypoints from heatmaps with sub-pixel accuracy: DARK decoding as used with unbiased data processing (UDP).
 
 Zhang et al., "Distribution-Aware Coordinate Representation for Human Pose Estimation", CVPR 2020: around a peak
 a trained heatmap is a Gaussian, whose logarithm is a paraboloid, so one Newton step from the largest cell finds
 its centre. The map is blurred first, since trained maps have more than one maximum.
 
-Blurring whole maps is nearly all of the cost (308 maps of 256 x 192 a person) and nearly all of it is for
-nothing: the step needs 3 x 3 blurred values. Only they are computed here, in float64, where rounding cannot make
-a step of its own on flat maps. The factor that gives a blurred map back its maximum cancels in the derivative
-of the logarithm; it matters only through the clip bounds, so it is computed for maps that come near them.
+Blurring whole maps is nearly all of the cost (308 maps of 256 x 192 per person), but the step needs only 3 x 3
+blurred values. Only these are computed here, in float64, so that rounding does not cause a step on flat maps. The
+factor that restores the maximum of a blurred map cancels in the derivative of the logarithm. It matters only through
+the clip bounds, so it is computed only for maps that come near them.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ MAPS_AT_ONCE = 64  # bounds the memory of blurring whole maps in float64
 def decode_heatmaps(heatmaps: torch.Tensor, middle_of_ties: bool = False) -> torch.Tensor:
     """B x K x h x w heatmaps to B x K x 3 float64 (x, y, score), x and y in cells of the heatmap.
 
-    The score is the largest value of the raw map, no probability. Of equal peaks the first in reading order
-    counts, as in Sapiens-Lite; with middle_of_ties the one nearest to their mean, which is right for bfloat16
-    maps, whose peaks are flat. Where no value is positive x = y = -1. The step is not limited, as published: on
-    maps with a nearly singular Hessian it can be long.
+    The score is the largest value of the raw map; it is not a probability. Among equal peaks the first in reading
+    order is taken, as in Sapiens-Lite; with middle_of_ties the one nearest to their mean, which is right for
+    bfloat16 maps, whose peaks are flat. Where no value is positive, x = y = -1. As in the paper, the step is not
+    limited: on maps with a nearly singular Hessian it can be long.
     """
     batch, count, h, w = heatmaps.shape
     maps = heatmaps.reshape(batch * count, h, w)
@@ -44,12 +44,14 @@ def decode_heatmaps(heatmaps: torch.Tensor, middle_of_ties: bool = False) -> tor
     blurred = _blur_around(maps, x, y)
     present = score > 0
 
-    # Blurring and scaling back raises no value above the peak, and scaling lowers none.
+    # Blurring and scaling back never raises a value above the peak, and scaling back never lowers a value.
     clips = present & ((blurred.flatten(1).amin(1) < LOWEST) | (score > HIGHEST))
     usable = present.clone()
     for part in clips.nonzero().squeeze(1).split(MAPS_AT_ONCE):
         largest = _blur(maps[part].double()).flatten(1).amax(1)
-        usable[part] = largest > 0  # a lonely cell among negative ones: its blurred map has no peak to refine
+        usable[part] = (
+            largest > 0
+        )  # else a single positive cell among negative ones: the blurred map has no peak to refine
         blurred[part] *= (score[part] / torch.where(largest > 0, largest, 1.0))[:, None, None]
 
     step = _newton_step(blurred.clamp(LOWEST, HIGHEST).log())
@@ -60,7 +62,7 @@ def decode_heatmaps(heatmaps: torch.Tensor, middle_of_ties: bool = False) -> tor
 
 
 def _middle(tied: torch.Tensor) -> torch.Tensor:
-    """N x h x w bool to N cells, in reading order: of the true ones that which is nearest to their mean."""
+    """N x h x w bool to N cell numbers in reading order: the True cell nearest to the mean of all True cells."""
     rows = torch.arange(tied.shape[1], device=tied.device, dtype=torch.float64)[:, None]
     columns = torch.arange(tied.shape[2], device=tied.device, dtype=torch.float64)
     count = tied.sum((1, 2), keepdim=True)
@@ -73,7 +75,7 @@ def _middle(tied: torch.Tensor) -> torch.Tensor:
 def _newton_step(logs: torch.Tensor) -> torch.Tensor:
     """N x 3 x 3 logarithms around N peaks, indexed [y, x], to N x 2 steps (x, y): -(H + eps I)^-1 gradient.
 
-    Central differences; the mixed derivative is the seven-point formula 25.3.27 of Abramowitz and Stegun.
+    Central differences; for the mixed derivative the seven-point formula 25.3.27 of Abramowitz and Stegun.
     """
     above, here, below = logs.unbind(1)
     left, middle, right = here.unbind(1)
@@ -93,14 +95,14 @@ def _kernel(like: torch.Tensor) -> torch.Tensor:
 
 
 def _blur_around(maps: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Blurred values (zeros outside the map) of the 3 x 3 cells around (x, y) of each of N maps; a neighbour
-    outside the map has the value of the cell at its edge. N x h x w to N x 3 x 3 float64."""
+    """Blurred values (zeros outside the map) of the 3 x 3 cells around (x, y) of each of N maps. A neighbour
+    outside the map gets the value of the nearest cell at the edge. N x h x w to N x 3 x 3 float64."""
     count, h, w = maps.shape
     near = torch.arange(-1, 2, device=maps.device)
     reach = torch.arange(2 * RADIUS + 1, device=maps.device)  # in a map padded by RADIUS
     rows = (y[:, None] + near).clamp(0, h - 1)[:, :, None] + reach  # N x 3 x 11
     columns = (x[:, None] + near).clamp(0, w - 1)[:, :, None] + reach
-    # Zeros outside without padding whole maps: read the edge, and weigh it with zero.
+    # Zeros outside without padding whole maps: read the edge, with weight zero.
     kernel = _kernel(maps)
     inside_y, inside_x = rows - RADIUS, columns - RADIUS
     weight_y = kernel * ((inside_y >= 0) & (inside_y < h))

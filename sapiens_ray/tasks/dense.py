@@ -1,4 +1,4 @@
-"""What depth and normals share: options, the stored float map, the foreground."""
+"""What depth and normal share: options, the stored float map, the foreground."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sapiens_ray.units import Row
 
 
 class FloatMapOptions(ModelOptions):
-    """What depth and normal have in common."""
+    """Options of both depth and normal."""
 
     mask: Mask = Field(
         Mask(source="auto"),
@@ -28,8 +28,8 @@ class FloatMapOptions(ModelOptions):
     )
     resolution: Literal["network", "original"] = Field(
         "network",
-        description="Size in which the map is stored. network: as the model gave it, all there is to know, and 10 to "
-        "40 times smaller; read_labels(size='original') and export resize it.",
+        description="Size at which the map is stored. network: the size of the model's output, which keeps all "
+        "information and is 10 to 40 times smaller; read_labels(size='original') and export resize it.",
     )
     dtype: Literal["float16", "float32"] = Field("float16", description="Type in which the map is stored.")
 
@@ -78,7 +78,7 @@ class FloatMapTask(Task[MapOptions]):
 
 
 class StoredFloatMap(StoredLabels):
-    """A float map as `.npy`; Sapiens-Lite's file of it has the size of the photo."""
+    """A float map as `.npy`. Sapiens-Lite stores it at the size of the photo."""
 
     def no_place_in(self, export: str) -> str:
         return "" if export == "lite" else super().no_place_in(export)
@@ -90,9 +90,9 @@ class StoredFloatMap(StoredLabels):
 
 
 def stored(array: np.ndarray, options: FloatMapOptions) -> bytes:
-    """The bytes of a map for its column, in the type that the options name."""
+    """The bytes of a map for its column, in the dtype of the options."""
     kind = np.dtype(options.dtype)
-    if kind == np.float16:  # values beyond would become infinite
+    if kind == np.float16:  # larger values would become infinite
         limit = float(np.finfo(kind).max)
         array = np.clip(array, -limit, limit)
     return maps.encode_npy(array.astype(kind))

@@ -1,7 +1,7 @@
-"""Relative depth: one value per pixel; larger is farther, without unit.
+"""Relative depth: one value per pixel, without unit; larger is farther.
 
-The models are trained on depth scaled to 0..1 over the person of each photo, so values of two photos cannot be
-compared, and what is not a person has no meaning.
+The models are trained on depth scaled to 0..1 over the person of each photo. So values of two photos cannot be
+compared, and values outside persons have no meaning.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class DepthOptions(FloatMapOptions):
 
 
 class Depth(FloatMapTask[DepthOptions]):
-    """Everything that makes the task depth."""
+    """The task depth."""
 
     @property
     def fields(self) -> list[pa.Field]:
-        """Arrow columns: the map as `.npy` (h x w) and its least and largest value over the foreground, at the
-        size of the photo; null where there is no foreground, or its mask is missing."""
+        """Arrow columns: the map as `.npy` (h x w), and its smallest and largest value over the foreground at the
+        size of the photo; null if there is no foreground or its mask is missing."""
         return [
             pa.field(self.column, pa.binary()),
             pa.field(f"{self.column}_min", pa.float32()),
@@ -60,7 +60,7 @@ class Depth(FloatMapTask[DepthOptions]):
         return output_maps(output, batch, self.options.channels, self.options, "depth")
 
     def reduce(self, depth: torch.Tensor, sizes: list[Size]) -> list[np.ndarray]:
-        """B x 1 x h x w to B float32 arrays h x w, as the network gave them."""
+        """B x 1 x h x w to B float32 arrays h x w, unchanged."""
         return list(depth[:, 0].float().cpu().numpy())
 
     def finish(self, depths: list[np.ndarray], row: Row) -> Row:
@@ -76,11 +76,11 @@ class Depth(FloatMapTask[DepthOptions]):
         return {self.column: stored(kept, self.options), f"{self.column}_min": least, f"{self.column}_max": most}
 
     def draw(self, photo: np.ndarray, row: Row, settings: Visualize) -> np.ndarray:
-        """The picture [photo | depth in inferno colours, near is bright | normals of the depth], outside the
-        foreground grey and black, as Sapiens-Lite draws it; h x 3w x 3 uint8 BGR.
+        """The picture [photo | depth in inferno colours, near is bright | normals of the depth], as Sapiens-Lite
+        draws it: outside the foreground the depth is grey and the normals are black; h x 3w x 3 uint8 BGR.
 
-        A missing mask leaves the whole photo. Normals are those of the full-size map whatever the size of the
-        picture: its slopes are scaled.
+        Without a mask the whole photo is drawn. Slopes are scaled, so the normals are those of the full-size map at
+        any size of the picture.
         """
         height, width = photo.shape[:2]
         depth = maps.resize(maps.decode_npy(row[self.column]), width, height)
@@ -106,7 +106,7 @@ def nearness(depth: np.ndarray, inside: np.ndarray) -> np.ndarray:
 def normals_of_depth(near: np.ndarray, inside: np.ndarray, slopes: tuple[float, float] = (1, 1)) -> np.ndarray:
     """h x w x 3 uint8 BGR: (n + 1) / 2 of n = (-gx, -gy, -1) / |...|, g the Sobel slopes (kernel 7) of nearness.
 
-    What a kernel that reaches outside cannot know is black: a rim of 3 pixels. slopes: factors on gx and gy.
+    Pixels whose kernel reaches outside the foreground are black: a rim of 3 pixels. slopes: factors on gx and gy.
     """
     height = near.astype(np.float32)
     height[~inside] = np.inf

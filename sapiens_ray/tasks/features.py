@@ -30,10 +30,11 @@ class FeaturesOptions(ModelOptions):
     task: Literal["features"]
     save: Literal["mean", "map", "both"] = Field(
         "mean",
-        description="mean: one vector of C per image, the mean over the grid. map: C x 64 x 64, megabytes per image.",
+        description="mean: one vector of length C per image, the mean over the grid. map: C x 64 x 64, megabytes per "
+        "image.",
     )
     dtype: Literal["float16", "float32"] = Field(
-        "float32", description="Type in which they are stored. float16 halves the size of maps, and rounds to 1e-3."
+        "float32", description="Type in which features are stored. float16 halves the size of maps, and rounds to 1e-3."
     )
 
     @property
@@ -46,7 +47,7 @@ class FeaturesOptions(ModelOptions):
 
 
 class Features(Task[FeaturesOptions]):
-    """Everything that makes the task features. It has no picture."""
+    """The task features. It has no picture."""
 
     input_kind: ClassVar[str] = RESIZED_SQUARE
 
@@ -70,7 +71,7 @@ class Features(Task[FeaturesOptions]):
         return output_maps(output, batch, None, self.options, "features", side=GRID)
 
     def reduce(self, features: torch.Tensor, sizes: list[Size]) -> list[dict[str, np.ndarray]]:
-        """B x C x h x w to what is saved of each image: `mean`, C float32; `map`, C x h x w float32."""
+        """B x C x h x w to what is saved per image: `mean`, C float32; `map`, C x h x w float32."""
         mean = features.float().mean((2, 3)).cpu().numpy()
         if self.options.save == "mean":
             return [{"mean": one} for one in mean]
@@ -89,7 +90,7 @@ class Features(Task[FeaturesOptions]):
 
 
 class StoredFeatures(StoredLabels):
-    """Vectors, or maps C x h x w in a column of their own, or both."""
+    """Vectors, or maps C x h x w in a separate column, or both."""
 
     @property
     def has_map(self) -> bool:

@@ -1,4 +1,4 @@
-"""Which pixels show a person: the class map of the same job, masks that the user brings, or nothing known."""
+"""Which pixels show a person: from the class map of the same job, from masks of the user, or unknown."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ class Mask(Choice):
     seg: str | None = Field(None, description="Name of the seg task of the same job whose classes above 0 are persons.")
     column: str | None = Field(
         None,
-        description="Input column (Parquet and lists; of tars a field of the <key>.json members) with mask bytes "
-        "(.npy, PNG) or paths of mask files.",
+        description="Input column with mask bytes (.npy, PNG) or paths of mask files: a column of Parquet files and "
+        "lists, or a field of the <key>.json members of tars.",
     )
     folder: str | None = Field(
         None,
-        description="Folder of masks named like the images, <image_id without suffix>.npy or .png: what "
-        "`sapiens-ray export --format lite` and Sapiens-Lite write.",
+        description="Folder of masks named like the images, <image_id without suffix>.npy or .png, as written by "
+        "`sapiens-ray export --format lite` and Sapiens-Lite.",
     )
 
     @property
     def carried(self) -> str | None:
-        """The column of a unit that holds the mask bytes, for masks that the user brings."""
+        """The column of a unit that holds the bytes of a mask of the user; None for other sources."""
         if self.source == "column":
             return f"_mask:column:{self.column}"
         return f"_mask:folder:{self.folder}" if self.source == "folder" else None
 
     def settled(self, tasks: Sequence[GivesColumn], where: str) -> Mask:
-        """This mask with the task named that gives the foreground. Raises ValueError if there is no such task."""
+        """This mask, with the name of the task that gives it filled in. Raises ValueError if there is no such task."""
         if self.source == "auto":
             found = [task.column for task in tasks if task.gives_foreground]
             return self.model_copy(update={"source": "seg", "seg": found[0]} if found else {"source": "none"})
@@ -63,7 +63,7 @@ class Mask(Choice):
 
 
 def foreground_column(name: str | None, tasks: Sequence[GivesColumn], where: str) -> str:
-    """The column of the task that gives the foreground: the one of this name, or the first one.
+    """The column of the task that gives the foreground: the task of this name, or the first one if None.
 
     Raises ValueError, with `where` in its message, if there is none.
     """
@@ -72,15 +72,15 @@ def foreground_column(name: str | None, tasks: Sequence[GivesColumn], where: str
         return columns[0]
     if name in columns:
         return str(name)
-    there = f"they are {', '.join(columns)}" if columns else "add one to `tasks`"
-    raise ValueError(f"{where}: the job has no seg task{f' named {name!r}' if name else ''}; {there}")
+    hint = f"its seg tasks are {', '.join(columns)}" if columns else "add one to `tasks`"
+    raise ValueError(f"{where}: the job has no seg task{f' named {name!r}' if name else ''}; {hint}")
 
 
 def fetch(mask: Mask, image_id: str, value: object, base: str, options: StorageOptions) -> bytes | None:
-    """An image's mask as PNG (uint8, 1 on persons); None if there is none, or one that cannot be read.
+    """The mask of an image as PNG (uint8, 1 on persons); None if it is missing or cannot be read.
 
-    value: the cell of the column, if one is meant; a path in it is relative to `base`. Raises what a failing storage
-    raises: the next attempt may find the mask.
+    value: the cell of the column, for `mask.column`; a path in it is relative to `base`. Errors of the storage are
+    raised as they are: the next attempt may find the mask.
     """
     if mask.source == "folder":
         paths = [f"{str(mask.folder).rstrip('/')}/{name}{end}" for name in file_names(image_id) for end in ENDINGS]
@@ -100,17 +100,17 @@ def fetch(mask: Mask, image_id: str, value: object, base: str, options: StorageO
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             continue
         except Exception as error:
-            no_path = isinstance(error, ValueError) or type(error).__name__ == "ParamValidationError"
-            if no_path or (isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG):
+            not_a_path = isinstance(error, ValueError) or type(error).__name__ == "ParamValidationError"
+            if not_a_path or (isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG):
                 continue  # the text in the column is not a path
             raise
     return None
 
 
 def normalized(data: bytes) -> bytes | None:
-    """A mask in `.npy` or any image format, 0 being background, as PNG of 0 and 1; None if it cannot be read.
+    """A mask in `.npy` or any image format, with 0 as background, to a PNG of 0 and 1; None if it cannot be read.
 
-    Of a palette PNG the indices count: their colours need not be black where they are 0.
+    Of a palette PNG the indices are used, not the colours: the colour of index 0 need not be black.
     """
     try:
         if data[:6] == b"\x93NUMPY":
@@ -123,13 +123,13 @@ def normalized(data: bytes) -> bytes | None:
                 array = np.array(image) if image.mode == "P" else decode_map(data)
         marked: np.ndarray = np.asarray(array[..., :3].any(-1) if array.ndim == 3 else array != 0)
         return encode_png(np.uint8(1) * marked) if marked.ndim == 2 and marked.size else None
-    except Exception:  # foreign bytes; numpy and Pillow raise many kinds
+    except Exception:  # arbitrary bytes: numpy and Pillow raise many kinds of errors
         return None
 
 
 def foreground(mask: Mask, row: Row) -> np.ndarray | None:
-    """height x width bool, True on persons; None if nothing is known: no mask asked for, none there, or one that
-    cannot be read. A mask of another size is resized by nearest neighbour."""
+    """height x width bool, True on persons; None if unknown: no mask is configured, or it is missing or cannot be
+    read. A mask of another size is resized by nearest neighbour."""
     if mask.source == "seg":
         return decode_map(row[str(mask.seg)]) > 0
     data = row.get(mask.carried) if mask.carried else None

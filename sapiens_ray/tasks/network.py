@@ -1,13 +1,13 @@
-"""What the networks see: the sizes of their inputs."""
+"""The input sizes of the networks."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-NETWORK_HEIGHT, NETWORK_WIDTH = 1024, 768  # of all tasks but features
-ENCODER_SIDE = 1024  # the encoder alone sees squares
-RESIZED = f"resized_{NETWORK_HEIGHT}x{NETWORK_WIDTH}"  # input kind of tasks that see the whole photo
+NETWORK_HEIGHT, NETWORK_WIDTH = 1024, 768  # for all tasks except features
+ENCODER_SIDE = 1024  # the encoder alone takes square inputs
+RESIZED = f"resized_{NETWORK_HEIGHT}x{NETWORK_WIDTH}"  # input kind of tasks that take the whole photo
 RESIZED_SQUARE = f"resized_{ENCODER_SIDE}x{ENCODER_SIDE}"
 
 

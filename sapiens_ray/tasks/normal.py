@@ -1,7 +1,7 @@
 """Surface normals: one vector per pixel.
 
-Known: the three channels are x, y, z in camera coordinates (as Meta says), and mirroring a photo in training negates
-the first, so it is x. Not known, since it is stated nowhere: which way each axis points. docs/outputs.md says more.
+The three channels are x, y, z in camera coordinates (as Meta says). Mirroring a photo in training negates the first,
+so it is x. The direction of each axis is not documented anywhere; see docs/outputs.md.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class NormalOptions(FloatMapOptions):
 
 
 class Normal(FloatMapTask[NormalOptions]):
-    """Everything that makes the task normals."""
+    """The task normal."""
 
     @property
     def fields(self) -> list[pa.Field]:
-        """Arrow column: the vectors as `.npy`, h x w x 3; raw at network size, of unit length at original size."""
+        """Arrow column: the vectors as `.npy`, h x w x 3; raw at network size, normalised at original size."""
         return [pa.field(self.column, pa.binary())]
 
     @property
@@ -53,11 +53,11 @@ class Normal(FloatMapTask[NormalOptions]):
         return output_maps(output, batch, self.options.channels, self.options, "normals")
 
     def reduce(self, normals: torch.Tensor, sizes: list[Size]) -> list[np.ndarray]:
-        """B x 3 x h x w to B float32 arrays h x w x 3, as the network gave them."""
+        """B x 3 x h x w to B float32 arrays h x w x 3, with unchanged values."""
         return list(normals.float().permute(0, 2, 3, 1).cpu().numpy())
 
     def finish(self, normals: list[np.ndarray], row: Row) -> Row:
-        """The column of one row. Resizing comes first, then unit length: the other order gives other vectors."""
+        """The column of one row. Vectors are resized first, then normalised: the order matters."""
         kept = normals[0]
         if self.options.resolution == "original":
             kept = maps.unit_length(maps.resize(kept, row["width"], row["height"]))

@@ -1,4 +1,4 @@
-"""What all options of tasks have in common."""
+"""Options that all tasks have."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sapiens_ray.tasks.sections import PoolOptions, Settings
 
 
 class ModelOptions(PoolOptions):
-    """What every task says about its model and the actors that hold it.
+    """Options of every task: its model and the actors that hold it.
 
-    The class variables and the properties below `column` tell the rest of the package what it must know of a task.
+    The class variables and the properties below `column` are what the rest of the package needs to know of a task.
     """
 
     gives_foreground: ClassVar[bool] = False  # its column is a class map that is above 0 on persons
     draws: ClassVar[bool] = True  # it has pictures
-    channel_name: ClassVar[str] = "channels"  # what the channels of its network's output are
+    channel_name: ClassVar[str] = "channels"  # what a channel of the network's output stands for
 
     task: str
     name: str | None = Field(
@@ -43,19 +43,19 @@ class ModelOptions(PoolOptions):
     )
     compile: Literal["none", "default", "max-autotune"] = Field(
         "none",
-        description="Compile with torch.compile: default in seconds, max-autotune in minutes, once for a kind of "
-        "machine (see `cache`). For native models, that is, all but TorchScript files in mode torchscript.",
+        description="Compile with torch.compile: default takes seconds, max-autotune minutes, once per kind of machine "
+        "(see `cache`). For native models: all except TorchScript files in mode torchscript.",
     )
     batch_size: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] | None = Field(
         None,
-        description="Images (for pose: persons) a forward pass; default: 8 on a GPU, 1 on a CPU. auto: found by "
+        description="Images (for pose: persons) per forward pass; default: 8 on a GPU, 1 on a CPU. auto: found by "
         "trying, on a GPU.",
     )
 
     @field_validator("batch_size", mode="before")
     @classmethod
     def _one_message(cls, value: object) -> object:
-        """A union of types would give a message for each."""
+        """A union of types would give one message per type."""
         if value is None or value == "auto" or (type(value) is int and 1 <= value <= 1024):
             return value
         raise ValueError("should be a whole number from 1 to 1024, or auto")
@@ -65,20 +65,20 @@ class ModelOptions(PoolOptions):
         return self.name or self.task
 
     def settled(self, tasks: Sequence[ModelOptions], where: str) -> ModelOptions:
-        """These options with all that depends on the other tasks of the job filled in.
+        """These options, with everything filled in that depends on the other tasks of the job.
 
-        where: this entry of the list, for messages. Raises ValueError if the job lacks a task that is asked for.
+        where: this entry of the list, for messages. Raises ValueError if the job lacks a task that is needed.
         """
         return self
 
     @property
     def input_columns(self) -> list[str]:
-        """Columns of the input with boxes, which the task reads."""
+        """Input columns with boxes that the task reads."""
         return []
 
     @property
     def masks(self) -> list[Mask]:
-        """Masks that the user brings, which the task reads."""
+        """Masks of the user that the task reads."""
         return []
 
     @property
@@ -88,7 +88,7 @@ class ModelOptions(PoolOptions):
 
     @property
     def about(self) -> str:
-        """What `check` says about the task beside its model."""
+        """What `check` prints about the task besides its model."""
         return ""
 
     @property
@@ -98,7 +98,7 @@ class ModelOptions(PoolOptions):
 
     @property
     def channels(self) -> int | None:
-        """Channels of the network's output; None: any number."""
+        """Channels of the network's output; None for any number."""
         return None
 
     @property
@@ -107,15 +107,15 @@ class ModelOptions(PoolOptions):
         return 1024 * 1024 * 3
 
     def stored_bytes(self, pixels: int) -> int:
-        """About how many bytes the labels of an image of so many pixels take."""
+        """Estimated bytes of the labels of an image with this many pixels."""
         raise NotImplementedError
 
     def estimated_bytes(self, pixels: int) -> int:
-        """About how many bytes an image of so many pixels adds to its unit."""
+        """Estimated bytes that an image with this many pixels adds to its unit."""
         return self.input_bytes + self.stored_bytes(pixels)
 
     def result_settings(self) -> Settings:
-        """The options that decide the labels: not where the file lies, and not how fast it runs."""
+        """The options that decide the labels: not the location of the file, and not how fast the model runs."""
         skipped = {"checkpoint", "sha256", "compile", "batch_size", "actors", "num_gpus"}
         settings = self.model_dump(mode="json", exclude=skipped)
         unnamed = self.model_copy(update={"name": None}).column

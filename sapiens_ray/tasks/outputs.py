@@ -1,4 +1,4 @@
-"""The check of what networks return."""
+"""Validation of what networks return."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 def output_maps(
     output: object, batch: int, channels: int | None, options: ModelOptions, what: str, side: int | None = None
 ) -> torch.Tensor:
-    """The B x channels x h x w tensor in what a model returned (itself, or alone in a tuple or list).
+    """The B x channels x h x w tensor that a model returned, alone or as the only item of a tuple or list.
 
-    channels: None for any number. side: h and w, if they are settled. Raises CheckpointError for anything else;
-    `what` names what was expected.
+    channels: None for any number. side: h and w, if they are fixed. what: the expected content, for messages. Raises
+    CheckpointError for anything else.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Where the persons are: boxes that the user brings, that segmentation shows, or that a detector finds."""
+"""Where the persons are: boxes of the user, around the foreground of a seg task, or of a detector."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from sapiens_ray.tasks.sections import Choice, GivesColumn, PoolOptions, Setting
 from sapiens_ray.units import Row
 
 _CARRIED = "_boxes:"  # prefix of the columns of units that hold boxes
-FARTHEST = 1e6  # pixels; a coordinate beyond is no place in a photo
+FARTHEST = 1e6  # pixels; a larger coordinate cannot be a position in a photo
 
 
 class DetectorOptions(PoolOptions):
-    """A person detector, in an actor pool of its own."""
+    """A person detector, which has its own actor pool."""
 
     model: str = Field(
         "fasterrcnn_resnet50_fpn_v2",
@@ -41,7 +41,9 @@ class DetectorOptions(PoolOptions):
     )
     label: int = Field(1, ge=0, description="Label of persons; 1 in torchvision's COCO models.")
     score: float = Field(0.3, ge=0, le=1, description="Boxes below this score are dropped.")
-    nms: float = Field(0.3, gt=0, le=1, description="Of two boxes that overlap by more than this IoU the better stays.")
+    nms: float = Field(
+        0.3, gt=0, le=1, description="When two boxes overlap by more than this IoU, only the better one is kept."
+    )
 
     @model_validator(mode="after")
     def _file_of_torchscript(self) -> DetectorOptions:
@@ -64,7 +66,7 @@ class DetectorOptions(PoolOptions):
 
     @property
     def key(self) -> str:
-        """What tells this detector from others of the job, also in the metadata of the output files."""
+        """Identifies this detector among those of the job, also in the metadata of the output files."""
         text = json.dumps([self.result_settings(), self.checkpoint, self.sha256], sort_keys=True)
         return f"detector:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
@@ -83,10 +85,11 @@ class Boxes(Choice):
     source: Literal["none", "seg", "column", "detector"] = "none"
     column: str | None = Field(
         None,
-        description="Input column (Parquet and lists; of tars a field of the <key>.json members): a list of "
-        "[x1, y1, x2, y2] or [x1, y1, x2, y2, score] in pixels of the decoded photo. In csv files as JSON text.",
+        description="Input column with a list of [x1, y1, x2, y2] or [x1, y1, x2, y2, score] in pixels of the decoded "
+        "photo: a column of Parquet files and lists (in csv files as JSON text), or a field of the <key>.json members "
+        "of tars.",
     )
-    seg: str | None = Field(None, description="Name of the seg task of the same job: one box round its foreground.")
+    seg: str | None = Field(None, description="Name of the seg task of the same job: one box around its foreground.")
     detector: DetectorOptions | None = Field(None, description="Find the persons with a detector.")
 
     @model_validator(mode="before")
@@ -106,13 +109,13 @@ class Boxes(Choice):
 
     @property
     def carried(self) -> str | None:
-        """The column of a unit that holds the boxes, if they do not follow from the row alone."""
+        """The column of a unit that holds the boxes; None if they are computed from the row."""
         if self.source == "column":
             return carried_boxes(str(self.column))
         return self.detector.carried if self.source == "detector" and self.detector else None
 
     def settled(self, tasks: Sequence[GivesColumn], where: str) -> Boxes:
-        """These boxes with the seg task named that they follow from. Raises ValueError if there is no such task."""
+        """These boxes, with the name of the seg task that gives them. Raises ValueError if there is no such task."""
         if self.source != "seg":
             return self
         return self.model_copy(update={"seg": foreground_column(self.seg, tasks, where)})
@@ -122,7 +125,7 @@ class Boxes(Choice):
         return {"source": self.source, "column": self.column, "seg": self.seg, "detector": detector}
 
     def of(self, row: Row) -> np.ndarray:
-        """N x 5 float64 (x1, y1, x2, y2, score; NaN without score) of an image; N may be 0.
+        """The boxes of an image, N x 5 float64 (x1, y1, x2, y2, score; NaN without score); N may be 0.
 
         `row` holds `width`, `height`, and the column of the class map or of the boxes.
         """
@@ -134,7 +137,7 @@ class Boxes(Choice):
 
 
 def around(mask: np.ndarray) -> np.ndarray:
-    """The box round all that is True in H x W bools, 1 x 5; 0 x 5 if nothing is."""
+    """The box around all True pixels of H x W bools, 1 x 5; 0 x 5 if there are none."""
     if not mask.any():
         return np.empty((0, 5))
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
@@ -142,7 +145,7 @@ def around(mask: np.ndarray) -> np.ndarray:
 
 
 def parse(value: object) -> list[list[float]]:
-    """The boxes in a cell of an input column, each x1, y1, x2, y2, score (NaN if none); none for a null.
+    """The boxes in a cell of an input column, each x1, y1, x2, y2, score (NaN if missing); an empty list for null.
 
     Raises ImageError `bad_boxes` with what is wrong.
     """
@@ -156,14 +159,14 @@ def parse(value: object) -> list[list[float]]:
     if value is None:
         return []
     if not isinstance(value, list | tuple):
-        raise ImageError("bad_boxes", f"{type(value).__name__} where a list of [x1, y1, x2, y2] should be")
+        raise ImageError("bad_boxes", f"{type(value).__name__} instead of a list of [x1, y1, x2, y2]")
     if value and all(_is_number(item) for item in value):
         value = [value]  # one person, not wrapped
     return [_parse_box(box) for box in value]
 
 
 def _plain(value: object) -> object:
-    """Numpy arrays and numbers, which pandas nests in each other, as lists and numbers."""
+    """Nested numpy arrays and numbers, as pandas gives them, as lists and numbers."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
@@ -179,12 +182,12 @@ def _parse_box(box: object) -> list[float]:
     try:
         x1, y1, x2, y2 = map(float, box[:4])
     except OverflowError:
-        raise ImageError("bad_boxes", f"{str(box)[:80]} holds coordinates that are no pixels") from None
+        raise ImageError("bad_boxes", f"{str(box)[:80]} holds coordinates that are not pixel positions") from None
     if not all(abs(number) <= FARTHEST for number in (x1, y1, x2, y2)):  # not NaN either
-        raise ImageError("bad_boxes", f"{str(box)[:80]} holds coordinates that are no pixels")
+        raise ImageError("bad_boxes", f"{str(box)[:80]} holds coordinates that are not pixel positions")
     if x2 < x1 or y2 < y1:
-        raise ImageError("bad_boxes", f"{str(box)[:80]}: x2 < x1 or y2 < y1; corners are meant, not width and height")
+        raise ImageError("bad_boxes", f"{str(box)[:80]}: x2 < x1 or y2 < y1; give two corners, not width and height")
     score: object = box[4] if len(box) == 5 else None
     if score is not None and not _is_number(score):
-        raise ImageError("bad_boxes", f"{str(box)[:80]}: the score is no number")
+        raise ImageError("bad_boxes", f"{str(box)[:80]}: the score is not a number")
     return [x1, y1, x2, y2, math.nan if score is None else float(score)]

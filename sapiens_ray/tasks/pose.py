@@ -36,10 +36,10 @@ class PoseOptions(ModelOptions):
     channel_name: ClassVar[str] = "keypoints"
 
     task: Literal["pose"]
-    keypoints: Literal[17, 133, 308] = Field(description="Which keypoints the checkpoint predicts.")
+    keypoints: Literal[17, 133, 308] = Field(description="How many keypoints the checkpoint predicts.")
     boxes: Boxes = Field(
         Boxes(source="none"),
-        description="Where the persons are: none (one, the whole image), {column: name}, seg (one, round the "
+        description="Where the persons are: none (one box, the whole image), {column: name}, seg (one box, around the "
         "foreground of the job's seg task), detector, {detector: {…}}.",
     )
     crop: Literal["trained", "lite"] = Field(
@@ -76,7 +76,7 @@ class PoseOptions(ModelOptions):
     @property
     def about(self) -> str:
         boxes = self.boxes
-        named = boxes.column or boxes.seg or (boxes.detector.model if boxes.detector else "the whole image is one")
+        named = boxes.column or boxes.seg or (boxes.detector.model if boxes.detector else "one box, the whole image")
         return f"{self.keypoints} keypoints, persons: {boxes.source} ({named}), crop {self.crop}"
 
     def result_settings(self) -> Settings:
@@ -84,15 +84,15 @@ class PoseOptions(ModelOptions):
 
     @property
     def input_bytes(self) -> int:
-        return 0  # persons are cropped from the photo, which is counted by itself
+        return 0  # persons are cropped from the photo, which is counted separately
 
 
 class Pose(CropTask[PoseOptions]):
-    """Everything that makes the task pose."""
+    """The task pose."""
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The column that the boxes follow from."""
+        """The column that gives the boxes."""
         boxes = self.options.boxes
         column = boxes.seg if boxes.source == "seg" else boxes.carried
         return (column,) if column else ()
@@ -125,11 +125,11 @@ class Pose(CropTask[PoseOptions]):
         }
 
     def boxes(self, row: Row) -> np.ndarray:
-        """N x 5 float64 (x1, y1, x2, y2, score) of an image: one network input each."""
+        """The boxes of an image, N x 5 float64 (x1, y1, x2, y2, score). Each becomes one network input."""
         return self.options.boxes.of(row)
 
     def crop(self, photo: np.ndarray, box: np.ndarray) -> np.ndarray:
-        """A person of an H x W x 3 uint8 BGR photo as the network's 1024 x 768 x 3 uint8 BGR."""
+        """The network's 1024 x 768 x 3 uint8 BGR input for one person of an H x W x 3 uint8 BGR photo."""
         crop = crops.trained_crop if self.options.crop == "trained" else crops.lite_crop
         return crop(photo, self._geometry(box, photo.shape[1], photo.shape[0]))
 
@@ -147,8 +147,8 @@ class Pose(CropTask[PoseOptions]):
         return self.average if self.options.flip_test else None
 
     def average(self, output: Output, mirrored: Output, batch: int) -> torch.Tensor:
-        """The flip test: mean of the heatmaps of the crops and of those of the mirrored crops, which are mirrored
-        back, left and right swapped. No shift by a pixel, as UDP needs none."""
+        """The flip test: the mean of the heatmaps of the crops and those of the mirrored crops, which are mirrored
+        back, with left and right swapped. With UDP no shift by a pixel is needed."""
         there, back = self.check_output(output, batch), self.check_output(mirrored, batch)
         return (there + back.flip(-1)[:, list(self.table.swap)]) / 2
 
@@ -178,7 +178,7 @@ class Pose(CropTask[PoseOptions]):
     def draw(self, photo: np.ndarray, row: Row, settings: Visualize) -> np.ndarray:
         """The photo with the skeletons of all persons: keypoints, then links over them, in the table's colours.
 
-        Drawn are points with a score of `settings.keypoint_score` and more, sized by the box of the person.
+        Only points with a score of at least `settings.keypoint_score` are drawn. Their size depends on that of the box.
         """
         canvas = photo.copy()
         scale = np.array([photo.shape[1] / row["width"], photo.shape[0] / row["height"]])
@@ -190,7 +190,7 @@ class Pose(CropTask[PoseOptions]):
         return canvas
 
 
-SHIFT = 3  # OpenCV draws at eighths of a pixel
+SHIFT = 3  # fractional bits of coordinates: OpenCV draws at eighths of a pixel
 
 
 def _draw_person(
@@ -198,13 +198,13 @@ def _draw_person(
 ) -> None:
     """Draw one skeleton. size: side of the person's box in pixels of the canvas."""
     thickness = max(1, round(size / 220))
-    # Far off the canvas OpenCV's fixed-point numbers overflow.
+    # Far outside the canvas, OpenCV's fixed-point numbers overflow.
     limit = 4.0 * max(canvas.shape)
     seen = (scores >= least) & (np.abs(points) < limit).all(1)
     places = np.where(seen[:, None], points, 0) * (1 << SHIFT)
     corners = [(round(x), round(y)) for x, y in places]
     for number in np.flatnonzero(seen):
-        # Faces have hundreds of points and hands dozens, where bodies have seventeen.
+        # Faces have hundreds of points and hands dozens; bodies have seventeen.
         radius = size / 110 if table.groups[number] in ("body", "feet") else size / 260
         fixed = round(max(0.75, radius) * (1 << SHIFT))
         cv2.circle(canvas, corners[number], fixed, table.colours[number][::-1], -1, cv2.LINE_AA, SHIFT)

@@ -1,4 +1,4 @@
-"""What sections of the job file are made of. Imports neither ray nor torch."""
+"""Building blocks for sections of the job file. Imports neither ray nor torch."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ Settings = dict[str, Any]  # options as JSON values
 
 
 class Section(BaseModel):
-    """Base of every part of the job file: unknown keys are errors, and nothing changes after reading."""
+    """Base of every part of the job file: unknown keys are errors, and objects are immutable."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
 
 
 class Visualize(Section):
-    """The pictures beside the Parquet files."""
+    """The pictures that are written besides the Parquet files."""
 
     fraction: float = Field(
         1.0,
         ge=0,
         le=1,
-        description="Share of the images that get a picture, chosen by "
-        "a hash of image_id: the same ones in every run. 0 for none.",
+        description="Share of the images that get a picture, chosen by a hash of image_id: the same images in every "
+        "run. 0 for none.",
     )
     max_side: int = Field(1280, ge=16, le=16384, description="Longest side of each panel in pixels.")
     format: Literal["jpg", "png"] = Field("jpg", description="File type of the pictures.")
     quality: int = Field(90, ge=1, le=100, description="JPEG quality.")
-    opacity: float = Field(0.5, ge=0, le=1, description="Weight of the class colours over the photo.")
+    opacity: float = Field(0.5, ge=0, le=1, description="Opacity of the class colours over the photo.")
     keypoint_score: float = Field(0.3, description="Keypoints with a lower score are not drawn.")
 
 
@@ -37,27 +37,30 @@ class PoolOptions(Section):
     """The actors that hold a model."""
 
     actors: int | None = Field(
-        None, ge=1, description="Processes that hold the model; default: one a GPU, or one on a CPU machine."
+        None, ge=1, description="Processes that hold the model; default: one per GPU, or one on a CPU machine."
     )
     num_gpus: float | None = Field(
-        None, gt=0, description="GPUs an actor takes; default 1. 0.5 puts two actors on one GPU."
+        None,
+        gt=0,
+        description="GPUs per actor; default 1, or an equal share if there are fewer GPUs than models. 0.5 puts two "
+        "actors on one GPU.",
     )
 
     @property
     def column(self) -> str:
-        """Name of the model in logs and reports; of a task also its output column."""
+        """Name of the model in logs and reports; for a task also the name of its output column."""
         raise NotImplementedError
 
     @field_validator("num_gpus")
     @classmethod
     def _whole_above_one(cls, value: float | None) -> float | None:
         if value is not None and value > 1 and value != int(value):
-            raise ValueError("above 1 only whole GPUs can be given")
+            raise ValueError("above 1 it must be a whole number of GPUs")
         return value
 
 
 class GivesColumn(Protocol):
-    """What a mask or a box must know of the tasks of its job."""
+    """What masks and boxes need to know of the tasks of their job."""
 
     gives_foreground: ClassVar[bool]
 
@@ -66,7 +69,7 @@ class GivesColumn(Protocol):
 
 
 class Choice(Section):
-    """A section that may be written as one of `words`, or with one of `keys` alone; `source` says what is meant."""
+    """A section that may be written as one of `words` or with only one of `keys`; `source` says which it is."""
 
     words: ClassVar[tuple[str, ...]]
     keys: ClassVar[tuple[str, ...]]
@@ -82,7 +85,7 @@ class Choice(Section):
 
 
 def expand(value: object, words: tuple[str, ...], keys: tuple[str, ...]) -> object:
-    """The one-word and one-key forms of a section as the whole section with `source`."""
+    """The full form of a section, with `source`, from its one-word or one-key form."""
     if value is None:
         return {"source": "none"}
     if isinstance(value, str):
@@ -97,7 +100,7 @@ def expand(value: object, words: tuple[str, ...], keys: tuple[str, ...]) -> obje
             return {**value, "source": given[0]}
         if len(given) > 1:
             raise ValueError(f"give only one of {', '.join(given)}")
-        if not set(value) - set(keys):  # leaves an unknown key to the usual message
+        if not set(value) - set(keys):  # an unknown key gets the usual message
             raise ValueError(f"give one of {', '.join(keys)}")
     source = value.get("source")
     if source in keys and source not in words and value.get(source) is None:

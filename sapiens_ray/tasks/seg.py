@@ -1,4 +1,4 @@
-"""Body-part segmentation: 28 logits per pixel at stride 2, to a class map at the size of the photo.
+"""Body-part segmentation: 28 logits per pixel at stride 2 become a class map at the size of the photo.
 
 As in Sapiens-Lite, the photo is resized to 768 x 1024 without keeping its aspect, the logits are upsampled
 bilinearly to the original size, and the class of a pixel is the arg-max there.
@@ -43,7 +43,7 @@ class SegOptions(ModelOptions):
 
 
 class Seg(Task[SegOptions]):
-    """Everything that makes the task segmentation."""
+    """The task seg."""
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -65,7 +65,7 @@ class Seg(Task[SegOptions]):
         return output_maps(output, batch, self.options.channels, self.options, "logits")
 
     def reduce(self, logits: torch.Tensor, sizes: list[Size]) -> list[np.ndarray]:
-        """B x 28 x h x w logits, on the device, to the B class maps, uint8, each of its (width, height)."""
+        """B x 28 x h x w logits, on the device, to B uint8 class maps, each at its (width, height)."""
         from sapiens_ray.tasks.argmax import upsampled_argmax
 
         pairs = zip(logits, sizes, strict=True)
@@ -85,7 +85,7 @@ class Seg(Task[SegOptions]):
     def draw(self, photo: np.ndarray, row: Row, settings: Visualize) -> np.ndarray:
         """The picture [photo | class colours over the photo], background included; h x 2w x 3 uint8 BGR.
 
-        photo: h x w x 3 uint8 BGR. `row` is the finished row; its class map is sampled at the size of the photo.
+        photo: h x w x 3 uint8 BGR. row: the finished row; its class map is resized to the photo.
         """
         height, width = photo.shape[:2]
         class_map = cv2.resize(images.decode_map(row[self.column]), (width, height), interpolation=cv2.INTER_NEAREST)

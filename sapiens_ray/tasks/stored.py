@@ -1,6 +1,6 @@
-"""What a task's columns in an output folder hold: asked by readers, exports and the writer of files.
+"""The columns of a task in an output folder, as used by readers, exports and the writer of files.
 
-Built from the metadata of the files alone, so labels are read without the job that made them.
+Built only from the metadata of the files, so labels can be read without the job that made them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Files = list[tuple[str, bytes]]  # (ending, content) of the files of one image
 class MapColumn:
     """A column of encoded maps.
 
-    stored, original: a cell as an array, in the size in which it is stored and in that of the photo. Their dtypes
-    and the number of dimensions describe the array that stands for the missing map of an error row.
+    stored, original: decode a cell, at the size in which it is stored and at the size of the photo. The dtypes and the
+    number of dimensions describe the placeholder for the missing map of an error row.
     """
 
     stored: Decoder
@@ -39,15 +39,15 @@ class MapColumn:
         return self.stored if size == "stored" else self.original
 
     def without_elements(self, size: MapSize) -> np.ndarray:
-        """What stands for the map of an error row where no None can be."""
+        """The placeholder for the map of an error row, where None is not possible."""
         dtype = self.stored_dtype if size == "stored" else self.original_dtype
         return np.empty((0,) * self.dimensions, dtype)
 
 
 class StoredLabels:
-    """The columns of one task. The base class is that of a task without maps, persons and files in exports.
+    """The columns of one task. The base class describes a task without maps, persons or files in exports.
 
-    column: the task's column. about: what the metadata of the files says about it; `task` is its kind.
+    column: the task's column. about: its entry in the metadata of the files; `about["task"]` is its kind.
     """
 
     def __init__(self, column: str, about: About) -> None:
@@ -60,7 +60,7 @@ class StoredLabels:
 
     @property
     def columns(self) -> list[str]:
-        """The Parquet columns that `files` looks at."""
+        """The Parquet columns that `files` reads."""
         return [self.column]
 
     @property
@@ -70,15 +70,15 @@ class StoredLabels:
 
     @property
     def compressed(self) -> list[str]:
-        """Columns whose cells are compressed already: Parquet need not try."""
+        """Columns whose cells are already compressed: Parquet does not compress them again."""
         return []
 
     def no_place_in(self, export: str) -> str:
-        """Why an export leaves these labels out; empty if `files` gives it something."""
+        """Why an export leaves these labels out; empty if `files` gives it files."""
         return f"{export} has no {self.kind}"
 
     def files(self, export: str, row: Row) -> Files:
-        """The files of one image that the task itself gives to an export of this name."""
+        """The files of one image that the task provides for an export of this name."""
         return []
 
 
@@ -121,10 +121,10 @@ class StoredPersons(StoredLabels):
         return list(self.about["keypoint_links"])
 
     def persons(self, row: Row) -> list[Row]:
-        """`box`, `box_score`, `keypoints` and `scores` of each."""
+        """`box`, `box_score`, `keypoints` and `scores` of each person."""
         return list(row[self.column])
 
 
 def stored_map(cell: bytes, width: int, height: int) -> np.ndarray:
-    """A `.npy` cell as it is stored."""
+    """A `.npy` cell as an array, at the stored size."""
     return decode_npy(cell)

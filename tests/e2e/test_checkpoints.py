@@ -1,4 +1,4 @@
-"""Checkpoints from outside: inspect, convert, and jobs in both modes from every container."""
+"""Checkpoints from the command line: inspect, convert, and jobs in both modes from several file formats."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def depths(folder) -> list[np.ndarray]:
 
 @pytest.mark.nightly
 def test_jobs_in_both_modes_from_converted_files(cluster, sapiens_ray, write_job, tmp_path):
-    """Float32 labels do not depend on the container; bfloat16 ones are near."""
+    """Float32 labels do not depend on the file format; bfloat16 labels are close to them."""
     write_photos(tmp_path / "photos", 3)
     source = write(tmp_path / "model.pth", small("depth"), "pth")
     write(tmp_path / "model_torchscript.pt2", small("depth"), "torchscript")
@@ -39,14 +39,14 @@ def test_jobs_in_both_modes_from_converted_files(cluster, sapiens_ray, write_job
     native, script, rounded = (labels[name] for name in files)
     assert np.abs(native - script).max() < 1e-4
     assert 0 < np.sqrt(np.mean((rounded - script) ** 2)) / script.std() < 0.03
-    # The mode is part of what the rows are: the folder refuses the other one.
+    # The mode is one of the settings that decide the labels: the output refuses the other mode.
     refused = sapiens_ray("check", tmp_path / "model.pth.yaml", "--set", "tasks.0.mode=bfloat16")
     assert refused.code == 2 and "tasks[0].mode: was 'torchscript', now 'bfloat16'" in refused.err
 
 
 @pytest.mark.nightly
-def test_a_job_says_how_its_models_started(cluster, sapiens_ray, write_job, tmp_path):
-    """Here that there is no compiler; tests/test_compiling.py has the rest."""
+def test_a_job_reports_how_its_models_started(cluster, sapiens_ray, write_job, tmp_path):
+    """Here without a compiler; other cases are in tests/models/test_compiling.py."""
     write_photos(tmp_path / "photos", 3)
     source = write(tmp_path / "model.pth", small("depth", layers=1), "pth")
     task = {"task": "depth", "checkpoint": str(source), "mode": "bfloat16", "compile": "default", "batch_size": 2}
@@ -55,7 +55,7 @@ def test_a_job_says_how_its_models_started(cluster, sapiens_ray, write_job, tmp_
     assert done.code == 0, done.text
     (note,) = json.loads((tmp_path / "job-out" / "summary.json").read_text())["notes"]
     assert note.startswith("depth: not compiled, runs eagerly: no C++ compiler (/nonexistent) on node ")
-    assert note in done.err.replace("\n", ""), "the log says it too"
+    assert note in done.err.replace("\n", ""), "the note is in the log too"
     assert len(depths(tmp_path / "job-out")) == 3
     cache = cache_of(sr.Job.load(job, ["output.storage_options.anon=true"]))
     assert cache is not None and (cache.uri, cache.options) == (str(tmp_path / "cache"), {"anon": True})
@@ -80,14 +80,14 @@ def test_files_that_do_not_fit_are_refused_before_any_work(write_job, tmp_path):
     assert "not those of a Sapiens model" in refusal(task="seg", checkpoint=str(tmp_path / "other.pth"))
 
 
-def test_inspect_for_people(command, tmp_path, model):
+def test_inspect_without_json(command, tmp_path, model):
     done = command("checkpoints", "inspect", write(tmp_path / "x.pt2", small("pose17"), "old export"))
     assert done.code == 0
     for line in ("old export", "Sapiens pose model (32 wide, 2 layers, 17 keypoints)", "2 heads, padding 2",
                  "native module, float32", "float32)"):  # fmt: skip
         assert line in done.out, done.out
     done = command("checkpoints", "inspect", model)
-    assert done.code == 0 and "not a Sapiens model that is known" in done.out and "as it is, cast" in done.out
+    assert done.code == 0 and "not a known Sapiens model" in done.out and "as it is, cast" in done.out
     state = small("seg").state_dict()
     del state["backbone.ln1.weight"]
     torch.save(state, tmp_path / "broken.pth")
@@ -97,7 +97,7 @@ def test_inspect_for_people(command, tmp_path, model):
     assert done.code == 2 and "does not exist" in done.err
 
 
-def test_convert_refuses_what_it_cannot_do(command, tmp_path, model):
+def test_convert_refuses_impossible_conversions(command, tmp_path, model):
     done = command("convert", model, "--to", "safetensors", "--out", tmp_path / "x.safetensors")
     assert done.code == 2 and "not those of a Sapiens model" in done.err and not list(tmp_path.iterdir())
     broken = small("seg")
@@ -111,5 +111,5 @@ def test_convert_refuses_what_it_cannot_do(command, tmp_path, model):
     source = write(tmp_path / "x.safetensors", small("seg"), "safetensors")
     before = source.read_bytes()
     done = command("convert", source, "--to", "safetensors")
-    assert done.code == 2 and "is the file to convert itself" in done.err
+    assert done.code == 2 and "is the source file itself" in done.err
     assert source.read_bytes() == before and list(tmp_path.iterdir()) == [source]

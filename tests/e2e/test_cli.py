@@ -1,4 +1,4 @@
-"""check, run, status, export and their exit codes, from outside."""
+"""check, run, status, export and their exit codes, as subprocesses."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_wrong_job_is_one_message_and_exit_2(cluster, sapiens_ray, write_job, 
     assert "Traceback" not in done.text
 
 
-def test_a_file_that_is_no_checkpoint_is_named(cluster, sapiens_ray, write_job, tmp_path):
+def test_a_file_that_is_not_a_checkpoint_is_named(cluster, sapiens_ray, write_job, tmp_path):
     write_photos(tmp_path / "photos", 1)
     (tmp_path / "model.pt2").write_bytes(b"not a model at all")
     tasks = [{"task": "seg", "checkpoint": str(tmp_path / "model.pt2")}]
@@ -99,7 +99,9 @@ def test_an_address_without_a_cluster_is_one_line(sapiens_ray, write_job, tmp_pa
     done = sapiens_ray("run", write_job(tmp_path / "photos"), "--address", address)
     assert done.code == 2 and f"--address {address}: " in done.err and "Traceback" not in done.err
     if ":" in address:
-        assert "no Ray cluster answers there" in done.err, "it was looked at before Ray, which waits for a minute"
+        assert "no Ray cluster answers there" in done.err, (
+            "the address is tried before Ray, which would wait for a minute"
+        )
 
 
 def test_run_resume_grow_status_and_export(cluster, sapiens_ray, write_job, tmp_path):
@@ -117,7 +119,7 @@ def test_run_resume_grow_status_and_export(cluster, sapiens_ray, write_job, tmp_
     before = {file.name: file.stat().st_mtime_ns for file in (output / "data").iterdir()}
 
     again = sapiens_ray("run", path)
-    assert again.code == 0 and "every image had its row already" in again.out
+    assert again.code == 0 and "every image already had its row" in again.out
     assert {file.name: file.stat().st_mtime_ns for file in (output / "data").iterdir()} == before
 
     write_photos(photos / "c", 2)
@@ -171,10 +173,10 @@ def test_status_of_an_unfinished_output_and_of_nothing(sapiens_ray, tmp_path):
     assert nothing.code == 2 and "is not an output folder" in nothing.err
 
 
-def test_schema_is_the_one_that_ships(sapiens_ray):
+def test_schema_equals_the_file_in_configs(sapiens_ray):
     printed = json.loads(sapiens_ray("schema").out)
-    shipped = json.loads((Path(__file__).parents[2] / "configs" / "job.schema.json").read_text())
-    assert printed == shipped, "run: sapiens-ray schema > configs/job.schema.json"
+    stored = json.loads((Path(__file__).parents[2] / "configs" / "job.schema.json").read_text())
+    assert printed == stored, "run: sapiens-ray schema > configs/job.schema.json"
 
 
 def test_the_files_hold_what_the_docs_say(cluster, write_job, tmp_path, model):

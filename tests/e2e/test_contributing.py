@@ -1,4 +1,4 @@
-"""The package that CONTRIBUTING.md builds adds one of each kind, without a change to this repository."""
+"""The package in CONTRIBUTING.md adds an entry to every registry, without a change to this repository."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.conftest import PATIENCE_S, ROOT, photo
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """The package as the page has it, installed into a folder of its own."""
+    """The package from the page, installed into a separate folder."""
     folder = tmp_path_factory.mktemp("package")
     text = (ROOT / "CONTRIBUTING.md").read_text()
     files = re.findall(r"```(?:python|toml)\n# (\S+)\n(.*?)```", text, re.DOTALL)
@@ -52,7 +52,7 @@ def job(tmp_path_factory) -> Path:
         archive.writestr("1.png", b"broken")
         archive.writestr("notes.txt", b"not an image")
     bright = torch.zeros(28, 3, 1, 1)
-    bright[21] = 1 / 3  # class 21 where the photo is brighter than half
+    bright[21] = 1 / 3  # class 21 where the photo is brighter than 0.5
     bias = torch.full((28,), -9.0)
     bias[0], bias[21] = 0.5, 0.0
     torch.save({"mix.weight": bright, "mix.bias": bias}, folder / "seg.pth")
@@ -62,15 +62,15 @@ def job(tmp_path_factory) -> Path:
         "input": {"uri": "photos.zip"},
         "output": {"uri": "labels"},
         "tasks": [
-            {"task": "mean_colour", "checkpoint": "colour.pth"},  # first in the list, and runs second
+            {"task": "mean_colour", "checkpoint": "colour.pth"},  # first in the list, but runs second
             {"task": "seg", "checkpoint": "seg.pth"},
         ],
     }))  # fmt: skip
     return path
 
 
-def test_a_package_adds_one_of_each(package, job, sapiens_ray):
-    """Everything a user does: check, run on Ray, status, read_labels, export, schema."""
+def test_a_package_adds_an_entry_to_every_registry(package, job, sapiens_ray):
+    """All steps of a user: check, run on Ray, status, read_labels, export, schema."""
     env = {"PYTHONPATH": f"{package}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "RAY_ADDRESS": ""}
     checked = sapiens_ray("check", job, env=env)
     assert checked.code == 0, checked.text
@@ -104,10 +104,10 @@ def test_a_package_adds_one_of_each(package, job, sapiens_ray):
 
     schema = sapiens_ray("schema", env=env)
     assert '"const": "mean_colour"' in schema.out and '"zip"' in schema.out
-    status = sapiens_ray("status", output)  # without the package: a folder of files like any other
+    status = sapiens_ray("status", output)  # status works without the package: it only reads files
     assert "3 of 3 (100.0 %): 2 ok, 1 errors" in status.out
 
 
-def test_without_the_package_the_job_is_refused_by_name(job, sapiens_ray):
+def test_without_the_package_the_message_names_the_unknown_task(job, sapiens_ray):
     refused = sapiens_ray("check", job)
     assert refused.code == 2 and "tasks[0].task: 'mean_colour' is not one of seg, depth" in refused.err

@@ -1,4 +1,4 @@
-"""Every command and every snippet of the README runs, in the order in which it stands there."""
+"""Every command and snippet of the README runs, in the order of the README."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import PATIENCE_S, ROOT
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """A checkout in which `make demo` was called, and what it said. The venv is that of this test run."""
+    """A checkout in which `make demo` was called, and its output. It uses the venv of this test run."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("Makefile", "configs", "jobs", "sapiens_ray", "pyproject.toml", ".rayignore"):
         source = ROOT / name
@@ -43,7 +43,7 @@ def run_block(language: str, code: str, folder: Path, dashboard: str) -> str:
     return done.stdout
 
 
-def test_make_demo_says_that_it_is_done(demo):
+def test_make_demo_reports_its_result(demo):
     folder, done = demo
     assert "random weights: their labels mean nothing" in done.stdout
     assert f"{folder}/runs/demo/data/*.parquet" in done.stdout
@@ -76,13 +76,13 @@ def test_the_readme_works_after_the_demo(cluster, demo):
         assert (checkout / "runs" / written).exists(), written
 
 
-def test_the_pictures_of_the_readme_are_there():
+def test_the_pictures_of_the_readme_exist():
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", (ROOT / "README.md").read_text())
     assert pictures == ["docs/images/cover.png"]
     assert (ROOT / pictures[0]).stat().st_size < 400_000
 
 
-def test_the_job_of_the_readme_is_a_job():
+def test_the_job_of_the_readme_is_valid():
     import yaml
 
     from sapiens_ray import Job
@@ -94,10 +94,10 @@ def test_the_job_of_the_readme_is_a_job():
     assert stored.input.uri == ["s3://bucket/photos/"]
 
 
-def test_the_error_kinds_of_the_docs_are_those_of_the_code():
+def test_the_error_kinds_in_the_docs_equal_those_in_the_code():
     section = (ROOT / "docs" / "outputs.md").read_text().split("## Kinds of error")[1].split("| --- |")[1]
     documented = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
     source = "".join(path.read_text() for path in (ROOT / "sapiens_ray").rglob("*.py"))
     raised = set(re.findall(r'ImageError\(\s*"(\w+)"', source)) | {"failed"}
-    raised |= set(re.findall(r'quarantined\[.*\("(\w+)", ', source))  # what becomes of images that kill their worker
+    raised |= set(re.findall(r'quarantined\[.*\("(\w+)", ', source))  # kinds of images that kill their worker
     assert documented == raised

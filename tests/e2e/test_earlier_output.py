@@ -1,4 +1,4 @@
-"""An output that commit 3a36c3a began is resumed without a word: names, columns, plan, fingerprint, notes of deaths.
+"""An unfinished output of commit 3a36c3a can be resumed: names, columns, plan, fingerprint, records of deaths.
 
 tests/data/begun_by_3a36c3a holds the photos, the models and the output of a job that was killed when one of its two
 shards was complete. The photos are read from S3, whose URIs are the same on every machine.
@@ -31,7 +31,7 @@ TASKS = [
 
 @pytest.fixture(scope="module")
 def job():
-    """The job of that output, as it was; gives a function of the folder to write to."""
+    """The job of that output, unchanged, as a function of the folder to write to."""
     files = {"seg": "seg", "depth": "depth", "normal": "normal", "pose": "pose17"}
     tasks = [{**task, "checkpoint": str(BEGUN / "models" / f"{files[task['task']]}.pt2")} for task in TASKS]
     with s3_server() as s3:
@@ -51,7 +51,7 @@ def job():
         yield at
 
 
-def test_it_is_resumed_without_a_word(cluster, job, tmp_path):
+def test_it_is_resumed_without_an_error(cluster, job, tmp_path):
     output = tmp_path / "output"
     shutil.copytree(BEGUN / "output", output)
     before = {file.name: file.read_bytes() for file in (output / "data").iterdir()}
@@ -71,11 +71,11 @@ def test_it_is_resumed_without_a_word(cluster, job, tmp_path):
     assert kinds.pop(1) == "not_an_image"
     assert kinds.pop(7) == "crashed", "image 3 of shard 1 is not tried again: it killed its worker"
     assert set(kinds.values()) == {None}
-    assert not list((output / "attempts").iterdir()), "nothing is kept of a job that is done"
+    assert not list((output / "attempts").iterdir()), "the records of a finished job are deleted"
 
 
-def test_labels_schema_and_settings_are_those_of_then(cluster, job, tmp_path):
-    """A run of today beside it: the same columns, types, metadata, settings and, on the same torch, the same labels."""
+def test_labels_schema_and_settings_are_unchanged(cluster, job, tmp_path):
+    """A new run gives the same columns, types, metadata and settings, and with the same torch the same labels."""
     output = tmp_path / "output"
     sr.run(job(output))
     old = pq.read_table(BEGUN / "output" / "data" / "s000000-00000000-00000004-end.parquet")

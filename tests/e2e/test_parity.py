@@ -1,4 +1,4 @@
-"""Against Sapiens-Lite's own answers, where the parity kit is at hand: every task, in both modes."""
+"""Compares every task, in both modes, with outputs of Sapiens-Lite. Needs the parity kit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PARITY = SHARED / "parity"
 EXACT = ["seg.agree_min=1", "seg.miou_min=1", "depth.max=1e-4", "depth.mean=1e-6", "normal.deg_p999=2e-3",
          "pretrain.max=2e-3", "pose.within_min=1"]  # fmt: skip
 
-pytestmark = pytest.mark.skipif(not PARITY.is_dir(), reason="the parity kit is not at hand")
+pytestmark = pytest.mark.skipif(not PARITY.is_dir(), reason="needs the parity kit")
 
 
 def golden(name: str) -> dict:
@@ -45,7 +45,7 @@ def folder(tmp_path, models) -> Path:
 
 
 def task(kind: str, name: str, file: str = "", half: bool = False, **options: object) -> dict[str, object]:
-    """half: as in Sapiens-Lite's mode bfloat16."""
+    """half: the checkpoint and mode of Sapiens-Lite's mode bfloat16."""
     checkpoint = f"models/sapiens_tiny_{file or name}_{'bfloat16' if half else 'torchscript'}.pt2"
     options |= {"mode": "bfloat16"} if half else {}
     options |= {"dtype": "float32"} if kind in ("depth", "normal", "features") else {}
@@ -61,7 +61,7 @@ def pose(count: int, boxes: bool, half: bool = False) -> dict[str, object]:
 
 
 def equal(sapiens_ray, folder: Path, output: str, tasks: list[dict[str, object]], *how: str, pictures: int = 0) -> None:
-    """Label the photos, export them as Sapiens-Lite writes them, and hold them against the kit's answers."""
+    """Label the photos, export the labels in format lite, and compare them with the outputs in the kit."""
     job = {
         "input": {"uri": "photos.jsonl", "id_column": "id"},
         "output": {"uri": output, "visualize": {"max_side": 16384, "format": "png", "fraction": pictures}},
@@ -82,12 +82,14 @@ def equal(sapiens_ray, folder: Path, output: str, tasks: list[dict[str, object]]
 def test_labels_and_pictures_equal_sapiens_lite(cluster, sapiens_ray, folder):
     drawn = [task(name, name) for name in ("seg", "depth", "normal")]
     equal(sapiens_ray, folder, "out", drawn, "--tol", *EXACT, pictures=1)
-    # The pictures are those of Sapiens-Lite too: same layout, same mean colours.
+    # The pictures also equal those of Sapiens-Lite: same layout, same mean colours.
     statistics = golden("vis_stats")
     pictures = {row["image_id"]: row["visualization"] for row in read_output(folder / "out").to_pylist()}
     for stem, about in golden("images").items():
         for column in ("seg", "depth", "normal"):
-            name = pictures[about["file"]].replace("/seg/", f"/{column}/")  # the row names that of the first task
+            name = pictures[about["file"]].replace(
+                "/seg/", f"/{column}/"
+            )  # the row names the picture of the first task
             picture = cv2.imread(str(folder / "out" / name))
             wanted = statistics[stem][column]
             assert list(picture.shape) == wanted["shape"], (stem, column)
@@ -105,13 +107,13 @@ def test_features_and_pose_equal_sapiens_lite(cluster, sapiens_ray, folder):
 
 @pytest.mark.nightly
 def test_bfloat16_is_near_sapiens_lite(cluster, sapiens_ray, folder):
-    """A program of torch.export, and TorchScript that is cast."""
+    """A program of torch.export, and a TorchScript program that is cast."""
     cast = task("normal", "normal", half=True) | {"checkpoint": "models/sapiens_tiny_normal_torchscript.pt2"}
     equal(sapiens_ray, folder, "out", [task("seg", "seg", half=True), cast], "--profile", "bf16")
 
 
 @pytest.mark.nightly
-def test_the_rest_of_sapiens_lite(cluster, sapiens_ray, folder):
+def test_other_combinations_equal_sapiens_lite(cluster, sapiens_ray, folder):
     tasks = [pose(17, False), pose(133, True), pose(308, False)]
     equal(sapiens_ray, folder, "out", tasks, "--tol", *EXACT)
     cast = pose(17, True, half=True) | {"checkpoint": "models/sapiens_tiny_pose17_torchscript.pt2"}

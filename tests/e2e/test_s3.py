@@ -109,7 +109,7 @@ def test_a_job_on_object_storage(cluster, sapiens_ray, s3, job, tmp_path, model,
     assert frame["seg"][0] == local[0]["seg"]
 
     again = sapiens_ray("run", path, env=env)
-    assert again.code == 0 and "every image had its row already" in again.out
+    assert again.code == 0 and "every image already had its row" in again.out
     aws = {**CREDENTIALS, "AWS_ENDPOINT_URL": s3.proxy}
     status = sapiens_ray("status", f"s3://{s3.bucket}/labels", "--json", env=aws)
     assert json.loads(status.out)["images"] == 7, "credentials come from the environment as well"

@@ -1,4 +1,4 @@
-"""Many tasks in one job: rows, pictures, exports; and the input's boxes and masks in every format."""
+"""Many tasks in one job: rows, pictures, exports, and boxes and masks from every kind of input."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_every_row_is_what_the_labeler_gives(everything, models):
             assert all(row[column] is None for column in columns)
 
 
-def test_there_is_a_picture_a_task(everything):
+def test_there_is_one_picture_per_task(everything):
     folder, images, _ = everything
     for name, image in images.items():
         height, width = image.shape[:2]
@@ -113,8 +113,8 @@ def test_there_is_a_picture_a_task(everything):
     assert len(list((folder / "job-out" / "visualizations").rglob("*.jpg"))) == 6 * len(images)
 
 
-@pytest.mark.nightly  # test_dense.py, test_pose.py and test_seg.py vary the same in one process
-def test_batches_units_and_actors_change_nothing(everything, sapiens_ray, models):
+@pytest.mark.nightly  # test_dense.py, test_pose.py and test_seg.py test the same in one process
+def test_results_do_not_depend_on_batches_units_or_actors(everything, sapiens_ray, models):
     folder, *_ = everything
     chosen = [task for task in EVERYTHING if task["task"] in ("seg", "depth", "pose") and task.get("name") != "parts"]
     varied = [{**task, "batch_size": 1 + number % 4} for number, task in enumerate(chosen)]
@@ -129,7 +129,7 @@ def test_batches_units_and_actors_change_nothing(everything, sapiens_ray, models
         assert (one is None) == (other is None)
         if one is not None:
             near = np.abs(maps.decode_npy(one).astype(float) - maps.decode_npy(other)).max()
-            assert near <= 4e-3, "a step of float16, at most"
+            assert near <= 4e-3, "at most one step of float16"
     for column in ("persons", "body"):
         for one, other in zip(first[column].to_pylist(), second[column].to_pylist(), strict=True):
             for person, same in zip(one or [], other or [], strict=True):
@@ -138,7 +138,7 @@ def test_batches_units_and_actors_change_nothing(everything, sapiens_ray, models
                 assert np.allclose(person["scores"], same["scores"], atol=1e-6)
 
 
-def test_labels_come_back_at_original_size(everything):
+def test_labels_are_read_at_original_size(everything):
     folder, images, _ = everything
     stored = sr.read_labels(str(folder / "job-out"), decode=True)
     full = sr.read_labels(str(folder / "job-out"), size="original", columns=["image_id", "depth", "normal", "seg"])
@@ -150,7 +150,7 @@ def test_labels_come_back_at_original_size(everything):
         str(folder / "job-out"), decode=True, engine="ray", columns=["seg", "normal", "features_map"]
     )
     shapes = [array.shape for batch in whole.iter_batches(batch_size=3) for array in batch["normal"]]
-    assert sorted(set(shapes)) == [(0, 0, 0), (512, 384, 3)], "no None: Ray's tensor columns cannot hold it"
+    assert sorted(set(shapes)) == [(0, 0, 0), (512, 384, 3)], "Ray's tensor columns cannot hold None"
     for before, after in zip(stored.to_dict("records"), full.to_dict("records"), strict=True):
         name = after["image_id"]
         if name not in images:
@@ -167,7 +167,7 @@ def test_labels_come_back_at_original_size(everything):
             assert before["depth_min"] == pytest.approx(inside.min(), abs=1e-3)
 
 
-def test_coco_export_is_what_the_parquet_says(everything, sapiens_ray):
+def test_coco_export_equals_the_parquet_rows(everything, sapiens_ray):
     from pycocotools.coco import COCO
 
     folder, images, _ = everything
@@ -206,7 +206,7 @@ def test_coco_export_is_what_the_parquet_says(everything, sapiens_ray):
         assert np.array_equal(rebuilt, class_map)
 
 
-def test_mask_export_is_index_png_with_palette(everything, sapiens_ray):
+def test_mask_export_writes_index_pngs_with_palette(everything, sapiens_ray):
     folder, images, _ = everything
     done = sapiens_ray("export", folder / "job-out", "--format", "masks", "--to", folder / "masks")
     assert done.code == 0 and "persons left out: pose has no class map" in done.err
@@ -242,8 +242,8 @@ def test_lite_export_has_the_files_of_every_task(everything, sapiens_ray):
             assert one["keypoint_scores"] == list(map(float, person["scores"]))
 
 
-def test_the_masks_of_an_export_are_those_of_the_next_job(everything, sapiens_ray, models):
-    """Depth alone, with the folder of masks that the export wrote: the numbers of the job that had seg."""
+def test_exported_masks_work_as_input_of_another_job(everything, sapiens_ray, models):
+    """Depth without seg, with the folder of exported masks, gives the same values as the job with seg."""
     folder, *_ = everything
     sapiens_ray("export", folder / "job-out", "--format", "lite", "--to", folder / "for-masks")
     (folder / "for-masks" / "seg" / "a" / "6.npy").unlink()
@@ -311,13 +311,13 @@ def test_boxes_and_masks_from_parquet_and_a_detector(cluster, command, models, t
     assert [row["depth_min"] is None for row in rows] == [False, True, True, False, True]
     assert "boxes" not in rows[0] and "mask" not in rows[0]
 
-    # Another detector file is another result.
+    # Another detector file means other results.
     scripted(torch.nn.Sequential(Bright()), tmp_path / "d.pt2")
     with pytest.raises(sr.errors.OutputError, match="detector_sha256"):
         sr.run(sr.Job.load(job))
 
 
-def test_columns_are_asked_of_inputs_that_have_them(cluster, models, command, tmp_path):
+def test_inputs_without_the_column_of_boxes_are_refused(cluster, models, command, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(encode_png(photo(20, 20)))
     (tmp_path / "list.csv").write_text('image,boxes\nphotos/a.png,"[[1, 2, 10, 12]]"\n')
@@ -335,7 +335,7 @@ def test_columns_are_asked_of_inputs_that_have_them(cluster, models, command, tm
     assert checked.code == 2 and "no column 'person'; it has image, boxes" in checked.err
 
 
-def test_an_image_is_decoded_once_whatever_the_tasks(models, monkeypatch):
+def test_an_image_is_decoded_once_for_all_tasks(models, monkeypatch):
     from sapiens_ray.imaging import images
 
     decoded: list[int] = []
@@ -347,7 +347,7 @@ def test_an_image_is_decoded_once_whatever_the_tasks(models, monkeypatch):
 
 
 def test_an_output_without_rows_takes_new_settings(sapiens_ray, models, tmp_path):
-    """A run that finds its checkpoint wrong is mended and run again, into the same output."""
+    """After a run with a wrong checkpoint, the fixed job can run into the same output."""
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(encode_png(photo(20, 20)))
     task: dict[str, object] = {"task": "pose", "checkpoint": "pose17.pt2", "keypoints": 133}
@@ -356,8 +356,8 @@ def test_an_output_without_rows_takes_new_settings(sapiens_ray, models, tmp_path
     assert (
         failed.code == 2 and "Is this the checkpoint of another task" in failed.err and "read a row" not in failed.out
     )
-    mended = ["tasks.0.keypoints=17", "unit_size=3"]
-    assert sr.run(sr.Job.load(job, mended)).labelled == 1
+    fixed = ["tasks.0.keypoints=17", "unit_size=3"]
+    assert sr.run(sr.Job.load(job, fixed)).labelled == 1
     assert len(read_output(tmp_path / "job-out")["persons"][0].as_py()[0]["keypoints"]) == 17
     with pytest.raises(sr.errors.OutputError, match="was 'trained', now 'lite'"):
         sr.run(sr.Job.load(job, ["tasks.0.keypoints=17", "tasks.0.crop=lite"]))

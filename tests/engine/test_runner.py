@@ -1,4 +1,4 @@
-"""The model runner: normalisation, batches, out of memory, files that are no models."""
+"""The model runner: normalisation, batches, out of memory, files that are not models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sapiens_ray.models.loading import load_model
 from sapiens_ray.models.weights import load_torchscript
 
 
-def test_normalisation_is_the_documented_one(model):
+def test_normalisation_is_as_documented(model):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), np.uint8)
     normal = Runner(model, "cpu", 2)._normalize(pixels)
     expected = (pixels[..., ::-1].astype(np.float32) - np.float32([123.5, 116.5, 103.5])) / np.float32(
@@ -31,7 +31,7 @@ def test_batches_are_full_and_cover_everything(model):
     assert list(runner(np.empty((0,)))) == []
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(model):
+def test_out_of_memory_halves_the_batch_and_the_run_continues(model):
     runner = Runner(model, "cpu", 8)
     tried: list[int] = []
 
@@ -46,11 +46,11 @@ def test_out_of_memory_halves_the_batch_and_goes_on(model):
     runner.module = hungry
     spans = [(start, stop) for start, stop, _ in runner(np.zeros((5, 4, 4, 3), np.uint8))]
     assert spans == [(0, 2), (2, 4), (4, 5)] and tried == [5, 2, 2, 1]
-    assert runner.batch_size == 2, "and does not try the large batch again"
+    assert runner.batch_size == 2, "the large batch is not tried again"
 
 
-def test_files_that_are_no_torchscript_say_what_they_are(tmp_path, model):
-    cases = {"it is empty": b"", "no archive at all": b"hello"}
+def test_messages_say_what_a_file_is_that_is_not_torchscript(tmp_path, model):
+    cases = {"it is empty": b"", "no known file format": b"hello"}
     for message, data in cases.items():
         path = tmp_path / "x.pt2"
         path.write_bytes(data)
@@ -65,8 +65,8 @@ def test_files_that_are_no_torchscript_say_what_they_are(tmp_path, model):
         load_model(tmp_path / "half.pt2", "torchscript", torch.device("cpu"))
 
 
-def test_out_of_memory_of_a_filled_batch(model):
-    """Compiled code runs whole batches, however few images there are: what is halved is what ran."""
+def test_out_of_memory_in_a_padded_batch(model):
+    """Compiled code always runs full batches, so the full size is halved, not the number of images."""
     runner = Runner(model, "cpu", 8)
     runner.fixed = True
     ran: list[int] = []

@@ -1,4 +1,4 @@
-"""What a job asks of machines of every size, and what is refused."""
+"""The resources of a job on machines of every size, and the requests that are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_actors_always_leave_room_for_every_stage(cpus, gpus, tasks):
     placement = plan_resources(job(tasks), machines((cpus, gpus)))
     held = sum(pool.actors * pool.num_cpus for pool in placement.pools)
     assert held + placement.work_cpus <= cpus and held + placement.read_cpus <= cpus
-    assert placement.read_cpus != placement.work_cpus, "or Ray fuses the stages"
+    assert placement.read_cpus != placement.work_cpus, "equal shares would let Ray fuse the stages"
     assert sum(pool.actors * pool.num_gpus for pool in placement.pools) <= gpus + 1e-6
 
 
@@ -52,7 +52,7 @@ def test_defaults():
         ({"actors": 5000}, [(4, 0)], "5000 actors are too many for the 4 CPUs"),
     ],
 )
-def test_what_can_never_be_is_refused(options, nodes, message):
+def test_impossible_requests_are_refused(options, nodes, message):
     with pytest.raises(ClusterError, match=message):
         plan_resources(job(**options), machines(*nodes))
 
@@ -61,11 +61,11 @@ def test_what_can_never_be_is_refused(options, nodes, message):
 def test_every_default_can_be_placed_and_leaves_no_gpu_idle(tasks, nodes):
     pools = plan_resources(job(tasks), machines(*((32, gpus) for gpus in nodes))).pools
     parts = round(1 / pools[0].num_gpus)
-    assert {pool.num_gpus for pool in pools} == {1 / parts}, "equal shares fit in whatever order Ray places them"
+    assert {pool.num_gpus for pool in pools} == {1 / parts}, "equal shares fit in any order in which Ray places them"
     assert sum(pool.actors for pool in pools) == parts * sum(nodes)
     assert max(pool.actors for pool in pools) - min(pool.actors for pool in pools) <= 1
 
 
-def test_what_an_autoscaler_may_bring_is_waited_for():
+def test_a_job_waits_for_gpus_that_an_autoscaler_may_add():
     placement = plan_resources(job(actors=3), machines((8, 0), limit_gpus=8))
     assert placement.pools[0].actors == 3 and placement.pools[0].num_gpus == 1

@@ -1,4 +1,4 @@
-"""Exports: no two images ever share a file."""
+"""Exports: two images never share a file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_no_two_images_share_a_file(ids):
     assert len(set(written)) == len(written)
 
 
-def test_names_that_are_free_are_the_stems():
+def test_unique_stems_are_used_as_names():
     ids = ["x/a.jpg", "y/a.jpg", "b.c.png"]
     names = Names(ids)
     assert [names.of(image_id) for image_id in ids] == [("x/a", False), ("y/a", False), ("b.c", False)]

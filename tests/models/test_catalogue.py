@@ -1,4 +1,4 @@
-"""The catalogue: names, Sapiens-Lite's tree of folders, downloads from a local hub."""
+"""The catalogue: names, Sapiens-Lite's folder tree, downloads from a local hub."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_names_and_files():
     assert not any(map(catalogue.is_name, ("seg-1b.pt2", "./seg-1b", "models/seg-1b", "s3://b/seg-1b", "seg1b")))
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the facts are not at hand")
-def test_the_catalogue_is_that_of_the_facts():
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs shared/facts")
+def test_the_catalogue_equals_the_facts():
     facts = json.loads((SHARED / "facts" / "models.json").read_text())["v1"]
     layout = json.loads((SHARED / "facts" / "checkpoint_layout.json").read_text())["parameter_counts"]
     found = {}
@@ -55,15 +55,15 @@ def test_the_catalogue_is_that_of_the_facts():
             assert abs(model.parameters - layout[model.kind][model.size] / 1e6) < 0.06, name
 
 
-def test_a_name_in_a_job_is_no_path(tmp_path):
+def test_a_name_in_a_job_is_not_a_path(tmp_path):
     raw = {"input": {"uri": "photos-1b"}, "output": {"uri": "out"}, "tasks": [{"task": "seg", "checkpoint": "seg-1b"}]}
     job = Job.parse(raw)
     assert job.tasks[0].checkpoint == "seg-1b" and job.input.uri == [str(Path.cwd() / "photos-1b")]
 
 
 @pytest.mark.parametrize("level", [".", "sapiens_lite_host", "sapiens_lite_host/torchscript"])
-def test_an_existing_tree_just_works(tmp_path, monkeypatch, level):
-    """Whichever level of it the variable names, and whatever figures the file names had at the time."""
+def test_an_existing_tree_is_used(tmp_path, monkeypatch, level):
+    """At any level of it that the variable names, and with any numbers in the file names."""
     file = tmp_path / "sapiens_lite_host" / "torchscript" / TREE
     file.parent.mkdir(parents=True)
     monkeypatch.setenv("SAPIENS_LITE_CHECKPOINT_ROOT", str(tmp_path / level))
@@ -72,17 +72,17 @@ def test_an_existing_tree_just_works(tmp_path, monkeypatch, level):
     assert catalogue.find("seg-0.3b", "torchscript") == (renamed, "torchscript")
     file.write_bytes(b"new")
     assert catalogue.find("seg-0.3b", "torchscript") == (file, "torchscript")
-    assert catalogue.find("seg-0.3b", "bfloat16") == (file, "torchscript"), "any container gives bfloat16"
+    assert catalogue.find("seg-0.3b", "bfloat16") == (file, "torchscript"), "any file format gives bfloat16"
     other = tmp_path / "sapiens_lite_host" / "bfloat16" / TREE.replace("torchscript", "bfloat16")
     other.parent.mkdir(parents=True)
-    assert catalogue.find_file("seg-0.3b", "torchscript") == file, "a node looks for the file that the driver found"
+    assert catalogue.find_file("seg-0.3b", "torchscript") == file, "a node uses the file that the driver found"
     other.write_bytes(b"half")
     assert catalogue.find("seg-0.3b", "bfloat16") == (other, "bfloat16")
     assert catalogue.find("seg-0.3b", "torchscript") == (file, "torchscript")
 
 
 def test_where_a_pulled_file_goes(tmp_path):
-    """Always below the folder that was named, unless that is a level of the tree itself."""
+    """Below the given folder, unless that is itself a level of the tree."""
     seg = catalogue.published("seg-0.3b")
     (tmp_path / "own" / "torchscript").mkdir(parents=True)
     for root, folder in {
@@ -97,7 +97,7 @@ def test_where_a_pulled_file_goes(tmp_path):
         assert target == tmp_path / folder / TREE, root
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(b"x")
-        assert catalogue.in_tree(tmp_path / root, seg, "torchscript") == target, "and is found there"
+        assert catalogue.in_tree(tmp_path / root, seg, "torchscript") == target, "it is found there"
         target.unlink()
 
 
@@ -106,9 +106,9 @@ def hub(tmp_path, monkeypatch) -> Iterator[Hub]:
     """A hub with a small segmenter as seg-0.3b; this process and its commands use it, with an empty cache."""
     files = {}
     model = small("seg")
-    for mode, container in (("torchscript", "torchscript"), ("bfloat16", "old export")):
+    for mode, file_format in (("torchscript", "torchscript"), ("bfloat16", "old export")):
         repository, file = catalogue.published("seg-0.3b").on_hub(mode)
-        files[repository] = {file: write(tmp_path / "x", model, container).read_bytes()}
+        files[repository] = {file: write(tmp_path / "x", model, file_format).read_bytes()}
     coco, path = catalogue.published("pose17-1b").on_hub("torchscript")
     files[coco] = {path: b"pose"}
     (tmp_path / "x").unlink()
@@ -136,20 +136,20 @@ def test_pull_into_a_tree(hub, sapiens_ray, tmp_path):
     assert "CC-BY-NC 4.0, not for commercial use" in done.err and "about 1.4 GB" in done.err
     before = len(hub.requests)
     again = sapiens_ray("checkpoints", "pull", "seg-0.3b", "--to", tmp_path / "tree")
-    assert again.code == 0 and len(hub.requests) == before, "what is there is not asked for"
+    assert again.code == 0 and len(hub.requests) == before, "a file that exists is not requested again"
     listed = sapiens_ray("checkpoints", "list", "--json", env={"SAPIENS_LITE_CHECKPOINT_ROOT": str(tmp_path / "tree")})
     here = {(one["name"], one["mode"]): one["here"] for one in json.loads(listed.out) if one["here"]}
     assert here == {("seg-0.3b", "torchscript"): str(seg), ("pose17-1b", "torchscript"): str(pose)}
 
 
-def test_a_download_that_broke_off_goes_on(hub, sapiens_ray, tmp_path):
+def test_an_interrupted_download_continues(hub, sapiens_ray, tmp_path):
     repository, file = catalogue.published("depth-0.3b").on_hub("bfloat16")
     data = os.urandom(25 << 20)
     hub.files[repository] = {file: data}
     hub.break_after = 21 << 20
     pull = ("checkpoints", "pull", "depth-0.3b", "--mode", "bfloat16", "--to", tmp_path)
     done = sapiens_ray(*pull)
-    if done.code != 0:  # the library may try again by itself
+    if done.code != 0:  # the library may retry automatically
         assert "sapiens-ray: cannot download" in done.err and "Traceback" not in done.text
         done = sapiens_ray(*pull)
     assert done.code == 0, done.text
@@ -175,7 +175,7 @@ def test_tokens_refusals_and_renamed_files(hub, sapiens_ray, tmp_path, monkeypat
     assert done.code == 0 and done.out.strip().endswith(renamed), done.text
     listed = sapiens_ray("checkpoints", "list", "--mode", "bfloat16", "--json", env={"HF_HUB_OFFLINE": "1"})
     here = [one["here"] for one in json.loads(listed.out) if one["here"]]
-    assert here == [done.out.strip()], "found again under its new name, also offline"
+    assert here == [done.out.strip()], "it is found under its new name, also offline"
     offline = sapiens_ray("checkpoints", "pull", "normal-1b", env={"HF_HUB_OFFLINE": "1"})
     assert offline.code == 2 and "cannot download" in offline.err and "Traceback" not in offline.text
     for name in ("seg-2b", "nonsense"):
@@ -184,7 +184,7 @@ def test_tokens_refusals_and_renamed_files(hub, sapiens_ray, tmp_path, monkeypat
 
 
 def test_a_job_names_a_published_model(hub, sapiens_ray, write_job, tmp_path):
-    """Downloaded once, found in the hub's cache from then on, also offline."""
+    """It is downloaded once, then found in the hub's cache, also offline."""
     write_photos(tmp_path / "photos", 2)
     job = write_job(tmp_path / "photos", tasks=[{"task": "seg", "checkpoint": "seg-0.3b", "mode": "bfloat16"}])
     done = sapiens_ray("check", job)
@@ -195,13 +195,13 @@ def test_a_job_names_a_published_model(hub, sapiens_ray, write_job, tmp_path):
 
 
 @pytest.mark.nightly
-def test_rows_say_which_published_file_it_was(hub, sapiens_ray, write_job, tmp_path):
+def test_outputs_record_the_published_file(hub, sapiens_ray, write_job, tmp_path):
     write_photos(tmp_path / "photos", 2)
     job = write_job(tmp_path / "photos", tasks=[{"task": "seg", "checkpoint": "seg-0.3b", "mode": "bfloat16"}])
     wanted = sapiens_ray("checkpoints", "inspect", "seg-0.3b")
     assert wanted.code == 2 and "sapiens-ray checkpoints pull seg-0.3b" in wanted.err
     assert sapiens_ray("check", job).code == 0 and len(hub.downloads) == 1
-    # A cluster of its own: the workers of the session's were started with another environment.
+    # A separate cluster: the workers of the session's cluster have another environment.
     done = sapiens_ray("run", job, env={"HF_HUB_OFFLINE": "1", "RAY_ADDRESS": ""})
     assert done.code == 0, done.text
     assert len(hub.downloads) == 1

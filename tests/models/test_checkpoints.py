@@ -1,4 +1,4 @@
-"""Files of every container: told apart, read without running what is in them, refused with a reason."""
+"""Checkpoints in every file format: recognised, read without running their content, refused with a reason."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from sapiens_ray.models.checkpoint import format_of
 from sapiens_ray.models.loading import load_model
 from sapiens_ray.models.weights import read_weights
 from tests.conftest import ROOT
-from tests.small_models import CONTAINERS, images, output, small, write
+from tests.small_models import FILE_FORMATS, images, output, small, write
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("container", CONTAINERS)
-def test_every_container_gives_the_same_model(tmp_path, container):
+@pytest.mark.parametrize("file_format", FILE_FORMATS)
+def test_every_file_format_gives_the_same_model(tmp_path, file_format):
     model = small("depth")
-    path = write(tmp_path / CONTAINERS[container], model, container)
+    path = write(tmp_path / FILE_FORMATS[file_format], model, file_format)
     kinds = {"flat pth": "pickle", "pth": "pickle", "old pth": "pickle"}
-    assert format_of(path) == kinds.get(container, container)
+    assert format_of(path) == kinds.get(file_format, file_format)
     tensors = {name: entry.read() for name, entry in read_weights(path).items()}
     state = model.state_dict()
     assert tensors.keys() == state.keys()
@@ -42,7 +42,7 @@ def test_every_container_gives_the_same_model(tmp_path, container):
     batch = images(model, 2)
     wanted = output(model, batch)
     loaded = load_model(path, "torchscript", CPU)
-    assert (loaded.native is None) == (container == "torchscript")
+    assert (loaded.native is None) == (file_format == "torchscript")
     assert (output(loaded.module, batch) - wanted).abs().max() < 1e-4
     rounded = load_model(path, "bfloat16", CPU)
     assert rounded.native is not None
@@ -75,7 +75,7 @@ class Bomb:
 
 
 class Trap:
-    """Unpickling it imports a module of ours and calls it."""
+    """Unpickling it calls a function of this module."""
 
     def __reduce__(self):
         return _sprung, ()
@@ -102,7 +102,7 @@ def test_nothing_in_a_pickle_is_run(tmp_path, place, zipped):
         except CheckpointError as error:
             assert "x.pth" in str(error)
     assert not (tmp_path / "exploded").exists() and not SPRUNG
-    if zipped:  # what is no tensor is left out, so that the objects of training frameworks do no harm
+    if zipped:  # objects that are not tensors are ignored, so objects of training frameworks do no harm
         torch.save({"state_dict": state, "meta": {"config": Trap()}}, tmp_path / "x.pth")
         assert load_model(tmp_path / "x.pth", "torchscript", CPU).native is not None and not SPRUNG
 
@@ -119,7 +119,7 @@ def test_exported_files_with_pickles_or_libraries_are_refused(tmp_path):
     path = tmp_path / "x.pt2"
     torch.export.save(torch.export.export(Foreign(), (torch.zeros(2, 3, 8, 8),)), path)
     loaded = load_model(path, "torchscript", CPU)
-    assert loaded.native is None and loaded.batch == 2, "a program of one batch size"
+    assert loaded.native is None and loaded.batch == 2, "a program with a fixed batch size"
     with zipfile.ZipFile(path) as archive:
         members = {info.filename: archive.read(info) for info in archive.infolist()}
 
@@ -135,15 +135,15 @@ def test_exported_files_with_pickles_or_libraries_are_refused(tmp_path):
     torch.save(({"a": Trap()}, {}), trap)
     assert "holds pickled objects" in refused({"x/data/sample_inputs/model.pt": trap.getvalue()})
     for part in ("data/aotinductor/model/a.so", "data/constants/opaque_obj_0", "data/constants/custom_obj_0", "x.PT"):
-        assert "none of the parts of a plain exported network" in refused({f"x/{part}": b""})
-    assert "none of the parts of a plain exported network" in refused({"version": b"8.20"})
+        assert "is not part of a plain exported network" in refused({f"x/{part}": b""})
+    assert "is not part of a plain exported network" in refused({"version": b"8.20"})
     config = json.loads(members["x/data/weights/model_weights_config.json"])
     config["config"]["weight"]["use_pickle"] = True
     pickled = refused({"x/data/weights/model_weights_config.json": json.dumps(config).encode()})
     assert "tensor weight is pickled" in pickled
     constants = json.dumps({"config": {"c": {"use_pickle": True, "path_name": "c"}}}).encode()
     assert "holds pickled objects" in refused({"x/data/constants/model_constants_config.json": constants})
-    # torch evaluates expressions, and calls what a graph names.
+    # torch evaluates expressions, and calls the functions that a graph names.
     bomb = f"__import__('os').system('touch {tmp_path / 'exploded'}')"
     for expression in (bomb, "exec(chr(49))", "Symbol('os')", "(1).__class__", "Integer(1) if x else 2", "[s0]", "'s0"):
         range_constraint = {"as_expr": {"expr_str": expression}}
@@ -152,9 +152,9 @@ def test_exported_files_with_pickles_or_libraries_are_refused(tmp_path):
         text = refused({"x/models/model.json": json.dumps(program).encode()})
         assert "an expression that is not plain arithmetic" in text
     text = members["x/models/model.json"].replace(b"torch.ops.aten.mean.dim", b"torch.os.system")
-    assert "a call of 'torch.os.system', which is no operator of torch" in refused({"x/models/model.json": text})
+    assert "a call of 'torch.os.system', which is not an operator of torch" in refused({"x/models/model.json": text})
     text = members["x/models/model.json"].replace(b"torch.ops.aten.mean.dim", b"torch.ops.aten.from_file.default")
-    assert "which is no operator of torch" in refused({"x/models/model.json": text})
+    assert "which is not an operator of torch" in refused({"x/models/model.json": text})
     assert not (tmp_path / "exploded").exists()
     program = json.loads(members["x/models/model.json"])
     program["schema_version"]["major"] += 1
@@ -163,7 +163,7 @@ def test_exported_files_with_pickles_or_libraries_are_refused(tmp_path):
 
 
 def test_programs_of_other_models_run_as_they_are(tmp_path):
-    """Exported ones in the mode of their type, TorchScript in both."""
+    """Exported programs in the mode of their dtype, TorchScript in both modes."""
     model = torch.nn.Conv2d(3, 4, 1).eval()
     batch = torch.randn(2, 3, 6, 5)
     wanted = output(model, batch)
@@ -184,14 +184,14 @@ def test_programs_of_other_models_run_as_they_are(tmp_path):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("containers")
+    folder = tmp_path_factory.mktemp("formats")
     model = small("pose17")
-    return {kind: write(folder / f"{kind}-{name}", model, kind).read_bytes() for kind, name in CONTAINERS.items()}
+    return {kind: write(folder / f"{kind}-{name}", model, kind).read_bytes() for kind, name in FILE_FORMATS.items()}
 
 
 @settings(max_examples=150, deadline=None)
 @given(
-    kind=st.sampled_from(sorted(CONTAINERS)),
+    kind=st.sampled_from(sorted(FILE_FORMATS)),
     where=st.floats(0, 1),
     what=st.sampled_from(["cut", "flip", "zero"]),
     part=st.sampled_from([None, "data.pkl", ".json", "PK"]),
@@ -199,16 +199,16 @@ def files(tmp_path_factory) -> dict[str, bytes]:
 def test_damaged_files_are_refused_or_read_but_never_crash(files, tmp_path_factory, kind, where, what, part):
     data = bytearray(files[kind])
     place = min(int(where * len(data)), len(data) - 1)
-    if part and part.encode() in data:  # the few bytes that say what the others are
-        begin = data.index(part.encode())
-        place = min(begin + int(where * 2000), len(data) - 1)
+    if part and part.encode() in data:  # the few bytes that describe the others
+        start = data.index(part.encode())
+        place = min(start + int(where * 2000), len(data) - 1)
     if what == "cut":
         del data[place:]
     elif what == "flip":
         data[place] ^= 0xFF
     else:
         data[place : place + 64] = bytes(len(data[place : place + 64]))
-    path = tmp_path_factory.mktemp("damaged") / CONTAINERS[kind]
+    path = tmp_path_factory.mktemp("damaged") / FILE_FORMATS[kind]
     path.write_bytes(data)
     try:
         for entry in read_weights(path).values():
@@ -217,7 +217,7 @@ def test_damaged_files_are_refused_or_read_but_never_crash(files, tmp_path_facto
         assert str(path) in str(error)
 
 
-def test_files_that_are_no_checkpoint_say_what_they_are(tmp_path):
+def test_messages_say_what_a_file_is_that_is_not_a_checkpoint(tmp_path):
     cases = {
         b"": "it is empty",
         b"hello there": "first bytes are b'hello there'",
@@ -229,35 +229,35 @@ def test_files_that_are_no_checkpoint_say_what_they_are(tmp_path):
             read_weights(tmp_path / "x.pt2")
     with zipfile.ZipFile(tmp_path / "x.pt2", "w") as archive:
         archive.writestr("readme.txt", "no model")
-    with pytest.raises(CheckpointError, match="a zip file of something else"):
+    with pytest.raises(CheckpointError, match="a zip file with other content"):
         read_weights(tmp_path / "x.pt2")
     np.savez(tmp_path / "x.npz", a=np.zeros(3))
-    with pytest.raises(CheckpointError, match="a zip file of something else"):
+    with pytest.raises(CheckpointError, match="a zip file with other content"):
         read_weights(tmp_path / "x.npz")
     (tmp_path / "list.pth").write_bytes(pickle.dumps([1, 2]))
     with pytest.raises(CheckpointError, match=r"list\.pth"):
         read_weights(tmp_path / "list.pth")
     torch.save([torch.zeros(2)], tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match="no dict of tensors"):
+    with pytest.raises(CheckpointError, match="does not hold a dict of tensors"):
         read_weights(tmp_path / "list.pth")
 
 
-@pytest.mark.parametrize("container", ["pth", pytest.param("torchscript", marks=pytest.mark.nightly)])
-def test_loading_never_holds_two_copies(tmp_path, container):
-    """60 million float32 numbers as bfloat16: the peak of the process grows by little more than these."""
+@pytest.mark.parametrize("file_format", ["pth", pytest.param("torchscript", marks=pytest.mark.nightly)])
+def test_loading_never_holds_two_copies(tmp_path, file_format):
+    """60 million float32 weights as bfloat16: peak memory grows by little more than the bfloat16 weights."""
     code = """
 import sys, torch
 from pathlib import Path
 from sapiens_ray.models.sapiens import Sapiens, SapiensArchitecture
 from sapiens_ray.models.loading import load_model
 from tests.small_models import small, write
-def peak():  # ru_maxrss begins with that of the parent
+def peak():  # ru_maxrss starts at that of the parent
     line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
-folder, container = Path(sys.argv[1]), sys.argv[2]
+folder, file_format = Path(sys.argv[1]), sys.argv[2]
 if sys.argv[3] == "write":
-    write(folder / "large", Sapiens(SapiensArchitecture("features", 1024, 4, 16, 4096)).eval(), container)
-    write(folder / "small", small("features"), container)
+    write(folder / "large", Sapiens(SapiensArchitecture("features", 1024, 4, 16, 4096)).eval(), file_format)
+    write(folder / "small", small("features"), file_format)
 else:
     load_model(folder / "small", "bfloat16", torch.device("cpu"))  # imports and one-time costs first
     before = peak()
@@ -265,14 +265,14 @@ else:
     print(sum(t.numel() * t.element_size() for t in model.state_dict().values()) / 2**20, peak() - before)
 """
     for step in ("write", "load"):
-        run = [sys.executable, "-c", code, str(tmp_path), container, step]
+        run = [sys.executable, "-c", code, str(tmp_path), file_format, step]
         done = subprocess.run(run, capture_output=True, text=True, check=True, cwd=ROOT)
     held, grown = map(float, done.stdout.split())
-    print(container, held, grown)
+    print(file_format, held, grown)
     assert held > 110 and held * 0.8 < grown < held * 1.8, (held, grown)
 
 
-def test_loading_a_program_for_its_tensors_runs_nothing(tmp_path):
+def test_reading_the_tensors_of_a_program_does_not_run_it(tmp_path):
     """TorchScript may write files, even while it is loaded."""
 
     class Writes(torch.nn.Module):
@@ -311,17 +311,17 @@ def test_other_layouts_and_kinds_of_tensors(tmp_path):
         archive.writestr("x/models/model.json", "{}")
     assert format_of(tmp_path / "x.pt2") == "old export"
     assert torch.equal(read_weights(tmp_path / "x.pt2")["backbone.pos_embed"].read(), state["backbone.pos_embed"])
-    # What training frameworks leave: subclasses of lists and dicts, sets, other pickle protocols.
+    # Objects of training frameworks: subclasses of lists and dicts, sets, other pickle protocols.
     odd = {"a": defaultdict(list, {"x": [1]}), "b": deque([1, 2]), "c": {1, 2}, "d": Path("x"), "e": np.float64(3)}
     for protocol in (2, 3, 4, 5):
         torch.save({"state_dict": state, "meta": odd}, tmp_path / "odd.pth", pickle_protocol=protocol)
         assert load_model(tmp_path / "odd.pth", "bfloat16", CPU).native is not None
-    # An encoder without its prefix, with the decoder of the pretraining; tensors of other kinds are no matter.
+    # An encoder without its prefix, with the decoder of the pretraining; tensors of other dtypes are ignored.
     encoder = small("features").state_dict()
     bare = {name.removeprefix("backbone."): tensor for name, tensor in encoder.items()}
     torch.save({**bare, "neck.mask_token": torch.zeros(1, dtype=torch.int32)}, tmp_path / "bare.pth")
     assert load_model(tmp_path / "bare.pth", "torchscript", CPU).native is not None
-    # Compressed by a zip tool: refused, where torch itself would read it.
+    # Compressed by a zip tool: refused, although torch would read it.
     with (
         zipfile.ZipFile(tmp_path / "model.pth") as source,
         zipfile.ZipFile(tmp_path / "small.pth", "w", zipfile.ZIP_DEFLATED) as archive,
@@ -332,7 +332,7 @@ def test_other_layouts_and_kinds_of_tensors(tmp_path):
         read_weights(tmp_path / "small.pth")
 
 
-def test_a_digest_is_of_the_file(tmp_path, sapiens_ray):
+def test_inspect_gives_the_digest_of_the_file(tmp_path, sapiens_ray):
     path = write(tmp_path / "model.safetensors", small("normal"), "safetensors")
     done = sapiens_ray("checkpoints", "inspect", path, "--json")
     seen = json.loads(done.out)

@@ -1,5 +1,5 @@
-"""Compiled models: fixed shapes, kept code that other processes and nodes find, machines without a compiler; and
-batch sizes that are found by trying."""
+"""Compiled models: fixed shapes, a cache for other processes and nodes, machines without a compiler. Automatic batch
+sizes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ path, shared, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 runner = Runner(Path(path), "cpu", 3, 2, mode="bfloat16")
 runner.warm_up(1024, 768, "default", CompileCache("model", Folder(shared, options) if shared else None))
 photos = np.random.default_rng(0).integers(0, 256, (4, 1024, 768, 3), np.uint8)
-with torch.compiler.set_stance("fail_on_recompile"):  # also for the last batch, of one
+with torch.compiler.set_stance("fail_on_recompile"):  # also for the last batch, which has one image
     found = torch.cat([output for _, _, output in runner(photos)])
 eager = Runner(Path(path), "cpu", 3, 2, mode="bfloat16")
 wanted = torch.cat([output for _, _, output in eager(photos)])
@@ -63,9 +63,9 @@ def test_code_is_compiled_once_and_found_by_other_nodes(tmp_path):
     assert len(first["notes"]) == 1 and first["notes"][0].startswith("compiled in ")
     assert first["notes"][0].endswith(f"kept in {archive}")
     assert first["shape"] == [4, 1, 1024, 768] and first["error"] < 0.03
-    # Another node finds the archive, another process of that node the folder.
+    # Another node finds the archive.
     second = run(path, str(shared), tmp_path / "node2")
-    assert second["notes"][0].startswith(f"compiled code of {archive} ready in "), second
+    assert second["notes"][0].startswith(f"compiled code from {archive} ready in "), second
     assert second["error"] < 0.03
 
 
@@ -104,11 +104,11 @@ def test_a_program_of_one_batch_size_gets_full_batches(tmp_path):
     assert [(start, stop, len(output)) for start, stop, output in spans] == [(0, 4, 4), (4, 6, 2)]
     wanted = Foreign()(runner._normalize(photos))
     assert torch.equal(torch.cat([output for _, _, output in spans]), wanted)
-    # Of a Sapiens model the weights count, not the program.
+    # For a Sapiens model the weights are used, not the program.
     assert Runner(tmp_path / "x.pt2", "cpu", 1).loaded.batch is None
 
 
-def test_the_batch_size_that_fits_is_found():
+def test_auto_finds_the_batch_size_that_fits():
     tried: list[int] = []
 
     def seconds(fits: int, gain: int):
@@ -116,13 +116,13 @@ def test_the_batch_size_that_fits_is_found():
             tried.append(size)
             if size > fits:
                 raise torch.cuda.OutOfMemoryError("too much")
-            return max(1.0, size / gain)  # batches up to `gain` take the time of one
+            return max(1.0, size / gain)  # batches of up to `gain` images take as long as one image
 
         return run
 
     assert fitting_batch(seconds(fits=20, gain=64), 64) == 16 and tried == [1, 2, 4, 8, 16, 32]
     assert fitting_batch(seconds(fits=1000, gain=1000), 64) == 64
-    assert fitting_batch(seconds(fits=1000, gain=8), 64) == 8, "a larger one labels no more images a second"
+    assert fitting_batch(seconds(fits=1000, gain=8), 64) == 8, "a larger batch does not give more images per second"
     assert fitting_batch(seconds(fits=1, gain=8), 64) == 1
     with pytest.raises(torch.cuda.OutOfMemoryError):
         fitting_batch(seconds(fits=0, gain=8), 64)
@@ -134,8 +134,8 @@ def test_the_batch_size_that_fits_is_found():
         fitting_batch(broken, 64)
 
 
-def test_the_kept_code_goes_through_any_storage(tmp_path):
-    """What is not there, or cannot be written, is no reason to fail."""
+def test_the_compile_cache_works_on_any_storage(tmp_path):
+    """A missing archive, or one that cannot be written, is not an error."""
     from sapiens_ray.models.compiling import CompileCache
 
     os.environ["SAPIENS_RAY_CACHE"], before = str(tmp_path / "node"), os.environ.get("SAPIENS_RAY_CACHE")
@@ -149,15 +149,15 @@ def test_the_kept_code_goes_through_any_storage(tmp_path):
         os.environ["SAPIENS_RAY_CACHE"] = str(tmp_path / "other")
         with cache.entered(["a"]) as start:
             assert (Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "x" / "code.so").read_bytes() == b"code"
-        assert start.line.startswith("compiled code of memory://kept/")
+        assert start.line.startswith("compiled code from memory://kept/")
         os.environ["SAPIENS_RAY_CACHE"] = str(tmp_path / "third")
         fs = fsspec.filesystem("memory")
         (archive,) = fs.glob("/kept/*.zip")
         fs.pipe_file(archive, b"PK broken")
-        with cache.entered(["a"]) as start:  # what is of no use is said so, and replaced
+        with cache.entered(["a"]) as start:  # a broken archive is reported and replaced
             Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).mkdir(parents=True)
             (Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "code.so").write_bytes(b"code")
-        assert start.line.startswith("compiled in ") and "is of no use: BadZipFile" in start.line
+        assert start.line.startswith("compiled in ") and "cannot be used: BadZipFile" in start.line
         assert zipfile.is_zipfile(fs.open(archive))
         with cache.entered(["b"]) as start:
             assert not Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).exists(), "another kind of machine, other code"

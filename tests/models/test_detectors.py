@@ -1,4 +1,4 @@
-"""Person detectors against torchvision called by hand, and TorchScript ones of every shape."""
+"""Person detectors against direct calls of torchvision, and TorchScript detectors with every signature."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def halves(left: int, right: int, width: int = 80, height: int = 60) -> np.ndarr
 
 
 @pytest.mark.parametrize("module", [Bright, BrightBatch, LikeTorchvision])
-def test_torchscript_detectors_of_every_shape(tmp_path, module):
+def test_torchscript_detectors_of_every_signature(tmp_path, module):
     path = scripted(module(), tmp_path / "d.pt2")
     detector = Detector(DetectorOptions(model="torchscript", checkpoint="x", score=0.5), path, "cpu")
     assert np.allclose(detector(halves(255, 204)), [[0, 0, 40, 60, 1.0], [40, 0, 80, 60, 0.8]])
@@ -105,13 +105,13 @@ def test_overlapping_boxes_of_one_person_become_one(tmp_path):
     assert np.allclose(found[0.3][:, 4], [0.9, 0.4]) and np.allclose(found[1.0][:, 4], [0.9, 0.6, 0.4])
 
 
-def test_what_is_no_detector_is_refused(tmp_path):
+def test_a_program_that_is_not_a_detector_is_refused(tmp_path):
     path = scripted(torch.nn.Identity(), tmp_path / "identity.pt2")
     with pytest.raises(CheckpointError, match="not boxes, labels and scores"):
         Detector(DetectorOptions(model="torchscript", checkpoint="x"), path, "cpu")(halves(0, 0))
 
 
-def test_boxes_that_are_no_numbers_are_an_error(tmp_path):
+def test_boxes_with_nan_are_an_error(tmp_path):
     class Nan(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             nan = float("nan")
@@ -125,7 +125,7 @@ def test_boxes_that_are_no_numbers_are_an_error(tmp_path):
             Detector(DetectorOptions(model="torchscript", checkpoint="x"), path, "cpu")(halves(brightness, brightness))
 
 
-def test_torchvision_models_answer_as_torchvision_does(ssd):
+def test_torchvision_models_give_the_boxes_of_torchvision(ssd):
     network = torchvision.models.get_model(SSD, weights=None, weights_backbone=None)
     network.load_state_dict(torch.load(ssd, weights_only=True))
     for size in ((120, 90), (1, 1), (333, 47)):
@@ -133,7 +133,7 @@ def test_torchvision_models_answer_as_torchvision_does(ssd):
         tensor = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1) / 255
         with torch.inference_mode():
             (expected,) = network.eval()([tensor])
-        label = int(expected["labels"].mode().values)  # weights are random: take what it finds most of
+        label = int(expected["labels"].mode().values)  # weights are random: take the most frequent label
         wanted = expected["labels"] == label
         assert int(wanted.sum()) > 5
         found = Detector(DetectorOptions(model=SSD, checkpoint="x", score=0.0, nms=1.0, label=label), ssd, "cpu")(image)
@@ -143,7 +143,7 @@ def test_torchvision_models_answer_as_torchvision_does(ssd):
 
 
 @pytest.mark.parametrize("size", [(3, 700), (5000, 3), (1_000_000, 3)])
-def test_strips_are_found_on_and_cost_little(tmp_path, size):
+def test_persons_are_found_on_strips_at_little_cost(tmp_path, size):
     path = scripted(Bright(), tmp_path / "d.pt2")
     width, height = size
     options = DetectorOptions(model="torchscript", checkpoint="x", score=0.001)
@@ -154,7 +154,7 @@ def test_strips_are_found_on_and_cost_little(tmp_path, size):
 
 
 def test_published_weights_are_loaded_as_torchvision_does(ssd):
-    """The same network as the plain one here; the oldest models have other constants when published."""
+    """For this model it is the same network; the oldest models have other constants for published weights."""
     from sapiens_ray.models.detectors import load_published, load_torchvision, weights_url
 
     published = load_published(SSD, ssd, weights_url(SSD).rsplit("/", 1)[-1])
@@ -164,7 +164,7 @@ def test_published_weights_are_loaded_as_torchvision_does(ssd):
     assert len(one["boxes"]) and torch.equal(one["boxes"], other["boxes"])
 
 
-def test_boxes_that_are_no_corners_are_an_error(tmp_path):
+def test_boxes_that_are_not_corners_are_an_error(tmp_path):
     class Sizes(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             return torch.tensor([[50.0, 50.0, 10.0, 10.0]]), torch.tensor([1]), torch.tensor([0.9])
@@ -174,12 +174,12 @@ def test_boxes_that_are_no_corners_are_an_error(tmp_path):
         Detector(DetectorOptions(model="torchscript", checkpoint="x"), path, "cpu")(halves(0, 0))
 
 
-def test_nobody_in_any_shape_is_nobody(tmp_path):
-    class Nobody(torch.nn.Module):
+def test_empty_outputs_of_any_shape_mean_no_persons(tmp_path):
+    class NoPersons(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             return torch.zeros(0), torch.zeros(0), torch.zeros(1, 0)
 
-    path = scripted(Nobody(), tmp_path / "nobody.pt2")
+    path = scripted(NoPersons(), tmp_path / "empty.pt2")
     assert Detector(DetectorOptions(model="torchscript", checkpoint="x"), path, "cpu")(halves(0, 0)).shape == (0, 5)
 
 
@@ -221,7 +221,7 @@ def test_weights_come_from_the_torch_hub_cache(ssd, tmp_path, monkeypatch):
 
 
 def test_persons_are_found_and_posed(tmp_path):
-    """The whole way: detector, crops, keypoints; two tasks share one detector; nobody found is an empty list."""
+    """End to end: detector, crops, keypoints. Two tasks share one detector; no persons give an empty list."""
     write_model(tmp_path / "p17.pt2", "pose17")
     detector = {"model": "torchscript", "checkpoint": str(scripted(Bright(), tmp_path / "d.pt2")), "score": 0.5}
     pose = {"task": "pose", "keypoints": 17, "checkpoint": str(tmp_path / "p17.pt2"), "boxes": {"detector": detector}}

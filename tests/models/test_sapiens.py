@@ -1,4 +1,4 @@
-"""The native models: against plain float64 formulas, and against the original classes where the parity kit is."""
+"""The native models: against plain float64 formulas, and against the original classes in the parity kit."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tests.small_models import TASKS, images, output, small, write
 
 CPU = torch.device("cpu")
 CONVERT = SHARED / "parity" / "convert"
-needs_kit = pytest.mark.skipif(not CONVERT.is_dir(), reason="the parity kit is not at hand")
+needs_kit = pytest.mark.skipif(not CONVERT.is_dir(), reason="needs the parity kit")
 
 
 def plain(model: Sapiens, batch: torch.Tensor) -> torch.Tensor:
-    """The formulas of the checkpoints in float64, one by one, from the tensors alone."""
+    """The formulas of the architecture in float64, step by step, using only the tensors."""
     about = model.architecture
     w = {name: tensor.double() for name, tensor in model.state_dict().items()}
 
@@ -81,23 +81,23 @@ def plain(model: Sapiens, batch: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_native_models_are_the_formulas(task, tmp_path):
+def test_native_models_equal_the_formulas(task, tmp_path):
     model = small(task)
     batch = images(model, 2)
     wanted = plain(model, batch)
     scale = wanted.abs().max()
     assert (output(model, batch) - wanted).abs().max() < 2e-5 * scale
-    # As they are loaded: another memory order, and nearly all products in bfloat16.
+    # As loaded from a file: another memory order, and nearly all matrix products in bfloat16.
     path = write(tmp_path / "model.pth", model, "pth")
     assert (output(load_model(path, "torchscript", CPU).module, batch) - wanted).abs().max() < 2e-5 * scale
     small_type = output(load_model(path, "bfloat16", CPU).module, batch)
     error = (small_type - wanted).square().mean().sqrt() / wanted.std()
-    assert 1e-4 < error < 0.03, "bfloat16 rounds, and no more than that"
+    assert 1e-4 < error < 0.03, "bfloat16 only rounds"
     assert small_type.dtype == torch.float32
 
 
 def test_a_wrong_padding_would_show():
-    """It fits without complaint and moves every patch by two pixels: the tests above must be able to tell."""
+    """It raises no error and shifts every patch by two pixels: the tests above must be able to detect it."""
     for task in ("pose17", "normal", "seg"):
         model = small(task)
         batch = images(model)
@@ -111,7 +111,7 @@ def test_a_wrong_padding_would_show():
 @needs_kit
 @pytest.mark.parametrize("task", ["seg", "depth", "normal", "pose17", "pretrain"])
 @pytest.mark.parametrize("file", ["{}.pth", "{}_torch23_bfloat16.pt2"])
-def test_outputs_are_those_of_the_original_classes(task, file):
+def test_outputs_equal_those_of_the_original_classes(task, file):
     kept = np.load(CONVERT / f"{task}.npz")
     photo = cv2.imread(str(CONVERT / str(kept["input"])))[:, :, ::-1].astype(np.float32)
     batch = torch.from_numpy((photo - np.float32(SapiensFamily.mean_rgb)) / np.float32(SapiensFamily.std_rgb)).permute(
@@ -141,14 +141,14 @@ def test_outputs_are_those_of_the_original_classes(task, file):
 
 
 @needs_kit
-def test_positions_are_carried_over_as_the_original_loader_does():
+def test_positions_are_interpolated_as_by_the_original_loader():
     kept = np.load(CONVERT / "pos_embed_resize.npz")["result"]
     positions = torch.load(CONVERT / "pretrain.pth", weights_only=True)["state_dict"]["backbone.pos_embed"]
-    carried = interpolate_pos_embed(positions, (64, 48), class_token=False)
-    assert carried.shape == (1, 3072, 96) and np.abs(carried[0, 3::7].numpy() - kept).max() < 1e-6
+    resized = interpolate_pos_embed(positions, (64, 48), class_token=False)
+    assert resized.shape == (1, 3072, 96) and np.abs(resized[0, 3::7].numpy() - kept).max() < 1e-6
 
 
-def test_positions_of_the_same_grid_stay_as_they_are():
+def test_positions_of_the_same_grid_are_unchanged():
     tokens = torch.randn(1, 12 + 1, 4)
     assert torch.equal(interpolate_pos_embed(tokens, (4, 3), class_token=True), tokens)
     assert torch.equal(interpolate_pos_embed(tokens, (4, 3), class_token=False), tokens[:, 1:])
@@ -184,11 +184,13 @@ def test_a_mismatch_names_the_tensor_and_both_shapes(tmp_path):
 
     name = "backbone.layers.1.attn.qkv.weight"
     text = refusal(lambda state: state.update({name: torch.zeros(96, 31)}))
-    assert f"tensor {name} has shape (96, 31) where (96, 32) belongs" in text and "17 keypoints" in text
+    assert f"tensor {name} has shape (96, 31) instead of (96, 32)" in text and "17 keypoints" in text
     text = refusal(lambda state: state.pop(name))
-    assert f"tensor {name} of shape (96, 32) is missing; by its other tensors it is a Sapiens pose model" in text
+    assert (
+        f"tensor {name} of shape (96, 32) is missing; judging by its other tensors, it is a Sapiens pose model" in text
+    )
     text = refusal(lambda state: state.update({"backbone.extra": torch.zeros(3)}))
-    assert "tensor backbone.extra of shape (3,) belongs to no part of the model" in text
+    assert "tensor backbone.extra of shape (3,) does not belong to the model" in text
     text = refusal(lambda state: state.update({"backbone.pos_embed": torch.zeros(1, 3000, 32)}))
     assert "backbone.pos_embed of shape (1, 3000, 32): 3000 position embeddings are neither 64 x 48 nor" in text
     text = refusal(lambda state: state.update({"backbone.patch_embed.projection.weight": torch.zeros(3)}))
@@ -199,17 +201,17 @@ def test_a_mismatch_names_the_tensor_and_both_shapes(tmp_path):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 2), st.integers(1, 5), st.integers(1, 40), st.integers(1, 9), st.floats(-4, 4), st.booleans())
-@example(1, 4, 2, 1, 0.0, False)  # a mean that is rounded to bfloat16 is a tenth off here
+@example(1, 4, 2, 1, 0.0, False)  # here a mean that is rounded to bfloat16 is off by a tenth
 def test_instance_norm_in_every_memory_order(batch, channels, height, width, mean, last):
     maps = torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(height)) + mean
     if last:
         maps = maps.contiguous(memory_format=torch.channels_last)
     if height * width == 1:
-        return  # instance_norm of torch refuses one value
+        return  # torch's instance_norm refuses a single value
     exact = maps.double()
     wanted = (exact - exact.mean((2, 3), keepdim=True)) / (exact.var((2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
     before = maps.clone()
-    # Where all values are nearly the same, the rounding of their difference is divided by next to nothing.
+    # If all values are nearly the same, the rounding error of their differences is divided by a tiny number.
     amplified = 1e-6 * (1 + maps.abs().max()) / (exact.var((2, 3), correction=0).min() + 1e-5).sqrt()
     assert (InstanceNorm()(maps) - wanted).abs().max() < 1e-5 + amplified and torch.equal(maps, before)
     rounded = InstanceNorm()(maps.bfloat16())
@@ -220,7 +222,7 @@ def test_instance_norm_in_every_memory_order(batch, channels, height, width, mea
 
 @pytest.mark.parametrize("mean", [0, 10, 100])
 def test_instance_norm_of_large_maps_far_from_zero(mean):
-    """Statistics are float32 sums over 200,000 values; bfloat16 only rounds what goes in and out."""
+    """Statistics are float32 sums over 200,000 values; bfloat16 only rounds inputs and outputs."""
     maps = torch.randn(1, 4, 512, 384, generator=torch.Generator().manual_seed(1)) + mean
     for dtype, limit in ((torch.float32, 3e-5), (torch.bfloat16, 3e-3)):
         given = maps.to(dtype).contiguous(memory_format=torch.channels_last)
@@ -230,7 +232,7 @@ def test_instance_norm_of_large_maps_far_from_zero(mean):
         assert error < limit, (dtype, mean, float(error))
 
 
-def test_traced_programs_hold_no_loops_of_the_cpu(tmp_path):
+def test_traced_programs_do_not_contain_the_cpu_loop(tmp_path):
     path = write(tmp_path / "model.pt2", small("depth"), "torchscript")
     graph = str(torch.jit.load(str(path)).inlined_graph)
     assert graph.count("aten::instance_norm") == 6 and "aten::split" not in graph

@@ -13,7 +13,7 @@ from sapiens_ray.tasks.argmax import upsampled_argmax
 
 
 def reference(logits: np.ndarray, height: int, width: int) -> np.ndarray:
-    """C x h x w to C x height x width: bilinear, align_corners=False, written down from its definition."""
+    """C x h x w to C x height x width: bilinear, align_corners=False, straight from the definition."""
 
     def axis(size: int, target: int) -> np.ndarray:
         weights = np.zeros((target, size))
@@ -30,7 +30,7 @@ def reference(logits: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def check(logits: np.ndarray, height: int, width: int) -> None:
-    """The chosen class is largest, up to what float32 can tell apart."""
+    """The chosen class has the largest logit, up to the precision of float32."""
     values = reference(logits, height, width)
     chosen = upsampled_argmax(torch.from_numpy(logits), height, width).numpy()
     assert chosen.shape == (height, width) and chosen.dtype == np.uint8
@@ -61,7 +61,7 @@ def fields(draw: st.DrawFn) -> np.ndarray:
 def test_equals_the_definition(logits, height, width, always):
     worth, mixed = argmax.WORTH_IT, argmax.MOSTLY_MIXED
     try:
-        if always:  # the short cut also where it is not worth it
+        if always:  # use the fast path also where it does not pay off
             argmax.WORTH_IT, argmax.MOSTLY_MIXED = 0, 2.0
         check(logits, height, width)
     finally:
@@ -78,11 +78,11 @@ def test_equals_torch_on_odd_sizes(height, width, cells):
     top = full.topk(2, dim=0).values
     chosen = upsampled_argmax(logits[0], height, width)
     differ = chosen != full.argmax(0)
-    assert (top[0] - top[1])[differ].le(1e-5).all(), "differs where it is no tie"
+    assert (top[0] - top[1])[differ].le(1e-5).all(), "differs although it is not a tie"
     assert differ.float().mean() < 1e-5
 
 
-def test_of_equal_logits_the_first_class_wins():
+def test_the_first_class_of_equal_logits_wins():
     logits = torch.zeros(28, 16, 12)
     assert (upsampled_argmax(logits, 100, 100) == 0).all()
     logits[3:5] = 1

@@ -82,14 +82,14 @@ def test_decoding_equals_the_plain_reference(heatmap):
     (points,) = decode_heatmaps(torch.from_numpy(heatmap)[None, None])[0].numpy()
     place, score = plain_decode(heatmap)
     assert points[2] == score
-    # Where the Hessian is nearly singular, rounding in float64 is all that a long step may differ by.
+    # Where the Hessian is nearly singular, a long step may differ only by rounding in float64.
     length = np.abs(place - points[:2]).max()
     assert length <= 1e-6 * (1 + np.abs(place).max()), (place, points)
     assert np.isfinite(points).all()
 
 
 @pytest.mark.parametrize("height", [0.0, -0.3])
-def test_what_is_nowhere_positive_has_a_score_and_no_wild_position(height):
+def test_a_map_without_positive_values_has_a_score_and_no_position(height):
     map_ = np.full((256, 192), height - 1, np.float32)
     map_[40, 60] = height
     assert decode_heatmaps(torch.from_numpy(map_)[None, None]).tolist() == [[[-1, -1, np.float32(height)]]]
@@ -102,7 +102,7 @@ def test_a_gaussian_is_found_to_a_thousandth():
         assert abs(found[0] - x) < (1e-3 if inside else 1.5) and abs(found[1] - y) < (1e-3 if inside else 1.5)
 
 
-def test_maps_do_not_know_their_neighbours():
+def test_maps_do_not_depend_on_each_other():
     random = np.random.default_rng(0)
     maps = np.stack([[bump(64, 48, *random.uniform(5, 40, 2), 4, 1) for _ in range(5)] for _ in range(3)])
     together = decode_heatmaps(torch.from_numpy(maps))
@@ -110,7 +110,7 @@ def test_maps_do_not_know_their_neighbours():
     assert torch.equal(together, torch.stack([torch.stack(person) for person in alone]))
 
 
-def test_of_equal_peaks_the_first_counts():
+def test_the_first_of_equal_peaks_is_taken():
     map_ = np.maximum(bump(64, 48, 30, 10, 3, 1), bump(64, 48, 8, 50, 3, 1))
     found = decode_heatmaps(torch.from_numpy(map_)[None, None])[0, 0]
     assert (found[:2] - torch.tensor([30.0, 10.0])).abs().max() < 1e-3
@@ -118,7 +118,7 @@ def test_of_equal_peaks_the_first_counts():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(3, 40), st.integers(3, 30), st.integers(1, 30), st.integers(0, 2**32 - 1))
-def test_of_tied_peaks_the_middle_one_is_taken(h, w, count, seed):
+def test_the_middle_one_of_tied_peaks_is_taken(h, w, count, seed):
     random = np.random.default_rng(seed)
     heatmap = random.uniform(0, 0.5, (h, w)).astype(np.float32)
     ties = random.choice(h * w, min(count, h * w), replace=False)
@@ -130,7 +130,7 @@ def test_of_tied_peaks_the_middle_one_is_taken(h, w, count, seed):
     first = decode_heatmaps(maps)[0, 0].numpy()
     found = decode_heatmaps(maps, middle_of_ties=True)[0, 0].numpy()
     assert found[2] == first[2] == 0.75
-    # The same step from the cell that is taken: as if it alone were the highest, by next to nothing.
+    # The step starts from the chosen cell, as if that cell alone were the maximum by the smallest margin.
     candidates = []
     for number in middle:
         alone = heatmap.copy()
@@ -138,7 +138,7 @@ def test_of_tied_peaks_the_middle_one_is_taken(h, w, count, seed):
         candidates.append(decode_heatmaps(torch.from_numpy(alone)[None, None])[0, 0].numpy())
     cells = np.stack([x[middle], y[middle]], 1)
     steps = np.abs(np.array(candidates)[:, :2] - cells).max(1)
-    assume(steps.max() < 3)  # longer ones come from nearly singular Hessians, and the last bit moves them
+    assume(steps.max() < 3)  # longer ones come from nearly singular Hessians and depend on the last bit
     assert any(np.allclose(found[:2], one[:2], atol=1e-2) for one in candidates), (found, candidates)
 
 

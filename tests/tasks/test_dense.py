@@ -1,4 +1,4 @@
-"""Depth, normals and features against plain steps in float64, and the foreground in all its forms."""
+"""Depth, normals and features against a plain pipeline in float64, and foreground masks of every kind."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def models(tmp_path_factory):
 
 
 def network_output(task: str, image: np.ndarray) -> torch.Tensor:
-    """The documented steps up to the model's output, nothing shared with the package."""
+    """The documented steps up to the model's output; shares no code with the package."""
     side = 1024 if task == "features" else 768
     resized = cv2.resize(image, (side, 1024), interpolation=cv2.INTER_LINEAR)
     mean, std = np.float32([123.5, 116.5, 103.5]), np.float32([58.5, 57.0, 57.5])
@@ -102,7 +102,7 @@ def test_the_checkpoint_of_another_task_is_refused(models):
             sr.Labeler(task=task, checkpoint=models / f"{other}.pt2")([photo(20, 20)])
 
 
-def test_features_saves_what_is_asked_for(models):
+def test_features_saves_what_the_option_says(models):
     for save, columns in (("mean", {"features"}), ("map", {"features_map"}), ("both", {"features", "features_map"})):
         (row,) = sr.Labeler(task="features", checkpoint=models / "features.pt2", save=save)([photo(30, 40)])
         assert {name for name in row if name.startswith("features")} == columns
@@ -112,7 +112,7 @@ def test_features_saves_what_is_asked_for(models):
     assert row["features_map"].shape == (64, 40, 30)
 
 
-def test_neighbours_batches_and_units_change_nothing(models):
+def test_results_do_not_depend_on_neighbours_batches_or_units(models):
     images = [photo(60 + 7 * number, 90, number) for number in range(5)]
     tasks = [{"task": task, "checkpoint": str(models / f"{task}.pt2")} for task in ("depth", "normal", "features")]
     alone = sr.Labeler(tasks=tasks, unit_size=1)(images)
@@ -124,7 +124,7 @@ def test_neighbours_batches_and_units_change_nothing(models):
 
 
 def test_an_error_row_holds_no_labels_of_other_tasks(models, tmp_path):
-    """Depth that is not finite: neither seg, which came before, nor normals, which come after."""
+    """If depth is not finite, the row has neither seg, which ran before it, nor normals, which run after it."""
 
     class Broken(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -146,7 +146,9 @@ def test_an_error_row_holds_no_labels_of_other_tasks(models, tmp_path):
 
 def test_depth_takes_its_foreground_from_seg(models):
     image = photo(120, 160, 2)
-    colour = torch.randn(28, 3, generator=torch.Generator().manual_seed(0))[0] * 58 + 115  # of the demo's class 0
+    colour = (
+        torch.randn(28, 3, generator=torch.Generator().manual_seed(0))[0] * 58 + 115
+    )  # the demo's colour of class 0
     image[:80] = colour.clamp(0, 255).flip(0).to(torch.uint8).numpy()
     tasks = [{"task": task, "checkpoint": str(models / f"{task}.pt2"), "name": name}
              for task, name in (("depth", "d"), ("seg", "s"))]  # fmt: skip
@@ -205,20 +207,20 @@ def test_masks_of_every_kind(data, expected):
     assert found is None if expected is None else np.array_equal(found, expected)
 
 
-def test_a_pickle_is_no_mask():
+def test_a_pickle_is_not_a_mask():
     pickled = npy(np.zeros((40, 30))).replace(b"'<f8'", b"'|O' ")
     assert fetch(Mask.model_validate({"column": "m"}), "x", pickled, "", {}) is None
 
 
 @pytest.mark.parametrize("cell", ["", "a" * 5000, "a\0b", "foo://bar/x.npy", "not-there.npy", 7, {"path": None}])
-def test_what_is_no_mask_does_not_end_a_job(cell, tmp_path):
+def test_a_cell_that_is_not_a_mask_does_not_end_a_job(cell, tmp_path):
     assert fetch(Mask.model_validate({"column": "m"}), "x", cell, str(tmp_path), {}) is None
 
 
 @pytest.mark.parametrize(
     "image_id", ["a/b.jpg", "s3://bucket/a.jpg", "/data/a.jpg", "a:1.jpg", "../x/a.jpg", "x.tar/k.png"]
 )
-def test_masks_are_looked_for_under_the_names_of_exports(image_id, tmp_path):
+def test_masks_are_found_under_the_names_that_exports_give(image_id, tmp_path):
     (name, _) = Names([image_id]).of(image_id)
     (tmp_path / f"{name}.npy").parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / f"{name}.npy").write_bytes(npy(MARK))
@@ -227,7 +229,7 @@ def test_masks_are_looked_for_under_the_names_of_exports(image_id, tmp_path):
     assert np.array_equal(foreground(mask, {"width": 30, "height": 40, mask.carried: data}), MARK)
 
 
-def test_missing_and_empty_masks_are_normal(models):
+def test_missing_and_empty_masks_are_not_errors(models):
     image = photo(30, 40)
     empty, full = encode_png(np.zeros((40, 30), np.uint8)), encode_png(np.full((40, 30), 1, np.uint8))
     label = sr.Labeler(task="depth", checkpoint=models / "depth.pt2", mask={"column": "m"})
@@ -243,7 +245,7 @@ def test_missing_and_empty_masks_are_normal(models):
 # --- pictures --------------------------------------------------------------------------------------------------
 
 
-def test_near_is_bright_and_flat_is_grey_free_of_nan():
+def test_near_is_bright_and_flat_is_grey_without_nan():
     depth = np.linspace(2, 6, 12, dtype=np.float32).reshape(3, 4)
     inside = np.ones((3, 4), bool)
     inside[0, 0] = False

@@ -1,4 +1,4 @@
-"""Persons: crops and back, boxes of every kind, crowds, the flip test, pictures."""
+"""Persons: crops and their inverse, boxes of every kind, crowds, the flip test, pictures."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def test_box_to_crop_and_back(x, y, w, h, width, height):
     assert trained.width == pytest.approx(1.25 * max(w, 1)) or trained.height == pytest.approx(1.25 * max(h, 1))
 
 
-def test_the_trained_crop_is_the_documented_warp():
+def test_the_trained_crop_equals_the_documented_warp():
     """Every pixel against bilinear sampling in float64; outside the photo is black."""
     image = photo(90, 70, 1)
     box = np.array([20.0, -10.0, 60.0, 50.0])
     crop = crops.trained_geometry(box)
-    cut = crops.trained_crop(image, crop)
-    assert cut.shape == (1024, 768, 3)
+    cropped = crops.trained_crop(image, crop)
+    assert cropped.shape == (1024, 768, 3)
     rows, columns = np.mgrid[:1024:37, :768:31]
     x = columns * crop.width / 767 + crop.x - crop.width / 2
     y = rows * crop.height / 1023 + crop.y - crop.height / 2
@@ -74,9 +74,9 @@ def test_the_trained_crop_is_the_documented_warp():
     expected = (corner[0][0] * (1 - fx) + corner[0][1] * fx) * (1 - fy) + (
         corner[1][0] * (1 - fx) + corner[1][1] * fx
     ) * fy
-    difference = np.abs(cut[::37, ::31] - expected)
+    difference = np.abs(cropped[::37, ::31] - expected)
     assert np.median(difference) < 1 and difference.max() < 12, "OpenCV samples at 1/32 of a pixel"
-    assert not cut[:50].any(), "above the photo"
+    assert not cropped[:50].any(), "above the photo"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5000, 3), (3, 5000), (333, 47), (3456, 2304)])
@@ -89,16 +89,16 @@ def test_photos_of_any_size(pose17, size, crop):
 
 
 def test_keypoints_are_where_the_heatmap_says(pose17):
-    """The demo model puts keypoint k at a known share of the crop, so its place in the photo is known."""
-    image = np.full((400, 300, 3), [103, 116, 123], np.uint8)  # the mean: all but no pull
+    """The demo model puts keypoint k at a known fraction of the crop, so its position in the photo is known."""
+    image = np.full((400, 300, 3), [103, 116, 123], np.uint8)  # the mean colour: the model moves points very little
     box = [50.0, 60.0, 170.0, 300.0]
     (row,) = labeler(pose17)([image], columns={"boxes": [[[*box, 0.75]]]})
     (person,) = row["persons"]
     model = torch.jit.load(str(pose17))
     crop = crops.trained_geometry(np.array(box))
     with torch.inference_mode():
-        cut = crops.trained_crop(image, crop)
-        rgb = torch.from_numpy(cut[..., ::-1].astype(np.float32).transpose(2, 0, 1))[None]
+        cropped = crops.trained_crop(image, crop)
+        rgb = torch.from_numpy(cropped[..., ::-1].astype(np.float32).transpose(2, 0, 1))[None]
         mean, std = torch.tensor([123.5, 116.5, 103.5]), torch.tensor([58.5, 57.0, 57.5])
         pulled = ((rgb - mean.view(3, 1, 1)) / std.view(3, 1, 1)).mean((2, 3))[0] @ model.pull.t()
     share = model.places.detach() + torch.stack([pulled, -pulled], 1)
@@ -121,17 +121,17 @@ def test_crowds_empty_lists_and_boxes_outside(pose17):
     for row, wanted in zip(rows, [crowd, [], [], odd, [[3, 4, 50, 60]]], strict=True):
         assert np.array_equal([p["box"] for p in row["persons"]], np.array(wanted, np.float32).tolist())
         assert all(np.isfinite(p["keypoints"]).all() for p in row["persons"])
-    # The same persons one at a time, in units of one image: neighbours and batches change nothing.
+    # The same persons one at a time, in units of one image: results do not depend on neighbours and batches.
     alone = labeler(pose17, batch_size=1, unit_size=1)(images, columns={"boxes": cells})
     for row, other in zip(rows, alone, strict=True):
         for person, single in zip(row["persons"], other["persons"], strict=True):
             size = max(person["box"][2] - person["box"][0], person["box"][3] - person["box"][1], 1)
             moved = np.abs(np.subtract(person["keypoints"], single["keypoints"])).max()
-            assert moved <= 1e-6 * size + 1e-4, "beyond the rounding of matrix products"
+            assert moved <= 1e-6 * size + 1e-4, "more than the rounding of matrix products"
             assert np.allclose(person["scores"], single["scores"], atol=1e-6)
 
 
-def test_batches_are_full_whatever_the_number_of_persons(pose17):
+def test_batches_are_full_for_any_number_of_persons(pose17):
     label = labeler(pose17, batch_size=4)
     sizes: list[int] = []
     model = label._stages[0].runner.module
@@ -147,15 +147,15 @@ def test_batches_are_full_whatever_the_number_of_persons(pose17):
         ([[1, 2, 3]], "is not"),
         ([["a", 2, 3, 4]], "is not"),
         ("[[1, 2, 30, 40", "not JSON"),
-        ([[1, 2, float("nan"), 4]], "no pixels"),
-        ([[50, 50, 10, 90]], "corners are meant"),
-        (7, "int where a list"),
-        ([[0, 0, 1e9, 4]], "no pixels"),
-        ([[0, 1, 10**400, 3]], "no pixels"),
-        ([[0, 1, 10, 30, "0.9"]], "score is no number"),
+        ([[1, 2, float("nan"), 4]], "not pixel positions"),
+        ([[50, 50, 10, 90]], "give two corners"),
+        (7, "int instead of a list"),
+        ([[0, 0, 1e9, 4]], "not pixel positions"),
+        ([[0, 1, 10**400, 3]], "not pixel positions"),
+        ([[0, 1, 10, 30, "0.9"]], "score is not a number"),
     ],
 )
-def test_wrong_boxes_are_an_error_row_that_says_what(pose17, cell, message):
+def test_wrong_boxes_are_an_error_row_that_names_the_problem(pose17, cell, message):
     bad, good = labeler(pose17)([photo(40, 50)] * 2, columns={"boxes": [cell, [[1, 2, 30, 40]]]})
     assert bad["error_kind"] == "bad_boxes" and message in bad["error"] and "'boxes'" in bad["error"]
     assert bad["persons"] is None and len(good["persons"]) == 1
@@ -173,20 +173,20 @@ def test_boxes_in_every_notation():
         persons.parse([[1, 2, 3, 4, 5, 6]])
 
 
-def test_a_labeler_says_which_column_it_misses(pose17):
+def test_a_labeler_names_the_missing_column(pose17):
     with pytest.raises(ConfigError, match="read column 'boxes'"):
         labeler(pose17)([photo(10, 10)])
 
 
-def test_the_box_round_a_mask():
+def test_the_box_around_a_mask():
     mask = np.zeros((20, 30), bool)
     assert persons.around(mask).shape == (0, 5)
     mask[4:9, 7:8] = True
     assert persons.around(mask)[0, :4].tolist() == [7, 4, 8, 9]
 
 
-def test_flip_test_is_that_of_the_original_pipeline(pose17):
-    """Mirrored back, left and right swapped, no shift, half and half."""
+def test_flip_test_equals_that_of_the_original_pipeline(pose17):
+    """Mirrored back, left and right swapped, no shift, equal weights."""
     task = Pose(PoseOptions(task="pose", keypoints=17, checkpoint="x", flip_test=True))
     random = torch.Generator().manual_seed(0)
     there, back = torch.rand(2, 17, 6, 5, generator=random), torch.rand(2, 17, 6, 5, generator=random)
@@ -202,7 +202,7 @@ def test_flip_test_is_that_of_the_original_pipeline(pose17):
     assert torch.equal(mirrored, output.flip(-1)) and not torch.equal(mirrored, output)
 
 
-def test_flip_test_changes_what_it_should(pose17):
+def test_flip_test_changes_keypoints(pose17):
     image = photo(200, 260)
     plain, flipped = (labeler(pose17, boxes="none", flip_test=flip)([image])[0] for flip in (False, True))
     moved = np.array(plain["persons"][0]["keypoints"]) - np.array(flipped["persons"][0]["keypoints"])
@@ -245,7 +245,7 @@ def test_the_picture_shows_points_and_links_in_their_colours():
     assert tuple(picture[round(points[0][1] / 2), round(points[0][0] / 2)]) in {
         colour[::-1] for colour in (*table.colours, *table.link_colours)
     }
-    assert not picture[170:, :].any(), "below the score, and far outside: neither drawn nor linked"
+    assert not picture[170:, :].any(), "points below the score or far outside are neither drawn nor linked"
     assert not canvas.any(), "the photo is not drawn on"
     none = task.draw(canvas, {**row, "persons": []}, Visualize())
     assert np.array_equal(none, canvas)

@@ -1,4 +1,4 @@
-"""The segmentation task against Sapiens-Lite's steps, one by one, and what it refuses."""
+"""The task seg against the steps of Sapiens-Lite, and the outputs that it refuses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def task():
 
 
 def plain_pipeline(model: torch.nn.Module, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """BGR photo to (class map, float64 logits at original size) by the documented steps, nothing shared."""
+    """BGR photo to (class map, float64 logits at original size) by the documented steps; shares no code."""
     resized = cv2.resize(image, (768, 1024), interpolation=cv2.INTER_LINEAR)
     rgb = resized[:, :, ::-1].astype(np.float32)
     mean, std = np.float32([123.5, 116.5, 103.5]), np.float32([58.5, 57.0, 57.5])
@@ -43,11 +43,11 @@ def test_labels_equal_the_plain_pipeline(model, size):
     assert row["seg"].shape == (height, width)
     differ = row["seg"] != expected
     top = np.sort(logits, 0)[-2:]
-    assert ((top[1] - top[0])[differ] < 1e-4).all(), "a label differs where it is no tie"
+    assert ((top[1] - top[0])[differ] < 1e-4).all(), "a label differs although it is not a tie"
     assert differ.mean() <= 1e-4
 
 
-def test_neighbours_and_batch_size_change_nothing(model):
+def test_results_do_not_depend_on_neighbours_or_batch_size(model):
     import sapiens_ray as sr
 
     images = [photo(60 + 7 * number, 90, number) for number in range(7)]
