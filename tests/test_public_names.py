@@ -1,0 +1,61 @@
+"""What other programs import and call: these names stay."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from importlib.metadata import entry_points
+
+import sapiens_ray as sr
+
+
+def test_public_names():
+    assert sr.__all__ == ["Job", "Labeler", "__version__", "read_labels", "run"]
+    assert dir(sr) == sorted(sr.__all__)
+    import sapiens_ray.execution.pipeline  # a module must not take the place of a public name
+
+    assert callable(sr.run) and callable(sr.read_labels)
+    assert inspect.isclass(sr.Job) and inspect.isclass(sr.Labeler)
+    assert list(inspect.signature(sr.run).parameters) == [
+        "job", "address", "redo_changed", "retry_errors", "restart", "on_progress", "on_ray_ready", "on_wait",
+    ]  # fmt: skip
+    assert list(inspect.signature(sr.read_labels).parameters) == [
+        "output", "engine", "columns", "decode", "size", "storage_options",
+    ]  # fmt: skip
+    assert list(inspect.signature(sr.Labeler).parameters) == [
+        "task", "checkpoint", "tasks", "device", "batch_size", "max_pixels", "unit_size", "options",
+    ]  # fmt: skip
+    assert list(inspect.signature(sr.Job.load).parameters) == ["path", "overrides"]
+    assert list(inspect.signature(sr.Job.parse).parameters) == ["raw", "source"]
+
+
+def test_the_console_script_is_the_command_line():
+    (script,) = [point for point in entry_points(group="console_scripts") if point.name == "sapiens-ray"]
+    assert script.value == "sapiens_ray.cli:main"
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = "import sys, sapiens_ray; print({'ray', 'torch', 'cv2', 'pyarrow', 'pydantic'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_importing_leaves_the_settings_of_libraries():
+    """OpenCV's log level and Pillow's limit belong to the user, also after images were decoded."""
+    code = """
+import cv2, numpy as np
+from PIL import Image
+before = cv2.utils.logging.getLogLevel(), Image.MAX_IMAGE_PIXELS
+from sapiens_ray.imaging import images
+images.decode(cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes(), 100)
+for data in (b"\\x89PNG broken", b"\\xff\\xd8\\xff\\xe0 cut off"):
+    images.header_size(data)
+    try:
+        images.decode(data, 100)
+    except images.ImageError as error:
+        assert error.kind == "corrupt"
+print((cv2.utils.logging.getLogLevel(), Image.MAX_IMAGE_PIXELS) == before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == ("True", "")
