@@ -10,10 +10,11 @@ Names are known without importing anything; an entry is imported when it is firs
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
-from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
-from typing import Generic, TypeVar
+from functools import cached_property, lru_cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from typing import Generic, TypeVar, cast
 
 from sapiens_ray.errors import ConfigError
 
@@ -36,9 +37,10 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
     @cached_property
     def _points(self) -> dict[str, EntryPoint]:
         points = {name: EntryPoint(name, place, self.group) for name, place in self._built_in.items()}
-        for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
+        for point in sorted(_installed(tuple(sys.path)).select(group=self.group), key=lambda point: point.name):
             if point.name in points:
-                raise ConfigError(f"{_package(point)} adds {point.name!r} to {self.group}, but that name is taken")
+                owner = _package(points[point.name])
+                raise ConfigError(f"{_package(point)} adds {point.name!r} to {self.group}, which {owner} has already")
             points[point.name] = point
         return points
 
@@ -50,10 +52,13 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
             except Exception as error:
                 raise ConfigError(
                     f"{_package(point)} adds {name!r} to {self.group}, but {point.value} cannot be imported: "
-                    f"{type(error).__name__}: {error}"
+                    f"{type(error).__name__}: {error}; fix or uninstall it"
                 ) from error
             if not isinstance(entry, self._kind):
                 raise ConfigError(f"{_package(point)}: {point.value} in {self.group} is not a {self._kind.__name__}")
+            own_name = getattr(entry, "name", name)
+            if own_name != name:
+                raise ConfigError(f"{_package(point)}: {point.value} in {self.group} is {own_name!r}, not {name!r}")
             self._loaded[name] = entry
         return self._loaded[name]
 
@@ -65,6 +70,12 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
 
     def __len__(self) -> int:
         return len(self._points)
+
+
+@lru_cache(maxsize=1)
+def _installed(path: tuple[str, ...]) -> EntryPoints:
+    """The entry points of all packages, which takes a look at each of them. path: `sys.path`."""
+    return cast(EntryPoints, entry_points())  # before Python 3.12 typed otherwise
 
 
 def _package(point: EntryPoint) -> str:

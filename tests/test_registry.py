@@ -11,6 +11,7 @@ import pytest
 
 from sapiens_ray.errors import ConfigError
 from sapiens_ray.registry import Registry
+from sapiens_ray.tasks import TaskKind
 
 GROUP = "sapiens_ray.test_entries"
 Install = Callable[..., None]
@@ -72,14 +73,14 @@ def test_an_entry_is_imported_when_it_is_asked_for(install, tmp_path):
 
 def test_a_name_that_is_taken_is_refused_with_the_package(install):
     install("greedy", ant="string:digits")
-    with pytest.raises(ConfigError, match=rf"^package greedy adds 'ant' to {GROUP}, but that name is taken$"):
+    with pytest.raises(ConfigError, match=rf"^package greedy adds 'ant' to {GROUP}, which sapiens_ray has already$"):
         list(registry())
 
 
 def test_two_packages_with_one_name_are_refused(install):
     install("first", bee="string:digits")
     install("second", bee="string:digits")
-    with pytest.raises(ConfigError, match=r"^package (first|second) adds 'bee' .* that name is taken$"):
+    with pytest.raises(ConfigError, match=r"^package \w+ adds 'bee' .*, which package (first|second) has already$"):
         len(registry())
 
 
@@ -96,7 +97,17 @@ def test_an_entry_that_cannot_be_imported_is_refused_with_the_package(install, v
     assert entries["ant"], "others can be used"
     with pytest.raises(ConfigError) as caught:
         entries["bee"]
-    assert str(caught.value) == f"package broken adds 'bee' to {GROUP}, but {value} cannot be imported: {reason}"
+    assert (
+        str(caught.value)
+        == f"package broken adds 'bee' to {GROUP}, but {value} cannot be imported: {reason}; fix or uninstall it"
+    )
+
+
+def test_an_entry_with_another_name_than_its_own_is_refused(install):
+    install("odd", "sapiens_ray.tasks", other="sapiens_ray.tasks.seg:TASK")
+    tasks = Registry("sapiens_ray.tasks", TaskKind, {})
+    with pytest.raises(ConfigError, match=r"^package odd: sapiens_ray\.tasks\.seg:TASK in .* is 'seg', not 'other'$"):
+        tasks["other"]
 
 
 def test_an_entry_of_the_wrong_kind_is_refused_with_the_package(install):
@@ -117,4 +128,6 @@ def test_the_job_file_knows_the_tasks_of_packages(install, tmp_path):
         text=True,
         check=False,
     )
-    assert done.stdout == "package painter adds 'seg' to sapiens_ray.tasks, but that name is taken\n", done.stderr
+    assert done.stdout == "package painter adds 'seg' to sapiens_ray.tasks, which sapiens_ray has already\n", (
+        done.stderr
+    )

@@ -15,30 +15,28 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from sapiens_ray.errors import SapiensRayError
-from sapiens_ray.storage.uris import redact_uris_in
+from sapiens_ray.errors import ConfigError, SapiensRayError
 from sapiens_ray.version import __version__
 
 if TYPE_CHECKING:
     from sapiens_ray.cli.checkpoints import Subparsers
-    from sapiens_ray.export import Option
+    from sapiens_ray.export import Export, Option
     from sapiens_ray.job.config import Job
     from sapiens_ray.output.summary import Summary
     from sapiens_ray.storage import Folder
-
-# `ray job stop` kills a process 3 s after SIGTERM, or after the time in this variable of Ray.
-KILLED_AFTER_S = float(os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", "3"))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 not finished, 2 wrong job file or usage, 130 or 143
     stopped by Ctrl-C or SIGTERM."""
     given = sys.argv[1:] if arguments is None else arguments
-    parsed = _parser(given).parse_args(given)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
+        parsed = _parser(given).parse_args(given)
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
         return int(parsed.command(parsed))
     except SapiensRayError as error:
+        from sapiens_ray.storage.uris import redact_uris_in
+
         print(f"sapiens-ray: {redact_uris_in(str(error))}", file=sys.stderr)
         if os.environ.get("SAPIENS_RAY_DEBUG"):
             traceback.print_exception(error)
@@ -102,28 +100,39 @@ def _add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) -
     from sapiens_ray.export import EXPORTS
 
     export.add_argument("output", help="the output folder, local or a URL")
-    export.add_argument(
-        "--format", required=True, choices=list(EXPORTS),
-        help="; ".join(f"{name}: {format.help}" for name, format in EXPORTS.items()),
-    )  # fmt: skip
+    formats = export.add_argument("--format", required=True, choices=list(EXPORTS), help="")
     export.add_argument("--to", required=True, metavar="DIR", help="where to write, local or a URL")
-    for option, names in _options_of_exports():
-        export.add_argument(
-            f"--{option.name.replace('_', '-')}", type=option.parse, default=option.default, metavar=option.metavar,
-            help=f"{', '.join(names)}: {option.help}",
-        )  # fmt: skip
     _storage_arguments(export)
-
-
-def _options_of_exports() -> list[tuple[Option, list[str]]]:
-    """The options of all formats without duplicates, each with the formats that have it."""
-    from sapiens_ray.export import EXPORTS
-
-    found: dict[str, tuple[Option, list[str]]] = {}
-    for name, format in EXPORTS.items():
+    about = []
+    helps: dict[str, list[str]] = {}
+    for name in EXPORTS:
+        try:
+            format = EXPORTS[name]
+        except ConfigError:  # of a package that is broken: reported if this format is chosen
+            about.append(f"{name}: cannot be used here")
+            continue
+        about.append(f"{name}: {format.help}")
         for option in format.options:
-            found.setdefault(option.name, (option, []))[1].append(name)
-    return list(found.values())
+            helps.setdefault(_flag(option), []).append(f"{name}: {option.help}")
+    formats.help = "; ".join(about).replace("%", "%%")
+    for flag, texts in helps.items():  # values are parsed by the chosen format
+        export.add_argument(flag, metavar="VALUE", help="; ".join(texts).replace("%", "%%"))
+
+
+def _flag(option: Option) -> str:
+    return f"--{option.name.replace('_', '-')}"
+
+
+def _option_values(format: Export, arguments: argparse.Namespace) -> dict[str, object]:
+    """The values of the options of a format. Raises ConfigError for one that it cannot parse."""
+    values: dict[str, object] = {}
+    for option in format.options:
+        text = getattr(arguments, option.name)
+        try:
+            values[option.name] = option.default if text is None else option.parse(text)
+        except ValueError as error:
+            raise ConfigError(f"{_flag(option)} {text}: {error}") from None
+    return values
 
 
 def _job_arguments(parser: argparse.ArgumentParser) -> None:
@@ -269,17 +278,25 @@ class _StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # A second signal, or a cleanup that takes too long, ends the process immediately.
         signal.signal(number, lambda *_: os._exit(128 + number))
-        timer = threading.Timer(KILLED_AFTER_S, lambda: os._exit(128 + number))
+        timer = threading.Timer(_killed_after_s(), lambda: os._exit(128 + number))
         timer.daemon = True
         timer.start()
         raise _Stopped(number)
+
+
+def _killed_after_s() -> float:
+    """When `ray job stop` kills a process after SIGTERM: 3 s, or what Ray's own variable says."""
+    try:
+        return float(os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", "3"))
+    except ValueError:
+        return 3.0
 
 
 def _leave(code: int) -> NoReturn:
     """End the process within seconds: our tasks are safe to interrupt."""
     from sapiens_ray.execution.cluster import stop_ray
 
-    stop_ray(max(0.0, KILLED_AFTER_S - 1))
+    stop_ray(max(0.0, _killed_after_s() - 1))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -314,7 +331,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
     source, target = _folder(arguments.output, arguments), _folder(arguments.to, arguments)
     format = EXPORTS[arguments.format]
-    options = {option.name: getattr(arguments, option.name) for option in format.options}
+    options = _option_values(format, arguments)
     with translate_errors(OutputError, f"cannot export {arguments.output} to {arguments.to}"):
         done = format.write(source, target, options)
     for column, reason in done.left_out.items():

@@ -79,8 +79,8 @@ def print_plan(job: Job, address: str | None, load: bool) -> None:
 def _task(model: TaskModel) -> tuple[str, str]:
     options = model.options
     compiled = f", compile {options.compile}" if options.compile != "none" else ""
-    about = f", {options.about}" if options.about else ""
-    return "task", f"{model.column}: {options.task}, mode {options.mode}{compiled}{about}"
+    description = f", {options.description}" if options.description else ""
+    return "task", f"{model.column}: {options.task}, mode {options.mode}{compiled}{description}"
 
 
 def _detector(model: DetectorModel) -> tuple[str, str]:

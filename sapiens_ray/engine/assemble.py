@@ -13,7 +13,7 @@ from sapiens_ray.imaging import images
 from sapiens_ray.job.config import Job
 from sapiens_ray.output.schema import READ_FIELDS
 from sapiens_ray.sources import Encoded
-from sapiens_ray.storage import StorageOptions, request_threads
+from sapiens_ray.storage import StorageOptions, is_remote, request_threads
 from sapiens_ray.tasks import foreground, make_task, persons
 from sapiens_ray.tasks.foreground import Mask
 from sapiens_ray.tasks.options import ModelOptions
@@ -102,7 +102,7 @@ def add_masks(unit: Unit, encoded: list[Encoded], masks: Sequence[Mask], base: s
     if not masks:
         return unit
     rows = unit.rows
-    with ThreadPoolExecutor(request_threads(remote=True), thread_name_prefix="masks") as pool:
+    with ThreadPoolExecutor(_mask_threads(masks, base), thread_name_prefix="masks") as pool:
         for mask in masks:
             cells = [image.extra.get(str(mask.column)) for image in encoded]
             ids = [image.image_id for image in encoded]
@@ -110,6 +110,10 @@ def add_masks(unit: Unit, encoded: list[Encoded], masks: Sequence[Mask], base: s
             found = pool.map(foreground.fetch, [mask] * count, ids, cells, [base] * count, [options] * count)
             rows = set_column(rows, str(mask.carried), pa.array(list(found), pa.large_binary()))
     return replace(unit, rows=rows)
+
+
+def _mask_threads(masks: Sequence[Mask], base: str) -> int:
+    return request_threads(any(is_remote(mask.folder or base) for mask in masks))
 
 
 def _passthrough(values: Sequence[object], kind: pa.DataType) -> pa.Array:

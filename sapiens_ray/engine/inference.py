@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -23,6 +23,7 @@ from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.engine.prepare import error_columns
 from sapiens_ray.errors import CheckpointError, ImageError
 from sapiens_ray.models.checkpoint import Checkpoint
+from sapiens_ray.models.device import empty_cache
 from sapiens_ray.tasks import AnyTask, CropTask
 from sapiens_ray.tasks.base import Size
 from sapiens_ray.tasks.network import NETWORK_HEIGHT, NETWORK_WIDTH
@@ -67,8 +68,8 @@ class Infer:
         """
         started = time.perf_counter()
         task = self.task
-        columns = ("width", "height", *task.needs)
-        rows = {position: unit.cells(position, columns) for position in unit.good_rows()}
+        needed = ("width", "height", *task.needs)
+        rows = {position: unit.cells(position, needed) for position in unit.good_rows()}
         errors: Errors = {}
         inputs, owners = self._inputs(unit, rows, errors)
         missing = Counter(owners)
@@ -100,10 +101,10 @@ class Infer:
                 finished[position] = future.result()
             except Exception as error:
                 errors[position] = error_columns(error, task.column)
+        columns = {field.name: _column(field, finished, errors, unit.rows.num_rows) for field in task.fields}
         table = set_errors(unit.rows, errors)
-        for field in task.fields:
-            values = [finished.get(position, {}).get(field.name) for position in range(table.num_rows)]
-            table = set_column(table, field.name, pa.array(values, field.type))
+        for name, values in columns.items():
+            table = set_column(table, name, values)
         seconds = {**unit.seconds, task.column: time.perf_counter() - started}
         notes = (*unit.notes, *(f"{task.column}: {note}" for note in self.runner.take_notes()))
         left = _remaining_inputs(unit, task.input_kind, self.drop_input)
@@ -137,15 +138,33 @@ class Infer:
         finite = outputs.flatten(1).isfinite().all(1).tolist()
         chosen = [number for number, good in enumerate(finite) if good]
         sound = outputs if all(finite) else outputs[chosen]
-        reduced: Iterator[Any] = iter(())
+        reduced: list[Any] = []
         try:
             if chosen:
-                reduced = iter(self.task.reduce(sound, [sizes[number] for number in chosen]))
+                reduced = list(self.task.reduce(sound, [sizes[number] for number in chosen]))
         except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            reduced = iter(self.task.reduce(sound.cpu(), [sizes[number] for number in chosen]))
+            empty_cache(sound.device)
+            reduced = list(self.task.reduce(sound.cpu(), [sizes[number] for number in chosen]))
+        if len(reduced) != len(chosen):
+            raise RuntimeError(f"{self.task.column}: reduce gives {len(reduced)} results for {len(chosen)} outputs")
+        results = iter(reduced)
         message = f"{self.task.column}: the model's output holds NaN or infinity"
-        return [next(reduced) if good else ImageError("not_finite", message) for good in finite]
+        return [next(results) if good else ImageError("not_finite", message) for good in finite]
+
+
+def _column(field: pa.Field, finished: dict[int, Row], errors: Errors, count: int) -> pa.Array:
+    """The values of a column; one that does not have the type of the column becomes an error of its row."""
+    values = [finished.get(position, {}).get(field.name) for position in range(count)]
+    try:
+        return pa.array(values, field.type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        for position, value in enumerate(values):
+            try:
+                pa.array([value], field.type)
+            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+                errors[position] = error_columns(error, f"column {field.name}")
+                values[position] = None
+        return pa.array(values, field.type)
 
 
 class Crops:

@@ -32,7 +32,7 @@ WORK, REPORT = "work", "report"  # columns of the first and the last kind of blo
 def feed_blocks(block: pa.Table, coordinator: CoordinatorHandle) -> Iterator[pa.Table]:
     """One block per shard, as the coordinator receives them."""
     for work in work_of(coordinator):
-        yield pa.table({WORK: [work.to_json()]})
+        yield pa.table({WORK: [work]})
 
 
 @dataclass(frozen=True)

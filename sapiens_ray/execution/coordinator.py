@@ -12,12 +12,14 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sapiens_ray.execution.attempts import Attempt
-from sapiens_ray.planning.plan import ShardWork
+if TYPE_CHECKING:  # the actor itself needs none of it, and starts faster
+    from sapiens_ray.execution.attempts import Attempt
+    from sapiens_ray.planning.plan import ShardWork
 
 CoordinatorHandle = Any  # Ray's handle of a `Coordinator` actor
+Text = str  # a `ShardWork` as JSON
 
 FEED_EVERY_S = 0.2
 STOP_WITHIN_S = 1.0  # `ray job stop` does not wait for long
@@ -27,12 +29,12 @@ class Coordinator:
     """The actor's methods."""
 
     def __init__(self) -> None:
-        self._work: list[ShardWork] = []
+        self._work: list[Text] = []
         self._ended = False
         self._started: Counter[str] = Counter()
         self._repeated = 0
 
-    async def offer(self, first: int, work: list[ShardWork], ended: bool) -> tuple[int, int]:
+    async def offer(self, first: int, work: list[Text], ended: bool) -> tuple[int, int]:
         """Add work, from number `first` on. Returns how many pieces of work are known (fewer than were sent if the
         actor was restarted), and how many attempts were repeated because their worker died."""
         if first == len(self._work):
@@ -40,7 +42,7 @@ class Coordinator:
             self._ended = ended
         return len(self._work), self._repeated
 
-    async def work(self, number: int) -> ShardWork | None:
+    async def work(self, number: int) -> Text | None:
         """Wait for the piece of work with this number, and return it; None after the last one."""
         while number >= len(self._work):
             if self._ended:
@@ -85,7 +87,7 @@ def _attempt(coordinator: CoordinatorHandle, what: str) -> Iterator[int]:
     coordinator.end.remote(what)
 
 
-def work_of(coordinator: CoordinatorHandle) -> Iterator[ShardWork]:
+def work_of(coordinator: CoordinatorHandle) -> Iterator[Text]:
     """All work, as it becomes known. Every caller gets all of it."""
     import ray
 
@@ -106,7 +108,7 @@ class Feeder:
         self.failed: Exception | None = None
         self.repeated = 0
         self._coordinator = coordinator
-        self._work: list[ShardWork] = []
+        self._work: list[Text] = []
         self._ended = False
         self._stop = threading.Event()
         self._threads = [
@@ -119,7 +121,7 @@ class Feeder:
     def _list(self, batches: Iterator[list[ShardWork]]) -> None:
         try:
             for batch in batches:
-                self._work += batch
+                self._work += [work.to_json() for work in batch]
                 if self._stop.is_set():
                     return
         except Exception as error:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, get_args
 
+from sapiens_ray.execution.cluster import start_ray
 from sapiens_ray.output.done import with_units
 from sapiens_ray.output.reading import Selection, decoded, read_frame, select
 from sapiens_ray.storage import Folder, StorageOptions
@@ -52,19 +54,20 @@ def _dataset(selection: Selection) -> ray.data.Dataset:
     """A dataset that reads one file per task."""
     import ray.data
 
+    start_ray()
+    files = [{"file": file} for file in selection.files]
+    one = replace(selection, files=[])  # tasks get this, and not the names of all files
+    decoders = selection.decoders
     missing = {name: column.without_elements(selection.size) for name, column in selection.maps.items()}
 
     def load(row: Row) -> Iterator[Row]:
-        for one in selection.read(row["file"]).to_pylist():
-            for name, decoder in selection.decoders.items():
-                array = decoded(one[name], one["width"], one["height"], decoder)
-                one[name] = missing[name] if array is None else array
-            yield one if selection.columns is None else {name: one[name] for name in selection.columns}
+        for cells in one.read(row["file"]).to_pylist():
+            for name, decoder in decoders.items():
+                array = decoded(cells[name], cells["width"], cells["height"], decoder)
+                cells[name] = missing[name] if array is None else array
+            yield cells if one.columns is None else {name: cells[name] for name in one.columns}
 
-    files = [{"file": file} for file in selection.files]
     dataset = ray.data.from_items(files, override_num_blocks=len(files))
     if selection.maps:
         return dataset.flat_map(load)
-    return dataset.map_batches(
-        lambda block: selection.read(block["file"][0].as_py()), batch_size=1, batch_format="pyarrow"
-    )
+    return dataset.map_batches(lambda block: one.read(block["file"][0].as_py()), batch_size=1, batch_format="pyarrow")

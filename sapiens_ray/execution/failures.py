@@ -22,7 +22,7 @@ def explain(error: Exception) -> SapiensRayError:
 
     ours = _our_own(error)
     if isinstance(ours, StorageError):
-        return StorageError(f"{ours}; everything written is kept, run again to continue")
+        return StorageError(f"{_without_advice(str(ours))}; everything written is kept, run again to continue")
     if ours is not None:
         return ours
     if isinstance(error, ray.exceptions.WorkerCrashedError | ray.exceptions.OutOfMemoryError):
@@ -53,6 +53,11 @@ def _our_own(error: Exception) -> SapiensRayError | None:
 
 # Lines that Ray Data adds below the exception of a stage.
 _ADVICE = ("Failed to apply UDF transform", "To change retry attempts", "ray.exceptions.UserCodeException", "The above")
+
+
+def _without_advice(text: str) -> str:
+    """A text without what Ray Data appends to it."""
+    return min((text.partition(advice)[0] for advice in _ADVICE), key=len).strip() or text
 
 
 def ray_reason(error: Exception) -> str:

@@ -19,7 +19,7 @@ from sapiens_ray.engine.assemble import Contents
 from sapiens_ray.engine.models import DetectorModel, PreparedModel, TaskModel, refuse_missing_columns
 from sapiens_ray.errors import InputError, OutputError
 from sapiens_ray.execution.attempts import forget, quarantined_images
-from sapiens_ray.job.config import Job, difference, fingerprint
+from sapiens_ray.job.config import Job, difference, fingerprint, without_secrets
 from sapiens_ray.models.resolving import resolve_detector, resolve_model
 from sapiens_ray.output.done import done_by_shard, list_units
 from sapiens_ray.output.layout import JOB_FILE, PLAN_FILE, data_file, data_units
@@ -193,7 +193,7 @@ def _other_settings(output: Folder, settings: Settings) -> list[str]:
         stored = yaml.safe_load(output.read(JOB_FILE))["result_settings"]
     except (yaml.YAMLError, TypeError, KeyError):
         raise OutputError(f"output.uri: {output.join(JOB_FILE)} was not written by sapiens-ray") from None
-    return difference(stored, settings)
+    return difference(without_secrets(stored), settings)  # an earlier version may have kept more of a URL
 
 
 def versions() -> dict[str, str]:

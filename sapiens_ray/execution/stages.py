@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from sapiens_ray.engine.assemble import Contents
 from sapiens_ray.engine.host import ModelHost
@@ -18,7 +19,8 @@ from sapiens_ray.execution.preflight import PreparedJob
 from sapiens_ray.execution.reading import UnitReader
 from sapiens_ray.job.config import Job
 from sapiens_ray.storage import Folder
-from sapiens_ray.tasks.sections import Settings
+
+Arguments = dict[str, Any]  # of `Dataset.map_batches`
 
 FEED_CPUS = 0.001
 
@@ -37,11 +39,11 @@ class StageSpec:
     pool: ActorNeeds | None = None
     arguments: tuple[object, ...] = ()
 
-    def ray_arguments(self) -> Settings:
+    def ray_arguments(self) -> Arguments:
         """The arguments of `Dataset.map_batches` besides the callable. A batch is one row, which is one block."""
         import ray.data
 
-        one: Settings = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
+        one: Arguments = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
         if self.pool is None:
             return {
                 **one,

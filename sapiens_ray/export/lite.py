@@ -7,8 +7,6 @@ from sapiens_ray.output.reading import labels_of
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import Row
 
-LITE = "lite"
-
 
 def export_lite(source: Folder, target: Folder, options: Options | None = None) -> Exported:
     """Write a folder per task. It holds, for every image that has labels, the files that the task provides for `lite`.
@@ -18,7 +16,7 @@ def export_lite(source: Folder, target: Folder, options: Options | None = None) 
     done = Exported()
     included = []
     for labels in labels_of(source):
-        reason = labels.no_place_in(LITE)
+        reason = labels.left_out_of_lite
         if reason:
             done.left_out[labels.column] = reason
         else:
@@ -26,7 +24,7 @@ def export_lite(source: Folder, target: Folder, options: Options | None = None) 
 
     def write(row: Row, name: str) -> None:
         for labels in included:
-            for ending, data in labels.files(LITE, row):
+            for ending, data in labels.lite_files(row):
                 target.write(f"{labels.column}/{name}{ending}", data, durable=False)
 
     if included:

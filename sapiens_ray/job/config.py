@@ -202,7 +202,7 @@ class Job(Section):
     @property
     def box_columns(self) -> list[str]:
         """Input columns from which tasks take boxes."""
-        return list(dict.fromkeys(column for task in self.tasks for column in task.input_columns))
+        return list(dict.fromkeys(column for task in self.tasks for column in task.box_columns))
 
     @property
     def masks(self) -> list[Mask]:

@@ -1,6 +1,6 @@
 """Stand-in models for `make demo`, tests and benchmarks: small, and free to use.
 
-    python -m sapiens_ray.models.stand_ins checkpoints/demo
+    python -m sapiens_ray.demo checkpoints/demo
 
 The models have the inputs, outputs and file format of Sapiens-Lite's checkpoints, and seeded random weights. Their
 output depends on colours; their labels mean nothing.

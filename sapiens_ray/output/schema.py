@@ -12,7 +12,7 @@ from sapiens_ray.errors import ConfigError
 from sapiens_ray.tasks import AnyTask, StoredLabels, stored, stored_labels
 from sapiens_ray.tasks.sections import Settings
 
-About = dict[str, stored.About]  # column of a task -> its description in the metadata of the files
+TaskTable = dict[str, stored.About]  # column of a task -> its description in the metadata of the files
 
 HEAD = [
     pa.field("image_id", pa.string()),
@@ -48,14 +48,14 @@ def output_schema(tasks: Sequence[AnyTask], extra: pa.Schema, job: Settings) -> 
     return pa.schema(fields, metadata={JOB_KEY: json.dumps(about)})
 
 
-def about_tasks(tasks: Sequence[AnyTask]) -> About:
+def about_tasks(tasks: Sequence[AnyTask]) -> TaskTable:
     """Column of each task to its kind (under `task`) and the other metadata that readers of the column need."""
     return {task.column: {"task": task.options.task, **task.metadata} for task in tasks}
 
 
 def labels_in(schema: pa.Schema) -> list[StoredLabels]:
     """The stored labels of every task, from the schema of a file."""
-    about: About = json.loads((schema.metadata or {}).get(JOB_KEY, b"{}")).get("tasks", {})
+    about: TaskTable = json.loads((schema.metadata or {}).get(JOB_KEY, b"{}")).get("tasks", {})
     return [stored_labels(column, one) for column, one in about.items()]
 
 

@@ -24,7 +24,7 @@ from sapiens_ray.planning.discovery import IMAGES, Found, find_input
 from sapiens_ray.planning.known import KnownUris
 from sapiens_ray.planning.plan import EntriesFile, Plan, Shard, planned_uris, save_plan
 from sapiens_ray.planning.shards import changed_message
-from sapiens_ray.sources import SOURCES, Entry, EntrySource, Look, ShardSource, is_shard_format
+from sapiens_ray.sources import Entry, EntrySource, Look, ShardSource, is_shard_format, source_of
 from sapiens_ray.storage import Folder, request_threads
 from sapiens_ray.storage.uris import redact_uri
 
@@ -128,7 +128,7 @@ class Growth:
                     yield from self._add_files(list(group))
                 continue
             for found in group:
-                source = SOURCES[found.format]
+                source = source_of(found.format)
                 if labels and isinstance(source, EntrySource) and not source.has_columns:
                     raise InputError(
                         f"tasks: column {labels[0]!r} must be read from the input, but {redact_uri(found.uri)} has no "
@@ -180,7 +180,7 @@ class Growth:
                 yield shard
 
     def _look_into(self, found: Found) -> Look:
-        source = SOURCES[found.format]
+        source = source_of(found.format)
         return source.look(found.uri, self._job.reading) if isinstance(source, ShardSource) else Look()
 
     def _add_entries(self, found: Found) -> Iterator[Shard | None]:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from sapiens_ray.errors import OutputError
 from sapiens_ray.output.layout import PLAN_FILE, entries_file
-from sapiens_ray.sources import SOURCES, Entry, ShardSource
+from sapiens_ray.sources import Entry, ShardSource, source_of
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import Done, Errors
 
@@ -207,5 +207,5 @@ def expected_images(plan: Plan, include: Sequence[str]) -> int | None:
 
 
 def _counted(shard: Shard, include: Sequence[str]) -> int | None:
-    source = SOURCES[shard.format]
+    source = source_of(shard.format)
     return source.count(shard.uri, include) if isinstance(source, ShardSource) else None

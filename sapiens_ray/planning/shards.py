@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Iterator
 
 from sapiens_ray import storage
-from sapiens_ray.errors import ConfigError, ImageError, InputError, SapiensRayError, StorageError
+from sapiens_ray.errors import ImageError, InputError, SapiensRayError, StorageError
 from sapiens_ray.planning.plan import Shard, read_entries
-from sapiens_ray.sources import SOURCES, Encoded, Images, Reading, ShardSource, folders
+from sapiens_ray.sources import Encoded, Images, Reading, ShardSource, folders, source_of
 from sapiens_ray.sources.base import reason
 from sapiens_ray.storage import Folder
 from sapiens_ray.storage.uris import redact_uri
@@ -23,9 +23,7 @@ def open_shard(shard: Shard, done: Done, reading: Reading, output: Folder) -> Im
     output: holds the planned entries of folders and lists. A file that was planned as a shard and no longer exists
     becomes one error row. Raises InputError for a file that has changed: its existing rows belong to other images.
     """
-    source = SOURCES.get(shard.format)
-    if source is None:
-        raise ConfigError(f"input.format: the output was started with format {shard.format!r}, which is not installed")
+    source = source_of(shard.format)
     if not isinstance(source, ShardSource):
         return (yield from folders.read(read_entries(output, shard), done, reading.storage_options))
     options = reading.storage_options

@@ -47,7 +47,7 @@ class FloatMapOptions(ModelOptions):
         return [self.mask] if self.mask.carried else []
 
     @property
-    def about(self) -> str:
+    def description(self) -> str:
         where = self.mask.seg or self.mask.column or self.mask.folder
         return f"foreground: {self.mask.source}" + (f" ({where})" if where else "")
 
@@ -80,11 +80,12 @@ class FloatMapTask(Task[MapOptions]):
 class StoredFloatMap(StoredLabels):
     """A float map as `.npy`. Sapiens-Lite stores it at the size of the photo."""
 
-    def no_place_in(self, export: str) -> str:
-        return "" if export == "lite" else super().no_place_in(export)
+    @property
+    def left_out_of_lite(self) -> str:
+        return ""
 
-    def files(self, export: str, row: Row) -> Files:
-        """lite: `.npy` float32 at the size of the photo."""
+    def lite_files(self, row: Row) -> Files:
+        """`.npy` float32 at the size of the photo."""
         full = self.maps[self.column].original(row[self.column], row["width"], row["height"])
         return [(".npy", maps.encode_npy(full))]
 

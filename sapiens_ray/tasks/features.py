@@ -110,13 +110,12 @@ class StoredFeatures(StoredLabels):
             return {}
         return {self.map_column: MapColumn(stored_map, full_features, self.about["dtype"], "float32", 3)}
 
-    def no_place_in(self, export: str) -> str:
-        if export != "lite":
-            return super().no_place_in(export)
+    @property
+    def left_out_of_lite(self) -> str:
         return "" if self.has_map else "only mean features were saved; Sapiens-Lite's files hold the map (`save: map`)"
 
-    def files(self, export: str, row: Row) -> Files:
-        """lite: `.npy` float32 C x 64 x 64."""
+    def lite_files(self, row: Row) -> Files:
+        """`.npy` float32 C x 64 x 64."""
         return [(".npy", maps.encode_npy(maps.decode_npy(row[self.map_column]).astype(np.float32)))]
 
 

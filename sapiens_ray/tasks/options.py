@@ -72,7 +72,7 @@ class ModelOptions(PoolOptions):
         return self
 
     @property
-    def input_columns(self) -> list[str]:
+    def box_columns(self) -> list[str]:
         """Input columns with boxes that the task reads."""
         return []
 
@@ -87,7 +87,7 @@ class ModelOptions(PoolOptions):
         return []
 
     @property
-    def about(self) -> str:
+    def description(self) -> str:
         """What `check` prints about the task besides its model."""
         return ""
 
@@ -107,8 +107,8 @@ class ModelOptions(PoolOptions):
         return 1024 * 1024 * 3
 
     def stored_bytes(self, pixels: int) -> int:
-        """Estimated bytes of the labels of an image with this many pixels."""
-        raise NotImplementedError
+        """Estimated bytes of the labels of an image with this many pixels; 0 for small ones."""
+        return 0
 
     def estimated_bytes(self, pixels: int) -> int:
         """Estimated bytes that an image with this many pixels adds to its unit."""

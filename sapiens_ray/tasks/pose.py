@@ -66,7 +66,7 @@ class PoseOptions(ModelOptions):
         return self.model_copy(update={"boxes": self.boxes.settled(tasks, f"{where}.boxes")})
 
     @property
-    def input_columns(self) -> list[str]:
+    def box_columns(self) -> list[str]:
         return [self.boxes.column] if self.boxes.column else []
 
     @property
@@ -74,7 +74,7 @@ class PoseOptions(ModelOptions):
         return [self.boxes.detector] if self.boxes.detector else []
 
     @property
-    def about(self) -> str:
+    def description(self) -> str:
         boxes = self.boxes
         named = boxes.column or boxes.seg or (boxes.detector.model if boxes.detector else "one box, the whole image")
         return f"{self.keypoints} keypoints, persons: {boxes.source} ({named}), crop {self.crop}"
@@ -216,11 +216,12 @@ def _draw_person(
 class StoredPose(StoredPersons):
     """Persons with keypoints."""
 
-    def no_place_in(self, export: str) -> str:
-        return "" if export == "lite" else super().no_place_in(export)
+    @property
+    def left_out_of_lite(self) -> str:
+        return ""
 
-    def files(self, export: str, row: Row) -> Files:
-        """lite: `.json`, `{"instance_info": [{"keypoints": [[x, y], …], "keypoint_scores": […]}, …]}`."""
+    def lite_files(self, row: Row) -> Files:
+        """`.json`, `{"instance_info": [{"keypoints": [[x, y], …], "keypoint_scores": […]}, …]}`."""
         info = [{"keypoints": person["keypoints"], "keypoint_scores": person["scores"]} for person in self.persons(row)]
         return [(".json", json.dumps({"instance_info": info}, indent="\t").encode())]
 

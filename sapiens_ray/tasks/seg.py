@@ -97,11 +97,12 @@ class Seg(Task[SegOptions]):
 class StoredSeg(StoredClassMap):
     """Class maps of body parts."""
 
-    def no_place_in(self, export: str) -> str:
-        return "" if export == "lite" else super().no_place_in(export)
+    @property
+    def left_out_of_lite(self) -> str:
+        return ""
 
-    def files(self, export: str, row: Row) -> Files:
-        """lite: `.npy` bool H x W, class > 0, and `_seg.npy` int64 H x W."""
+    def lite_files(self, row: Row) -> Files:
+        """`.npy` bool H x W, class > 0, and `_seg.npy` int64 H x W."""
         class_map = self.class_map(row)
         return [(".npy", encode_npy(class_map > 0)), ("_seg.npy", encode_npy(class_map.astype(np.int64)))]
 

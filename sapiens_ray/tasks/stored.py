@@ -60,7 +60,7 @@ class StoredLabels:
 
     @property
     def columns(self) -> list[str]:
-        """The Parquet columns that `files` reads."""
+        """The Parquet columns that exports read."""
         return [self.column]
 
     @property
@@ -73,12 +73,13 @@ class StoredLabels:
         """Columns whose cells are already compressed: Parquet does not compress them again."""
         return []
 
-    def no_place_in(self, export: str) -> str:
-        """Why an export leaves these labels out; empty if `files` gives it files."""
-        return f"{export} has no {self.kind}"
+    @property
+    def left_out_of_lite(self) -> str:
+        """Why Sapiens-Lite's output has no files of this task; empty if `lite_files` gives them."""
+        return f"Sapiens-Lite has no {self.kind}"
 
-    def files(self, export: str, row: Row) -> Files:
-        """The files of one image that the task provides for an export of this name."""
+    def lite_files(self, row: Row) -> Files:
+        """The files that Sapiens-Lite writes for one image."""
         return []
 
 

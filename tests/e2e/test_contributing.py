@@ -100,7 +100,7 @@ def test_a_package_adds_an_entry_to_every_registry(package, job, sapiens_ray):
     assert [row[0] for row in rows] == ["photos.zip/0.png", "photos.zip/2.png"]
     assert [float(value) for value in rows[0][1:]] == pytest.approx(frame["mean_colour"][0], abs=0.051)
     lite = sapiens_ray("export", output, "--format", "lite", "--to", job.parent / "lite", env=env)
-    assert "mean_colour left out: lite has no mean_colour" in lite.err and "2 images exported" in lite.out
+    assert "mean_colour left out: Sapiens-Lite has no mean_colour" in lite.err and "2 images exported" in lite.out
 
     schema = sapiens_ray("schema", env=env)
     assert '"const": "mean_colour"' in schema.out and '"zip"' in schema.out

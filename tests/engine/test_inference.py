@@ -281,6 +281,33 @@ def test_boxes_that_cannot_be_found_cost_their_photo():
     assert runner.sizes == [3]
 
 
+class Wordy(Number):
+    """Gives text where the column holds numbers, for one colour."""
+
+    def finish(self, results: list[Any], row: Row) -> Row:
+        finished = super().finish(results, row)
+        return {**finished, "number": ["seven"]} if finished["number"] == [7] else finished
+
+
+def test_a_value_of_another_type_than_its_column_costs_one_row():
+    stage, _ = infer(Wordy(OPTIONS))
+    unit = stage(unit_of([5, 7, 9], Wordy(OPTIONS)))
+    assert cells(unit, "number") == [[5], None, [9]]
+    assert cells(unit, "error_kind") == [None, "failed", None]
+    assert cells(unit, "error")[1].startswith("column number: ArrowInvalid: Could not convert 'seven'")
+
+
+class Forgetful(Number):
+    def reduce(self, outputs: torch.Tensor, sizes: list[Size]) -> list[Any]:
+        return super().reduce(outputs, sizes)[1:]
+
+
+def test_a_task_that_loses_results_ends_the_job():
+    stage, _ = infer(Forgetful(OPTIONS))
+    with pytest.raises(RuntimeError, match="number: reduce gives 2 results for 3 outputs"):
+        stage(unit_of([5, 7, 9], Forgetful(OPTIONS)))
+
+
 class Hungry(Number):
     """Memory runs out where it reduces, so many times."""
 

@@ -73,7 +73,9 @@ def same(one: Unit, other: Unit) -> bool:
 
 def test_a_block_per_shard_as_work_is_known(monkeypatch):
     pieces = [ShardWork(Shard(number, "images", f"/photos/{number}", str(number))) for number in range(3)]
-    monkeypatch.setattr(blocks, "work_of", lambda coordinator: iter(pieces) if coordinator == "it" else None)
+    monkeypatch.setattr(
+        blocks, "work_of", lambda coordinator: (one.to_json() for one in pieces) if coordinator == "it" else None
+    )
     made = list(blocks.feed_blocks(pa.table({"start": [0]}), "it"))
     assert [block.column_names for block in made] == [[WORK]] * 3
     assert [ShardWork.from_json(block[WORK][0].as_py()) for block in made] == pieces

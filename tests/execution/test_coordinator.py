@@ -16,8 +16,13 @@ from sapiens_ray.planning.plan import Shard, ShardWork
 from tests.conftest import PATIENCE_S
 
 
-def work(*numbers: int) -> list[ShardWork]:
+def shards(*numbers: int) -> list[ShardWork]:
     return [ShardWork(Shard(number, "images", f"/photos/{number}", str(number))) for number in numbers]
+
+
+def work(*numbers: int) -> list[str]:
+    """As the coordinator holds it."""
+    return [one.to_json() for one in shards(*numbers)]
 
 
 async def soon(call):
@@ -96,9 +101,9 @@ def test_a_job_on_ray_gets_all_work_though_its_coordinator_dies(cluster):
     listing = threading.Event()
 
     def batches() -> Iterator[list[ShardWork]]:
-        yield work(0, 1)
+        yield shards(0, 1)
         assert listing.wait(PATIENCE_S)
-        yield work(2)
+        yield shards(2)
         yield []
 
     feeder = Feeder(coordinator, batches())
@@ -135,7 +140,7 @@ def test_what_ends_the_listing_is_kept_and_the_work_before_it_is_done(cluster):
     coordinator = start_coordinator()
 
     def batches() -> Iterator[list[ShardWork]]:
-        yield work(0)
+        yield shards(0)
         raise InputError("the rest cannot be listed")
 
     feeder = Feeder(coordinator, batches())

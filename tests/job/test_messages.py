@@ -72,13 +72,13 @@ def lines(**changes: Any) -> list[str]:
         ),
         (
             {"tasks": [{**SEG, "num_gpus": 1.5}]},
-            "tasks[0].num_gpus: above 1 only whole GPUs can be given (got 1.5)",
+            "tasks[0].num_gpus: above 1 it must be a whole number of GPUs (got 1.5)",
         ),
         ({"input": {"uri": []}}, "input.uri: name at least one folder, file or glob"),
         ({"tasks": [SEG, SEG]}, "tasks: two tasks would write column 'seg'; give one of them a `name:`"),
         (
             {"tasks": [SEG, {**POSE, "boxes": {"seg": "other"}}]},
-            "tasks[1].boxes: the job has no seg task named 'other'; they are seg",
+            "tasks[1].boxes: the job has no seg task named 'other'; its seg tasks are seg",
         ),
     ],
 )

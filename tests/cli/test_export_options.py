@@ -1,0 +1,74 @@
+"""`sapiens-ray export` with formats of other packages: their options, and those that are broken."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MODULE = """
+from sapiens_ray.export.base import Export, Exported, Option
+
+def parsed(text):
+    if not text.isdigit():
+        raise ValueError("should be a number of digits")
+    return int(text)
+
+def write(source, target, options):
+    print(options)
+    return Exported(images=1)
+
+OPTIONS = (Option("min_score", "of its own", 7, parsed), Option("digits", "how many", 2, parsed))
+EXPORT = Export("100 % of it", write, OPTIONS)
+"""
+
+
+@pytest.fixture
+def export(tmp_path: Path):
+    """Runs `sapiens-ray export` where a package adds a format, and another one is broken."""
+    (tmp_path / "own_format.py").write_text(MODULE)
+    for name, place in (("own", "own_format:EXPORT"), ("broken", "no_such_module:EXPORT")):
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[sapiens_ray.exports]\n{name} = {place}\n")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        env = {
+            **os.environ,
+            "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+            "COLUMNS": "200",
+        }
+        command = [sys.executable, "-m", "sapiens_ray.cli", "export", *arguments]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_help_shows_every_format_and_survives_a_broken_one(export):
+    done = export("--help")
+    assert done.returncode == 0, done.stderr
+    text = " ".join(done.stdout.split())
+    assert "own: 100 % of it" in text and "broken: cannot be used here" in text
+    assert "coco: keypoints with a lower score" in text and "own: of its own" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "values"),
+    [([], "{'min_score': 7, 'digits': 2}"), (["--min-score", "1", "--digits", "4"], "{'min_score': 1, 'digits': 4}")],
+)
+def test_options_are_those_of_the_chosen_format(export, tmp_path, options, values):
+    done = export(str(tmp_path), "--format", "own", "--to", str(tmp_path / "to"), *options)
+    assert done.returncode == 0 and done.stdout.splitlines()[0] == values, done.stderr
+
+
+def test_what_is_wrong_is_one_line(export, tmp_path):
+    where = (str(tmp_path), "--to", str(tmp_path / "to"), "--format")
+    done = export(*where, "own", "--digits", "many")
+    assert (done.returncode, done.stderr) == (2, "sapiens-ray: --digits many: should be a number of digits\n")
+    done = export(*where, "broken")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "package broken adds 'broken' to sapiens_ray.exports, but no_such_module:EXPORT cannot be" in done.stderr
