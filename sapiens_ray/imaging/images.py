@@ -116,7 +116,10 @@ _PILLOW_LOCK = threading.Lock()  # filters of warnings are global to the process
 @cache
 def _pillow_formats() -> list[tuple[str, Any]]:
     """Name of each of `_PILLOW_FORMATS` that this Pillow has, and its test of the first bytes."""
-    Image.init()
+    # By name: `Image.init()` imports all of Pillow's formats, which takes a quarter of a second.
+    from PIL import Jpeg2KImagePlugin, SunImagePlugin, TiffImagePlugin  # noqa: F401
+
+    Image.preinit()
     return [(name, Image.OPEN[name][1]) for name in _PILLOW_FORMATS if name in Image.OPEN]
 
 
