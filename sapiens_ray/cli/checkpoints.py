@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from sapiens_ray.cli.arguments import Subparsers
 from sapiens_ray.cli.console import grid, show
 from sapiens_ray.errors import CheckpointError
 from sapiens_ray.models import catalogue
@@ -18,8 +19,6 @@ from sapiens_ray.models import catalogue
 if TYPE_CHECKING:
     from sapiens_ray.models.inspection import Inspected
     from sapiens_ray.tasks.sections import Settings
-
-Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 
 
 def add_commands(commands: Subparsers[argparse.ArgumentParser]) -> None:

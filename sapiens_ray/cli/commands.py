@@ -15,15 +15,14 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from sapiens_ray.errors import ConfigError, SapiensRayError
+from sapiens_ray.cli.arguments import folder_of, storage_arguments
+from sapiens_ray.cli.export import add_export
+from sapiens_ray.errors import SapiensRayError
 from sapiens_ray.version import __version__
 
 if TYPE_CHECKING:
-    from sapiens_ray.cli.checkpoints import Subparsers
-    from sapiens_ray.export import Export, Option
     from sapiens_ray.job.config import Job
     from sapiens_ray.output.summary import Summary
-    from sapiens_ray.storage import Folder
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,10 +76,10 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="show the progress of an output folder, from its files alone")
     status.add_argument("output", help="the output folder, local or a URL")
     status.add_argument("--json", action="store_true", help="print JSON")
-    _storage_arguments(status)
+    storage_arguments(status)
     status.set_defaults(command=_status)
 
-    _add_export(commands, is_given="export" in arguments[:1])
+    add_export(commands, is_given="export" in arguments[:1])
 
     from sapiens_ray.cli.checkpoints import add_commands
 
@@ -91,50 +90,6 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) -> None:
-    """Add the command `export`. Its formats and options need imports, so they are added only if it was given."""
-    export = commands.add_parser("export", help="write labels in the format of other tools")
-    export.set_defaults(command=_export)
-    if not is_given:
-        return
-    from sapiens_ray.export import EXPORTS
-
-    export.add_argument("output", help="the output folder, local or a URL")
-    formats = export.add_argument("--format", required=True, choices=list(EXPORTS), help="")
-    export.add_argument("--to", required=True, metavar="DIR", help="where to write, local or a URL")
-    _storage_arguments(export)
-    about = []
-    helps: dict[str, list[str]] = {}
-    for name in EXPORTS:
-        try:
-            format = EXPORTS[name]
-        except ConfigError:  # of a package that is broken: reported if this format is chosen
-            about.append(f"{name}: cannot be used here")
-            continue
-        about.append(f"{name}: {format.help}")
-        for option in format.options:
-            helps.setdefault(_flag(option), []).append(f"{name}: {option.help}")
-    formats.help = "; ".join(about).replace("%", "%%")
-    for flag, texts in helps.items():  # values are parsed by the chosen format
-        export.add_argument(flag, metavar="VALUE", help="; ".join(texts).replace("%", "%%"))
-
-
-def _flag(option: Option) -> str:
-    return f"--{option.name.replace('_', '-')}"
-
-
-def _option_values(format: Export, arguments: argparse.Namespace) -> dict[str, object]:
-    """The values of the options of a format. Raises ConfigError for one that it cannot parse."""
-    values: dict[str, object] = {}
-    for option in format.options:
-        text = getattr(arguments, option.name)
-        try:
-            values[option.name] = option.default if text is None else option.parse(text)
-        except ValueError as error:
-            raise ConfigError(f"{_flag(option)} {text}: {error}") from None
-    return values
-
-
 def _job_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", help="the YAML job file")
     parser.add_argument(
@@ -143,24 +98,6 @@ def _job_arguments(parser: argparse.ArgumentParser) -> None:
         "relative paths given here are relative to the current folder",
     )  # fmt: skip
     parser.add_argument("--address", help="Ray cluster to use; default: $RAY_ADDRESS, else a local one")
-
-
-def _storage_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--storage-option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="storage_options",
-        help="passed to fsspec for the output, such as endpoint_url=http://minio:9000",
-    )
-
-
-def _folder(uri: str, arguments: argparse.Namespace) -> Folder:
-    from sapiens_ray.storage import Folder
-
-    options = dict(option.partition("=")[::2] for option in arguments.storage_options)
-    return Folder(uri.rstrip("/"), options)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -316,31 +253,11 @@ def _status(arguments: argparse.Namespace) -> int:
     from sapiens_ray.cli.report import print_status
     from sapiens_ray.planning.status import output_status
 
-    status = output_status(_folder(arguments.output, arguments))
+    status = output_status(folder_of(arguments.output, arguments))
     if arguments.json:
         print(json.dumps(status, indent=2))
     else:
         print_status(status)
-    return 0
-
-
-def _export(arguments: argparse.Namespace) -> int:
-    from sapiens_ray.errors import OutputError
-    from sapiens_ray.export import EXPORTS
-    from sapiens_ray.storage import translate_errors
-
-    source, target = _folder(arguments.output, arguments), _folder(arguments.to, arguments)
-    format = EXPORTS[arguments.format]
-    options = _option_values(format, arguments)
-    with translate_errors(OutputError, f"cannot export {arguments.output} to {arguments.to}"):
-        done = format.write(source, target, options)
-    for column, reason in done.left_out.items():
-        print(f"{column} left out: {reason}", file=sys.stderr)
-    if not done.images and not done.skipped:
-        raise OutputError(f"format {arguments.format} cannot hold any of the labels in {arguments.output}")
-    print(f"{done.images} images exported to {arguments.to}, {done.skipped} error rows skipped")
-    if done.renamed:
-        print(f"{done.renamed} of them under their full names, since another image has the same stem")
     return 0
 
 

@@ -41,7 +41,6 @@ class Option:
     help: str
     default: Any
     parse: Callable[[str], Any] = str
-    metavar: str | None = None
 
 
 @dataclass(frozen=True)

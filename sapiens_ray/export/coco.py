@@ -19,7 +19,6 @@ MIN_SCORE = Option(
     "keypoints with a lower score are marked as not labelled (visibility 0); default 0.3",
     0.3,  # Sapiens-Lite draws keypoints with at least this score
     float,
-    "SCORE",
 )
 
 

@@ -31,6 +31,7 @@ def source_of(name: str) -> Source:
 
 @cache
 def _formats_by_suffix() -> dict[str, str]:
+    # Reversed, so that a format of this package keeps a suffix that another package claims as well.
     return {suffix: name for name, source in reversed(list(SOURCES.items())) for suffix in source.suffixes}
 
 

@@ -1,0 +1,85 @@
+"""`sapiens-ray export`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from sapiens_ray.cli.arguments import Subparsers, folder_of, storage_arguments
+from sapiens_ray.errors import ConfigError, OutputError
+
+if TYPE_CHECKING:
+    from sapiens_ray.export import Export, Option
+
+
+def add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) -> None:
+    """Add the command to the parser. Its formats and options need imports, so they are added only if it was given."""
+    export = commands.add_parser("export", help="write labels in the format of other tools")
+    export.set_defaults(command=_export)
+    if not is_given:
+        return
+    from sapiens_ray.export import EXPORTS
+
+    export.add_argument("output", help="the output folder, local or a URL")
+    formats = export.add_argument("--format", required=True, choices=list(EXPORTS), help="")
+    export.add_argument("--to", required=True, metavar="DIR", help="where to write, local or a URL")
+    storage_arguments(export)
+    about: list[str] = []
+    options: dict[str, list[str]] = defaultdict(list)  # flag -> help texts of the formats that have it
+    for name in EXPORTS:
+        try:
+            format = EXPORTS[name]
+        except ConfigError:  # of a package that is broken: reported if this format is chosen
+            about.append(f"{name}: cannot be used here")
+            continue
+        about.append(f"{name}: {format.help}")
+        for option in format.options:
+            options[_flag(option)].append(f"{name}: {option.help}")
+    formats.help = _text(about)
+    for flag, texts in options.items():
+        try:
+            export.add_argument(flag, metavar="VALUE", help=_text(texts))  # parsed by the chosen format
+        except argparse.ArgumentError:
+            raise ConfigError(f"export option {flag} ({_text(texts)}) has the name of an option of `export`") from None
+
+
+def _flag(option: Option) -> str:
+    return f"--{option.name.replace('_', '-')}"
+
+
+def _text(parts: list[str]) -> str:
+    """Help text for argparse, which formats it with %."""
+    return "; ".join(parts).replace("%", "%%")
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from sapiens_ray.export import EXPORTS
+    from sapiens_ray.storage import translate_errors
+
+    source, target = folder_of(arguments.output, arguments), folder_of(arguments.to, arguments)
+    format = EXPORTS[arguments.format]
+    options = _option_values(format, arguments)
+    with translate_errors(OutputError, f"cannot export {arguments.output} to {arguments.to}"):
+        done = format.write(source, target, options)
+    for column, reason in done.left_out.items():
+        print(f"{column} left out: {reason}", file=sys.stderr)
+    if not done.images and not done.skipped:
+        raise OutputError(f"format {arguments.format} cannot hold any of the labels in {arguments.output}")
+    print(f"{done.images} images exported to {arguments.to}, {done.skipped} error rows skipped")
+    if done.renamed:
+        print(f"{done.renamed} of them under their full names, since another image has the same stem")
+    return 0
+
+
+def _option_values(format: Export, arguments: argparse.Namespace) -> dict[str, object]:
+    """The values of the options of a format. Raises ConfigError for one that it cannot parse."""
+    values: dict[str, object] = {}
+    for option in format.options:
+        text = getattr(arguments, option.name)
+        try:
+            values[option.name] = option.default if text is None else option.parse(text)
+        except ValueError as error:
+            raise ConfigError(f"{_flag(option)} {text}: {error}") from None
+    return values
