@@ -86,7 +86,10 @@ def start_ray(address: str | None = None) -> None:
     else:
         options |= {"address": "local", "include_dashboard": False}
     _refuse_silent_address(address or os.environ.get("RAY_ADDRESS", ""))
-    what = f"--address {address or os.environ.get('RAY_ADDRESS')}: cannot connect to Ray"
+    what = "Ray did not start on this machine"
+    if address or os.environ.get("RAY_ADDRESS"):
+        what = f"--address {address}" if address else f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}"
+        what += ": cannot connect to Ray"
     with translate_errors(ClusterError, what), _stderr_to_devnull():
         ray.init(**options)
 
