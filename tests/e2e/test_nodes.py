@@ -52,7 +52,7 @@ tasks:
             executable = [
                 sys.executable,
                 "-m",
-                "sapiens_ray.cli.commands",
+                "sapiens_ray.cli",
                 "run",
                 str(job),
                 "--address",
