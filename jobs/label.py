@@ -5,7 +5,7 @@ It takes the arguments of `sapiens-ray run`.
 
 import sys
 
-from sapiens_ray.cli.commands import main
+from sapiens_ray.cli import main
 
 if __name__ == "__main__":
     sys.exit(main(["run", *sys.argv[1:]]))
