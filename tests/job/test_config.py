@@ -112,9 +112,7 @@ def test_the_exported_names():
 
 
 def test_a_job_file_is_read_without_ray_and_torch():
-    code = (
-        "import sys, sapiens_ray.cli; from sapiens_ray import Job; print({'ray', 'torch'} & set(sys.modules))"
-    )
+    code = "import sys, sapiens_ray.cli; from sapiens_ray import Job; print({'ray', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
