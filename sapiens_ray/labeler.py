@@ -14,13 +14,12 @@ from sapiens_ray import storage
 from sapiens_ray.engine.assemble import Contents, add_masks, make_unit
 from sapiens_ray.engine.draw import draw_one, without_half_labels
 from sapiens_ray.engine.host import ModelHost
-from sapiens_ray.engine.models import DetectorModel, PreparedModel, TaskModel, in_order, refuse_missing_columns
+from sapiens_ray.engine.models import TaskModel, in_order, resolve_models
 from sapiens_ray.engine.prepare import prepare
 from sapiens_ray.errors import ConfigError, ImageError
 from sapiens_ray.imaging.images import encode_png
 from sapiens_ray.job.config import Job
 from sapiens_ray.job.raw import RawJob
-from sapiens_ray.models.resolving import resolve_detector, resolve_model
 from sapiens_ray.output.reading import map_columns
 from sapiens_ray.output.schema import about_tasks
 from sapiens_ray.sources import Encoded
@@ -73,11 +72,8 @@ class Labeler:
         self.job = job
         self.unit_size = unit_size
         self._contents = Contents.of(job)
-        labelling = [TaskModel.of(settings, resolve_model(settings, "checkpoint", {})) for settings in job.tasks]
-        detecting = [DetectorModel(detector, resolve_detector(detector, {})) for detector in job.detectors]
-        models: list[PreparedModel] = [*labelling, *detecting]
-        refuse_missing_columns(models, self._contents.columns)
-        self.tasks = [model.task for model in labelling]
+        models = resolve_models(job, lambda position: "checkpoint")
+        self.tasks = [model.task for model in models if isinstance(model, TaskModel)]
         self._stages = [model.load(ModelHost(job.device)) for model in in_order(models)]
 
     def __call__(

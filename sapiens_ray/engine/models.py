@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sapiens_ray.engine.assemble import Contents
 from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.errors import ConfigError
+from sapiens_ray.job.config import Job
 from sapiens_ray.models.checkpoint import Checkpoint
+from sapiens_ray.models.resolving import resolve_detector, resolve_model
 from sapiens_ray.tasks import AnyTask, make_task
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.persons import DetectorOptions
@@ -100,6 +103,21 @@ class DetectorModel:
 
 
 PreparedModel = TaskModel | DetectorModel
+
+
+def resolve_models(job: Job, where: Callable[[int], str]) -> list[PreparedModel]:
+    """The models of a job with their checkpoints: the tasks, then the detectors. Raises ConfigError.
+
+    where: the field of the checkpoint of the task with this position, for messages.
+    """
+    options = job.input.storage_options
+    tasks = [
+        TaskModel.of(task, resolve_model(task, where(position), options)) for position, task in enumerate(job.tasks)
+    ]
+    detectors = [DetectorModel(one, resolve_detector(one, options)) for one in job.detectors]
+    models: list[PreparedModel] = [*tasks, *detectors]
+    refuse_missing_columns(models, Contents.of(job).columns)
+    return models
 
 
 def in_order(models: Sequence[PreparedModel]) -> list[PreparedModel]:

@@ -15,12 +15,10 @@ import pyarrow as pa
 import yaml
 
 from sapiens_ray import storage
-from sapiens_ray.engine.assemble import Contents
-from sapiens_ray.engine.models import DetectorModel, PreparedModel, TaskModel, refuse_missing_columns
+from sapiens_ray.engine.models import PreparedModel, TaskModel, resolve_models
 from sapiens_ray.errors import InputError, OutputError
 from sapiens_ray.execution.attempts import forget, quarantined_images
 from sapiens_ray.job.config import Job, difference, fingerprint, without_secrets
-from sapiens_ray.models.resolving import resolve_detector, resolve_model
 from sapiens_ray.output.done import done_by_shard, list_units
 from sapiens_ray.output.layout import JOB_FILE, PLAN_FILE, data_file, data_units
 from sapiens_ray.output.schema import output_schema
@@ -114,8 +112,7 @@ def prepare_job(
     Raises ConfigError (InputError, CheckpointError, OutputError) before any work starts.
     """
     output = open_output(job)
-    models = _resolve_models(job)
-    refuse_missing_columns(models, Contents.of(job).columns)
+    models = resolve_models(job, lambda position: f"tasks[{position}].checkpoint")
     for mask in job.masks:
         _refuse_missing_folder(mask, job.input.storage_options)
     settings = job.result_settings([model.checkpoint.sha256 for model in models])
@@ -147,15 +144,6 @@ def prepare_job(
     prepared = PreparedJob(job, output, models, growth, done, files, settings, quarantined, restarted)
     _ = prepared.schema  # columns with the same name are refused now, not by the first unit
     return prepared
-
-
-def _resolve_models(job: Job) -> list[PreparedModel]:
-    options = job.input.storage_options
-    tasks = [
-        TaskModel.of(task, resolve_model(task, f"tasks[{position}].checkpoint", options))
-        for position, task in enumerate(job.tasks)
-    ]
-    return [*tasks, *(DetectorModel(one, resolve_detector(one, options)) for one in job.detectors)]
 
 
 def _refuse_missing_folder(mask: Mask, options: StorageOptions) -> None:

@@ -43,16 +43,13 @@ class StageSpec:
         """The arguments of `Dataset.map_batches` besides the callable. A batch is one row, which is one block."""
         import ray.data
 
-        one: Arguments = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
+        one: Arguments = {
+            "batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True, "num_cpus": self.num_cpus,
+        }  # fmt: skip
         if self.pool is None:
-            return {
-                **one,
-                "num_cpus": self.num_cpus,
-                "ray_remote_args_fn": partial(dict, max_retries=TASK_RETRIES),
-            }
+            return {**one, "ray_remote_args_fn": partial(dict, max_retries=TASK_RETRIES)}
         return {
             **one,
-            "num_cpus": self.num_cpus,
             "num_gpus": self.pool.num_gpus,
             "fn_constructor_args": self.arguments,
             "compute": ray.data.ActorPoolStrategy(
