@@ -64,7 +64,7 @@ def measure(step: str, folder: Path, images: int) -> dict[str, Any]:
     from sapiens_ray.job.config import Job
     from sapiens_ray.output.summary import errors_in_files
 
-    def walk(folder: Any) -> Iterator[tuple[str, bool]]:
+    def walk(folder: Any, enter: Any = None) -> Iterator[tuple[str, bool]]:
         for number in range(images):
             yield f"{number // 1000:06d}/{number:09d}.jpg", True
 

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 Row = dict[str, Any]  # one image: column name to Python value
+Ranges = tuple[tuple[int, int], ...]  # sorted half-open ranges of indices
 Errors = dict[int, tuple[str, str]]  # position or index of an image to its (error_kind, error)
 
 PHOTO = "photo"  # input kind: the decoded photos themselves
@@ -53,7 +54,7 @@ class UnitName:
 class Done:
     """The half-open index ranges of a shard that already have their rows, sorted, and its size if known."""
 
-    ranges: tuple[tuple[int, int], ...] = ()
+    ranges: Ranges = ()
     total: int | None = None
 
     def has(self, index: int) -> bool:
@@ -83,6 +84,34 @@ class Done:
     def complete(self) -> bool:
         """Whether every image has its row: the ranges join from 0 to the known end."""
         return self.first_missing == self.total
+
+    def outside(self, wanted: Ranges) -> Done:
+        """This, as if all images before the end of the wanted ranges that are not in them were done, too."""
+        holes = Done(wanted).missing(((0, wanted[-1][1]),))
+        joined: list[tuple[int, int]] = []
+        for start, stop in sorted((*self.ranges, *holes)):
+            if joined and start <= joined[-1][1]:
+                joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
+            else:
+                joined.append((start, stop))
+        return Done(tuple(joined), self.total)
+
+    def missing(self, wanted: Ranges) -> Ranges:
+        """The parts of the wanted ranges that have no rows."""
+        left: list[tuple[int, int]] = []
+        at = 0  # the first done range that ends after the start of the wanted one
+        for start, stop in wanted:
+            while at < len(self.ranges) and self.ranges[at][1] <= start:
+                at += 1
+            after = at
+            while start < stop and after < len(self.ranges) and self.ranges[after][0] < stop:
+                if start < self.ranges[after][0]:
+                    left.append((start, self.ranges[after][0]))
+                start = max(start, self.ranges[after][1])
+                after += 1
+            if start < stop:
+                left.append((start, stop))
+        return tuple(left)
 
 
 @dataclass(frozen=True)

@@ -97,13 +97,37 @@ def _job_arguments(parser: argparse.ArgumentParser) -> None:
         help="override a field, such as output.uri=/data/labels or tasks.0.batch_size=4; "
         "relative paths given here are relative to the current folder",
     )  # fmt: skip
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--limit", type=_count, metavar="N",
+        help="only the first N images, into an output of their own, unless --set output.uri=… names one",
+    )  # fmt: skip
+    which.add_argument("--sample", type=_count, metavar="N", help="only N images drawn at random, in the same way")
+    parser.add_argument("--seed", type=int, default=0, help="of --sample; default: 0")
     parser.add_argument("--address", help="Ray cluster to use; default: $RAY_ADDRESS, else a local one")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of images, 1 or more")
+    return int(text)
+
+
+def _load_job(arguments: argparse.Namespace) -> Job:
+    """The job on the command line. A trial run (--limit, --sample) has an output of its own unless one is named."""
     from sapiens_ray.job.config import Job
+    from sapiens_ray.planning.subset import make_subset
 
     job = Job.load(arguments.job, arguments.overrides)
+    subset = make_subset(arguments.limit, arguments.sample, arguments.seed)
+    if subset is None or any(override.partition("=")[0] == "output.uri" for override in arguments.overrides):
+        return job
+    output = job.output.model_copy(update={"uri": job.output.uri.rstrip("/") + subset.suffix})
+    return job.model_copy(update={"output": output})
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    job = _load_job(arguments)
     _leave_on_signals()  # while libraries are imported, which do not expect exceptions at any point
     from sapiens_ray.cli.progress import ProgressView
     from sapiens_ray.cli.report import print_summary
@@ -127,6 +151,9 @@ def _run(arguments: argparse.Namespace) -> int:
                 redo_changed=arguments.redo_changed,
                 retry_errors=arguments.retry_errors,
                 restart=arguments.restart,
+                limit=arguments.limit,
+                sample=arguments.sample,
+                seed=arguments.seed,
                 on_progress=on_progress,
                 on_ray_ready=stop.install,  # after ray.init(), which installs its own handlers
                 on_wait=lambda line: print(line, file=sys.stderr),
@@ -240,12 +267,12 @@ def _leave(code: int) -> NoReturn:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from sapiens_ray.job.config import Job
-
-    job = Job.load(arguments.job, arguments.overrides)
     from sapiens_ray.cli.report import print_plan
+    from sapiens_ray.planning.subset import make_subset
 
-    print_plan(job, arguments.address, arguments.load)
+    job = _load_job(arguments)
+    subset = make_subset(arguments.limit, arguments.sample, arguments.seed)
+    print_plan(job, arguments.address, arguments.load, subset)
     return 0
 
 

@@ -17,8 +17,8 @@ from sapiens_ray.execution.preflight import PreparedJob, prepare_job
 from sapiens_ray.job.config import Job
 from sapiens_ray.output.layout import DATA, PICTURES
 from sapiens_ray.output.summary import Summary, duration
-from sapiens_ray.planning.plan import expected_images
 from sapiens_ray.planning.status import Status
+from sapiens_ray.planning.subset import Subset
 
 # Order of magnitude, measured with small stand-in models: pictures at max_side 1280 take 200 to 340 kB.
 PICTURE_BYTES = 250_000
@@ -50,13 +50,13 @@ def print_summary(summary: Summary) -> None:
     show(table)
 
 
-def print_plan(job: Job, address: str | None, load: bool) -> None:
+def print_plan(job: Job, address: str | None, load: bool, subset: Subset | None = None) -> None:
     """Print what `run` would do. Raises the errors that `run` would raise before it starts."""
-    prepared = prepare_job(job)
+    prepared = prepare_job(job, subset=subset)
     prepared.growth.discard()
     cluster = _cluster(address)
     resources = plan_resources(job, cluster)
-    expected = expected_images(prepared.plan, job.input.include)
+    expected = prepared.expected
     table = grid(f"{job.name}: ready to run" if prepared.pending else f"{job.name}: nothing left to do")
     table.add_row("input", "\n".join(job.input.uri))
     shards = len(prepared.plan.shards)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from sapiens_ray.storage import Folder
 
+DEFAULT_BATCH = {"cuda": 8, "cpu": 1}  # on a CPU larger batches are not faster, and take more memory
+
 
 @dataclass(frozen=True)
 class ModelHost:

@@ -14,13 +14,13 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
+from sapiens_ray.engine.host import DEFAULT_BATCH
 from sapiens_ray.errors import first_line
 from sapiens_ray.models.compiling import CompileCache, compile_native, no_compiler, run_eagerly
 from sapiens_ray.models.device import capability, choose_device, empty_cache, out_of_memory, synchronize
 from sapiens_ray.models.loading import LoadedModel, load_model
 from sapiens_ray.tasks.base import Average, Output
 
-DEFAULT_BATCH = {"cuda": 8, "cpu": 1}  # on a CPU larger batches are not faster, and take more memory
 LARGEST_BATCH = 64  # the largest that `auto` tries
 WORTHWHILE = 1.05  # `auto` takes a larger batch only if images per second grow by at least this factor
 

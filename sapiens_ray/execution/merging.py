@@ -57,8 +57,9 @@ class Merger:
 
     def wait(self) -> None:
         """Wait for the running merges."""
-        self._check(self.running)
-        self.running = []
+        if self.running:
+            self._check(self.running)
+            self.running = []
 
     def _check(self, merges: list[MergeRef]) -> None:
         """Raise JobError if a merge failed. No rows are lost: the unmerged files remain."""

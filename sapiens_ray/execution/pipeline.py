@@ -27,7 +27,7 @@ from sapiens_ray.execution.cluster import connected_cluster, start_ray
 from sapiens_ray.execution.coordinator import CoordinatorHandle, Feeder, start_coordinator
 from sapiens_ray.execution.failures import explain
 from sapiens_ray.execution.merging import Merger
-from sapiens_ray.execution.placement import ResourcePlan, plan_resources
+from sapiens_ray.execution.placement import ResourcePlan, auto_unit_size, plan_resources
 from sapiens_ray.execution.preflight import PreparedJob, open_output, prepare_job, save_job
 from sapiens_ray.execution.redo import delete_results, drop_error_rows
 from sapiens_ray.execution.stages import job_stages
@@ -36,10 +36,10 @@ from sapiens_ray.output.done import current, done_by_shard
 from sapiens_ray.output.layout import data_file, data_units, sweep
 from sapiens_ray.output.lock import OutputLock
 from sapiens_ray.output.summary import Summary, errors_in_files
-from sapiens_ray.planning.plan import expected_images
+from sapiens_ray.planning.subset import make_subset
 from sapiens_ray.storage.retries import no_retries, retry_deadline
 from sapiens_ray.storage.uris import redact_uri, redact_uris_in
-from sapiens_ray.units import Done, UnitReport
+from sapiens_ray.units import UnitReport
 
 if TYPE_CHECKING:
     import ray.data
@@ -57,6 +57,9 @@ def run(
     redo_changed: bool = False,
     retry_errors: bool = False,
     restart: bool = False,
+    limit: int | None = None,
+    sample: int | None = None,
+    seed: int = 0,
     on_progress: Callable[[Summary], None] | None = None,
     on_ray_ready: Callable[[], None] | None = None,
     on_wait: Callable[[str], None] = lambda line: None,
@@ -67,21 +70,23 @@ def run(
     redo_changed: label tars and Parquet files again if they changed since they were planned.
     retry_errors: label the images of error rows again. restart: delete what earlier runs wrote, and start from
         scratch.
+    limit: label only the first images of the input. sample: label only this many, drawn at random with `seed`. A later
+        run without them labels the others; give a job with another `output.uri` to keep a trial apart.
     on_progress: called with the summary after every unit, and at least once. on_wait: called with a line for the user
         if the run must wait for the lock of the output.
     Raises ConfigError before any work, also if another run holds the lock of the output; JobError if the job could not
     finish; ErrorLimitError if it finished with a larger share of error rows than `max_error_fraction`.
     """
+    subset = make_subset(limit, sample, seed)
     output = open_output(job)
     with retry_deadline(job.storage_retry_s), OutputLock(output, on_wait) as lock, contextlib.ExitStack() as cleanup:
-        prepared = prepare_job(job, redo_changed, LISTING_S, restart)
+        prepared = prepare_job(job, redo_changed, LISTING_S, restart, subset)
         cleanup.callback(prepared.growth.discard)
         if restart:
             delete_results(output)
         elif retry_errors:
             drop_error_rows(output)
             prepared.recount()
-        save_job(prepared)
         this = _Run(prepared, lock, on_progress or (lambda summary: None))
         with this.writing_summary():
             this.label(address, on_ray_ready)
@@ -100,13 +105,11 @@ class _Run:
         self.summary = Summary(
             name=prepared.job.name,
             output=prepared.output.uri,
-            expected=self._expected() if self._counted else None,
+            expected=prepared.expected if self._counted else None,
             already_done=prepared.already_done,
+            subset=str(prepared.subset or ""),
             errors=errors_in_files(prepared.output, prepared.files),
         )
-
-    def _expected(self) -> int | None:
-        return expected_images(self.prepared.plan, self.prepared.job.input.include)
 
     @contextlib.contextmanager
     def writing_summary(self) -> Iterator[None]:
@@ -130,18 +133,22 @@ class _Run:
             self.report_progress(summary)
 
     def label(self, address: str | None, on_ray_ready: Callable[[], None] | None) -> None:
-        """The work on Ray: label the pending shards and merge the complete ones. Does nothing if there is no work."""
+        """The work on Ray: label the pending shards and merge the complete ones. Without work, Ray is not started."""
         prepared = self.prepared
         pending = prepared.pending or not prepared.growth.ended
-        if not (pending or self.merger.ready()):
-            return
-        start_ray(address)
-        if on_ray_ready:
-            on_ray_ready()
-        for shard in self.merger.ready():
-            self.merger.start(shard)
+        if pending or self.merger.ready():
+            start_ray(address)
+            if on_ray_ready:
+                on_ray_ready()
+        resources = None
         if pending:
             resources = plan_resources(prepared.job, connected_cluster())
+            images = prepared.expected if prepared.growth.ended else None
+            prepared.settle_unit_size(auto_unit_size(images, prepared.job, resources))
+        save_job(prepared)
+        for shard in self.merger.ready():
+            self.merger.start(shard)
+        if resources is not None:
             for report in execute(prepared, resources, self.lock):
                 self._count(report)
         self.merger.wait()
@@ -152,7 +159,7 @@ class _Run:
         summary = self.summary
         if self.prepared.growth.ended and not self._counted:
             self._counted = True
-            summary.expected = self._expected()
+            summary.expected = self.prepared.expected
         summary.add(report)
         self.merger.add(report.file)
         if summary.elapsed - summary.written_at > WRITE_SUMMARY_EVERY_S:
@@ -169,10 +176,11 @@ class _Run:
         done = done_by_shard(counted)
         if not prepared.growth.ended:
             raise JobError("the listing of the input did not finish; run again to continue")
-        missing = [shard for shard in prepared.plan.shards if not done.get(shard.number, Done()).complete]
-        if missing:
+        incomplete = prepared.incomplete(done)
+        if incomplete:
+            first, _ = incomplete[0]
             raise JobError(
-                f"{len(missing)} shards are not complete, the first is {redact_uri(missing[0].uri)}; run again to "
+                f"{len(incomplete)} shards are not complete, the first is {redact_uri(first.uri)}; run again to "
                 "continue"
             )
         forget(output)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sapiens_ray.engine.host import DEFAULT_BATCH
 from sapiens_ray.errors import ClusterError
 from sapiens_ray.execution.cluster import Cluster
 from sapiens_ray.job.config import Job
@@ -17,6 +18,10 @@ LEAST_THREADS = 2
 GPU_ACTOR_THREADS = (
     4  # CPU threads of torch in an actor with a GPU: class borders are resolved on the device of the logits
 )
+
+
+LARGEST_UNIT = 64  # images
+UNITS_PER_ACTOR = 8
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,22 @@ def plan_resources(job: Job, cluster: Cluster) -> ResourcePlan:
         for count, share in zip(counts, gpus, strict=True)
     )
     return ResourcePlan(pools, read_cpus=work_cpus / 2, work_cpus=work_cpus)
+
+
+def auto_unit_size(images: int | None, job: Job, resources: ResourcePlan) -> int:
+    """Images per unit: 64, or fewer if every actor would get less than eight units, but a whole batch.
+
+    images: of the job; None if they are not counted. A power of two: if units of two runs of an output have different
+    sizes, each is then inside the other or apart from it, so a late write of a dead run cannot half overlap a unit.
+    """
+    batches = [task.batch_size for task in job.tasks if isinstance(task.batch_size, int)]
+    on_gpu = any(pool.num_gpus for pool in resources.pools)
+    least = max([*batches, DEFAULT_BATCH["cuda" if on_gpu else "cpu"]])
+    fair = (
+        LARGEST_UNIT if images is None else images // (UNITS_PER_ACTOR * max(pool.actors for pool in resources.pools))
+    )
+    smallest = 1 << (min(least, LARGEST_UNIT) - 1).bit_length()
+    return max(smallest, min(LARGEST_UNIT, 1 << (max(1, fair).bit_length() - 1)))
 
 
 def _gpu_shares(models: Sequence[PoolOptions], cluster: Cluster) -> tuple[list[int], list[float]]:

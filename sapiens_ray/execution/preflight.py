@@ -18,18 +18,20 @@ from sapiens_ray import storage
 from sapiens_ray.engine.models import PreparedModel, TaskModel, resolve_models
 from sapiens_ray.errors import InputError, OutputError
 from sapiens_ray.execution.attempts import forget, quarantined_images
+from sapiens_ray.execution.placement import LARGEST_UNIT
 from sapiens_ray.job.config import Job, difference, fingerprint, without_secrets
 from sapiens_ray.output.done import done_by_shard, list_units
 from sapiens_ray.output.layout import JOB_FILE, PLAN_FILE, data_file, data_units
 from sapiens_ray.output.schema import output_schema
 from sapiens_ray.planning.growth import Growth
-from sapiens_ray.planning.plan import Plan, Shard, ShardWork, load_plan
+from sapiens_ray.planning.plan import Plan, Shard, ShardWork, expected_images, load_plan
+from sapiens_ray.planning.subset import Subset
 from sapiens_ray.storage import Folder, StorageOptions
 from sapiens_ray.storage.uris import without_query
 from sapiens_ray.tasks import AnyTask
 from sapiens_ray.tasks.foreground import Mask
 from sapiens_ray.tasks.sections import Settings
-from sapiens_ray.units import Done, Errors, UnitName
+from sapiens_ray.units import Done, Errors, Ranges, UnitName
 from sapiens_ray.version import __version__
 
 
@@ -50,11 +52,18 @@ class PreparedJob:
     files: list[UnitName]
     settings: Settings
     quarantined: dict[int, Errors]
+    subset: Subset | None = None
     restarted: bool = False
+    unit_size: int = 0  # of this run; see `settle_unit_size`
 
     @property
     def plan(self) -> Plan:
         return self.growth.plan
+
+    @property
+    def chosen(self) -> dict[int, Ranges] | None:
+        """In a trial run, the images to label of each shard that has any; else None."""
+        return None if self.subset is None else self.growth.chosen
 
     @property
     def tasks(self) -> list[AnyTask]:
@@ -80,8 +89,32 @@ class PreparedJob:
     @property
     def pending(self) -> list[tuple[Shard, Done]]:
         """The shards that are not complete, with the ranges that are done."""
-        pairs = ((shard, self.done.get(shard.number, Done())) for shard in self.plan.shards)
-        return [(shard, done) for shard, done in pairs if not done.complete]
+        return self.incomplete(self.done)
+
+    def incomplete(self, done: dict[int, Done]) -> list[tuple[Shard, Done]]:
+        """The shards in which images to label are not done, with the ranges that are."""
+        pairs = [(shard, done.get(shard.number, Done())) for shard in self.plan.shards]
+        if self.chosen is None:
+            return [(shard, one) for shard, one in pairs if not one.complete]
+        return [(shard, one) for shard, one in pairs if one.missing(self.chosen.get(shard.number, ()))]
+
+    @property
+    def expected(self) -> int | None:
+        """How many rows the output has at the end, if it is known without reading the images."""
+        if self.chosen is None:
+            return expected_images(self.plan, self.job.input.include)
+        left = [one.missing(self.chosen.get(shard.number, ())) for shard, one in self.pending]
+        return self.already_done + sum(stop - start for ranges in left for start, stop in ranges)
+
+    def settle_unit_size(self, automatic: int) -> None:
+        """Decide the unit size of this run, and that of a new output. automatic: the best size for this run.
+
+        A trial run may have smaller units than its output, which the run of the whole job then continues.
+        """
+        if not self.plan.unit_size:
+            self.plan.unit_size = automatic if self.subset is None else LARGEST_UNIT
+        is_trial = self.subset is not None and self.job.unit_size == "auto"
+        self.unit_size = min(automatic, self.plan.unit_size) if is_trial else self.plan.unit_size
 
     def recount(self) -> None:
         """Find again what is done, after rows were removed."""
@@ -99,16 +132,22 @@ class PreparedJob:
             yield [self._work(shard, Done()) for shard in batch]
 
     def _work(self, shard: Shard, done: Done) -> ShardWork:
-        return ShardWork(shard, done, self.quarantined.get(shard.number, {}))
+        wanted = None if self.chosen is None else self.chosen[shard.number]
+        return ShardWork(shard, done, self.quarantined.get(shard.number, {}), wanted)
 
 
 def prepare_job(
-    job: Job, redo_changed: bool = False, listing_s: float | None = None, restart: bool = False
+    job: Job,
+    redo_changed: bool = False,
+    listing_s: float | None = None,
+    restart: bool = False,
+    subset: Subset | None = None,
 ) -> PreparedJob:
     """Resolve the checkpoints, open the output, list the input and subtract what is done. Writes nothing.
 
     restart: prepare as if nothing had been written yet.
     listing_s: list for this long before the first image is read, and the rest in parallel; None: list everything first.
+    subset: of the images to label in a trial run.
     Raises ConfigError (InputError, CheckpointError, OutputError) before any work starts.
     """
     output = open_output(job)
@@ -130,7 +169,7 @@ def prepare_job(
         if written and old is None:
             raise OutputError(f"output.uri: {output.uri} holds data files but no {PLAN_FILE}; choose another folder")
         quarantined = quarantined_images(output) if old else {}
-        growth = Growth(job, old, output, redo_changed)
+        growth = Growth(job, old, output, redo_changed, subset)
     done = done_by_shard(written)
     try:
         growth.look_ahead(listing_s, lambda shard: not done.get(shard.number, Done()).complete)
@@ -141,7 +180,7 @@ def prepare_job(
     files = [name for name in written if name.shard not in growth.plan.changed]
     done = done_by_shard(files)
     growth.plan.fill_counts(done)
-    prepared = PreparedJob(job, output, models, growth, done, files, settings, quarantined, restarted)
+    prepared = PreparedJob(job, output, models, growth, done, files, settings, quarantined, subset, restarted)
     _ = prepared.schema  # columns with the same name are refused now, not by the first unit
     return prepared
 

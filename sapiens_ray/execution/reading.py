@@ -39,7 +39,9 @@ class UnitReader:
         """Yield the units of a shard that are not done."""
         started = time.perf_counter()
         shard, done = work.shard, work.done
-        encoded_images = _with_progress(open_shard(shard, done, self.reading, self.output))
+        left = done if work.wanted is None else done.outside(work.wanted)
+        stop = None if work.wanted is None else work.wanted[-1][1]
+        encoded_images = _with_progress(open_shard(shard, left, self.reading, self.output), stop)
         folder = shard.uri.rsplit("/", 1)[0]
         for encoded, last in cut_units(encoded_images, self.unit_size, MAX_UNIT_BYTES, self.contents.estimated_bytes):
             for image in encoded:
@@ -53,11 +55,16 @@ class UnitReader:
             started = time.perf_counter()
 
 
-def _with_progress(encoded_images: Images) -> Images:
-    """The same images; each counts as progress for the watchdog."""
+def _with_progress(images: Images, stop: int | None) -> Images:
+    """The images before index `stop`; each counts as progress for the watchdog. Returns -1, which is the end of no
+    shard, if it stops there."""
     while True:
         watchdog.progress()
         try:
-            yield next(encoded_images)
+            image = next(images)
         except StopIteration as end:
             return cast(int, end.value)
+        if stop is not None and image.index >= stop:
+            images.close()
+            return -1
+        yield image

@@ -26,7 +26,7 @@ from sapiens_ray.tasks import TASKS
 from sapiens_ray.tasks.foreground import Mask
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.persons import DetectorOptions
-from sapiens_ray.tasks.sections import PoolOptions, Section, Settings, Visualize
+from sapiens_ray.tasks.sections import PoolOptions, Section, Settings, Visualize, whole_number_or_auto
 
 if TYPE_CHECKING:
     InputFormat = str
@@ -111,12 +111,11 @@ class Job(Section):
         "later jobs; opened with the storage_options of the output. Default: each node keeps its own. Code in it is "
         "executed: only people whom you trust may have write access.",
     )
-    unit_size: int = Field(
-        64,
-        ge=1,
-        le=4096,
-        description="Images that are processed, written and retried together; a multiple "
-        "of the batch size keeps batches full. Fixed by the first run of an output.",
+    unit_size: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
+        "auto",
+        description="Images that are processed, written and retried together; a multiple of the batch size keeps "
+        "batches full. Fixed by the first run of an output. auto: up to 64, fewer if the job has few images for its "
+        "actors, so that all of them work and progress shows.",
     )
     max_pixels: int = Field(
         134_217_728, ge=1, description="Images with more pixels than this are not decoded and become error rows."
@@ -133,12 +132,17 @@ class Job(Section):
         description="Seconds for which a request to a remote storage is retried after transient failures.",
     )
     max_error_fraction: float = Field(
-        1.0,
+        0.5,
         ge=0,
         le=1,
-        description="The job ends with exit code 1 if more than this share of its rows are "
-        "errors. Everything written is kept.",
+        description="The job ends with exit code 1 if more than this share of its rows are errors; then a setting is "
+        "wrong more often than the images are. Everything written is kept.",
     )
+
+    @field_validator("unit_size", mode="before")
+    @classmethod
+    def _one_message(cls, value: object) -> object:
+        return whole_number_or_auto(value, 4096)
 
     @field_validator("tasks")
     @classmethod

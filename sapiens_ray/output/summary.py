@@ -26,7 +26,7 @@ class Summary:
     expected: images in the plan; None while some tar is not counted. stages: seconds of work per image, summed over
     all processes (so they may exceed elapsed_s / images). notes: reports of the actors about their start: batch sizes
     that were found, what was compiled and how long it took. repeated: units and shards that were started again
-    because their worker died.
+    because their worker died. subset: the images that a trial run labels, in words; empty for all.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Summary:
     message: str = ""
     notes: list[str] = field(default_factory=list)
     repeated: int = 0
+    subset: str = ""
     started: float = field(default_factory=time.monotonic)
     elapsed: float = 0.0
     written_at: float = 0.0  # `elapsed` when the file was written last
@@ -92,6 +93,7 @@ class Summary:
             "ok": self.images - self.failed,
             "errors": dict(sorted(self.errors.items())),
             "already_done": self.already_done,
+            "subset": self.subset,
             "repeated": self.repeated,
             "elapsed_s": round(self.elapsed, 3),
             "images_per_s": round(self.rate, 3),

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 import pyarrow as pa
 
 from sapiens_ray.errors import InputError
+from sapiens_ray.job.config import Job
+from sapiens_ray.sources import Reading, source_of
+from sapiens_ray.storage.uris import redact_uri
+from sapiens_ray.units import Row
 
 
 def extra_schema(old: pa.Schema | None, fields: dict[str, pa.DataType]) -> pa.Schema:
@@ -19,6 +24,8 @@ def extra_schema(old: pa.Schema | None, fields: dict[str, pa.DataType]) -> pa.Sc
     if old is None:
         return pa.schema(list(kinds.items()))
     for name, kind in kinds.items():
+        if name not in old.names:  # of tars, in an output that was begun when their columns were not carried over
+            continue
         was = old.field(name).type
         if was != kind and not pa.types.is_null(fields.get(name, pa.null())) and joined_type(name, was, kind) != was:
             raise InputError(f"input.columns: {name!r} is {kind} in the new input, but {was} in the existing output")
@@ -45,3 +52,48 @@ def type_of(name: str, values: Sequence[object]) -> pa.DataType:
         raise InputError(
             f"input.columns: {name!r} mixes types, such as numbers and text, or holds numbers beyond 64 bits"
         ) from None
+
+
+def refuse_ignored_columns(job: Job, format: str, uri: str) -> None:
+    """Raise InputError if the job names columns to carry over or for tasks, and this part of its input has none."""
+    if "columns" not in source_of(format).ignored:
+        return
+    who = "Parquet files, .csv and .jsonl lists, and the <key>.json members of tars have them"
+    if job.label_columns:
+        raise InputError(
+            f"tasks: column {job.label_columns[0]!r} must be read from the input, but {redact_uri(uri)} has no "
+            f"columns; {who}"
+        )
+    if job.input.columns:
+        raise InputError(
+            f"input.columns: {job.input.columns[0]!r} cannot be copied, since {redact_uri(uri)} has no columns; {who}"
+        )
+
+
+def refuse_ignored_settings(job: Job, formats: set[str]) -> None:
+    """Raise InputError for a setting that none of the formats of the input can follow."""
+    for setting in ("id_column", "image_column"):
+        value = getattr(job.input, setting)
+        if value is not None and all(setting in source_of(format).ignored for format in formats):
+            raise InputError(
+                f"input.{setting}: {', '.join(map(redact_uri, job.input.uri))} has no column {value!r}: only Parquet "
+                f"files and lists have columns for it; leave out input.{setting}"
+            )
+
+
+def types_in_records(records: Sequence[Row], uris: Sequence[str], reading: Reading) -> dict[str, pa.DataType]:
+    """The types of the passthrough columns in the first records of files that do not state their columns.
+
+    Raises InputError for a column that none of the records has.
+    """
+    fields = list(dict.fromkeys(name for record in records for name in record))
+    for name in reading.columns:
+        if name not in fields:
+            setting = "input.columns" if name in reading.passthrough else "tasks: boxes or mask"
+            close = difflib.get_close_matches(name, fields, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise InputError(
+                f"{setting}: none of the first {len(records)} images in {', '.join(map(redact_uri, uris))} has a field "
+                f"{name!r} in its <key>.json; {hint}the fields are {', '.join(fields)}"
+            )
+    return {name: type_of(name, [record.get(name) for record in records]) for name in reading.passthrough}

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NoReturn
 
 from sapiens_ray import storage
@@ -16,6 +17,7 @@ from sapiens_ray.job.config import Input
 from sapiens_ray.output.layout import PARTS
 from sapiens_ray.sources import SOURCES, Entry, EntrySource, Reading, format_of, is_shard_format
 from sapiens_ray.sources import folders as image_folders
+from sapiens_ray.sources.base import matches
 from sapiens_ray.storage import Folder
 from sapiens_ray.storage.retries import retrying
 from sapiens_ray.storage.uris import redact_uri
@@ -39,15 +41,40 @@ class Found:
     last: bool = False
 
 
-def find_input(settings: Input, reading: Reading, output: str = "") -> Iterator[Found]:
+VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+FRAMES = "extract their frames first, such as `ffmpeg -i a.mp4 -qscale:v 2 a/%06d.jpg` (README, 'A job')"
+
+
+@dataclass
+class LeftOut:
+    """Counts what a listing found and left out. hidden: images and folders whose name begins with a dot."""
+
+    hidden: int = 0
+    videos: int = 0
+
+    def nothing_found(self, settings: Input) -> str:
+        """The message for an input without images."""
+        kinds = f"matching {', '.join(settings.include)}" if settings.include else "with a suffix that OpenCV reads"
+        message = f"input.uri: no images {kinds} in {', '.join(map(redact_uri, settings.uri))}"
+        if self.videos:
+            message += f", but {self.videos} video{'s' if self.videos > 1 else ''}: {FRAMES}"
+        if self.hidden:
+            message += f"; {self}: to label those, name them in input.include, such as '.hidden/*'"
+        return message
+
+    def __str__(self) -> str:
+        return f"{self.hidden} hidden file{'s' if self.hidden > 1 else ''} or folders left out"
+
+
+def find_input(settings: Input, reading: Reading, left_out: LeftOut, output: str = "") -> Iterator[Found]:
     """Everything that the input names, without duplicates, in a stable order.
 
-    Files below `output` are left out: the output may be inside the input folder. Raises InputError for a URI that
-    does not exist or is ambiguous.
+    left_out: counts what is not listed. Files below `output` are not either: the output may be inside the input folder.
+    Raises InputError for a URI that does not exist or is ambiguous.
     """
     with storage.translate_errors(InputError, f"input.uri: cannot list {', '.join(map(redact_uri, settings.uri))}"):
         uris = [expanded for uri in settings.uri for expanded in _expand(uri, settings)]
-        search = _Search(settings, reading, _common_root(uris), output.rstrip("/"))
+        search = _Search(settings, reading, _common_root(uris), output.rstrip("/"), left_out)
         seen: set[str] = set()
         for uri in dict.fromkeys(uris):
             for found in search.at(uri, settings.format):
@@ -93,6 +120,7 @@ class _Search:
     reading: Reading
     root: str
     output: str
+    left_out: LeftOut
 
     def at(self, uri: str, wanted: str) -> Iterator[Found]:
         """What a URI contains, read in the `wanted` format or, for auto, in the format of its suffix."""
@@ -116,6 +144,8 @@ class _Search:
         elif kind:
             yield Found(kind, uri, name)
         else:
+            if uri.lower().endswith(VIDEOS):
+                raise InputError(f"input.uri: {redact_uri(uri)} is a video; {FRAMES}")
             suffixes = [suffix for known in SOURCES.values() for suffix in known.suffixes]
             raise InputError(
                 f"input.uri: {redact_uri(uri)} is not a folder, an image, or a file that ends with one of "
@@ -124,7 +154,8 @@ class _Search:
 
     def _in_folder(self, folder: Folder, wanted: str) -> Iterator[Found]:
         prefix = f"{_below(folder.uri, self.root)}/".lstrip("/")
-        listed = ((name, is_file) for name, is_file in storage.walk(folder) if not self._is_output(folder, name))
+        everywhere = storage.walk(folder, lambda name: bool(self._hidden_patterns) or not _has_dot(name))
+        listed = ((name, is_file) for name, is_file in everywhere if self._is_listed(folder, name, is_file))
         first = list(itertools.islice(listed, LOOK))
         kinds = {kind for name, is_file in first if (kind := self._kind_in_folder(name, is_file))}
         everything: Iterator[tuple[str, bool]] = itertools.chain(first, listed)
@@ -161,6 +192,25 @@ class _Search:
             return kind
         return IMAGES if image_folders.chosen(name, is_file, self.settings.include) else None
 
+    def _is_listed(self, folder: Folder, name: str, is_file: bool) -> bool:
+        """Whether a file or folder of a folder may be input; counts those that are left out."""
+        if self._is_output(folder, name):
+            return False
+        hidden = self._is_hidden(name)
+        self.left_out.hidden += hidden and (not is_file or self._kind_in_folder(name, is_file) is not None)
+        self.left_out.videos += is_file and not hidden and name.lower().endswith(VIDEOS)
+        return not hidden
+
+    def _is_hidden(self, name: str) -> bool:
+        """Whether a name begins with a dot, or is in a folder whose name does, and `include` does not ask for it."""
+        asked_for = self._hidden_patterns and matches(name, self._hidden_patterns)
+        return _has_dot(name) and not asked_for
+
+    @cached_property
+    def _hidden_patterns(self) -> list[str]:
+        """The patterns of `include` that ask for hidden files."""
+        return [pattern for pattern in self.settings.include if _has_dot(pattern)]
+
     def _is_output(self, folder: Folder, name: str) -> bool:
         """Whether a file of a folder is the job's own output, which may be in the folder of the photos or below it."""
         parts = PARTS if folder.uri.rstrip("/") == self.output else ("",)
@@ -183,3 +233,7 @@ def _below(uri: str, root: str) -> str:
     """`uri` relative to the root."""
     trimmed = uri.rstrip("/")
     return trimmed[len(root) :].lstrip("/") if root and trimmed.startswith(root) else trimmed.lstrip("/")
+
+
+def _has_dot(name: str) -> bool:
+    return name.startswith(".") or "/." in name

@@ -19,30 +19,49 @@ import pyarrow as pa
 from sapiens_ray import storage
 from sapiens_ray.errors import InputError, OutputError
 from sapiens_ray.job.config import Job
-from sapiens_ray.planning.columns import extra_schema, joined_type, type_of
-from sapiens_ray.planning.discovery import IMAGES, Found, find_input
+from sapiens_ray.planning.columns import (
+    extra_schema,
+    joined_type,
+    refuse_ignored_columns,
+    refuse_ignored_settings,
+    type_of,
+    types_in_records,
+)
+from sapiens_ray.planning.discovery import IMAGES, Found, LeftOut, find_input
 from sapiens_ray.planning.known import KnownUris
-from sapiens_ray.planning.plan import EntriesFile, Plan, Shard, planned_uris, save_plan
+from sapiens_ray.planning.plan import EntriesFile, Plan, Shard, images_in, planned_uris, read_entries, save_plan
 from sapiens_ray.planning.shards import changed_message
-from sapiens_ray.sources import Entry, EntrySource, Look, ShardSource, is_shard_format, source_of
+from sapiens_ray.planning.subset import Drawing, Subset, as_ranges
+from sapiens_ray.sources import Entry, Look, ShardSource, is_shard_format, source_of
 from sapiens_ray.storage import Folder, request_threads
 from sapiens_ray.storage.uris import redact_uri
+from sapiens_ray.units import Ranges, Row
 
 SHARDS_PER_FILE = 100  # of entries; opening one shard reads the footer of its file, resuming a job reads whole files
 PUBLISH_EVERY_S = 5.0
+FIRST_RECORDS, FIRST_FILES = 100, 4  # that are read to find out which columns tars have
+MAX_FILES_TO_COUNT = 200  # of a sample: counting the images of a compressed or remote tar reads all of it
+FILES_AT_A_TIME = 16  # of a trial run on the first images, which may need only one
+NOT_PLANNED = -1  # number of a shard that has no place in the plan
 
 
 class Growth:
     """Extends a plan by new and changed shards of the input. Iterate once, from one thread at a time.
 
-    plan: the plan, extended as shards are found. ended: whether all of the input has been listed. Nothing is written
-    under the output before `publish`.
+    plan: the plan, extended as shards are found. ended: whether all of the input has been listed. chosen: in a trial
+    run, the images to label of each shard that has any. left_out: what was listed and is no image to label. Nothing is
+    written under the output before `publish`.
     """
 
-    def __init__(self, job: Job, old: Plan | None, output: Folder, redo_changed: bool = False) -> None:
-        self.plan = old or Plan([], job.unit_size, extra_schema(None, {}))
+    def __init__(
+        self, job: Job, old: Plan | None, output: Folder, redo_changed: bool = False, subset: Subset | None = None
+    ) -> None:
+        self.plan = old or Plan([], job.unit_size if isinstance(job.unit_size, int) else 0, extra_schema(None, {}))
         self.ended = False
+        self.chosen: dict[int, Ranges] = {}
+        self.left_out = LeftOut()
         self._job = job
+        self._subset = subset
         self._old = len(self.plan.shards)
         self._output = output
         self._redo_changed = redo_changed
@@ -51,6 +70,7 @@ class Growth:
         self._seen_again = False
         self._only_images_follow = False
         self._types: dict[str, pa.DataType] = {}
+        self._with_known_columns: set[str] = set()  # formats whose first records have been read
         self._entries: list[EntriesFile] = []  # not published yet; the last one may be unfinished
         self._unsaved = old is None
         self._stopped = threading.Event()
@@ -118,90 +138,204 @@ class Growth:
 
     def _list(self) -> Iterator[Shard | None]:
         """Every new or changed shard, in order; None from time to time while nothing new is found."""
-        job, plan = self._job, self.plan
-        labels = job.label_columns
-        everything = find_input(job.input, job.reading, job.output.uri)
-        for are_files, group in itertools.groupby(everything, lambda found: is_shard_format(found.format)):
-            if are_files:
-                uris = ", ".join(map(redact_uri, job.input.uri))
-                with storage.translate_errors(InputError, f"input.uri: cannot inspect {uris}"):
-                    yield from self._add_files(list(group))
-                continue
-            for found in group:
-                source = source_of(found.format)
-                if labels and isinstance(source, EntrySource) and not source.has_columns:
-                    raise InputError(
-                        f"tasks: column {labels[0]!r} must be read from the input, but {redact_uri(found.uri)} has no "
-                        "columns; Parquet files, .csv and .jsonl lists, and the <key>.json members of tars have them"
-                    )
-                self._only_images_follow = found.last and found.format == IMAGES and not job.input.columns
-                yield from self._add_entries(found)
-        if not plan.shards:
-            include = job.input.include
-            kinds = f"matching {', '.join(include)}" if include else "with a suffix that OpenCV reads"
-            raise InputError(f"input.uri: no images {kinds} in {', '.join(map(redact_uri, job.input.uri))}")
+        if self._subset is None:
+            yield from self._add_all()
+        elif self._subset.is_sample:
+            yield from self._add_sample(self._subset)
+        else:
+            yield from self._add_first(self._subset.count)
+        if not self.plan.shards:
+            raise InputError(self.left_out.nothing_found(self._job.input))
         if self._old and not self._seen_again:
             raise OutputError(
-                f"output.uri: {job.output.uri} holds labels of another input ({redact_uri(plan.shards[0].uri)}); "
-                "choose another output.uri for this one"
+                f"output.uri: {self._job.output.uri} holds labels of another input "
+                f"({redact_uri(self.plan.shards[0].uri)}); choose another output.uri for this one"
             )
         self.ended = True
 
-    def _add_files(self, group: list[Found]) -> Iterator[Shard]:
-        """Plan files, each of which is a shard."""
+    def _add_all(self) -> Iterator[Shard | None]:
+        """Plan the whole input."""
+        for part in self._input():
+            if isinstance(part, list):
+                yield from (self._plan_file(shard) for shard, is_new in self._inspect(part) if is_new)
+            else:
+                self._only_images_follow = part.last and part.format == IMAGES and not self._job.input.columns
+                yield from self._add_entries(part)
+
+    def _add_first(self, count: int) -> Iterator[Shard | None]:
+        """Plan as much of the input as its first images need, those of the plan included."""
+        left = count
+        for shard in self.plan.shards:
+            left -= self._choose_first(shard, left)
+        for part in self._input(FILES_AT_A_TIME):
+            if isinstance(part, list):
+                for shard, is_new in self._inspect(part):
+                    if is_new and left:
+                        planned = self._plan_file(shard)
+                        left -= self._choose_first(planned, left)
+                        yield planned
+            else:
+                for step in self._add_entries(part, left):
+                    left -= self._choose_first(step, left) if step else 0
+                    yield step
+            if not left and (self._seen_again or not self._old):
+                return
+
+    def _choose_first(self, shard: Shard, left: int) -> int:
+        """Choose up to `left` images of a shard. Returns how many it has of them."""
+        count = images_in(shard, self._job.reading, left) if left else 0
+        if count:
+            self.chosen[shard.number] = ((0, count),)
+        return count
+
+    def _add_sample(self, subset: Subset) -> Iterator[Shard | None]:
+        """Plan a sample of the input, which is listed to its end for it."""
+        drawing, holders = Drawing(subset), list[Shard | Found](self.plan.shards)
+        for shard in self.plan.shards:
+            drawing.add_entries(shard.number, enumerate(read_entries(self._output, shard)))
+        uncounted: list[tuple[int, Shard]] = []
+        for part in self._input():
+            if isinstance(part, list):
+                for shard, is_new in self._inspect(part):
+                    holder = len(holders) if is_new else shard.number
+                    if is_new:
+                        holders.append(shard)
+                    if shard.images is None:
+                        uncounted.append((holder, shard))
+                    else:
+                        drawing.add_file(holder, shard.uri, shard.images)
+            else:
+                start = 0
+                for chunk in _chunks(self._entries_of(part), 1000):
+                    drawing.add_entries(len(holders), enumerate(self._new(chunk), start))
+                    start += len(chunk)
+                    yield None
+                holders.append(part)
+        counted = sorted(uncounted, key=lambda one: drawing.rank(one[1].uri))[:MAX_FILES_TO_COUNT]
+        with ThreadPoolExecutor(request_threads(remote=True), thread_name_prefix="count") as pool:
+            counts = pool.map(lambda one: images_in(one[1], self._job.reading), counted)
+            for (holder, shard), images in zip(counted, counts, strict=True):
+                drawing.add_file(holder, shard.uri, images)
+        for holder, images_of in drawing.drawn().items():
+            held = holders[holder]
+            if isinstance(held, Found):
+                yield from self._plan_entries(held, [entry for _, entry in images_of if entry is not None])
+            else:
+                shard = self._plan_file(held) if holder >= self._old else held
+                self.chosen[shard.number] = as_ranges(position for position, _ in images_of)
+                yield shard
+
+    def _plan_entries(self, found: Found, entries: list[Entry]) -> Iterator[Shard]:
+        """Plan a sample of the images of a folder or list."""
+        size = self._job.input.shard_size
+        for start in range(0, len(entries), size):
+            shard = self._add_shard(found, start, entries[start : start + size])
+            self.chosen[shard.number] = ((0, len(entries[start : start + size])),)
+            yield shard
+
+    def _input(self, files_at_a_time: int | None = None) -> Iterator[Found | list[Found]]:
+        """Everything that the input names: a folder or a list, or consecutive files that are shards."""
+        job = self._job
+        everything = find_input(job.input, job.reading, self.left_out, job.output.uri)
+        formats: set[str] = set()
+        for are_files, group in itertools.groupby(everything, lambda found: is_shard_format(found.format)):
+            while part := list(itertools.islice(group, files_at_a_time if are_files else 1)):
+                first = part[0]
+                formats |= {found.format for found in part}
+                if not self._old:  # an earlier version may have begun an output without a word about them
+                    refuse_ignored_columns(job, first.format, first.uri)
+                    if first.last:
+                        refuse_ignored_settings(job, formats)
+                yield part if are_files else first
+
+    def _inspect(self, group: list[Found]) -> Iterator[tuple[Shard, bool]]:
+        """The shards of files, and whether each is new or has changed; a new one has no place in the plan yet."""
         plan, options = self.plan, self._job.input.storage_options
-        with ThreadPoolExecutor(request_threads(remote=True), thread_name_prefix="stamp") as pool:
+        what = f"input.uri: cannot inspect {', '.join(map(redact_uri, self._job.input.uri))}"
+        with (
+            storage.translate_errors(InputError, what),
+            ThreadPoolExecutor(request_threads(remote=True), thread_name_prefix="stamp") as pool,
+        ):
             stamps = pool.map(lambda found: storage.stamp(found.uri, options), group)
-            fresh: list[tuple[Found, int, str]] = []
+            fresh: list[Shard] = []
             for found, (size, stamp) in zip(group, stamps, strict=True):
                 previous = self._files.get(redact_uri(found.uri))
                 self._seen_again |= previous is not None
+                number = previous.number if previous else NOT_PLANNED
+                shard = Shard(number, found.format, found.uri, found.name, size, stamp)
                 if previous is None:
-                    fresh.append((found, size, stamp))
+                    fresh.append(shard)
                 elif (previous.size, previous.stamp) == (size, stamp):
-                    plan.shards[previous.number] = replace(previous, uri=found.uri)  # with its current signature
+                    plan.shards[number] = replace(previous, uri=found.uri)  # with its current signature
+                    yield plan.shards[number], False
                 elif self._redo_changed:
-                    fresh.append((found, size, stamp))
+                    fresh.append(shard)
                 else:
                     raise InputError(changed_message(previous, size))
-            looks = pool.map(lambda one: self._look_into(one[0]), fresh)
-            for (found, size, stamp), look in zip(fresh, looks, strict=True):
-                for name, kind in look.types.items():
-                    self._types[name] = joined_type(name, self._types.get(name), kind)
-                previous = self._files.get(redact_uri(found.uri))
-                number = previous.number if previous else len(plan.shards)
-                shard = Shard(number, found.format, found.uri, found.name, size, stamp, look.images)
-                if previous:
-                    plan.changed.append(number)
-                    plan.shards[number] = shard
-                else:
-                    plan.shards.append(shard)
-                self._unsaved = True
-                yield shard
+            self._read_first_records(fresh)
+            looks = pool.map(self._look_into, fresh)
+            for shard, look in zip(fresh, looks, strict=True):
+                self._add_types(look.types)
+                yield replace(shard, images=look.images), True
 
-    def _look_into(self, found: Found) -> Look:
-        source = source_of(found.format)
-        return source.look(found.uri, self._job.reading) if isinstance(source, ShardSource) else Look()
+    def _plan_file(self, shard: Shard) -> Shard:
+        """Add a file to the plan, or replace what the plan says of it."""
+        self._unsaved = True
+        if shard.number == NOT_PLANNED:
+            shard = replace(shard, number=len(self.plan.shards))
+            self.plan.shards.append(shard)
+        else:
+            self.plan.changed.append(shard.number)
+            self.plan.shards[shard.number] = shard
+        return shard
 
-    def _add_entries(self, found: Found) -> Iterator[Shard | None]:
-        """Plan images of a folder or list: `shard_size` new ones form a shard."""
-        entries: Iterable[Entry] = found.entries
-        if found.format != IMAGES and self._job.input.columns:
-            entries = list(entries)
-            for name in self._job.input.columns:
-                kind = type_of(name, [entry.extra.get(name) for entry in entries])
-                self._types[name] = joined_type(name, self._types.get(name), kind)
+    def _look_into(self, shard: Shard) -> Look:
+        source = source_of(shard.format)
+        return source.look(shard.uri, self._job.reading) if isinstance(source, ShardSource) else Look()
+
+    def _read_first_records(self, fresh: list[Shard]) -> None:
+        """Find out which columns the files of a format have that does not state them: from the first of them."""
+        reading = self._job.reading
+        for name in {shard.format for shard in fresh} - self._with_known_columns if reading.columns else ():
+            source, records, uris = source_of(name), list[Row](), list[str]()
+            for shard in [shard for shard in fresh if shard.format == name][:FIRST_FILES]:
+                if isinstance(source, ShardSource) and len(records) < FIRST_RECORDS:
+                    records += source.first_records(shard.uri, reading, FIRST_RECORDS - len(records))
+                    uris.append(shard.uri)
+            if records:
+                self._with_known_columns.add(name)
+                self._add_types(types_in_records(records, uris, reading))
+
+    def _add_types(self, types: dict[str, pa.DataType]) -> None:
+        for name, kind in types.items():
+            self._types[name] = joined_type(name, self._types.get(name), kind)
+
+    def _entries_of(self, found: Found) -> Iterable[Entry]:
+        """The images of a folder or list. The types of its columns are found out first."""
+        if found.format == IMAGES or not self._job.input.columns:
+            return found.entries
+        entries = list(found.entries)
+        names = self._job.input.columns
+        self._add_types({name: type_of(name, [entry.extra.get(name) for entry in entries]) for name in names})
+        return entries
+
+    def _add_entries(self, found: Found, limit: int | None = None) -> Iterator[Shard | None]:
+        """Plan images of a folder or list: `shard_size` new ones form a shard. limit: at most this many."""
         size = self._job.input.shard_size
         fresh: list[Entry] = []
         start = 0
-        for part in _chunks(entries, min(1000, size)):
+        for part in _chunks(self._entries_of(found), min(1000, size)):
             fresh += self._new(part)
+            if limit is not None:
+                fresh = fresh[: limit - start]
             while len(fresh) >= size:
                 yield self._add_shard(found, start, fresh[:size])
                 start, fresh = start + size, fresh[size:]
             yield None
             if self._stopped.is_set():
                 return
+            if limit is not None and start + len(fresh) >= limit and (self._seen_again or not self._old):
+                break
         if fresh:
             yield self._add_shard(found, start, fresh)
 

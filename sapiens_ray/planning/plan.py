@@ -10,6 +10,7 @@ are published before the `plan.parquet` that names them.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import tempfile
@@ -20,11 +21,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sapiens_ray.errors import OutputError
+from sapiens_ray import storage
+from sapiens_ray.errors import InputError, OutputError
 from sapiens_ray.output.layout import PLAN_FILE, entries_file
-from sapiens_ray.sources import Entry, ShardSource, source_of
+from sapiens_ray.sources import Entry, Reading, ShardSource, source_of
 from sapiens_ray.storage import Folder
-from sapiens_ray.units import Done, Errors
+from sapiens_ray.storage.uris import redact_uri
+from sapiens_ray.units import Done, Errors, Ranges
 
 _SCHEMA = pa.schema(
     [
@@ -66,11 +69,13 @@ class ShardWork:
     """What is left to do in a shard: all images except `done`.
 
     quarantined: images that killed their workers in an earlier run: index to (error_kind, error).
+    wanted: in a trial run, the images to label; None for all.
     """
 
     shard: Shard
     done: Done = field(default_factory=Done)
     quarantined: Errors = field(default_factory=dict)
+    wanted: Ranges | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -80,14 +85,16 @@ class ShardWork:
         known = json.loads(text)
         done = Done(tuple((start, stop) for start, stop in known["done"]["ranges"]), known["done"]["total"])
         quarantined = {int(index): (kind, why) for index, (kind, why) in known["quarantined"].items()}
-        return cls(Shard(**known["shard"]), done, quarantined)
+        wanted = None if known["wanted"] is None else tuple((start, stop) for start, stop in known["wanted"])
+        return cls(Shard(**known["shard"]), done, quarantined, wanted)
 
 
 @dataclass
 class Plan:
     """All shards in order.
 
-    changed: numbers of shards whose file changed since they were planned, and that must be labelled again.
+    unit_size: images per unit; 0 until it is settled, before the plan is written. changed: numbers of shards whose
+    file changed since they were planned, and that must be labelled again.
     """
 
     shards: list[Shard]
@@ -209,3 +216,18 @@ def expected_images(plan: Plan, include: Sequence[str]) -> int | None:
 def _counted(shard: Shard, include: Sequence[str]) -> int | None:
     source = source_of(shard.format)
     return source.count(shard.uri, include) if isinstance(source, ShardSource) else None
+
+
+def images_in(shard: Shard, reading: Reading, at_most: int | None = None) -> int:
+    """The number of images of a shard, or `at_most`. If the plan does not say, they are counted in the file.
+
+    Raises InputError if the file cannot be read.
+    """
+    images = shard.images
+    if images is None:
+        source = source_of(shard.format)
+        assert isinstance(source, ShardSource)  # the plan says how many images other shards have
+        with storage.translate_errors(InputError, f"input.uri: cannot read {redact_uri(shard.uri)}"):
+            numbers = source.read_numbers(shard.uri, reading)
+            images = sum(1 for _ in itertools.islice(numbers, at_most))
+    return images if at_most is None else min(images, at_most)

@@ -78,13 +78,18 @@ class Look:
     types: dict[str, pa.DataType] = field(default_factory=dict)
 
 
+# Fields of `input` that not every format can follow. "columns" includes those that tasks read.
+READING_SETTINGS = ("columns", "id_column", "image_column")
+
+
 class Source:
     """An entry of the registry SOURCES: one format of input. Instances hold no state.
 
-    suffixes: those of files in this format.
+    suffixes: those of files in this format. ignored: fields of `input` that it cannot follow, out of READING_SETTINGS.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
+    ignored: ClassVar[tuple[str, ...]] = ()
 
 
 class ShardSource(Source, ABC):
@@ -102,6 +107,15 @@ class ShardSource(Source, ABC):
         """Look into a file when it is planned. Raises InputError if it lacks a column that the job names."""
         return Look()
 
+    def first_records(self, uri: str, reading: Reading, count: int) -> list[Row]:
+        """The columns of the first images of a file, one dict per image, for formats that do not state their columns;
+        empty for those that do, whose `look` refuses a column that does not exist."""
+        return []
+
+    def read_numbers(self, uri: str, reading: Reading) -> Iterator[int]:
+        """The index of each image that `read` generates, damage included, without its bytes where that is faster."""
+        return (image.index for image in self.read(uri, "", Done(), reading))
+
     def count(self, uri: str, include: Sequence[str]) -> int | None:
         """The number of images of a file for which `look` gives none, if it can be counted fast; else None."""
         return None
@@ -109,8 +123,6 @@ class ShardSource(Source, ABC):
 
 class EntrySource(Source, ABC):
     """A format that lists images: the plan records every one of them, and the images are fetched one by one."""
-
-    has_columns: ClassVar[bool] = True  # whether there can be columns with boxes, masks and passthrough values
 
     @abstractmethod
     def entries(self, uri: str, id_prefix: str, reading: Reading) -> Iterator[Entry]:
@@ -131,7 +143,8 @@ def cut_units(
     estimated_bytes: the bytes that an image adds to its unit.
     Units are cut at multiples of `size`, wherever a run starts, so that two attempts at the same images give the same
     units. Yields (images, last). A unit is held back until it is known whether another image follows it. If all
-    images of a shard are done, one empty unit marks its end.
+    images of a shard are done, one empty unit marks its end. `images` returns how many the shard holds, or -1 if it
+    stopped before its end.
     """
     held: list[Encoded] = []
     held_bytes = 0
@@ -150,7 +163,7 @@ def cut_units(
         held_bytes += estimated_bytes(image)
     if held:
         yield held, held[-1].index + 1 == total
-    elif not emitted:
+    elif not emitted and total >= 0:
         yield [], True
 
 

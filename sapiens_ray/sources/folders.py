@@ -11,7 +11,7 @@ from typing import ClassVar
 from sapiens_ray import storage
 from sapiens_ray.errors import StorageError
 from sapiens_ray.imaging.images import has_image_suffix
-from sapiens_ray.sources.base import Encoded, Entry, EntrySource, Images, Reading, matches, reason
+from sapiens_ray.sources.base import READING_SETTINGS, Encoded, Entry, EntrySource, Images, Reading, matches, reason
 from sapiens_ray.storage import StorageOptions
 from sapiens_ray.storage.retries import concerns_one_file
 from sapiens_ray.storage.uris import readable, redact_uri
@@ -21,7 +21,7 @@ from sapiens_ray.units import Done
 class ImageFiles(EntrySource):
     """A file that is an image. Folders are walked by `find`; `planning/discovery.py` finds out what they contain."""
 
-    has_columns: ClassVar[bool] = False
+    ignored: ClassVar[tuple[str, ...]] = READING_SETTINGS
 
     def entries(self, uri: str, id_prefix: str, reading: Reading) -> Iterator[Entry]:
         yield Entry(uri, readable(id_prefix + uri.rpartition("/")[2]))

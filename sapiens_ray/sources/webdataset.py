@@ -49,6 +49,7 @@ class Tars(ShardSource):
     """WebDataset shards, and any other tar with images in it."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".tar", ".tar.gz", ".tgz")
+    ignored: ClassVar[tuple[str, ...]] = ("id_column", "image_column")
 
     def read(self, uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
         """The image members of a tar, read once, front to back.
@@ -58,10 +59,19 @@ class Tars(ShardSource):
         gets `#2` at its end. A member is an image if it has the suffix or the first bytes of one; with `include` only
         the patterns decide.
 
-        The columns with boxes and masks are fields of the `<key>.json` next to the images of a key. Members of a key
-        are consecutive, as WebDataset requires.
+        Columns (boxes, masks, passthrough) are fields of the `<key>.json` next to the images of a key. Members of a
+        key are consecutive, as WebDataset requires.
         """
         return read(uri, shard_id, done, reading)
+
+    def first_records(self, uri: str, reading: Reading, count: int) -> list[Row]:
+        """The JSON fields of the first `count` images, and their `key`. Reads no image; damage ends the list."""
+        return first_records(uri, reading, count)
+
+    def read_numbers(self, uri: str, reading: Reading) -> Iterator[int]:
+        """From the headers alone."""
+        with storage.open_read(uri, reading.storage_options) as raw:
+            yield from (index for index, _ in enumerate(_members(raw, reading.include, with_json=False)))
 
     def count(self, uri: str, include: Sequence[str]) -> int | None:
         """The number of image members of an uncompressed local tar. Damage, if any, adds rows to it."""
@@ -80,7 +90,7 @@ SOURCE = Tars()
 
 def read(uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
     """See `Tars.read`."""
-    fields = reading.labels
+    fields = reading.columns
     index = 0
     names: set[str] = set()
     sample = _Sample("")
@@ -90,7 +100,7 @@ def read(uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
             if done.total is not None and index >= done.total and not ours:
                 break
             if member.key != sample.key:
-                yield from sample.complete(fields)
+                yield from sample.complete(reading)
                 sample = _Sample(member.key)
             if member.is_json:
                 sample.read(member)
@@ -102,36 +112,60 @@ def read(uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
             if len(sample.images) == MAX_SAMPLE:
                 sample.error = ImageError("bad_boxes", f"more than {MAX_SAMPLE} images share the key {sample.key!r}")
             if not fields or sample.error:  # nothing to wait for
-                yield from sample.complete(fields)
-    yield from sample.complete(fields)
+                yield from sample.complete(reading)
+    yield from sample.complete(reading)
     return index
 
 
+def first_records(uri: str, reading: Reading, count: int) -> list[Row]:
+    """See `Tars.first_records`."""
+    records: list[Row] = []
+    sample = _Sample("")
+    images = 0  # of this key
+    with storage.open_read(uri, reading.storage_options) as raw:
+        for member in _members(raw, reading.include, with_json=True):
+            if member.name is None:
+                break
+            if member.key != sample.key:
+                records += [sample.fields] * images
+                sample, images = _Sample(member.key), 0
+            if len(records) >= count:
+                break
+            if member.is_json:
+                sample.read(member)
+            else:
+                images += 1
+    records += [sample.fields] * images
+    return records[:count]
+
+
 class _Sample:
-    """The images of one key, held until its JSON has been read."""
+    """The images of one key, held until its JSON has been read. fields: those of the JSON, and the key itself."""
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.images: list[Encoded] = []
-        self.values: Row = {}
+        self.fields: Row = {"key": readable(key)}
         self.error: ImageError | None = None
 
     def read(self, member: _Member) -> None:
-        """Read the fields of a JSON member. If it cannot be read, the images of its key become error rows."""
+        """Read the fields of a JSON member. If it cannot be read, the images of its key have none."""
         try:
             if member.size > MAX_JSON:
                 raise ValueError(f"{member.size} bytes")
             values = json.loads(member.load())
             if not isinstance(values, dict):
                 raise ValueError("not an object")
-            self.values = values
+            self.fields |= values
         except (ValueError, RecursionError, ImageError) as error:
             self.error = ImageError("bad_boxes", f"{readable(member.name or '')} cannot be used: {error}"[:500])
 
-    def complete(self, fields: Sequence[str]) -> Iterator[Encoded]:
+    def complete(self, reading: Reading) -> Iterator[Encoded]:
+        """The images, with their fields. Those whose boxes or masks cannot be read become error rows."""
         for image in self.images:
-            image.extra.update({field: self.values[field] for field in fields if field in self.values})
-            image.error = image.error or self.error
+            image.extra.update({name: self.fields[name] for name in reading.columns if name in self.fields})
+            if reading.labels:
+                image.error = image.error or self.error
             yield image
         self.images = []
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -314,11 +314,13 @@ class _Replacement:
         self.temporary.replace(self.target)
 
 
-def walk(folder: Folder) -> Iterator[tuple[str, bool]]:
+def walk(folder: Folder, enter: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, bool]]:
     """Every file below a folder as (relative name, whether it is a file), sorted by name within each folder.
 
     Links are followed, but never into a folder that is already on the path (a loop). A folder itself is
     yielded with False before its content; callers decide from its name whether it becomes a row.
+
+    enter: whether to look into a folder with this name; object stores have no folders, and list all keys.
     """
     if folder.remote:
         fs, root = folder._at("")
@@ -327,7 +329,7 @@ def walk(folder: Folder) -> Iterator[tuple[str, bool]]:
             if not path.endswith("/"):  # "directory markers" of object-store consoles
                 yield path[len(root) :].lstrip("/"), True
         return
-    yield from _walk_local(Path(local_path(folder.uri)), "", frozenset())
+    yield from _walk_local(Path(local_path(folder.uri)), "", frozenset(), enter)
 
 
 def _s3_keys(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[str]:
@@ -342,7 +344,9 @@ def _s3_keys(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[str]:
             yield f"{bucket}/{entry['Key']}"
 
 
-def _walk_local(path: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, bool]]:
+def _walk_local(
+    path: Path, prefix: str, above: frozenset[tuple[int, int]], enter: Callable[[str], bool]
+) -> Iterator[tuple[str, bool]]:
     status = path.stat()
     identity = (status.st_dev, status.st_ino)
     if identity in above:
@@ -356,5 +360,5 @@ def _walk_local(path: Path, prefix: str, above: frozenset[tuple[int, int]]) -> I
         except OSError:  # a link that points to itself
             is_folder = False
         yield name, not is_folder
-        if is_folder:
-            yield from _walk_local(path / entry.name, f"{name}/", above | {identity})
+        if is_folder and enter(f"{name}/"):
+            yield from _walk_local(path / entry.name, f"{name}/", above | {identity}, enter)

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from sapiens_ray.tasks.foreground import Mask
 from sapiens_ray.tasks.network import NETWORK_HEIGHT, NETWORK_WIDTH
 from sapiens_ray.tasks.persons import DetectorOptions
-from sapiens_ray.tasks.sections import PoolOptions, Settings
+from sapiens_ray.tasks.sections import PoolOptions, Settings, whole_number_or_auto
 
 
 class ModelOptions(PoolOptions):
@@ -55,10 +55,7 @@ class ModelOptions(PoolOptions):
     @field_validator("batch_size", mode="before")
     @classmethod
     def _one_message(cls, value: object) -> object:
-        """A union of types would give one message per type."""
-        if value is None or value == "auto" or (type(value) is int and 1 <= value <= 1024):
-            return value
-        raise ValueError("should be a whole number from 1 to 1024, or auto")
+        return value if value is None else whole_number_or_auto(value, 1024)
 
     @property
     def column(self) -> str:

@@ -10,6 +10,13 @@ from pydantic_core import CoreSchema
 Settings = dict[str, Any]  # options as JSON values
 
 
+def whole_number_or_auto(value: object, most: int) -> object:
+    """The value, if it is auto or a number from 1 to `most`; a union of types would give one message per type."""
+    if value == "auto" or (type(value) is int and 1 <= value <= most):
+        return value
+    raise ValueError(f"should be a whole number from 1 to {most}, or auto")
+
+
 class Section(BaseModel):
     """Base of every part of the job file: unknown keys are errors, and objects are immutable."""
 

@@ -64,7 +64,7 @@ def lines(**changes: Any) -> list[str]:
             {"tasks": [{**SEG, "name": "1st"}]},
             "tasks[0].name: does not have the right form, ^[A-Za-z][A-Za-z0-9_]*$ (got '1st')",
         ),
-        ({"unit_size": 0}, "unit_size: input should be greater than or equal to 1 (got 0)"),
+        ({"unit_size": 0}, "unit_size: should be a whole number from 1 to 4096, or auto (got 0)"),
         ({"device": "tpu"}, "device: input should be 'auto', 'cpu' or 'cuda' (got 'tpu')"),
         (
             {"tasks": [{**SEG, "batch_size": 0}]},
@@ -90,7 +90,7 @@ def test_everything_that_is_wrong_has_its_line():
     assert lines(input={}, unit_size="many", tasks=[{**SEG, "mode": "fast"}]) == [
         "input.uri: is missing",
         "tasks[0].mode: input should be 'torchscript' or 'bfloat16' (got 'fast')",
-        "unit_size: input should be a valid integer, unable to parse string as an integer (got 'many')",
+        "unit_size: should be a whole number from 1 to 4096, or auto (got 'many')",
     ]
 
 

@@ -30,7 +30,7 @@ def test_known_uris_behave_like_a_set(known, asked):
 def many(monkeypatch):
     """A list of names that replaces the listing of the input folder."""
     names: list[str] = []
-    monkeypatch.setattr(storage, "walk", lambda folder: iter([(name, True) for name in names]))
+    monkeypatch.setattr(storage, "walk", lambda folder, enter: iter([(name, True) for name in names]))
     return names
 
 
