@@ -93,8 +93,16 @@ def make_unit(
     arrays = [pa.array(columns[field.name], field.type) for field in READ_FIELDS]
     arrays.append(pa.array([image.data for image in encoded], pa.large_binary()))
     arrays += [pa.array(cells, BOX_LIST) for cells in boxes.values()]
-    arrays += [_passthrough([image.extra.get(field.name) for image in encoded], field.type) for field in extra]
-    return Unit(shard, start, last, pa.Table.from_arrays(arrays, schema=pa.schema([*fields, *extra])))
+    notes: list[str] = []
+    for field in extra:
+        values = [image.extra.get(field.name) for image in encoded]
+        arrays.append(_passthrough(values, field.type))
+        if arrays[-1].null_count > values.count(None):
+            notes.append(
+                f"input.columns: values of {field.name!r} that are not {field.type}, its planned type, are null"
+            )
+    rows = pa.Table.from_arrays(arrays, schema=pa.schema([*fields, *extra]))
+    return Unit(shard, start, last, rows, notes=tuple(notes))
 
 
 def add_masks(unit: Unit, encoded: list[Encoded], masks: Sequence[Mask], base: str, options: StorageOptions) -> Unit:

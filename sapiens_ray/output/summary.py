@@ -51,7 +51,7 @@ class Summary:
         self.labelled += report.rows
         self.errors.update(report.errors)
         self._seconds.update(report.seconds)
-        self.notes += report.notes
+        self.notes += [note for note in report.notes if note not in self.notes]
         self.repeated = report.repeated
         self.tick()
         self._first = self._first or (self.labelled, self.elapsed)

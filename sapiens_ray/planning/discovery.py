@@ -196,10 +196,12 @@ class _Search:
         """Whether a file or folder of a folder may be input; counts those that are left out."""
         if self._is_output(folder, name):
             return False
-        hidden = self._is_hidden(name)
-        self.left_out.hidden += hidden and (not is_file or self._kind_in_folder(name, is_file) is not None)
-        self.left_out.videos += is_file and not hidden and name.lower().endswith(VIDEOS)
-        return not hidden
+        if self._is_hidden(name):  # a hidden folder counts as one, unless it is entered
+            counts = self._kind_in_folder(name, is_file) is not None if is_file else not self._hidden_patterns
+            self.left_out.hidden += counts
+            return False
+        self.left_out.videos += is_file and name.lower().endswith(VIDEOS)
+        return True
 
     def _is_hidden(self, name: str) -> bool:
         """Whether a name begins with a dot, or is in a folder whose name does, and `include` does not ask for it."""

@@ -338,3 +338,58 @@ def test_a_tar_in_which_all_images_share_a_key_gives_errors_and_does_not_fill_me
     assert total == len(found) == 300
     assert {image.error.kind for image in found if image.error} == {"bad_boxes"}
     assert all(image.error for image in found), "no image may silently have no persons"
+
+
+def test_the_fields_of_the_json_of_a_tar_are_carried_over(tmp_path):
+    members = [
+        ("a.jpg", b"\xff\xd8\xff a"),
+        ("a.json", b'{"caption": "one", "score": 0.5, "key": "their own", "unread": 1}'),
+        ("b.jpg", b"\xff\xd8\xff b"),
+        ("c.jpg", b"\xff\xd8\xff c"),
+        ("c.json", b'{"caption": "cut off'),
+        ("d.1.jpg", b"\xff\xd8\xff d"),
+        ("d.2.jpg", b"\xff\xd8\xff d"),
+        ("d.json", b'{"caption": "both", "score": null}'),
+    ]
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members))
+    reading = Reading(passthrough=("caption", "score"))
+    found, total = drain(webdataset.read(str(tmp_path / "x.tar"), "x.tar", NOTHING, reading))
+    assert [(image.extra.get("caption"), image.extra.get("score"), image.extra["key"]) for image in found] == [
+        ("one", 0.5, "a"), (None, None, "b"), (None, None, "c"), ("both", None, "d"), ("both", None, "d"),
+    ]  # fmt: skip
+    assert total == 5 and not any(image.error for image in found), "labels do not need the captions"
+    with_boxes = Reading(passthrough=("caption",), labels=("boxes",))
+    found, _ = drain(webdataset.read(str(tmp_path / "x.tar"), "x.tar", NOTHING, with_boxes))
+    assert [image.error.kind if image.error else None for image in found] == [None, None, "bad_boxes", None, None]
+
+
+def test_the_first_records_of_a_tar(tmp_path):
+    members = [
+        ("a.jpg", b"\xff\xd8\xff a"),
+        ("a.json", b'{"caption": "one"}'),
+        ("b.json", b'{"caption": "two", "n": 1}'),
+        ("b.1.jpg", b"\xff\xd8\xff b"),
+        ("b.2.jpg", b"\xff\xd8\xff b"),
+        ("c.json", b"[1]"),
+        ("c.jpg", b"\xff\xd8\xff c"),
+        ("only.json", b'{"caption": "of no image"}'),
+    ]
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members))
+    b = {"key": "b", "caption": "two", "n": 1}
+    records = [{"key": "a", "caption": "one"}, b, b, {"key": "c"}]
+    for count in range(6):
+        found = webdataset.SOURCE.first_records(str(tmp_path / "x.tar"), Reading(), count)
+        assert found == records[:count]
+    assert list(webdataset.SOURCE.read_numbers(str(tmp_path / "x.tar"), Reading())) == [0, 1, 2, 3]
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members)[:2000])
+    assert webdataset.SOURCE.first_records(str(tmp_path / "x.tar"), Reading(), 9) == records[:1]
+
+
+@given(st.integers(0, 9000))
+@settings(max_examples=30)
+def test_images_are_counted_as_they_are_read(tmp_path_factory, cut):
+    """Also in a damaged tar, with its rows for damage."""
+    path = tmp_path_factory.mktemp("tar") / "x.tar"
+    path.write_bytes(tar_bytes(MEMBERS)[:cut])
+    _, total = drain(webdataset.read(str(path), "x.tar", NOTHING, Reading()))
+    assert len(list(webdataset.SOURCE.read_numbers(str(path), Reading()))) == total

@@ -1,0 +1,136 @@
+"""Columns of the input that a job names: which formats have them, and what is said where they are missing."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pytest
+
+from sapiens_ray.errors import InputError
+from sapiens_ray.execution.preflight import prepare_job, save_job
+from sapiens_ray.job.config import Job
+from tests.archives import tar_bytes, write_parquet, write_tar
+from tests.conftest import read_output, write_photos
+
+COUNT = 6
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return write_photos(tmp_path / "photos", COUNT)
+
+
+@pytest.fixture
+def tar(tmp_path, photos):
+    """Every image has a caption, the first three a rating, which is a whole number in the first."""
+    members = []
+    for number, file in enumerate(photos):
+        fields = {"caption": f"photo {number}", "boxes": [[0, 0, 50, 60]]}
+        fields |= {"rating": [4, 4.5, 5][number]} if number < 3 else {}
+        members += [(file.name, file.read_bytes()), (f"{file.stem}.json", json.dumps(fields).encode())]
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar_bytes(members))
+    return path
+
+
+def refusal(path):
+    with pytest.raises(InputError) as caught:
+        prepare_job(Job.load(path))
+    return str(caught.value)
+
+
+def pose(model, column):
+    return [{"task": "pose", "keypoints": 17, "checkpoint": str(model), "boxes": {"column": column}}]
+
+
+def test_a_column_that_no_first_record_of_a_tar_has_is_refused(write_job, tmp_path, tar, model):
+    said = refusal(write_job(tar, tasks=pose(model, "boxez")))
+    assert said == (
+        f"tasks: boxes or mask: none of the first 6 images in {tar} has a field 'boxez' in its <key>.json; did you "
+        "mean 'boxes'? the fields are key, caption, boxes, rating"
+    )
+    said = refusal(write_job(tar, input={"columns": ["text"]}))
+    assert said == (
+        f"input.columns: none of the first 6 images in {tar} has a field 'text' in its <key>.json; the fields are key, "
+        "caption, boxes, rating"
+    )
+    bare = tmp_path / "bare.tar"
+    write_tar(bare, write_photos(tmp_path / "more", 2))
+    assert "none of the first 2 images" in refusal(write_job(bare, input={"columns": ["caption"]}))
+    assert "'boxes'" in refusal(write_job(bare, tasks=pose(model, "boxes")))
+
+
+def test_a_column_that_only_some_records_have_is_taken(write_job, tar, model):
+    prepared = prepare_job(Job.load(write_job(tar, input={"columns": ["rating", "key"]}, tasks=pose(model, "boxes"))))
+    assert prepared.plan.extra_schema == pa.schema([("key", pa.string()), ("rating", pa.float64())])
+
+
+def test_only_the_first_tars_are_opened(write_job, tmp_path, tar, monkeypatch):
+    from sapiens_ray.sources import webdataset
+
+    for number in range(30):
+        (tmp_path / f"y{number:02d}.tar").write_bytes(tar.read_bytes())
+    opened = []
+    original = webdataset.first_records
+    monkeypatch.setattr(webdataset, "first_records", lambda uri, *rest: opened.append(uri) or original(uri, *rest))
+    prepare_job(Job.load(write_job(str(tmp_path / "y*.tar"), input={"columns": ["caption"]})))
+    assert opened == [str(tmp_path / f"y{number:02d}.tar") for number in range(4)]
+
+
+def test_a_damaged_first_tar_does_not_decide(write_job, tmp_path, tar):
+    (tmp_path / "a.tar").write_bytes(tar.read_bytes()[:700])
+    path = write_job([str(tmp_path / "a.tar"), str(tar)], input={"columns": ["caption"]})
+    assert prepare_job(Job.load(path)).plan.extra_schema.names == ["key", "caption"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "settings", "message"),
+    [
+        (
+            "photos",
+            {"columns": ["caption"]},
+            "input.columns: 'caption' cannot be copied, since {}/photos has no columns",
+        ),
+        ("photos", {"id_column": "name"}, "input.id_column: {}/photos has no column 'name': only Parquet files and"),
+        ("photos", {"image_column": "jpg"}, "input.image_column: {}/photos has no column 'jpg'"),
+        ("photos/000.jpg", {"columns": ["x"]}, "input.columns: 'x' cannot be copied, since {}/photos/000.jpg has no"),
+        ("x.tar", {"id_column": "name"}, "input.id_column: {}/x.tar has no column 'name'"),
+        ("x.tar", {"image_column": "jpg"}, "leave out input.image_column"),
+    ],
+)
+def test_what_a_format_cannot_give_is_refused_by_name(write_job, tmp_path, tar, uri, settings, message):
+    assert message.format(tmp_path) in refusal(write_job(tmp_path / uri, input=settings))
+
+
+def test_settings_for_one_format_of_several_are_fine(write_job, tmp_path, photos, tar):
+    write_parquet(tmp_path / "t.parquet", photos)
+    uris = [str(tmp_path / "photos"), str(tar), str(tmp_path / "t.parquet")]
+    assert prepare_job(Job.load(write_job(uris, input={"id_column": "name", "image_column": "image"}))).plan.shards
+
+
+def test_fields_of_tars_arrive_in_the_output(cluster, write_job, tmp_path, tar):
+    """Also in a tar whose values are not those of the first one: text in a column of numbers is null, with a note."""
+    import sapiens_ray as sr
+
+    odd = [("o.json", b'{"caption": 7, "rating": "five"}'), ("o.jpg", (tmp_path / "photos" / "000.jpg").read_bytes())]
+    (tmp_path / "y.tar").write_bytes(tar_bytes(odd))
+    path = write_job([str(tar), str(tmp_path / "y.tar")], input={"columns": ["caption", "rating"]}, unit_size=4)
+    summary = sr.run(sr.Job.load(path))
+    assert summary.notes == ["input.columns: values of 'rating' that are not double, its planned type, are null"]
+    rows = read_output(tmp_path / "job-out").to_pylist()
+    assert [(row["caption"], row["rating"], row["key"]) for row in rows] == [
+        ("photo 0", 4.0, "000"), ("photo 1", 4.5, "001"), ("photo 2", 5.0, "002"),
+        *((f"photo {number}", None, f"{number:03d}") for number in range(3, 6)), ("7", None, "o"),
+    ]  # fmt: skip
+
+
+def test_an_output_that_was_begun_without_the_columns_of_its_tars_goes_on_without_them(write_job, tmp_path, tar):
+    path = write_job(tar)
+    save_job(prepare_job(Job.load(path)))
+    record = tmp_path / "job-out" / "job.yaml"
+    record.write_text(record.read_text().replace("columns: []", "columns: [caption]"))
+    (tmp_path / "z.tar").write_bytes(tar.read_bytes())
+    later = write_job([str(tar), str(tmp_path / "z.tar")], input={"columns": ["caption"]})
+    prepared = prepare_job(Job.load(later))
+    assert not prepared.restarted and prepared.plan.extra_schema.names == ["key"]

@@ -1,0 +1,91 @@
+"""What a listing leaves out: hidden files, and videos, for which it says what to do."""
+
+from __future__ import annotations
+
+import pytest
+
+from sapiens_ray.errors import InputError
+from sapiens_ray.execution.preflight import prepare_job, save_job
+from sapiens_ray.job.config import Job
+from sapiens_ray.planning.plan import read_entries
+from tests.archives import write_tar
+from tests.conftest import write_photos
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two visible photos; hidden ones in hidden folders and beside them."""
+    files = write_photos(tmp_path / "photos", 2)
+    for name in (".hidden/a.jpg", ".hidden/deep/b.jpg", "sub/.git/c.jpg", "._000.jpg", ".notes", "sub/.d.png"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(files[0].read_bytes())
+    return tmp_path / "photos"
+
+
+def listed(path):
+    prepared = prepare_job(Job.load(path))
+    save_job(prepared)
+    ids = [one.image_id for shard in prepared.plan.shards for one in read_entries(prepared.output, shard)]
+    return ids, prepared.growth.left_out
+
+
+def test_hidden_files_are_left_out_and_counted(write_job, photos):
+    ids, left_out = listed(write_job(photos))
+    assert ids == ["000.jpg", "001.jpg"]
+    assert str(left_out) == "4 hidden files or folders left out"  # ._000.jpg, .hidden/, sub/.git/, sub/.d.png
+
+
+def test_hidden_files_are_listed_if_a_pattern_with_a_dot_asks_for_them(write_job, photos):
+    ids, left_out = listed(write_job(photos, name="all", input={"include": ["*.jpg", ".hidden/*.jpg"]}))
+    assert ids == [".hidden/a.jpg", ".hidden/deep/b.jpg", "000.jpg", "001.jpg"]
+    assert left_out.hidden == 2  # sub/.git/c.jpg and ._000.jpg; no pattern chooses sub/.d.png
+    assert listed(write_job(photos, name="git", input={"include": ["*/.git/c*"]}))[0] == ["sub/.git/c.jpg"]
+
+
+def test_a_hidden_folder_that_is_named_is_read(write_job, photos):
+    assert listed(write_job(photos / ".hidden"))[0] == ["a.jpg", "deep/b.jpg"]
+
+
+def test_hidden_tars_are_left_out(write_job, tmp_path):
+    files = write_photos(tmp_path / "photos", 1)
+    (tmp_path / "tars").mkdir()
+    for name in ("a.tar", "._a.tar"):
+        write_tar(tmp_path / "tars" / name, files)
+    prepared = prepare_job(Job.load(write_job(tmp_path / "tars")))
+    assert [shard.shard_id for shard in prepared.plan.shards] == ["a.tar"]
+    assert prepared.growth.left_out.hidden == 1
+
+
+def test_images_that_are_planned_already_stay(write_job, photos, monkeypatch):
+    """In an output that was begun when hidden files were listed."""
+    from sapiens_ray.planning import discovery
+
+    path = write_job(photos)
+    with monkeypatch.context() as before:
+        before.setattr(discovery, "_has_dot", lambda name: False)
+        assert len(listed(path)[0]) == 7
+    assert len(listed(path)[0]) == 7
+
+
+def message(path):
+    with pytest.raises(InputError) as caught:
+        prepare_job(Job.load(path))
+    return str(caught.value)
+
+
+def test_an_input_of_nothing_but_hidden_files_says_so(write_job, tmp_path, photos):
+    for file in photos.glob("0*.jpg"):
+        file.unlink()
+    said = message(write_job(photos))
+    assert said.endswith("4 hidden files or folders left out: to label those, name them in input.include, such as "
+                         "'.hidden/*'")  # fmt: skip
+
+
+def test_videos_say_what_to_do(write_job, tmp_path):
+    (tmp_path / "clips").mkdir()
+    for name in ("a.MP4", "b.mov", ".c.mp4"):
+        (tmp_path / "clips" / name).write_bytes(b"x")
+    said = message(write_job(tmp_path / "clips"))
+    assert f"in {tmp_path}/clips, but 2 videos: extract their frames first, such as `ffmpeg -i a.mp4" in said
+    assert "a.MP4 is a video; extract their frames" in message(write_job(tmp_path / "clips" / "a.MP4"))
