@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import logging
 import os
 import signal
 import sys
@@ -31,7 +30,6 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     try:
         parsed = _parser(given).parse_args(given)
-        logging.basicConfig(level=logging.WARNING, format="%(message)s")
         return int(parsed.command(parsed))
     except SapiensRayError as error:
         from sapiens_ray.storage.uris import redact_uris_in

@@ -13,9 +13,11 @@ from sapiens_ray.engine.models import DetectorModel, TaskModel
 from sapiens_ray.engine.trial import try_model
 from sapiens_ray.execution.cluster import Cluster, connected_cluster, start_ray, this_machine
 from sapiens_ray.execution.placement import ResourcePlan, plan_resources
-from sapiens_ray.execution.preflight import PreparedJob, prepare_job
+from sapiens_ray.execution.preflight import PreparedJob, open_output, prepare_job
 from sapiens_ray.job.config import Job
+from sapiens_ray.models.checkpoint import Checkpoint
 from sapiens_ray.output.layout import DATA, PICTURES
+from sapiens_ray.output.lock import try_to_write
 from sapiens_ray.output.summary import Summary, duration
 from sapiens_ray.planning.status import Status
 from sapiens_ray.planning.subset import Subset
@@ -52,7 +54,8 @@ def print_summary(summary: Summary) -> None:
 
 def print_plan(job: Job, address: str | None, load: bool, subset: Subset | None = None) -> None:
     """Print what `run` would do. Raises the errors that `run` would raise before it starts."""
-    prepared = prepare_job(job, subset=subset)
+    try_to_write(open_output(job))
+    prepared = prepare_job(job, subset=subset, download=load)
     prepared.growth.discard()
     cluster = _cluster(address)
     resources = plan_resources(job, cluster)
@@ -67,13 +70,24 @@ def print_plan(job: Job, address: str | None, load: bool, subset: Subset | None 
     for model in prepared.models:
         table.add_row(*(_task(model) if isinstance(model, TaskModel) else _detector(model)))
         table.add_row("  checkpoint", model.checkpoint.uri)
-        table.add_row("", f"{size(model.checkpoint.size)}, sha256 {model.checkpoint.sha256}")
+        table.add_row("", _file(model.checkpoint))
         if load:
             table.add_row("", try_model(model))
+    missing = {model.checkpoint.uri: model.checkpoint for model in prepared.models if not model.checkpoint.is_here}
+    if missing:
+        total = size(sum(checkpoint.size for checkpoint in missing.values()))
+        count = f"{len(missing)} checkpoint{'s' if len(missing) > 1 else ''}"
+        table.add_row("downloads", f"{count}, about {total}, when the job runs (--load: now)")
     _add_resources(table, resources, cluster, prepared)
     table.add_row("output", prepared.output.uri)
     table.add_row("", _output_estimate(job, prepared, expected))
     show(table)
+
+
+def _file(checkpoint: Checkpoint) -> str:
+    if checkpoint.is_here:
+        return f"{size(checkpoint.size)}, sha256 {checkpoint.sha256}"
+    return f"about {size(checkpoint.size)}, not on this machine" if checkpoint.size else "not on this machine"
 
 
 def _task(model: TaskModel) -> tuple[str, str]:

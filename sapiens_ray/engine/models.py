@@ -105,16 +105,18 @@ class DetectorModel:
 PreparedModel = TaskModel | DetectorModel
 
 
-def resolve_models(job: Job, where: Callable[[int], str]) -> list[PreparedModel]:
+def resolve_models(job: Job, where: Callable[[int], str], download: bool = True) -> list[PreparedModel]:
     """The models of a job with their checkpoints: the tasks, then the detectors. Raises ConfigError.
 
-    where: the field of the checkpoint of the task with this position, for messages.
+    where: the field of the checkpoint of the task with this position, for messages. download: if not, checkpoints that
+    are not on this machine stay there, and are not checked.
     """
     options = job.input.storage_options
     tasks = [
-        TaskModel.of(task, resolve_model(task, where(position), options)) for position, task in enumerate(job.tasks)
+        TaskModel.of(task, resolve_model(task, where(position), options, download))
+        for position, task in enumerate(job.tasks)
     ]
-    detectors = [DetectorModel(one, resolve_detector(one, options)) for one in job.detectors]
+    detectors = [DetectorModel(one, resolve_detector(one, options, download)) for one in job.detectors]
     models: list[PreparedModel] = [*tasks, *detectors]
     refuse_missing_columns(models, Contents.of(job).columns)
     return models

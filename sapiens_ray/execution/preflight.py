@@ -19,7 +19,8 @@ from sapiens_ray.engine.models import PreparedModel, TaskModel, resolve_models
 from sapiens_ray.errors import InputError, OutputError
 from sapiens_ray.execution.attempts import forget, quarantined_images
 from sapiens_ray.execution.placement import LARGEST_UNIT
-from sapiens_ray.job.config import Job, difference, fingerprint, without_secrets
+from sapiens_ray.job.changes import changes
+from sapiens_ray.job.config import Job, fingerprint, without_secrets
 from sapiens_ray.output.done import done_by_shard, list_units
 from sapiens_ray.output.layout import JOB_FILE, PLAN_FILE, data_file, data_units
 from sapiens_ray.output.schema import output_schema
@@ -142,27 +143,53 @@ def prepare_job(
     listing_s: float | None = None,
     restart: bool = False,
     subset: Subset | None = None,
+    download: bool = True,
 ) -> PreparedJob:
-    """Resolve the checkpoints, open the output, list the input and subtract what is done. Writes nothing.
+    """Open the output, find the checkpoints, list the input and subtract what is done. Writes nothing there.
 
     restart: prepare as if nothing had been written yet.
     listing_s: list for this long before the first image is read, and the rest in parallel; None: list everything first.
-    subset: of the images to label in a trial run.
+    subset: of the images to label in a trial run. download: if not, checkpoints that are not on this machine are not
+    fetched, and only their names are compared with those of an output.
     Raises ConfigError (InputError, CheckpointError, OutputError) before any work starts.
     """
     output = open_output(job)
-    models = resolve_models(job, lambda position: f"tasks[{position}].checkpoint")
     for mask in job.masks:
         _refuse_missing_folder(mask, job.input.storage_options)
+
+    def prepare(models: list[PreparedModel], listing_s: float | None) -> PreparedJob:
+        return _prepare(job, output, models, redo_changed, listing_s, restart, subset)
+
+    models = resolve_models(job, _checkpoint_field, download=False)
+    if download and not all(model.checkpoint.is_here for model in models):
+        prepare(models, 0).growth.discard()  # refuses a wrong input or output before gigabytes are downloaded
+        models = resolve_models(job, _checkpoint_field)
+    return prepare(models, listing_s)
+
+
+def _checkpoint_field(position: int) -> str:
+    return f"tasks[{position}].checkpoint"
+
+
+def _prepare(
+    job: Job,
+    output: Folder,
+    models: list[PreparedModel],
+    redo_changed: bool,
+    listing_s: float | None,
+    restart: bool,
+    subset: Subset | None,
+) -> PreparedJob:
+    """See `prepare_job`."""
     settings = job.result_settings([model.checkpoint.sha256 for model in models])
     with storage.translate_errors(OutputError, f"output.uri: cannot read {output.uri}"):
         written = [] if restart else list_units(output)
         # Other settings are fine if there are no rows: a run with a wrong job file does not block the output.
-        lines = [] if restart else _other_settings(output, settings)
+        lines = [] if restart else _changed_settings(output, settings, models)
         if lines and written:
             raise OutputError(
-                f"output.uri: {output.uri} holds results of other settings ({'; '.join(lines)}); choose another "
-                "output.uri, or go back to the old settings"
+                f"output.uri: {output.uri} holds labels that were made with other settings: {'; '.join(lines)}. Give "
+                "this job another output.uri, delete these labels with --restart, or go back to the old settings"
             )
         restarted = bool(lines)
         old = None if restarted or restart else load_plan(output)
@@ -212,15 +239,19 @@ def open_output(job: Job) -> Folder:
     return Folder(uri.rstrip("/"), job.output.storage_options)
 
 
-def _other_settings(output: Folder, settings: Settings) -> list[str]:
-    """The differences between the settings of an output and these, one line each."""
+def _changed_settings(output: Folder, settings: Settings, models: list[PreparedModel]) -> list[str]:
+    """What differs between the settings of an output and these, one line each."""
     if not output.exists(JOB_FILE):
         return []
     try:
-        stored = yaml.safe_load(output.read(JOB_FILE))["result_settings"]
+        record = yaml.safe_load(output.read(JOB_FILE))
+        # An earlier version may have kept more of a URL.
+        stored, files = without_secrets(record["result_settings"]), without_secrets(record["models"])
+        old_files = {one["sha256"]: one["checkpoint"] for one in files}
+        new_files = {model.checkpoint.sha256: without_query(model.checkpoint.uri) for model in models}
+        return changes(stored, settings, old_files, new_files)
     except (yaml.YAMLError, TypeError, KeyError):
         raise OutputError(f"output.uri: {output.join(JOB_FILE)} was not written by sapiens-ray") from None
-    return difference(without_secrets(stored), settings)  # an earlier version may have kept more of a URL
 
 
 def versions() -> dict[str, str]:

@@ -270,14 +270,3 @@ def without_secrets(value: Any) -> Any:
 def fingerprint(settings: Settings) -> str:
     """First 16 hex digits of the SHA-256 of `Job.result_settings`."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def difference(old: object, new: object, path: str = "") -> list[str]:
-    """Readable lines for every leaf in which two nested settings differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(set(old) | set(new))
-        return [line for key in keys for line in difference(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = enumerate(zip(old, new, strict=True))
-        return [line for i, (a, b) in pairs for line in difference(a, b, f"{path}[{i}]")]
-    return [] if old == new else [f"{path}: was {old!r}, now {new!r}"]

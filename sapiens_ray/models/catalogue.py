@@ -128,21 +128,17 @@ def suggestion(name: str) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
-def find(name: str, mode: Mode) -> tuple[Path, Mode]:
-    """The file of a published model for a mode, and the mode of that file: from the folder tree of
-    $SAPIENS_LITE_CHECKPOINT_ROOT, else from the hub's cache, else downloaded into that cache.
+def find_here(name: str, mode: Mode) -> tuple[Path, Mode] | None:
+    """The file of a published model for a mode, and the mode of that file, if it is on this machine: in the folder tree
+    of $SAPIENS_LITE_CHECKPOINT_ROOT, else in the hub's cache.
 
-    Any file format can be loaded as bfloat16, so a file of another mode is used if it is already on this machine.
-    Raises CheckpointError.
+    Any file format can be loaded as bfloat16, so a file of another mode is used too.
+    Raises CheckpointError for a name that is not in the catalogue.
     """
     model = published(name)
     usable: tuple[Mode, ...] = (mode, *(other for other in ("torchscript", "original") if other != mode))
-    for look in (_in_root, _in_cache):
-        for candidate in usable:
-            path = look(model, candidate)
-            if path is not None:
-                return path, candidate
-    return download(model, mode), mode
+    found = ((look(model, one), one) for look in (_in_root, _in_cache) for one in usable)
+    return next(((path, one) for path, one in found if path is not None), None)
 
 
 def find_file(name: str, mode: Mode) -> Path:

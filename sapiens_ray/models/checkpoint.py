@@ -26,7 +26,10 @@ FileFormat = Literal["torchscript", "export", "old export", "pickle", "safetenso
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint file, identified by its content. Actors get this object, not the weights."""
+    """A checkpoint file, identified by its content. Actors get this object, not the weights.
+
+    size: in bytes; of a file that is not here, as published, or 0 if unknown. sha256: "" for a file that is not here.
+    """
 
     uri: str
     size: int
@@ -35,6 +38,11 @@ class Checkpoint:
     # What `uri` is: a path or URL, a URL whose file is in the torch hub cache, or a name of the catalogue.
     kind: Literal["file", "torch hub", "catalogue"] = "file"
     mode: catalogue.Mode = "torchscript"  # of the file, for a catalogue name: the same file on every node
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the file is on this machine; else a run downloads it first."""
+        return bool(self.sha256)
 
     def local_file(self) -> Path:
         """The file on this node's disk; a remote file is fetched once per node.
@@ -61,44 +69,72 @@ class Checkpoint:
 
 
 def resolve(
-    uri: str, sha256: str | None, where: str, storage_options: StorageOptions, mode: catalogue.Mode = "torchscript"
-) -> tuple[Checkpoint, Path]:
+    uri: str,
+    sha256: str | None,
+    where: str,
+    storage_options: StorageOptions,
+    mode: catalogue.Mode = "torchscript",
+    download: bool = True,
+) -> tuple[Checkpoint, Path | None]:
     """Find the checkpoint of a task and hash it. Returns it with its local file. Raises CheckpointError, also if the
     file is not a checkpoint.
 
     uri: a path, a URL, or a name of the catalogue, whose file for this `mode` is downloaded if it is not here.
-    where: the field, for messages. sha256: the required digest, if any.
+    where: the field, for messages. sha256: the required digest, if any. download: if not, a file that is not on this
+    machine has no digest, and there is no path.
     """
-    named = catalogue.is_name(uri)
-    if named:
+    options = storage_options if storage.is_remote(uri) else {}
+    path: Path | None
+    if catalogue.is_name(uri):
         with field_named(where):
-            path, mode = catalogue.find(uri, mode)
+            path, mode = catalogue.find_here(uri, mode) or (None, mode)
+            if path is None and not download:
+                return Checkpoint(uri, int(catalogue.published(uri).file_bytes(mode)), "", {}, "catalogue", mode), None
+            path = path or catalogue.download(catalogue.published(uri), mode)
+        kind: Literal["catalogue", "file"] = "catalogue"
     else:
-        path = _file(uri, where, storage_options)
+        path, size = _file(uri, where, storage_options, download)
+        if path is None:
+            return Checkpoint(uri, size, "", options), None
+        kind = "file"
     digest = _verified(path, uri, sha256, where)
     if format_of(path) is None:  # checked here, before any process is started to load it
         raise CheckpointError(f"{where}: {uri} is not a checkpoint: {seems_to_be(path)}")
-    options = storage_options if storage.is_remote(uri) else {}
-    return Checkpoint(uri, path.stat().st_size, digest, options, "catalogue" if named else "file", mode), path
+    return Checkpoint(uri, path.stat().st_size, digest, options, kind, mode), path
 
 
 def resolve_weights(
-    uri: str, sha256: str | None, where: str, storage_options: StorageOptions, torchscript: bool
+    uri: str,
+    sha256: str | None,
+    where: str,
+    storage_options: StorageOptions,
+    torchscript: bool,
+    download: bool = True,
 ) -> Checkpoint:
     """Find the file of a person detector: a TorchScript program, or only weights. Raises CheckpointError."""
-    path = _file(uri, where, storage_options)
+    options = storage_options if storage.is_remote(uri) else {}
+    path, size = _file(uri, where, storage_options, download)
+    if path is None:
+        return Checkpoint(uri, size, "", options)
     digest = _verified(path, uri, sha256, where)
     is_script = format_of(path) == "torchscript"
     if torchscript and not is_script:
         raise CheckpointError(f"{where}: {uri} is not a TorchScript file: {seems_to_be(path)}")
     if not torchscript and is_script:
         raise CheckpointError(f"{where}: {uri} is a TorchScript file, not weights; set `model: torchscript`")
-    return Checkpoint(uri, path.stat().st_size, digest, storage_options if storage.is_remote(uri) else {})
+    return Checkpoint(uri, path.stat().st_size, digest, options)
 
 
-def _file(uri: str, where: str, storage_options: StorageOptions) -> Path:
+def _file(uri: str, where: str, storage_options: StorageOptions, download: bool) -> tuple[Path | None, int]:
+    """The local file of a path or URL, and its size; no path if it would have to be downloaded and must not be."""
     try:
-        path = _fetch(uri, storage_options) if storage.is_remote(uri) else Path(storage.local_path(uri))
+        if storage.is_remote(uri):
+            path, size = _place(uri, storage_options)
+            if not (download or _is_complete(path, size)):
+                return None, size
+            path = _fetch(uri, storage_options)
+        else:
+            path = Path(storage.local_path(uri))
     except Exception as error:
         raise CheckpointError(f"{where}: cannot fetch {uri}: {type(error).__name__}: {error}") from None
     if not path.is_file():
@@ -111,7 +147,7 @@ def _file(uri: str, where: str, storage_options: StorageOptions) -> Path:
             f"{catalogue.suggestion(uri)} (`make demo` writes checkpoints for a first try)"
         )
         raise CheckpointError(f"{where}: {uri} {what}; {hint}")
-    return path
+    return path, path.stat().st_size
 
 
 @contextlib.contextmanager
@@ -123,17 +159,26 @@ def field_named(where: str) -> Iterator[None]:
         raise CheckpointError(f"{where}: {error}") from None
 
 
-def resolve_hub(url: str, sha256: str | None, where: str) -> Checkpoint:
+def resolve_hub(url: str, sha256: str | None, where: str, download: bool = True) -> Checkpoint:
     """Find weights in the torch hub cache, downloading them if they are not there. Raises CheckpointError."""
+    if not (download or hub_path(url).is_file()):
+        return Checkpoint(url, 0, "", kind="torch hub")
     path = hub_file(url)
     return Checkpoint(url, path.stat().st_size, _verified(path, url, sha256, where), kind="torch hub")
 
 
-def hub_file(url: str) -> Path:
-    """The file of a URL in the torch hub cache ($TORCH_HOME/hub/checkpoints), downloaded if it is not there."""
+def hub_path(url: str) -> Path:
+    """Where the file of a URL is in the torch hub cache ($TORCH_HOME/hub/checkpoints), if it is there."""
     import torch
 
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+
+
+def hub_file(url: str) -> Path:
+    """The file of a URL in the torch hub cache, downloaded if it is not there."""
+    import torch
+
+    path = hub_path(url)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -213,16 +258,26 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SAPIENS_RAY_CACHE") or Path(base) / "sapiens_ray")
 
 
-def _fetch(uri: str, options: StorageOptions) -> Path:
-    """A local copy of a remote file, cached by URI, size and stamp, so a changed file is fetched again."""
+def _place(uri: str, options: StorageOptions) -> tuple[Path, int]:
+    """Where the local copy of a remote file is, by its URI, size and stamp, so a changed file is fetched again; and
+    its size."""
     size, stamp = storage.stamp(uri, options)
     key = hashlib.sha256(f"{uri}\0{size}\0{stamp}".encode()).hexdigest()[:32]
-    target = cache_folder() / "checkpoints" / key / uri.rsplit("/", 1)[-1]
-    if target.is_file() and target.stat().st_size == size:
+    return cache_folder() / "checkpoints" / key / uri.rsplit("/", 1)[-1], size
+
+
+def _is_complete(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _fetch(uri: str, options: StorageOptions) -> Path:
+    """A local copy of a remote file."""
+    target, size = _place(uri, options)
+    if _is_complete(target, size):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.parent / ".lock"):  # the actors of a node fetch it once
-        if target.is_file() and target.stat().st_size == size:
+        if _is_complete(target, size):
             return target
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=storage.TEMPORARY, delete=False) as temporary:
             try:

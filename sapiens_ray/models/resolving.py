@@ -8,10 +8,15 @@ from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.persons import DetectorOptions
 
 
-def resolve_model(options: ModelOptions, where: str, storage_options: StorageOptions) -> Checkpoint:
-    """Find the checkpoint of a task, and check from its tensor names that it fits. Raises CheckpointError."""
-    checkpoint, path = resolve(options.checkpoint, options.sha256, where, storage_options, options.mode)
-    if format_of(path) != "torchscript":  # TorchScript is checked when it is loaded
+def resolve_model(
+    options: ModelOptions, where: str, storage_options: StorageOptions, download: bool = True
+) -> Checkpoint:
+    """Find the checkpoint of a task, and check from its tensor names that it fits. Raises CheckpointError.
+
+    download: if not, a file that is not on this machine is not checked (see `Checkpoint.is_here`).
+    """
+    checkpoint, path = resolve(options.checkpoint, options.sha256, where, storage_options, options.mode, download)
+    if path is not None and format_of(path) != "torchscript":  # TorchScript is checked when it is loaded
         from sapiens_ray.models.loading import refuse_unfit  # torch
 
         with field_named(where):
@@ -19,16 +24,20 @@ def resolve_model(options: ModelOptions, where: str, storage_options: StorageOpt
     return checkpoint
 
 
-def resolve_detector(options: DetectorOptions, storage_options: StorageOptions) -> Checkpoint:
-    """Find a detector's weights. Raises CheckpointError."""
+def resolve_detector(options: DetectorOptions, storage_options: StorageOptions, download: bool = True) -> Checkpoint:
+    """Find a detector's weights, see `resolve_model`. Raises CheckpointError."""
     where = "tasks[].boxes.detector"
     if options.model == "torchscript":
-        return resolve_weights(str(options.checkpoint), options.sha256, f"{where}.checkpoint", storage_options, True)
+        return resolve_weights(
+            str(options.checkpoint), options.sha256, f"{where}.checkpoint", storage_options, True, download
+        )
     from sapiens_ray.models.detectors import check_name, weights_url  # torch, only if there is a detector
 
     with field_named(f"{where}.model"):
         check_name(options.model)
     if options.checkpoint is not None:
-        return resolve_weights(options.checkpoint, options.sha256, f"{where}.checkpoint", storage_options, False)
+        return resolve_weights(
+            options.checkpoint, options.sha256, f"{where}.checkpoint", storage_options, False, download
+        )
     with field_named(f"{where}.checkpoint"):
-        return resolve_hub(weights_url(options.model), options.sha256, where)
+        return resolve_hub(weights_url(options.model), options.sha256, where, download)

@@ -23,7 +23,7 @@ from typing import Any
 
 from sapiens_ray.errors import JobError, OutputError
 from sapiens_ray.output.layout import LOCK_FILE
-from sapiens_ray.storage import Folder, local_path, translate_errors
+from sapiens_ray.storage import TEMPORARY, Folder, local_path, translate_errors
 from sapiens_ray.storage.retries import no_retries
 
 Holder = dict[str, Any]  # what `lock.json` says about its run
@@ -50,9 +50,7 @@ class OutputLock:
 
     def __enter__(self) -> OutputLock:
         with translate_errors(OutputError, f"output.uri: cannot write to {self._output.uri}"):
-            if not self._output.remote:
-                folder = Path(local_path(self._output.uri))
-                self._made = [path for path in (folder, *folder.parents) if not path.exists()]
+            self._made = _missing_folders(self._output)
             if not self._output.create(LOCK_FILE, self._content()):
                 self._take_over()
         self._thread.start()
@@ -65,9 +63,7 @@ class OutputLock:
         with contextlib.suppress(Exception), no_retries():  # if this fails, the next run finds a dead holder
             if holder(self._output) == self.run:
                 self._output.delete(LOCK_FILE)
-        with contextlib.suppress(OSError):
-            for path in self._made:
-                path.rmdir()
+        _remove_empty(self._made)
 
     def check(self) -> None:
         """Raise JobError if another run has taken the output over."""
@@ -114,6 +110,34 @@ class OutputLock:
                     self.lost = True
                     return
                 self._output.write(LOCK_FILE, self._content(), durable=False)
+
+
+def try_to_write(output: Folder) -> None:
+    """Raise OutputError unless a run could create the folder, and create, replace and delete files in it. Leaves no
+    trace."""
+    made = _missing_folders(output)
+    name = f"{TEMPORARY}{uuid.uuid4().hex}"
+    try:
+        with translate_errors(OutputError, f"output.uri: cannot write to {output.uri}"):
+            output.create(name, b"1")
+            output.write(name, b"2")
+            output.delete(name)
+    finally:
+        _remove_empty(made)
+
+
+def _missing_folders(output: Folder) -> list[Path]:
+    """The folders that a local output needs and that do not exist, the deepest first."""
+    if output.remote:
+        return []
+    folder = Path(local_path(output.uri))
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def read_lock(output: Folder) -> Holder | None:

@@ -94,7 +94,8 @@ def test_retry_errors_with_another_job_removes_no_rows(labelled):
     job = yaml.safe_load(path.read_text())
     job["max_pixels"] = 5
     path.write_text(yaml.safe_dump(job))
-    with pytest.raises(sr.errors.OutputError, match="results of other settings"):
+    said = r"made with other settings: max_pixels: was 134217728, now 5\. Give .* --restart"
+    with pytest.raises(sr.errors.OutputError, match=said):
         sr.run(sr.Job.load(path), retry_errors=True)
     assert len(kinds(output)) == 4 and not (output / "lock.json").exists()
 

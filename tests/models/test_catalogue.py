@@ -69,16 +69,16 @@ def test_an_existing_tree_is_used(tmp_path, monkeypatch, level):
     monkeypatch.setenv("SAPIENS_LITE_CHECKPOINT_ROOT", str(tmp_path / level))
     renamed = file.with_name(file.name.replace("7673_epoch_194", "7000_epoch_1"))
     renamed.write_bytes(b"old")
-    assert catalogue.find("seg-0.3b", "torchscript") == (renamed, "torchscript")
+    assert catalogue.find_here("seg-0.3b", "torchscript") == (renamed, "torchscript")
     file.write_bytes(b"new")
-    assert catalogue.find("seg-0.3b", "torchscript") == (file, "torchscript")
-    assert catalogue.find("seg-0.3b", "bfloat16") == (file, "torchscript"), "any file format gives bfloat16"
+    assert catalogue.find_here("seg-0.3b", "torchscript") == (file, "torchscript")
+    assert catalogue.find_here("seg-0.3b", "bfloat16") == (file, "torchscript"), "any file format gives bfloat16"
     other = tmp_path / "sapiens_lite_host" / "bfloat16" / TREE.replace("torchscript", "bfloat16")
     other.parent.mkdir(parents=True)
     assert catalogue.find_file("seg-0.3b", "torchscript") == file, "a node uses the file that the driver found"
     other.write_bytes(b"half")
-    assert catalogue.find("seg-0.3b", "bfloat16") == (other, "bfloat16")
-    assert catalogue.find("seg-0.3b", "torchscript") == (file, "torchscript")
+    assert catalogue.find_here("seg-0.3b", "bfloat16") == (other, "bfloat16")
+    assert catalogue.find_here("seg-0.3b", "torchscript") == (file, "torchscript")
 
 
 def test_where_a_pulled_file_goes(tmp_path):
@@ -183,15 +183,45 @@ def test_tokens_refusals_and_renamed_files(hub, sapiens_ray, tmp_path, monkeypat
         assert done.code == 2 and f"{name!r} is not in the catalogue" in done.err
 
 
-def test_a_job_names_a_published_model(hub, sapiens_ray, write_job, tmp_path):
-    """It is downloaded once, then found in the hub's cache, also offline."""
+def test_a_job_names_a_published_model(hub, sapiens_ray, command, write_job, tmp_path):
+    """`check` says what a run would download; with --load it is downloaded once, then found, also offline."""
     write_photos(tmp_path / "photos", 2)
-    job = write_job(tmp_path / "photos", tasks=[{"task": "seg", "checkpoint": "seg-0.3b", "mode": "bfloat16"}])
-    done = sapiens_ray("check", job)
+    tasks = [{"task": "seg", "checkpoint": "seg-0.3b", "mode": "bfloat16"}]
+    job = write_job(tmp_path / "photos", tasks=tasks)
+    done = command("check", job)
+    assert done.code == 0 and not hub.downloads, done.text
+    assert "about 679.0 MB, not on this machine" in done.out
+    assert "1 checkpoint, about 679.0 MB, when the job runs (--load: now)" in done.out
+    done = sapiens_ray("check", job, "--load")
     assert done.code == 0 and len(hub.downloads) == 1, done.text
     assert "CC-BY-NC 4.0" in done.err
     again = sapiens_ray("check", job, env={"HF_HUB_OFFLINE": "1"})
     assert again.code == 0 and len(hub.downloads) == 1, again.text
+    assert "not on this machine" not in again.out and "sha256" in again.out
+
+
+def test_nothing_is_downloaded_for_a_job_that_cannot_run(hub, command, write_job, tmp_path):
+    tasks = [{"task": "seg", "checkpoint": "seg-0.3b", "mode": "bfloat16"}]
+    path = write_job(tmp_path / "nothing", tasks=tasks)
+    for call in (["check", path], ["check", "--load", path], ["run", path]):
+        done = command(*call)
+        assert (done.code, done.err) == (2, f"sapiens-ray: input.uri: {tmp_path}/nothing does not exist\n")
+    write_photos(tmp_path / "photos", 1)
+    (tmp_path / "file").write_text("")
+    path = write_job(tmp_path / "photos", tasks=tasks, output={"uri": str(tmp_path / "file" / "out")})
+    done = command("run", path)
+    assert done.code == 2 and f"output.uri: cannot write to {tmp_path}/file/out: NotADirectoryError" in done.err
+    assert not hub.downloads
+
+
+@pytest.mark.nightly  # the library waits 23 s between its attempts
+def test_each_retry_of_a_download_is_told_once(sapiens_ray, tmp_path):
+    """Nothing listens at this endpoint."""
+    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    done = sapiens_ray("checkpoints", "pull", "seg-0.3b", env=environment)
+    assert done.code == 2
+    retries = [line for line in done.err.splitlines() if line.startswith("Retrying")]
+    assert retries and len(retries) == len(set(retries)), done.err
 
 
 @pytest.mark.nightly
@@ -200,7 +230,7 @@ def test_outputs_record_the_published_file(hub, sapiens_ray, write_job, tmp_path
     job = write_job(tmp_path / "photos", tasks=[{"task": "seg", "checkpoint": "seg-0.3b", "mode": "bfloat16"}])
     wanted = sapiens_ray("checkpoints", "inspect", "seg-0.3b")
     assert wanted.code == 2 and "sapiens-ray checkpoints pull seg-0.3b" in wanted.err
-    assert sapiens_ray("check", job).code == 0 and len(hub.downloads) == 1
+    assert sapiens_ray("check", "--load", job).code == 0 and len(hub.downloads) == 1
     # A separate cluster: the workers of the session's cluster have another environment.
     done = sapiens_ray("run", job, env={"HF_HUB_OFFLINE": "1", "RAY_ADDRESS": ""})
     assert done.code == 0, done.text

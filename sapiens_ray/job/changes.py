@@ -1,0 +1,92 @@
+"""What changed between the settings of an output and those of a job, in the words of the job file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import yaml
+
+from sapiens_ray.tasks.sections import Settings
+
+Files = Mapping[str, str]  # SHA-256 of a checkpoint to its path or name
+CHOICES = ("boxes", "mask")  # sections that are stored with their `source` and all their keys
+FILES = {"sha256": "checkpoint", "detector_sha256": "boxes.detector"}  # field of a digest to that of the file
+
+
+def changes(old: Settings, new: Settings, old_files: Files, new_files: Files) -> list[str]:
+    """One line per setting that differs. old, new: `Job.result_settings`, old_files, new_files: of their models.
+
+    An empty digest in `new` is that of a file which is not on this machine: it equals any.
+    """
+    lines = [
+        _was(f"{section}.{key}".lstrip("."), before.get(key), after.get(key))
+        for section, before, after in (("", _plain(old), _plain(new)), ("input", old["input"], new["input"]))
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key)
+    ]
+    if len(old["tasks"]) != len(new["tasks"]):
+        return [*lines, f"tasks: were {_named(old['tasks'])}, now {_named(new['tasks'])}"]
+    pairs = enumerate(zip(old["tasks"], new["tasks"], strict=True))
+    return [*lines, *(line for i, (a, b) in pairs for line in _of_task(f"tasks[{i}]", a, b, old_files, new_files))]
+
+
+def _plain(settings: Settings) -> Settings:
+    return {key: value for key, value in settings.items() if key not in ("tasks", "input")}
+
+
+def _named(tasks: list[Settings]) -> str:
+    return ", ".join(task.get("name") or task["task"] for task in tasks)
+
+
+def _of_task(where: str, old: Settings, new: Settings, old_files: Files, new_files: Files) -> list[str]:
+    if old["task"] != new["task"]:
+        return [f"{where}: was {old['task']}, now {new['task']}"]
+    lines = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if before == after:
+            continue
+        if key in FILES:
+            if before and after:  # else there is a detector in only one of them, which is told anyway
+                names = old_files.get(before, before), new_files.get(after, after)
+                lines.append(f"{where}.{FILES[key]}: {_other_file(*names)}")
+        elif key in CHOICES and isinstance(before, dict) and isinstance(after, dict):
+            lines += _of_choice(f"{where}.{key}", before, after)
+        else:
+            lines.append(_was(f"{where}.{key}", before, after))
+    return lines
+
+
+def _other_file(old: str, new: str) -> str:
+    if old != new:
+        return f"was {old}, now {new}"
+    return f"{new} is another file than it was (its SHA-256 differs)"
+
+
+def _of_choice(where: str, old: Settings, new: Settings) -> list[str]:
+    """A change of a section that is written as one word, or as one key with its value."""
+    source = new["source"]
+    if old["source"] == source and isinstance(old.get(source), dict) and isinstance(new.get(source), dict):
+        before, after = old[source], new[source]
+        keys = sorted({*before, *after})
+        pairs = [(key, before.get(key), after.get(key)) for key in keys]
+        return [_was(f"{where}.{source}.{key}", a, b) for key, a, b in pairs if a != b]
+    return [_was(where, _as_written(old), _as_written(new))]
+
+
+def _as_written(section: Settings) -> object:
+    source = section["source"]
+    value = section.get(source)
+    return source if value is None else {source: value}
+
+
+def _was(where: str, old: object, new: object) -> str:
+    return f"{where}: was {_spelled(old)}, now {_spelled(new)}"
+
+
+def _spelled(value: object) -> str:
+    """A value as in a job file."""
+    if value is None:
+        return "not given"
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
+    return text.removesuffix("\n...\n").strip()
