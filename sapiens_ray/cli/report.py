@@ -65,7 +65,10 @@ def print_plan(job: Job, address: str | None, load: bool, subset: Subset | None 
     shards = len(prepared.plan.shards)
     formats = ", ".join(sorted({shard.format for shard in prepared.plan.shards}))
     count = str(expected) if expected is not None else "counted when read"
-    table.add_row("images", f"{count} in {shards} shard{'s' if shards != 1 else ''} ({formats})")
+    which = f"; {subset}" if subset else ""
+    table.add_row("images", f"{count} in {shards} shard{'s' if shards != 1 else ''} ({formats}){which}")
+    if prepared.growth.left_out.hidden:
+        table.add_row("", str(prepared.growth.left_out))
     table.add_row("already done", f"{prepared.already_done} images, {shards - len(prepared.pending)} whole shards")
     for model in prepared.models:
         table.add_row(*(_task(model) if isinstance(model, TaskModel) else _detector(model)))
@@ -142,9 +145,10 @@ def print_status(status: Status) -> None:
         table.add_row("", f"{count} {kind}")
     table.add_row("shards", f"{status['shards_complete']} of {status['shards']} complete")
     last = status["last_run"]
-    if status["complete"]:
+    if status["complete"] and not (last and last["subset"]):
         table.add_row("state", "complete")
     elif last:
-        message = f" ({last['message']})" if last["message"] else ""
+        why = ", ".join(text for text in (last["subset"], last["message"]) if text)
+        message = f" ({why})" if why else ""
         table.add_row("state", f"{last['state']}{message}, last written {last['written_at']}")
     show(table)

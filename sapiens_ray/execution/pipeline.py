@@ -101,15 +101,24 @@ class _Run:
     def __init__(self, prepared: PreparedJob, lock: OutputLock, report_progress: Callable[[Summary], None]) -> None:
         self.prepared, self.lock, self.report_progress = prepared, lock, report_progress
         self.merger = Merger(prepared.output, prepared.files, lock.run)
-        self._counted = prepared.growth.ended
+        self._listed = False
         self.summary = Summary(
             name=prepared.job.name,
             output=prepared.output.uri,
-            expected=prepared.expected if self._counted else None,
+            expected=None,
             already_done=prepared.already_done,
             subset=str(prepared.subset or ""),
             errors=errors_in_files(prepared.output, prepared.files),
         )
+        self._note_listing()
+
+    def _note_listing(self) -> None:
+        """Once all of the input has been listed, note how many images it has, and what was left out."""
+        growth = self.prepared.growth
+        if growth.ended and not self._listed:
+            self._listed = True
+            self.summary.expected = self.prepared.expected
+            self.summary.notes += [str(growth.left_out)] if growth.left_out.hidden else []
 
     @contextlib.contextmanager
     def writing_summary(self) -> Iterator[None]:
@@ -157,9 +166,7 @@ class _Run:
         """Count a written unit."""
         self.lock.check()
         summary = self.summary
-        if self.prepared.growth.ended and not self._counted:
-            self._counted = True
-            summary.expected = self.prepared.expected
+        self._note_listing()
         summary.add(report)
         self.merger.add(report.file)
         if summary.elapsed - summary.written_at > WRITE_SUMMARY_EVERY_S:

@@ -51,7 +51,8 @@ class Input(Section):
     include: list[str] = Field(
         [],
         description="Only files (or tar members) whose relative path matches one of these patterns, "
-        "such as '*.jpg' or 'train/*'. Empty: all files with a suffix that OpenCV reads.",
+        "such as '*.jpg' or 'train/*'. Empty: all files with a suffix that OpenCV reads. Hidden files are left out "
+        "unless a pattern with such a name asks for them, such as '.hidden/*'.",
     )
     image_column: str | None = Field(
         None,
@@ -61,7 +62,10 @@ class Input(Section):
     id_column: str | None = Field(
         None, description="Parquet and lists: column whose value becomes `image_id`. Default: the path."
     )
-    columns: list[str] = Field([], description="Parquet and lists: columns to copy into the output.")
+    columns: list[str] = Field(
+        [],
+        description="Columns to copy into the output: of Parquet files and lists, or fields of the <key>.json of tars.",
+    )
     shard_size: int = Field(
         1000,
         ge=1,

@@ -37,7 +37,7 @@ def output_status(output: Folder) -> Status:
         "shards": len(plan.shards),
         "shards_complete": complete,
         "complete": complete == len(plan.shards),
-        "last_run": {key: last.get(key) for key in ("state", "message", "images_per_s", "written_at")}
+        "last_run": {key: last.get(key) for key in ("state", "message", "subset", "images_per_s", "written_at")}
         if last
         else None,
     }

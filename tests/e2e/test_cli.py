@@ -104,6 +104,39 @@ def test_an_address_without_a_cluster_is_one_line(sapiens_ray, write_job, tmp_pa
         )
 
 
+def test_a_trial_has_an_output_of_its_own(cluster, command, write_job, tmp_path):
+    """Unless one is named; then the run of the whole job goes on with it."""
+    write_photos(tmp_path / "photos", 5)
+    path = write_job(tmp_path / "photos", output={"visualize": {"fraction": 0}})
+    done = command("check", path, "--limit", 2)
+    assert done.code == 0 and f"{tmp_path}/job-out-limit-2" in done.out, done.text
+    assert "2 in 1 shard (images); the first 2 images" in done.out
+    done = command("run", path, "--sample", 2, "--seed", 5)
+    assert done.code == 0 and "2 (2 ok, 0 errors)" in done.out, done.text
+    sampled = read_output(tmp_path / "job-out-sample-2-seed-5")["image_id"].to_pylist()
+    assert len(sampled) == 2 and not (tmp_path / "job-out").exists()
+    status = command("status", tmp_path / "job-out-sample-2-seed-5")
+    assert "a sample of 2 images, seed 5" in status.out, status.out
+    done = command("run", path, "--limit", 2, "--set", f"output.uri={tmp_path}/job-out")
+    assert done.code == 0 and read_output(tmp_path / "job-out")["image_id"].to_pylist() == ["000.jpg", "001.jpg"]
+    done = command("run", path)
+    assert done.code == 0 and "5 (5 ok, 0 errors)" in done.out and "already done  2" in done.out, done.text
+    assert len(read_output(tmp_path / "job-out")) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--limit", "0"], "argument --limit: '0' is not a number of images, 1 or more"),
+        (["--sample", "many"], "argument --sample: 'many' is not a number of images, 1 or more"),
+        (["--limit", "1", "--sample", "1"], "argument --sample: not allowed with argument --limit"),
+    ],
+)
+def test_wrong_options_of_a_trial(sapiens_ray, options, message):
+    done = sapiens_ray("run", "job.yaml", *options)
+    assert done.code == 2 and message in done.err
+
+
 def test_run_resume_grow_status_and_export(cluster, sapiens_ray, write_job, tmp_path):
     photos = tmp_path / "photos"
     write_photos(photos / "a", 3)
@@ -195,7 +228,7 @@ def test_the_files_hold_what_the_docs_say(cluster, write_job, tmp_path, model):
     assert about["models"]["seg"]["checkpoint"] == model.name
     job = yaml.safe_load((output / "job.yaml").read_text())
     assert job["fingerprint"] == about["fingerprint"]
-    assert job["job"]["unit_size"] == 64
+    assert job["job"]["unit_size"] == "auto"
     assert not any(b"S3CRET" in path.read_bytes() for path in output.rglob("*") if path.is_file())
     assert read_output(output)["visualization"].to_pylist() == [None, None]
     assert [path for path in (output / "visualizations").rglob("*") if path.is_file()] == []

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sapiens_ray.errors import ClusterError
 from sapiens_ray.execution.cluster import Cluster
-from sapiens_ray.execution.placement import plan_resources
+from sapiens_ray.execution.placement import auto_unit_size, plan_resources
 from sapiens_ray.job.config import Job
 
 
@@ -69,3 +69,30 @@ def test_every_default_can_be_placed_and_leaves_no_gpu_idle(tasks, nodes):
 def test_a_job_waits_for_gpus_that_an_autoscaler_may_add():
     placement = plan_resources(job(actors=3), machines((8, 0), limit_gpus=8))
     assert placement.pools[0].actors == 3 and placement.pools[0].num_gpus == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "nodes", "options", "size"),
+    [
+        (5, [(2, 0)], {}, 1),  # progress after every image
+        (100, [(2, 0)], {}, 8),
+        (100, [(8, 0)], {"actors": 4}, 2),
+        (1_000, [(2, 0)], {}, 64),
+        (None, [(2, 0)], {}, 64),  # not counted
+        (5, [(16, 1)], {}, 8),  # at least a whole batch
+        (5, [(16, 1)], {"batch_size": 12}, 16),
+        (5, [(2, 0)], {"batch_size": 200}, 64),
+        (10_000, [(96, 8)] * 8, {}, 16),
+        (1_000_000, [(96, 8)] * 8, {}, 64),
+    ],
+)
+def test_the_automatic_unit_size(images, nodes, options, size):
+    one = job(**options)
+    assert auto_unit_size(images, one, plan_resources(one, machines(*nodes))) == size
+
+
+@given(st.integers(0, 10**8), st.integers(1, 8))
+def test_units_of_two_runs_are_inside_each_other_or_apart(images, actors):
+    one = job(actors=actors)
+    size = auto_unit_size(images, one, plan_resources(one, machines((32, 0))))
+    assert 64 % size == 0

@@ -78,6 +78,12 @@ def test_only_the_first_tars_are_opened(write_job, tmp_path, tar, monkeypatch):
     assert opened == [str(tmp_path / f"y{number:02d}.tar") for number in range(4)]
 
 
+def test_a_field_of_mixed_types_is_refused(write_job, tmp_path, tar):
+    (tmp_path / "y.tar").write_bytes(tar_bytes([("o.json", b'{"rating": "five"}'), ("o.jpg", b"\xff\xd8\xff")]))
+    path = write_job([str(tar), str(tmp_path / "y.tar")], input={"columns": ["rating"]})
+    assert refusal(path).startswith("input.columns: 'rating' mixes types, such as numbers and text")
+
+
 def test_a_damaged_first_tar_does_not_decide(write_job, tmp_path, tar):
     (tmp_path / "a.tar").write_bytes(tar.read_bytes()[:700])
     path = write_job([str(tmp_path / "a.tar"), str(tar)], input={"columns": ["caption"]})
@@ -109,10 +115,12 @@ def test_settings_for_one_format_of_several_are_fine(write_job, tmp_path, photos
     assert prepare_job(Job.load(write_job(uris, input={"id_column": "name", "image_column": "image"}))).plan.shards
 
 
-def test_fields_of_tars_arrive_in_the_output(cluster, write_job, tmp_path, tar):
-    """Also in a tar whose values are not those of the first one: text in a column of numbers is null, with a note."""
+def test_fields_of_tars_arrive_in_the_output(cluster, write_job, tmp_path, tar, monkeypatch):
+    """Also of a tar that is not opened before the start: text in a column of numbers is null, with a note."""
     import sapiens_ray as sr
+    from sapiens_ray.planning import growth
 
+    monkeypatch.setattr(growth, "FIRST_FILES", 1)
     odd = [("o.json", b'{"caption": 7, "rating": "five"}'), ("o.jpg", (tmp_path / "photos" / "000.jpg").read_bytes())]
     (tmp_path / "y.tar").write_bytes(tar_bytes(odd))
     path = write_job([str(tar), str(tmp_path / "y.tar")], input={"columns": ["caption", "rating"]}, unit_size=4)
