@@ -1,4 +1,4 @@
-"""The installed package, as a user installs it: an editable clone wins over the folder beside it, a wheel is complete."""
+"""What pip installs: an editable clone wins over the folder beside it, and a wheel is complete."""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ def test_persons_are_found_and_posed(tmp_path):
     rows = label([halves(255, 204), halves(0, 0), b"junk", halves(0, 204)])
     assert [row["error_kind"] for row in rows] == [None, None, "not_an_image", None]
     assert [len(row["persons"] or []) for row in rows] == [2, 0, 0, 1] and rows[2]["persons"] is None
-    assert rows[0]["persons"][1]["box"] == [40, 0, 80, 60]
+    assert rows[0]["persons"][1]["box"].tolist() == [40, 0, 80, 60]
     assert rows[0]["persons"][1]["box_score"] == pytest.approx(0.8)
     assert [[p["box"] for p in row["again"] or []] for row in rows] == [
         [p["box"] for p in row["persons"] or []] for row in rows
