@@ -48,19 +48,19 @@ def test_a_dataset_of_hugging_face_is_labelled_with_its_boxes(pose, tmp_path):
     })  # fmt: skip
     wanted = pose(files, columns={"boxes": BOXES})
     assert [len(row["persons"]) for row in wanted] == [1, 0, 2]
-    for dataset in (
+    for images in (
         dataset.cast_column("photo", datasets.Image()),
         dataset.cast_column("photo", datasets.Image(decode=False)),
         dataset.cast_column("photo", datasets.Image()).to_iterable_dataset(),
     ):
-        rows = pose(dataset)
+        rows = pose(images)
         assert [row["error_kind"] for row in rows] == [None] * 3
         for row, same in zip(rows, wanted, strict=True):
             assert len(row["persons"]) == len(same["persons"])
             for person, other in zip(row["persons"], same["persons"], strict=True):
                 assert np.array_equal(person["box"], other["box"])
                 assert np.abs(person["keypoints"] - other["keypoints"]).max() < 1
-    first = next(iter(dataset))
+    first = next(iter(images))
     (alone,) = pose(first)
     assert np.array_equal(alone["persons"][0]["box"], [4, 6, 60, 90])
     assert pose.preview(first).shape == (128, 96, 3)
@@ -80,12 +80,8 @@ def test_a_mask_in_a_row_may_be_a_picture(tmp_path):
     (wanted,) = labeler(image, columns={"mask": [marked]})
     assert wanted["depth_min"] is not None
     picture = Image.fromarray(image[:, :, ::-1])
-    for mask in (
-        Image.fromarray(marked * 255),
-        Image.fromarray(marked > 0),
-        palette,
-        Image.fromarray(marked).convert("LA"),
-    ):
+    grey = Image.fromarray(marked)
+    for mask in (grey, Image.fromarray(marked > 0), palette, grey.convert("LA")):
         (row,) = labeler({"image": picture, "mask": mask})
         assert (row["depth_min"], row["depth_max"]) == (wanted["depth_min"], wanted["depth_max"]), mask.mode
 
@@ -114,15 +110,8 @@ def test_read_labels_takes_any_spelling_of_a_folder(tmp_path, monkeypatch):
     shutil.copytree(BEGUN / "output", tmp_path / "labels")
     wanted = sr.read_labels(str(tmp_path / "labels"))["image_id"].tolist()
     assert len(wanted) == 6
-    spellings = (
-        Path("labels"),
-        "labels/",
-        "~/labels",
-        "~/labels//",
-        Path("~/labels"),
-        tmp_path / "labels",
-        "file://" + str(tmp_path / "labels"),
-    )
+    spellings = [Path("labels"), "labels/", "~/labels", "~/labels//", Path("~/labels"), tmp_path / "labels"]
+    spellings.append(f"file://{tmp_path}/labels")
     for output in spellings:
         assert sr.read_labels(output)["image_id"].tolist() == wanted, output
     with pytest.raises(OutputError, match=f"^{tmp_path}/none holds no labels"):

@@ -40,8 +40,8 @@ def read(images: AnyImages, columns: Columns, wanted: Sequence[str], max_pixels:
     """
     for name in columns:
         if name not in wanted:
-            read = f"they read {', '.join(wanted)}" if wanted else "they read none"
-            raise ConfigError(f"Labeler: the tasks read no column {name!r}; {read}")
+            listed = f"they read {', '.join(wanted)}" if wanted else "they read none"
+            raise ConfigError(f"Labeler: the tasks read no column {name!r}; {listed}")
     values = {name: list(cells) for name, cells in columns.items()}
     many = _several(images)
     if isinstance(many, Sized):  # before any of them is labelled
@@ -54,9 +54,7 @@ def read(images: AnyImages, columns: Columns, wanted: Sequence[str], max_pixels:
             if index >= len(cells):
                 raise ConfigError(f"Labeler: column {name!r} has {_values(len(cells))}, but there are more images")
         row = image if isinstance(image, Mapping) else None
-        encoded = (
-            rows.encoded(index, row, wanted, max_pixels) if row is not None else _encoded(index, image, max_pixels)
-        )
+        encoded = _encoded(index, image, max_pixels) if row is None else rows.encoded(index, row, wanted, max_pixels)
         encoded.extra = _extra(index, row, values, wanted)
         yield encoded
     _refuse_other_length(values, count)
@@ -77,13 +75,12 @@ def _several(images: AnyImages) -> Iterable[OneImage]:
     return images
 
 
-def _refuse_other_length(values: Mapping[str, Sequence[Any]], count: int) -> None:
+def _refuse_other_length(values: Columns, count: int) -> None:
     for name, cells in values.items():
         if len(cells) != count:
-            one = "; for one image, write [value]" if count == 1 else ""
+            images, hint = ("image", "; for one image, write [value]") if count == 1 else ("images", "")
             raise ConfigError(
-                f"Labeler: column {name!r} has {_values(len(cells))} for {count} image{'s' if count != 1 else ''}; give "
-                f"one per image{one}"
+                f"Labeler: column {name!r} has {_values(len(cells))} for {count} {images}; give one per image{hint}"
             )
 
 
@@ -91,9 +88,7 @@ def _values(count: int) -> str:
     return f"{count} value{'s' if count != 1 else ''}"
 
 
-def _extra(
-    index: int, row: Mapping[str, Any] | None, values: Mapping[str, Sequence[Any]], wanted: Sequence[str]
-) -> Row:
+def _extra(index: int, row: Mapping[str, Any] | None, values: Columns, wanted: Sequence[str]) -> Row:
     """The values of the `wanted` columns for one image."""
     extra = {}
     for name in wanted:
@@ -150,8 +145,8 @@ def _image_column(index: int, row: Mapping[str, Any]) -> str:
             return found[0]
         if found:
             raise TypeError(
-                f"Labeler: the image of row {index} could be {' or '.join(map(str, found))}; give the images themselves, such as "
-                f"[row[{found[0]!r}] for row in rows]"
+                f"Labeler: the image of row {index} could be {' or '.join(map(str, found))}; give the images "
+                f"themselves, such as [row[{found[0]!r}] for row in rows]"
             )
     held = ", ".join(f"{name}: {type(cell).__name__}" for name, cell in row.items())
     hint = ""

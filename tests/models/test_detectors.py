@@ -232,6 +232,6 @@ def test_persons_are_found_and_posed(tmp_path):
     assert [len(row["persons"] or []) for row in rows] == [2, 0, 0, 1] and rows[2]["persons"] is None
     assert rows[0]["persons"][1]["box"].tolist() == [40, 0, 80, 60]
     assert rows[0]["persons"][1]["box_score"] == pytest.approx(0.8)
-    assert [[p["box"] for p in row["again"] or []] for row in rows] == [
-        [p["box"] for p in row["persons"] or []] for row in rows
-    ]
+    for row in rows:
+        again, persons = row["again"] or [], row["persons"] or []
+        assert [person["box"].tolist() for person in again] == [person["box"].tolist() for person in persons]
