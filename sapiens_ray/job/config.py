@@ -276,4 +276,9 @@ def difference(old: object, new: object, path: str = "") -> list[str]:
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = enumerate(zip(old, new, strict=True))
         return [line for i, (a, b) in pairs for line in difference(a, b, f"{path}[{i}]")]
-    return [] if old == new else [f"{path}: was {old!r}, now {new!r}"]
+    return [] if old == new else [f"{path}: was {_shown(old, path)}, now {_shown(new, path)}"]
+
+
+def _shown(value: object, path: str) -> str:
+    """A setting in the words of the job file."""
+    return repr("float32" if path.endswith(".mode") and value == "torchscript" else value)

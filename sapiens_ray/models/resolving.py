@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sapiens_ray.models.catalogue import file_mode
 from sapiens_ray.models.checkpoint import Checkpoint, field_named, format_of, resolve, resolve_hub, resolve_weights
 from sapiens_ray.storage import StorageOptions
 from sapiens_ray.tasks.options import ModelOptions
@@ -10,7 +11,7 @@ from sapiens_ray.tasks.persons import DetectorOptions
 
 def resolve_model(options: ModelOptions, where: str, storage_options: StorageOptions) -> Checkpoint:
     """Find the checkpoint of a task, and check from its tensor names that it fits. Raises CheckpointError."""
-    checkpoint, path = resolve(options.checkpoint, options.sha256, where, storage_options, options.mode)
+    checkpoint, path = resolve(options.checkpoint, options.sha256, where, storage_options, file_mode(options.mode))
     if format_of(path) != "torchscript":  # TorchScript is checked when it is loaded
         from sapiens_ray.models.loading import refuse_unfit  # torch
 

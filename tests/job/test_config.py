@@ -103,12 +103,18 @@ def test_the_fingerprint_covers_results_and_nothing_else(write):
     assert difference(old, new) == ["tasks[0].sha256: was 'a', now 'b'"]
 
 
-def test_the_exported_names():
-    import sapiens_ray
-
-    assert sapiens_ray.__all__ == ["Job", "Labeler", "__version__", "read_labels", "run"]
-    for name in sapiens_ray.__all__:
-        assert getattr(sapiens_ray, name) is not None
+@pytest.mark.parametrize("checkpoint", ["m.pt2", "m.pth", "m.safetensors", "seg-1b"])
+def test_float32_is_the_default_and_was_called_torchscript(write, checkpoint):
+    """Outputs that were begun under the older name, which is in their fingerprint, are continued by any spelling."""
+    task = {"task": "seg", "checkpoint": checkpoint}
+    jobs = [Job.load(write({**MINIMAL, "tasks": [{**task, **mode}]})) for mode in (
+        {}, {"mode": "float32"}, {"mode": "torchscript"}, {"mode": "bfloat16"},
+    )]  # fmt: skip
+    assert [job.tasks[0].mode for job in jobs] == ["float32", "float32", "float32", "bfloat16"]
+    settings = [job.result_settings(["abc"]) for job in jobs]
+    assert settings[0] == settings[1] == settings[2] != settings[3]
+    assert settings[0]["tasks"][0]["mode"] == "torchscript"
+    assert difference(settings[0], settings[3]) == ["tasks[0].mode: was 'float32', now 'bfloat16'"]
 
 
 def test_a_job_file_is_read_without_ray_and_torch():

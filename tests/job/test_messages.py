@@ -89,7 +89,7 @@ def test_what_is_wrong_is_one_line(changes, message):
 def test_everything_that_is_wrong_has_its_line():
     assert lines(input={}, unit_size="many", tasks=[{**SEG, "mode": "fast"}]) == [
         "input.uri: is missing",
-        "tasks[0].mode: input should be 'torchscript' or 'bfloat16' (got 'fast')",
+        "tasks[0].mode: input should be 'float32', 'bfloat16' or 'torchscript' (got 'fast')",
         "unit_size: input should be a valid integer, unable to parse string as an integer (got 'many')",
     ]
 
