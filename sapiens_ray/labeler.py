@@ -14,7 +14,7 @@ from sapiens_ray.engine.draw import draw_one, without_half_labels
 from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.engine.models import TaskModel, in_order, resolve_models
 from sapiens_ray.engine.prepare import prepare
-from sapiens_ray.errors import ImageError
+from sapiens_ray.errors import ConfigError, ImageError
 from sapiens_ray.job.config import Job
 from sapiens_ray.job.raw import RawJob
 from sapiens_ray.output.reading import list_columns, map_columns
@@ -67,17 +67,23 @@ class Labeler:
         """
         if tasks is not None and (task or checkpoint or batch_size or options):
             raise TypeError("Labeler: with `tasks`, give all options in its entries")
+        several = tasks is not None
         if tasks is None:
             one = {"task": task, "checkpoint": os.fspath(checkpoint or ""), "batch_size": batch_size, **options}
             tasks = [{key: value for key, value in one.items() if value is not None}]
         raw: RawJob = {"input": {"uri": "-"}, "output": {"uri": "-"}, "device": device, "tasks": list(tasks)}
         if max_pixels is not None:
             raw["max_pixels"] = max_pixels
-        job = Job.parse(raw, source="Labeler")
+        try:
+            job = Job.parse(raw, source="Labeler")
+            models = resolve_models(job)
+        except ConfigError as error:
+            if several:
+                raise
+            raise type(error)(str(error).replace("tasks[0].", "")) from None
         self.job = job
         self.unit_size = unit_size
         self._contents = Contents.of(job)
-        models = resolve_models(job, lambda position: "checkpoint")
         self.tasks = [model.task for model in models if isinstance(model, TaskModel)]
         self._stages = [model.load(ModelHost(job.device)) for model in in_order(models)]
 
@@ -143,7 +149,7 @@ class Labeler:
 
     def _units(self, images: AnyImages, columns: Columns) -> Iterator[Unit]:
         held: list[Encoded] = []
-        for encoded in objects.read(images, columns, self.job.label_columns, self.job.max_pixels):
+        for encoded in objects.read(images, columns, list(self.job.label_fields), self.job.max_pixels):
             held.append(encoded)
             if len(held) == self.unit_size:
                 yield self._unit(held)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import sapiens_ray as sr
-from sapiens_ray.errors import ConfigError, OutputError
+from sapiens_ray.errors import CheckpointError, ConfigError, OutputError
 from sapiens_ray.models.stand_ins import write_model
 from tests.conftest import ROOT, photo, write_photos
 
@@ -116,6 +116,21 @@ def test_read_labels_takes_any_spelling_of_a_folder(tmp_path, monkeypatch):
         assert sr.read_labels(output)["image_id"].tolist() == wanted, output
     with pytest.raises(OutputError, match=f"^{tmp_path}/none holds no labels"):
         sr.read_labels("~/none/")
+
+
+def test_messages_name_options_as_they_were_given(model, tmp_path):
+    missing = str(tmp_path / "none.pt2")
+    with pytest.raises(CheckpointError, match=f"^checkpoint: {missing} does not exist"):
+        sr.Labeler(task="seg", checkpoint=missing)
+    with pytest.raises(ConfigError, match=r"^Labeler: keypoints: is missing"):
+        sr.Labeler(task="pose", checkpoint=model)
+    seg = {"task": "seg", "checkpoint": str(model)}
+    pose = {"task": "pose", "checkpoint": str(model), "keypoints": 17}
+    with pytest.raises(CheckpointError, match=rf"^tasks\[1\]\.checkpoint: {missing} does not exist"):
+        sr.Labeler(tasks=[seg, {**pose, "checkpoint": missing}])
+    detector = {"model": "torchscript", "checkpoint": missing}
+    with pytest.raises(CheckpointError, match=rf"^tasks\[1\]\.boxes\.detector\.checkpoint: {missing} does not exist"):
+        sr.Labeler(tasks=[seg, {**pose, "boxes": {"detector": detector}}])
 
 
 @pytest.mark.parametrize(

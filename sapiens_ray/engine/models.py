@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -105,16 +105,17 @@ class DetectorModel:
 PreparedModel = TaskModel | DetectorModel
 
 
-def resolve_models(job: Job, where: Callable[[int], str]) -> list[PreparedModel]:
-    """The models of a job with their checkpoints: the tasks, then the detectors. Raises ConfigError.
-
-    where: the field of the checkpoint of the task with this position, for messages.
-    """
-    options = job.input.storage_options
+def resolve_models(job: Job) -> list[PreparedModel]:
+    """The models of a job with their checkpoints: the tasks, then the detectors. Raises ConfigError."""
+    options, entries, count = job.input.storage_options, job.entries, len(job.tasks)
     tasks = [
-        TaskModel.of(task, resolve_model(task, where(position), options)) for position, task in enumerate(job.tasks)
+        TaskModel.of(task, resolve_model(task, f"{entry}.checkpoint", options))
+        for task, entry in zip(job.tasks, entries[:count], strict=True)
     ]
-    detectors = [DetectorModel(one, resolve_detector(one, options)) for one in job.detectors]
+    detectors = [
+        DetectorModel(one, resolve_detector(one, entry, options))
+        for one, entry in zip(job.detectors, entries[count:], strict=True)
+    ]
     models: list[PreparedModel] = [*tasks, *detectors]
     refuse_missing_columns(models, Contents.of(job).columns)
     return models

@@ -112,9 +112,10 @@ def prepare_job(
     Raises ConfigError (InputError, CheckpointError, OutputError) before any work starts.
     """
     output = open_output(job)
-    models = resolve_models(job, lambda position: f"tasks[{position}].checkpoint")
-    for mask in job.masks:
-        _refuse_missing_folder(mask, job.input.storage_options)
+    models = resolve_models(job)
+    for number, task in enumerate(job.tasks):
+        for mask in task.masks:
+            _refuse_missing_folder(mask, f"tasks[{number}].mask.folder", job.input.storage_options)
     settings = job.result_settings([model.checkpoint.sha256 for model in models])
     with storage.translate_errors(OutputError, f"output.uri: cannot read {output.uri}"):
         written = [] if restart else list_units(output)
@@ -146,14 +147,14 @@ def prepare_job(
     return prepared
 
 
-def _refuse_missing_folder(mask: Mask, options: StorageOptions) -> None:
+def _refuse_missing_folder(mask: Mask, where: str, options: StorageOptions) -> None:
     """Raise InputError if a folder of masks does not exist. Else all photos would seem to have no mask."""
     if mask.folder is None:
         return
-    with storage.translate_errors(InputError, f"tasks[].mask.folder: cannot read {mask.folder}"):
+    with storage.translate_errors(InputError, f"{where}: cannot read {mask.folder}"):
         fs, path = storage.filesystem(mask.folder, options)
         if not fs.isdir(path):
-            raise InputError(f"tasks[].mask.folder: {mask.folder} is not an existing folder")
+            raise InputError(f"{where}: {mask.folder} is not an existing folder")
 
 
 def open_output(job: Job) -> Folder:

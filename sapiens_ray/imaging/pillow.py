@@ -22,6 +22,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {"PNG": {"compress_level": 1}, "TIFF": {"compression": "raw"}}
 
 
 def encode_pillow(image: Image.Image, max_pixels: int) -> bytes:
@@ -43,12 +44,13 @@ def encode_pillow(image: Image.Image, max_pixels: int) -> bytes:
     return _encode(image, kind)
 
 
-def _orientation(image: Image.Image) -> object:
-    """The EXIF orientation. `Image.getexif` would add that of XMP, which OpenCV does not read."""
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 if there is none. `Image.getexif` would add that of XMP, which OpenCV does not read."""
     exif = Image.Exif()
     with contextlib.suppress(Exception):  # OpenCV ignores broken EXIF, too
         exif.load(image.info.get("exif", b""))
-    return exif.get(ExifTags.Base.Orientation)
+    found = exif.get(ExifTags.Base.Orientation)
+    return found if isinstance(found, int) else 1
 
 
 def _encode(image: Image.Image, kind: str | None) -> bytes:
@@ -72,9 +74,8 @@ def _encode(image: Image.Image, kind: str | None) -> bytes:
 
 
 def _saved(image: Image.Image, kind: str) -> bytes:
-    options: dict[str, Any] = {"PNG": {"compress_level": 1}, "TIFF": {"compression": "raw"}}.get(kind, {})
     file = io.BytesIO()
-    image.save(file, kind, **options)
+    image.save(file, kind, **_SAVE_OPTIONS.get(kind, {}))
     return file.getvalue()
 
 

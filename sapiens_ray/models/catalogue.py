@@ -13,7 +13,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from sapiens_ray.errors import CheckpointError
 
@@ -110,9 +110,9 @@ CATALOGUE = {
 }
 
 
-def file_mode(mode: Mode | Literal["float32"]) -> Mode:
+def file_mode(mode: str) -> Mode:
     """The mode of the files that Meta published for a mode of a job: those for float32 are TorchScript."""
-    return "torchscript" if mode == "float32" else mode
+    return "torchscript" if mode == "float32" else cast(Mode, mode)
 
 
 def is_name(checkpoint: str) -> bool:

@@ -125,7 +125,8 @@ def field_named(where: str) -> Iterator[None]:
 
 def resolve_hub(url: str, sha256: str | None, where: str) -> Checkpoint:
     """Find weights in the torch hub cache, downloading them if they are not there. Raises CheckpointError."""
-    path = hub_file(url)
+    with field_named(where):
+        path = hub_file(url)
     return Checkpoint(url, path.stat().st_size, _verified(path, url, sha256, where), kind="torch hub")
 
 

@@ -20,9 +20,8 @@ def resolve_model(options: ModelOptions, where: str, storage_options: StorageOpt
     return checkpoint
 
 
-def resolve_detector(options: DetectorOptions, storage_options: StorageOptions) -> Checkpoint:
-    """Find a detector's weights. Raises CheckpointError."""
-    where = "tasks[].boxes.detector"
+def resolve_detector(options: DetectorOptions, where: str, storage_options: StorageOptions) -> Checkpoint:
+    """Find a detector's weights. where: its section of the job file, for messages. Raises CheckpointError."""
     if options.model == "torchscript":
         return resolve_weights(str(options.checkpoint), options.sha256, f"{where}.checkpoint", storage_options, True)
     from sapiens_ray.models.detectors import check_name, weights_url  # torch, only if there is a detector
@@ -31,5 +30,4 @@ def resolve_detector(options: DetectorOptions, storage_options: StorageOptions) 
         check_name(options.model)
     if options.checkpoint is not None:
         return resolve_weights(options.checkpoint, options.sha256, f"{where}.checkpoint", storage_options, False)
-    with field_named(f"{where}.checkpoint"):
-        return resolve_hub(weights_url(options.model), options.sha256, where)
+    return resolve_hub(weights_url(options.model), options.sha256, f"{where}.checkpoint")

@@ -119,7 +119,7 @@ class Growth:
     def _list(self) -> Iterator[Shard | None]:
         """Every new or changed shard, in order; None from time to time while nothing new is found."""
         job, plan = self._job, self.plan
-        labels = job.label_columns
+        labels = job.label_fields
         everything = find_input(job.input, job.reading, job.output.uri)
         for are_files, group in itertools.groupby(everything, lambda found: is_shard_format(found.format)):
             if are_files:
@@ -130,8 +130,9 @@ class Growth:
             for found in group:
                 source = source_of(found.format)
                 if labels and isinstance(source, EntrySource) and not source.has_columns:
+                    column, setting = next(iter(labels.items()))
                     raise InputError(
-                        f"tasks: column {labels[0]!r} must be read from the input, but {redact_uri(found.uri)} has no "
+                        f"{setting}: {column!r} must be read from the input, but {redact_uri(found.uri)} has no "
                         "columns; Parquet files, .csv and .jsonl lists, and the <key>.json members of tars have them"
                     )
                 self._only_images_follow = found.last and found.format == IMAGES and not job.input.columns

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
 from PIL import Image
@@ -67,7 +67,7 @@ def _several(images: AnyImages) -> Iterable[OneImage]:
     if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image | Mapping):
         return [images]
     if hasattr(images, "read"):
-        return [images]
+        return [cast(BinaryIO, images)]
     if hasattr(images, "iterrows"):  # iterating over a DataFrame gives the names of its columns
         raise TypeError("Labeler: a DataFrame is no list of images; give its rows, frame.to_dict('records')")
     if not isinstance(images, Iterable):

@@ -81,10 +81,34 @@ def test_overrides_that_do_not_fit(write, override, message):
 
 def test_two_tasks_need_two_columns(write):
     task = MINIMAL["tasks"][0]
-    with pytest.raises(ConfigError, match="two tasks would write column 'seg'"):
+    with pytest.raises(ConfigError, match=r"tasks\[1\]: would write column 'seg', as tasks\[0\] does"):
         Job.load(write({**MINIMAL, "tasks": [task, task]}))
     job = Job.load(write({**MINIMAL, "tasks": [task, {**task, "name": "seg_small"}]}))
     assert [one.column for one in job.tasks] == ["seg", "seg_small"]
+
+
+def test_messages_name_the_task_that_asks_for_a_column_or_a_detector():
+    pose = {"task": "pose", "checkpoint": "p.pt2", "keypoints": 17}
+    job = Job.parse({
+        **MINIMAL,
+        "input": {"uri": "photos", "columns": ["caption"], "id_column": "name"},
+        "tasks": [
+            MINIMAL["tasks"][0],
+            {**pose, "name": "a", "boxes": {"column": "people"}},
+            {**pose, "name": "b", "boxes": "detector"},
+            {**pose, "name": "c", "boxes": {"detector": {"score": 0.9}}},
+            {**pose, "name": "d", "boxes": "detector"},
+            {"task": "depth", "checkpoint": "d.pt2", "mask": {"column": "masks"}},
+            {"task": "normal", "checkpoint": "n.pt2", "mask": {"column": "masks"}},
+        ],
+    })  # fmt: skip
+    assert job.entries == [*(f"tasks[{n}]" for n in range(7)), "tasks[2].boxes.detector", "tasks[3].boxes.detector"]
+    assert len(job.entries) == len(job.models)
+    named = {column: job.reading.field_of(column) for column in ("caption", "name", "people", "masks")}
+    assert named == {
+        "caption": "input.columns", "name": "input.id_column",
+        "people": "tasks[1].boxes.column", "masks": "tasks[5].mask.column",
+    }  # fmt: skip
 
 
 def test_the_fingerprint_covers_results_and_nothing_else(write):

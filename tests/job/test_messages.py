@@ -75,7 +75,7 @@ def lines(**changes: Any) -> list[str]:
             "tasks[0].num_gpus: above 1 it must be a whole number of GPUs (got 1.5)",
         ),
         ({"input": {"uri": []}}, "input.uri: name at least one folder, file or glob"),
-        ({"tasks": [SEG, SEG]}, "tasks: two tasks would write column 'seg'; give one of them a `name:`"),
+        ({"tasks": [SEG, SEG]}, "tasks[1]: would write column 'seg', as tasks[0] does; give one of them a `name:`"),
         (
             {"tasks": [SEG, {**POSE, "boxes": {"seg": "other"}}]},
             "tasks[1].boxes: the job has no seg task named 'other'; its seg tasks are seg",

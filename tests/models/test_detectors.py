@@ -18,6 +18,7 @@ from sapiens_ray.tasks.persons import DetectorOptions
 from tests.conftest import photo
 
 SSD = "ssdlite320_mobilenet_v3_large"
+WHERE = "tasks[2].boxes.detector"
 
 
 class Bright(torch.nn.Module):
@@ -212,12 +213,12 @@ def test_weights_come_from_the_torch_hub_cache(ssd, tmp_path, monkeypatch):
     cached = tmp_path / "hub" / "checkpoints" / url.rsplit("/", 1)[-1]
     cached.parent.mkdir(parents=True)
     cached.write_bytes(ssd.read_bytes())
-    found = resolve_detector(DetectorOptions(model=SSD), {})
+    found = resolve_detector(DetectorOptions(model=SSD), WHERE, {})
     assert found.local_file() == cached and found.sha256 == hashlib.sha256(cached.read_bytes()).hexdigest()
-    with pytest.raises(CheckpointError, match="is not a detection model of torchvision"):
-        resolve_detector(DetectorOptions(model="yolov99"), {})
-    with pytest.raises(CheckpointError, match="pins"):
-        resolve_detector(DetectorOptions(model=SSD, sha256="0" * 64), {})
+    with pytest.raises(CheckpointError, match=r"^tasks\[2\]\.boxes\.detector\.model: 'yolov99' is not a detection"):
+        resolve_detector(DetectorOptions(model="yolov99"), WHERE, {})
+    with pytest.raises(CheckpointError, match=r"^tasks\[2\]\.boxes\.detector\.checkpoint: https.* pins"):
+        resolve_detector(DetectorOptions(model=SSD, sha256="0" * 64), WHERE, {})
 
 
 def test_persons_are_found_and_posed(tmp_path):
