@@ -136,8 +136,8 @@ def main() -> None:
             files |= {"bfloat16": "model_bfloat16.pt2", "safetensors": "model.safetensors"}
         for to in files:
             subprocess.run([*run, to], check=True)
-        lines = [("pickle", "model.pth", "torchscript", "none")]
-        lines += [(to, file, "torchscript", "none") for to, file in files.items() if to != "bfloat16"]
+        lines = [("pickle", "model.pth", "float32", "none")]
+        lines += [(to, file, "float32", "none") for to, file in files.items() if to != "bfloat16"]
         lines += [("pickle", "model.pth", "bfloat16", "none")]
         lines += [(to, file, "bfloat16", "none") for to, file in files.items() if not arguments.quick]
         lines += [("pickle", "model.pth", "bfloat16", "default")] * 2

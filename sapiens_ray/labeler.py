@@ -3,45 +3,45 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from sapiens_ray import storage
 from sapiens_ray.engine.assemble import Contents, add_masks, make_unit
 from sapiens_ray.engine.draw import draw_one, without_half_labels
 from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.engine.models import TaskModel, in_order, resolve_models
 from sapiens_ray.engine.prepare import prepare
 from sapiens_ray.errors import ConfigError, ImageError
-from sapiens_ray.imaging.images import encode_png
 from sapiens_ray.job.config import Job
 from sapiens_ray.job.raw import RawJob
-from sapiens_ray.output.reading import map_columns
+from sapiens_ray.output.reading import list_columns, map_columns
 from sapiens_ray.output.schema import about_tasks
-from sapiens_ray.sources import Encoded
-from sapiens_ray.sources.base import reason
+from sapiens_ray.sources import Encoded, objects
+from sapiens_ray.sources.objects import AnyImages, Columns, OneImage
 from sapiens_ray.tasks import stored_labels
 from sapiens_ray.tasks.sections import Visualize
 from sapiens_ray.tasks.stored import MapSize
 from sapiens_ray.units import Row, Unit
 
-Columns = dict[str, Sequence[Any]]  # an input column -> its value for each image
-ImageLike = str | os.PathLike[str] | bytes | np.ndarray
-
 
 class Labeler:
-    """Holds the models of one or more tasks and labels images with the code of the pipeline's stages.
+    """Labels images in this process, without Ray, with the code of a job's stages.
 
-    >>> labeler = Labeler(task="seg", checkpoint="checkpoints/sapiens_1b_seg_torchscript.pt2")
-    >>> row = labeler(["person.jpg"])[0]
+    It holds the models of one task or of several:
+
+    >>> labeler = Labeler(task="seg", checkpoint="seg-1b", mode="bfloat16")
+    >>> row = labeler("person.jpg")[0]
     >>> row["seg"].shape, row["error_kind"]
 
-    >>> labeler = Labeler(task="pose", keypoints=17, checkpoint="…", boxes={"column": "boxes"})
-    >>> labeler(["people.jpg"], columns={"boxes": [[[10, 20, 110, 320], [150, 30, 240, 310]]]})
+    >>> labeler = Labeler(tasks=[{"task": "seg", "checkpoint": "seg-1b"}, {"task": "depth", "checkpoint": "depth-1b"}])
+    >>> rows = labeler(load_dataset("imagefolder", data_dir="photos", split="train"))
+
+    >>> labeler = Labeler(task="pose", keypoints=17, checkpoint="pose17-1b", boxes={"column": "boxes"})
+    >>> labeler("people.jpg", columns={"boxes": [[[10, 20, 110, 320], [150, 30, 240, 310]]]})
+    >>> labeler({"image": PIL.Image.open("people.jpg"), "boxes": [[10, 20, 110, 320], [150, 30, 240, 310]]})
     """
 
     def __init__(
@@ -58,27 +58,38 @@ class Labeler:
     ) -> None:
         """Load the models. Raises ConfigError for wrong options, CheckpointError for a wrong file.
 
-        tasks: the `tasks` of a job file, for several tasks; for one task give `task`, `checkpoint` and its options.
+        task, checkpoint: seg, depth, normal, pose or features, and a catalogue name, a path or a URL.
+        options: of the task, as in a job file (README, `sapiens-ray schema`): mode, boxes, mask, keypoints, ...
+        tasks: in place of these, the `tasks` of a job file.
+        device: "auto" (a GPU if there is one), "cpu" or "cuda". batch_size: images (for pose: persons) per forward
+        pass; by default 8 on a GPU and 1 on a CPU. max_pixels: larger images get an error row.
+        unit_size: images that are held in memory at a time.
         """
         if tasks is not None and (task or checkpoint or batch_size or options):
             raise TypeError("Labeler: with `tasks`, give all options in its entries")
+        several = tasks is not None
         if tasks is None:
             one = {"task": task, "checkpoint": os.fspath(checkpoint or ""), "batch_size": batch_size, **options}
             tasks = [{key: value for key, value in one.items() if value is not None}]
         raw: RawJob = {"input": {"uri": "-"}, "output": {"uri": "-"}, "device": device, "tasks": list(tasks)}
         if max_pixels is not None:
             raw["max_pixels"] = max_pixels
-        job = Job.parse(raw, source="Labeler")
+        try:
+            job = Job.parse(raw, source="Labeler")
+            models = resolve_models(job)
+        except ConfigError as error:
+            if several:
+                raise
+            raise type(error)(str(error).replace("tasks[0].", "")) from None
         self.job = job
         self.unit_size = unit_size
         self._contents = Contents.of(job)
-        models = resolve_models(job, lambda position: "checkpoint")
         self.tasks = [model.task for model in models if isinstance(model, TaskModel)]
         self._stages = [model.load(ModelHost(job.device)) for model in in_order(models)]
 
     def __call__(
         self,
-        images: ImageLike | Iterable[ImageLike],
+        images: AnyImages,
         decode: bool = True,
         size: MapSize = "stored",
         columns: Columns | None = None,
@@ -86,14 +97,21 @@ class Labeler:
         """Label images; returns one row (dict) per image, in order, with the columns of the output files that
         concern the image itself.
 
-        images: paths or URLs, encoded bytes, or H x W x 3 uint8 arrays in BGR order, as OpenCV reads them.
+        images: one image, or any iterable of images. An image is
+            a path or URL (str or Path), the bytes of an image file, or a file that is open for reading bytes,
+            an H x W x 3 uint8 array in BGR order, as OpenCV reads it,
+            a Pillow image of any mode, treated like the file that it could be saved as (EXIF orientation applied),
+            or a row, a dict with one of these, such as the rows of a Hugging Face dataset. The image is its column
+            "image", else the only one with images. Arrays are not taken from rows: they could be RGB.
         decode, size: maps as arrays, as in `read_labels`; with decode=False, as the bytes that a job writes.
-        columns: for each input column that the tasks name (boxes, masks), one value per image.
-        A bad image gives a row with `error_kind` and `error`, as in a job.
+        columns: for each input column that the tasks name (boxes, masks), one value per image. Rows that have the
+            column need none.
+        A bad image gives a row with `error_kind` and `error`, as in a job. Raises TypeError for what is no image, and
+        ConfigError for values that are missing, too many, or given twice.
         """
-        self._require(columns or {})
         labels = [stored_labels(column, about) for column, about in about_tasks(self.tasks).items()]
         found = {name: column.decoder(size) for name, column in map_columns(labels).items()} if decode else {}
+        nested = list_columns(labels) if decode else {}
         rows: list[Row] = []
         for unit in self._units(images, columns or {}):
             finished = self._label(unit)
@@ -102,14 +120,18 @@ class Labeler:
         for row in rows:
             for name, decoder in found.items():
                 row[name] = None if row[name] is None else decoder(row[name], row["width"], row["height"])
+            for name, as_arrays in nested.items():
+                row[name] = None if row[name] is None else as_arrays(row[name])
         return rows
 
-    def preview(self, image: ImageLike, visualize: Visualize | None = None, columns: Row | None = None) -> np.ndarray:
+    def preview(
+        self, image: OneImage, visualize: Visualize | None = None, columns: Mapping[str, Any] | None = None
+    ) -> np.ndarray:
         """The picture of one image, of the first task that has one, h x w x 3 uint8 BGR, as a job would write it.
 
-        columns: the value of each input column that the tasks name. Raises ImageError for a bad image.
+        image: as in a call. columns: the value of each input column that the tasks name, unless the image is a row
+        that has it. Raises ImageError for a bad image.
         """
-        self._require(columns or {})
         unit = self._label(next(self._units([image], {name: [value] for name, value in (columns or {}).items()})))
         row = unit.cells(0, ("error_kind", "error"))
         if row["error_kind"] is not None:
@@ -119,27 +141,16 @@ class Labeler:
             raise ImageError("failed", "none of the tasks draws a picture of this image")
         return next(iter(pictures.values()))
 
-    def _require(self, columns: Mapping[str, object]) -> None:
-        missing = [name for name in self.job.label_columns if name not in columns]
-        if missing:
-            raise ConfigError(f"Labeler: the tasks read column {missing[0]!r}; give it in `columns`")
-
     def _label(self, unit: Unit) -> Unit:
         unit = prepare(unit, self.tasks, self.job.max_pixels)
         for stage in self._stages:
             unit = stage(unit)
         return without_half_labels(unit, self.tasks)
 
-    def _units(self, images: ImageLike | Iterable[ImageLike], columns: Columns) -> Iterator[Unit]:
-        if isinstance(images, str | os.PathLike | bytes) or (isinstance(images, np.ndarray) and images.ndim <= 3):
-            images = [images]
+    def _units(self, images: AnyImages, columns: Columns) -> Iterator[Unit]:
         held: list[Encoded] = []
-        for index, image in enumerate(images):
-            held.append(_encoded(index, image))
-            for name, values in columns.items():
-                if index >= len(values):
-                    raise ConfigError(f"Labeler: column {name!r} has {len(values)} values, but there are more images")
-                held[-1].extra[name] = values[index]
+        for encoded in objects.read(images, columns, list(self.job.label_fields), self.job.max_pixels):
+            held.append(encoded)
             if len(held) == self.unit_size:
                 yield self._unit(held)
                 held = []
@@ -149,21 +160,3 @@ class Labeler:
     def _unit(self, encoded: list[Encoded]) -> Unit:
         unit = make_unit(encoded, pa.schema([]), self._contents, start=encoded[0].index)
         return add_masks(unit, encoded, self._contents.masks, os.getcwd(), {})
-
-
-def _encoded(index: int, image: ImageLike) -> Encoded:
-    if isinstance(image, str | os.PathLike):
-        uri = os.fspath(image)
-        encoded = Encoded(index, uri, uri)
-        try:
-            encoded.data = storage.read_bytes(uri if "://" in uri else str(Path(uri).expanduser()))
-        except Exception as error:
-            encoded.error = reason(error)
-        return encoded
-    if isinstance(image, bytes):
-        return Encoded(index, f"image-{index}", "", image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise TypeError(f"image {index}: an array must be H x W x 3 uint8 BGR, not {image.dtype} {image.shape}")
-    if 0 in image.shape:
-        return Encoded(index, f"image-{index}", "", error=ImageError("zero_size", f"an array of shape {image.shape}"))
-    return Encoded(index, f"image-{index}", "", encode_png(np.ascontiguousarray(image)))

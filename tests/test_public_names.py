@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import pydoc
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -11,7 +13,9 @@ import sapiens_ray as sr
 
 
 def test_public_names():
-    assert sr.__all__ == ["Job", "Labeler", "__version__", "read_labels", "run"]
+    assert sr.__all__ == [
+        "Job", "Labeler", "__version__", "class_names", "keypoint_links", "keypoint_names", "read_labels", "run",
+    ]  # fmt: skip
     assert dir(sr) == sorted(sr.__all__)
     import sapiens_ray.execution.pipeline  # noqa: F401  (a module must not take the place of a public name)
 
@@ -26,8 +30,24 @@ def test_public_names():
     assert list(inspect.signature(sr.Labeler).parameters) == [
         "task", "checkpoint", "tasks", "device", "batch_size", "max_pixels", "unit_size", "options",
     ]  # fmt: skip
+    assert list(inspect.signature(sr.Labeler.__call__).parameters) == ["self", "images", "decode", "size", "columns"]
+    assert list(inspect.signature(sr.Labeler.preview).parameters) == ["self", "image", "visualize", "columns"]
+    assert list(inspect.signature(sr.class_names).parameters) == ["task"]
+    assert list(inspect.signature(sr.keypoint_names).parameters) == ["count"]
+    assert list(inspect.signature(sr.keypoint_links).parameters) == ["count"]
     assert list(inspect.signature(sr.Job.load).parameters) == ["path", "overrides"]
     assert list(inspect.signature(sr.Job.parse).parameters) == ["raw", "source"]
+
+
+def test_help_lists_every_public_name_with_its_first_line():
+    shown = pydoc.render_doc(sr, renderer=pydoc.plaintext)
+    assert shown.index("DESCRIPTION") < shown.index("Labels images in this process") < shown.index("PACKAGE CONTENTS")
+    listed = dict(re.findall(r"^    (\w+) {2,}(\S.*)$", sr.__doc__, re.MULTILINE))
+    assert sorted(listed) == [name for name in sr.__all__ if name != "__version__"]
+    for name, line in listed.items():
+        assert inspect.getdoc(getattr(sr, name)).split("\n")[0].startswith(line), name
+    for name in ("Labeler", "read_labels", "class_names"):
+        assert "Raises" in pydoc.render_doc(getattr(sr, name), renderer=pydoc.plaintext)
 
 
 def test_the_console_script_is_the_command_line():

@@ -27,15 +27,21 @@ def add_commands(commands: Subparsers[argparse.ArgumentParser]) -> None:
     actions = checkpoints.add_subparsers(required=True, metavar="ACTION")
 
     listing = actions.add_parser("list", help="list Meta's published checkpoints, and show which are on this machine")
-    listing.add_argument("--mode", choices=catalogue.MODES, help="only files of this mode")
+    listing.add_argument(
+        "--mode",
+        type=catalogue.file_mode,
+        choices=catalogue.MODES,
+        help="only files of this mode; float32: torchscript",
+    )
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(command=_list)
 
     pull = actions.add_parser("pull", help="download checkpoints from the Hugging Face hub")
     pull.add_argument("names", nargs="+", metavar="NAME", help="such as seg-1b")
     pull.add_argument(
-        "--mode", choices=catalogue.MODES, default="torchscript", help="mode of the file; default: torchscript"
-    )
+        "--mode", type=catalogue.file_mode, choices=catalogue.MODES, default="torchscript",
+        help="mode of the file; default: torchscript, which is the file for float32",
+    )  # fmt: skip
     pull.add_argument(
         "--to", metavar="DIR", type=Path,
         help=f"root of Sapiens-Lite's folder tree; default: ${catalogue.ROOT_VARIABLE}, else the hub's cache",
@@ -146,8 +152,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _as_json(seen: Inspected) -> Settings:
-    """The values as JSON. The key of the file format stays `container`, since scripts read it."""
-    values = {**asdict(seen), "path": str(seen.path)}
+    """The values as JSON, also under their older names, which scripts read: `container`, and mode torchscript."""
+    values = {**asdict(seen), "path": str(seen.path), "modes": {**seen.modes, "torchscript": seen.modes["float32"]}}
     return {("container" if key == "format" else key): value for key, value in values.items()}
 
 

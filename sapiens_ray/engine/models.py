@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -105,18 +105,20 @@ class DetectorModel:
 PreparedModel = TaskModel | DetectorModel
 
 
-def resolve_models(job: Job, where: Callable[[int], str], download: bool = True) -> list[PreparedModel]:
+def resolve_models(job: Job, download: bool = True) -> list[PreparedModel]:
     """The models of a job with their checkpoints: the tasks, then the detectors. Raises ConfigError.
 
-    where: the field of the checkpoint of the task with this position, for messages. download: if not, checkpoints that
-    are not on this machine stay there, and are not checked.
+    download: if not, checkpoints that are not on this machine stay there, and are not checked.
     """
-    options = job.input.storage_options
+    options, entries, count = job.input.storage_options, job.entries, len(job.tasks)
     tasks = [
-        TaskModel.of(task, resolve_model(task, where(position), options, download))
-        for position, task in enumerate(job.tasks)
+        TaskModel.of(task, resolve_model(task, f"{entry}.checkpoint", options, download))
+        for task, entry in zip(job.tasks, entries[:count], strict=True)
     ]
-    detectors = [DetectorModel(one, resolve_detector(one, options, download)) for one in job.detectors]
+    detectors = [
+        DetectorModel(one, resolve_detector(one, entry, options, download))
+        for one, entry in zip(job.detectors, entries[count:], strict=True)
+    ]
     models: list[PreparedModel] = [*tasks, *detectors]
     refuse_missing_columns(models, Contents.of(job).columns)
     return models

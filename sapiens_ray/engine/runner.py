@@ -47,7 +47,7 @@ class Runner:
         batch_size: int | Literal["auto"] | None,
         threads: int | None = None,
         flip_average: Average | None = None,
-        mode: str = "torchscript",
+        mode: str = "float32",
     ) -> None:
         """Load the model, without running it: `warm_up` does that. Raises CheckpointError.
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args, overload
 
 from sapiens_ray.execution.cluster import start_ray
 from sapiens_ray.output.done import with_units
 from sapiens_ray.output.reading import Selection, decoded, read_frame, select
 from sapiens_ray.storage import Folder, StorageOptions
+from sapiens_ray.storage.uris import user_path
 from sapiens_ray.tasks.stored import MapSize
 from sapiens_ray.units import Row
 
@@ -18,8 +20,32 @@ if TYPE_CHECKING:
     import ray.data
 
 
+@overload
 def read_labels(
-    output: str,
+    output: str | os.PathLike[str],
+    *,
+    engine: Literal["pandas"] = "pandas",
+    columns: Sequence[str] | None = None,
+    decode: bool = False,
+    size: MapSize = "stored",
+    storage_options: StorageOptions | None = None,
+) -> pandas.DataFrame: ...
+
+
+@overload
+def read_labels(
+    output: str | os.PathLike[str],
+    *,
+    engine: Literal["ray"],
+    columns: Sequence[str] | None = None,
+    decode: bool = False,
+    size: MapSize = "stored",
+    storage_options: StorageOptions | None = None,
+) -> ray.data.Dataset: ...
+
+
+def read_labels(
+    output: str | os.PathLike[str],
     *,
     engine: Literal["pandas", "ray"] = "pandas",
     columns: Sequence[str] | None = None,
@@ -27,12 +53,14 @@ def read_labels(
     size: MapSize = "stored",
     storage_options: StorageOptions | None = None,
 ) -> pandas.DataFrame | ray.data.Dataset:
-    """The labels of an output folder, finished or not: one row per image, in the order of the input.
+    """Read the labels of an output folder, finished or not: one row per image, in the order of the input.
 
+    output: the `output.uri` of the job, a path (str or Path, `~` is the home folder) or a URL.
     engine: "pandas" for a DataFrame, "ray" for a lazy Ray Dataset (if the labels do not fit into memory).
     columns: the columns to read; all by default.
     decode: maps as arrays instead of PNG and .npy bytes: classes H x W uint8, depth h x w, normals h x w x 3,
-        features C x h x w. Error rows have None, or with Ray, whose tensor columns cannot hold None, empty arrays.
+        features C x h x w; in DataFrames also persons with arrays: box 4, keypoints K x 2, scores K. Error rows have
+        None, or with Ray, whose tensor columns cannot hold None, empty arrays.
     size: "stored", or "original" for maps at the size of the photo, float32, with normals of unit length; implies
         `decode`. Feature maps are resized too, which takes gigabytes if they have many channels.
     Raises OutputError if there is nothing to read.
@@ -43,7 +71,7 @@ def read_labels(
         raise ValueError(f"size={size!r}: must be 'stored' or 'original'")
     if isinstance(columns, str):
         raise TypeError(f"columns={columns!r}: give a list of names")
-    folder = Folder(output.rstrip("/"), storage_options or {})
+    folder = Folder(user_path(output).rstrip("/"), storage_options or {})
     arrays = decode or size == "original"
     if engine == "pandas":
         return read_frame(folder, columns, arrays, size)

@@ -56,7 +56,7 @@ def plan_resources(job: Job, cluster: Cluster) -> ResourcePlan:
         raise ClusterError(f"device: cuda was asked for, but {cluster.where} has no GPU; use device: auto")
     models = job.models
     counts, gpus = (
-        _gpu_shares(models, cluster) if on_gpu else ([model.actors or 1 for model in models], [0.0] * len(models))
+        _gpu_shares(job, cluster) if on_gpu else ([model.actors or 1 for model in models], [0.0] * len(models))
     )
     if cluster.limit_cpus < 1:
         raise ClusterError(f"{cluster.where} has {cluster.limit_cpus:g} CPUs; a job needs at least one")
@@ -66,7 +66,8 @@ def plan_resources(job: Job, cluster: Cluster) -> ResourcePlan:
     roomy = cpus >= actors + 2
     actor_cpus = 1.0 if roomy else math.floor(0.5 * cpus / actors * 1000) / 1000
     if actor_cpus < 0.001:
-        raise ClusterError(f"tasks[].actors: {actors} actors are too many for the {cpus:g} CPUs of {cluster.where}")
+        where = _settings(job, "actors")
+        raise ClusterError(f"{where}: {actors} actors are too many for the {cpus:g} CPUs of {cluster.where}")
     # Small enough that Ray Data's reservations leave every stage its share while the input is listed.
     work_cpus = 1.0 if roomy else 0.25 if cpus >= 2 else 0.125
     threads = max(LEAST_THREADS, int(cluster.node_cpus / max(1, math.ceil(actors / max(1, cluster.nodes)))))
@@ -94,29 +95,32 @@ def auto_unit_size(images: int | None, job: Job, resources: ResourcePlan) -> int
     return max(smallest, min(LARGEST_UNIT, 1 << (max(1, fair).bit_length() - 1)))
 
 
-def _gpu_shares(models: Sequence[PoolOptions], cluster: Cluster) -> tuple[list[int], list[float]]:
+def _gpu_shares(job: Job, cluster: Cluster) -> tuple[list[int], list[float]]:
     """Actors of each model, and the GPUs each of them takes. Raises ClusterError if they cannot all be placed.
 
     A fraction cannot span several GPUs. With fewer GPUs than models, every GPU is divided into as many equal parts as
     needed; parts that are left over go to the models with the fewest actors.
     """
+    models = job.models
     share = 1 / max(1, math.ceil(len(models) / max(cluster.gpus, 1)))
     gpus = [model.num_gpus or share for model in models]
     counts = [model.actors or 1 for model in models]
     needed = sum(count * each for count, each in zip(counts, gpus, strict=True))
     if needed > cluster.limit_gpus + 1e-9:
+        where = _settings(job, "actors", "num_gpus")
         raise ClusterError(
-            f"tasks[].actors: {sum(counts)} actors need {needed:g} GPUs, but {cluster.where} has "
+            f"{where}: {sum(counts)} actors need {needed:g} GPUs, but {cluster.where} has "
             f"{cluster.limit_gpus:g}; ask for fewer actors or a smaller num_gpus"
         )
     if cluster.limit_gpus > cluster.gpus:  # future nodes decide
         return counts, gpus
     left_out = _not_placed(counts, gpus, cluster)
     if left_out is not None:
+        spelled = ", ".join(_spelled(models, counts, gpus))
         raise ClusterError(
-            f"tasks[].num_gpus: the actors ({', '.join(_spelled(models, counts, gpus))}) do not fit on the GPUs of "
-            f"{cluster.where}: no room is left for one of {models[left_out].column}; ask for fewer actors or a "
-            "smaller num_gpus"
+            f"{job.entries[left_out]}.num_gpus: the actors ({spelled}) do not fit on the GPUs of "
+            f"{cluster.where}: no room is left for one of {models[left_out].column}; ask for fewer actors or a smaller "
+            "num_gpus"
         )
     open_ended = [number for number, model in enumerate(models) if model.actors is None]
     while open_ended:
@@ -127,6 +131,17 @@ def _gpu_shares(models: Sequence[PoolOptions], cluster: Cluster) -> tuple[list[i
         else:
             open_ended.remove(fewest)
     return counts, gpus
+
+
+def _settings(job: Job, *options: str) -> str:
+    """The settings of the job file that ask for actors or GPUs, such as tasks[0].actors, tasks[2].num_gpus."""
+    found = [
+        f"{entry}.{option}"
+        for entry, model in zip(job.entries, job.models, strict=True)
+        for option in options
+        if getattr(model, option) is not None
+    ]
+    return ", ".join(found) or "tasks"
 
 
 def _spelled(models: Sequence[PoolOptions], counts: list[int], gpus: list[float]) -> list[str]:

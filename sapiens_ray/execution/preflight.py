@@ -154,21 +154,18 @@ def prepare_job(
     Raises ConfigError (InputError, CheckpointError, OutputError) before any work starts.
     """
     output = open_output(job)
-    for mask in job.masks:
-        _refuse_missing_folder(mask, job.input.storage_options)
+    for number, task in enumerate(job.tasks):
+        for mask in task.masks:
+            _refuse_missing_folder(mask, f"tasks[{number}].mask.folder", job.input.storage_options)
 
     def prepare(models: list[PreparedModel], listing_s: float | None) -> PreparedJob:
         return _prepare(job, output, models, redo_changed, listing_s, restart, subset)
 
-    models = resolve_models(job, _checkpoint_field, download=False)
+    models = resolve_models(job, download=False)
     if download and not all(model.checkpoint.is_here for model in models):
         prepare(models, 0).growth.discard()  # refuses a wrong input or output before gigabytes are downloaded
-        models = resolve_models(job, _checkpoint_field)
+        models = resolve_models(job)
     return prepare(models, listing_s)
-
-
-def _checkpoint_field(position: int) -> str:
-    return f"tasks[{position}].checkpoint"
 
 
 def _prepare(
@@ -212,14 +209,14 @@ def _prepare(
     return prepared
 
 
-def _refuse_missing_folder(mask: Mask, options: StorageOptions) -> None:
+def _refuse_missing_folder(mask: Mask, where: str, options: StorageOptions) -> None:
     """Raise InputError if a folder of masks does not exist. Else all photos would seem to have no mask."""
     if mask.folder is None:
         return
-    with storage.translate_errors(InputError, f"tasks[].mask.folder: cannot read {mask.folder}"):
+    with storage.translate_errors(InputError, f"{where}: cannot read {mask.folder}"):
         fs, path = storage.filesystem(mask.folder, options)
         if not fs.isdir(path):
-            raise InputError(f"tasks[].mask.folder: {mask.folder} is not an existing folder")
+            raise InputError(f"{where}: {mask.folder} is not an existing folder")
 
 
 def open_output(job: Job) -> Folder:

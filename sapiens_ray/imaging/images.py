@@ -178,7 +178,7 @@ def decode(data: bytes | memoryview, max_pixels: int) -> np.ndarray:
         raise ImageError("not_an_image", f"not a format that OpenCV reads: starts with {bytes(data[:12])!r}")
     size = header_size(data)
     if size is not None:
-        _check_size(*size, max_pixels)
+        check_size(*size, max_pixels)
     try:
         with quiet_opencv():
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -187,7 +187,7 @@ def decode(data: bytes | memoryview, max_pixels: int) -> np.ndarray:
     if image is None:
         shown = f"header says {size[0]}x{size[1]}; " if size else ""
         raise ImageError("corrupt", f"cannot be decoded: truncated or damaged ({shown}{len(data)} bytes)")
-    _check_size(image.shape[1], image.shape[0], max_pixels)
+    check_size(image.shape[1], image.shape[0], max_pixels)
     return _with_colours(image)
 
 
@@ -196,7 +196,8 @@ def _with_colours(image: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Raise ImageError zero_size or too_large for an image that is not to be decoded."""
     if width < 1 or height < 1:
         raise ImageError("zero_size", f"the header says {width}x{height} pixels")
     if width * height > max_pixels:

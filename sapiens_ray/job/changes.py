@@ -10,6 +10,7 @@ from sapiens_ray.tasks.sections import Settings
 
 Files = Mapping[str, str]  # SHA-256 of a checkpoint to its path or name
 CHOICES = ("boxes", "mask")  # sections that are stored with their `source` and all their keys
+MODES = {"torchscript": "float32"}  # how modes are stored, if not as they are written today
 FILES = {"sha256": "checkpoint", "detector_sha256": "boxes.detector"}  # field of a digest to that of the file
 
 
@@ -52,6 +53,8 @@ def _of_task(where: str, old: Settings, new: Settings, old_files: Files, new_fil
                 lines.append(f"{where}.{FILES[key]}: {_other_file(*names)}")
         elif key in CHOICES and isinstance(before, dict) and isinstance(after, dict):
             lines += _of_choice(f"{where}.{key}", before, after)
+        elif key == "mode":
+            lines.append(_was(f"{where}.mode", *(MODES.get(mode, mode) for mode in (before, after))))
         else:
             lines.append(_was(f"{where}.{key}", before, after))
     return lines

@@ -156,10 +156,14 @@ class Job(Section):
 
     @model_validator(mode="after")
     def _column_names(self) -> Job:
-        names = [task.column for task in self.tasks]
-        doubled = {name for name in names if names.count(name) > 1}
-        if doubled:
-            raise ValueError(f"tasks: two tasks would write column {doubled.pop()!r}; give one of them a `name:`")
+        first: dict[str, int] = {}
+        for number, task in enumerate(self.tasks):
+            other = first.setdefault(task.column, number)
+            if other != number:
+                raise ValueError(
+                    f"tasks[{number}]: would write column {task.column!r}, as tasks[{other}] does; give one of them a "
+                    "`name:`"
+                )
         return self
 
     @classmethod
@@ -208,6 +212,16 @@ class Job(Section):
         return [*self.tasks, *self.detectors]
 
     @property
+    def entries(self) -> list[str]:
+        """The places of `models` in the job file, for messages: tasks[1], tasks[2].boxes.detector. Of tasks that share
+        a detector, the first counts."""
+        asking: dict[str, str] = {}
+        for number, task in enumerate(self.tasks):
+            for detector in task.detectors:
+                asking.setdefault(detector.carried, f"tasks[{number}].boxes.detector")
+        return [*(f"tasks[{number}]" for number in range(len(self.tasks))), *asking.values()]
+
+    @property
     def box_columns(self) -> list[str]:
         """Input columns from which tasks take boxes."""
         return list(dict.fromkeys(column for task in self.tasks for column in task.box_columns))
@@ -218,9 +232,17 @@ class Job(Section):
         return list({mask.carried: mask for task in self.tasks for mask in task.masks}.values())
 
     @property
-    def label_columns(self) -> list[str]:
-        """Input columns from which tasks read boxes or masks, in addition to the passthrough columns."""
-        return list(dict.fromkeys([*self.box_columns, *(mask.column for mask in self.masks if mask.column)]))
+    def label_fields(self) -> dict[str, str]:
+        """Input columns from which tasks read boxes or masks, in addition to the passthrough columns, each with the
+        first field of the job file that names it, such as tasks[1].boxes.column."""
+        fields: dict[str, str] = {}
+        for number, task in enumerate(self.tasks):
+            for column in task.box_columns:
+                fields.setdefault(column, f"tasks[{number}].boxes.column")
+            for mask in task.masks:
+                if mask.column:
+                    fields.setdefault(mask.column, f"tasks[{number}].mask.column")
+        return fields
 
     @property
     def reading(self) -> Reading:
@@ -229,9 +251,10 @@ class Job(Section):
             self.input.image_column,
             self.input.id_column,
             tuple(self.input.columns),
-            tuple(self.label_columns),
+            tuple(self.label_fields),
             tuple(self.input.include),
             self.input.storage_options,
+            self.label_fields,
         )
 
     def public_dict(self) -> Settings:

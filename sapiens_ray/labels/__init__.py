@@ -65,6 +65,58 @@ def keypoints(count: int) -> KeypointTable:
     )
 
 
+CLASSES = {"seg": body_parts}  # task -> table of its classes
+KEYPOINT_COUNTS = (17, 133, 308)
+
+
+def class_names(task: str) -> list[str]:
+    """List the classes of a task: the name of class 0, of class 1, ...
+
+    >>> class_names("seg")[21]
+    'Torso'
+
+    Raises ValueError for a task without classes.
+    """
+    if task not in CLASSES:
+        listed = ", ".join(map(repr, CLASSES))
+        raise ValueError(f"class_names({task!r}): the tasks with classes are {listed}; for pose see keypoint_names")
+    return list(CLASSES[task]().names)
+
+
+def keypoint_names(count: int) -> list[str]:
+    """List the keypoints of a pose model with 17, 133 or 308 of them.
+
+    Their order is that of `persons[0]["keypoints"]` and of its scores.
+
+    >>> keypoint_names(308)[:3]
+    ['nose', 'left_eye', 'right_eye']
+
+    Raises ValueError for another count.
+    """
+    return list(_keypoints("keypoint_names", count).names)
+
+
+def keypoint_links(count: int) -> list[tuple[int, int]]:
+    """List the links of a skeleton of 17, 133 or 308 keypoints: pairs of indices from 0.
+
+    They are in drawing order, and index `keypoint_names(count)` and `persons[0]["keypoints"]`. In the JSON files of
+    COCO, and so in those of `export --format coco`, the indices of `skeleton` start at 1.
+
+    >>> keypoint_links(17)[0]  # left_ankle to left_knee
+    (15, 13)
+
+    Raises ValueError for another count.
+    """
+    return list(_keypoints("keypoint_links", count).links)
+
+
+def _keypoints(function: str, count: int) -> KeypointTable:
+    if count not in KEYPOINT_COUNTS:
+        listed = ", ".join(map(str, KEYPOINT_COUNTS))
+        raise ValueError(f"{function}({count!r}): the numbers of keypoints of the pose models are {listed}")
+    return keypoints(int(count))
+
+
 def _rgb(colour: str) -> tuple[int, int, int]:
     """#rrggbb to (r, g, b)."""
     red, green, blue = bytes.fromhex(colour.removeprefix("#"))

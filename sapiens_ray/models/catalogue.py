@@ -13,12 +13,12 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from sapiens_ray.errors import CheckpointError
 
 Mode = Literal["torchscript", "bfloat16", "original"]
-MODES: tuple[Mode, ...] = ("torchscript", "bfloat16", "original")
+MODES: tuple[Mode, ...] = ("torchscript", "bfloat16", "original")  # of files, as Meta named their folders
 LICENCE = "CC-BY-NC 4.0"
 ROOT_VARIABLE = "SAPIENS_LITE_CHECKPOINT_ROOT"
 
@@ -110,6 +110,11 @@ CATALOGUE = {
 }
 
 
+def file_mode(mode: str) -> Mode:
+    """The mode of the files that Meta published for a mode of a job: those for float32 are TorchScript."""
+    return "torchscript" if mode == "float32" else cast(Mode, mode)
+
+
 def is_name(checkpoint: str) -> bool:
     """Whether the value of `checkpoint:` has the form of a catalogue name, not of a path."""
     return _NAME.fullmatch(checkpoint) is not None
@@ -132,7 +137,7 @@ def find_here(name: str, mode: Mode) -> tuple[Path, Mode] | None:
     """The file of a published model for a mode, and the mode of that file, if it is on this machine: in the folder tree
     of $SAPIENS_LITE_CHECKPOINT_ROOT, else in the hub's cache.
 
-    Any file format can be loaded as bfloat16, so a file of another mode is used too.
+    Any file format can be loaded in any mode, so a file of another mode is used too.
     Raises CheckpointError for a name that is not in the catalogue.
     """
     model = published(name)

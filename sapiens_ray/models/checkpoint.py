@@ -163,7 +163,8 @@ def resolve_hub(url: str, sha256: str | None, where: str, download: bool = True)
     """Find weights in the torch hub cache, downloading them if they are not there. Raises CheckpointError."""
     if not (download or hub_path(url).is_file()):
         return Checkpoint(url, 0, "", kind="torch hub")
-    path = hub_file(url)
+    with field_named(where):
+        path = hub_file(url)
     return Checkpoint(url, path.stat().st_size, _verified(path, url, sha256, where), kind="torch hub")
 
 

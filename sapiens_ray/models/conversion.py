@@ -131,7 +131,7 @@ def _verified(source: Path, to: Target, written: Path, target: Path, model: Nati
     elif to == "bfloat16":
         run = load_export(written).module()
     else:
-        run = load_model(written, "torchscript", cpu).module
+        run = load_model(written, "float32", cpu).module
     reference: Callable[[torch.Tensor], Output] = model
     if format_of(source) == "torchscript" and to != "bfloat16":
         reference = load_torchscript(source, cpu)

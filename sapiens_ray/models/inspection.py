@@ -50,7 +50,7 @@ def inspect(path: Path) -> Inspected:
             family.fitting(tensors, str(path))
         except CheckpointError as error:
             problem = str(error)
-    modes = {mode: _how(file_format, architecture, dtypes, problem, mode) for mode in ("torchscript", "bfloat16")}
+    modes = {mode: _how(file_format, architecture, dtypes, problem, mode) for mode in ("float32", "bfloat16")}
     return Inspected(
         path, path.stat().st_size, file_sha256(path), file_format, len(entries), parameters, dict(dtypes),
         architecture, modes, problem,
@@ -62,15 +62,14 @@ def _how(
 ) -> str:
     """How a file runs in a mode, or why it does not. Programs are not loaded for this."""
     floating = [dtype for dtype in dtypes if "float" in dtype]
-    if file_format == "torchscript" and mode == "torchscript":
+    if file_format == "torchscript" and mode == "float32":
         return "as it is" if set(floating) <= {"float32"} else f"no: a program with {' and '.join(floating)} weights"
     if problem:
         return "no"
     if architecture is not None:
-        return "native module, float32" if mode == "torchscript" else "native module"
+        return "native module"
     if file_format == "torchscript":
         return "as it is, cast"
     if file_format != "export":
         return "no: neither a Sapiens model nor a program"
-    wanted = "float32" if mode == "torchscript" else "bfloat16"
-    return "as it is" if set(floating) <= {wanted} else f"no: a program with {' and '.join(floating)} weights"
+    return "as it is" if set(floating) <= {mode} else f"no: a program with {' and '.join(floating)} weights"

@@ -46,15 +46,15 @@ class LoadedModel:
 def load_model(path: Path, mode: str, device: torch.device) -> LoadedModel:
     """A checkpoint of any file format as a model. Raises CheckpointError.
 
-    mode torchscript: a TorchScript program as it is; other files as the native module in float32. mode bfloat16: the
+    mode float32: a TorchScript program as it is; other files as the native module in float32. mode bfloat16: the
     native module with its large matrix products in bfloat16; TorchScript programs of other models are cast. Exported
     programs of other models run as they are, in the mode that has their dtype.
     """
     file_format = format_of(path)
-    if file_format == "torchscript" and mode == "torchscript":
+    if file_format == "torchscript" and mode == "float32":
         module = load_torchscript(path, device)
         if any(parameter.dtype != torch.float32 for parameter in module.parameters()):
-            raise CheckpointError(f"{path}: mode torchscript runs float32 programs; this one holds other types")
+            raise CheckpointError(f"{path}: mode float32 runs float32 programs; this one holds other types")
         return LoadedModel(module, file_format, torch.float32)
     dtype = torch.bfloat16 if mode == "bfloat16" else torch.float32
     recognised = recognise(read_weights(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sapiens_ray.models.catalogue import file_mode
 from sapiens_ray.models.checkpoint import Checkpoint, field_named, format_of, resolve, resolve_hub, resolve_weights
 from sapiens_ray.storage import StorageOptions
 from sapiens_ray.tasks.options import ModelOptions
@@ -15,7 +16,9 @@ def resolve_model(
 
     download: if not, a file that is not on this machine is not checked (see `Checkpoint.is_here`).
     """
-    checkpoint, path = resolve(options.checkpoint, options.sha256, where, storage_options, options.mode, download)
+    checkpoint, path = resolve(
+        options.checkpoint, options.sha256, where, storage_options, file_mode(options.mode), download
+    )
     if path is not None and format_of(path) != "torchscript":  # TorchScript is checked when it is loaded
         from sapiens_ray.models.loading import refuse_unfit  # torch
 
@@ -24,9 +27,10 @@ def resolve_model(
     return checkpoint
 
 
-def resolve_detector(options: DetectorOptions, storage_options: StorageOptions, download: bool = True) -> Checkpoint:
-    """Find a detector's weights, see `resolve_model`. Raises CheckpointError."""
-    where = "tasks[].boxes.detector"
+def resolve_detector(
+    options: DetectorOptions, where: str, storage_options: StorageOptions, download: bool = True
+) -> Checkpoint:
+    """Find a detector's weights, see `resolve_model`. where: its section of the job file, for messages."""
     if options.model == "torchscript":
         return resolve_weights(
             str(options.checkpoint), options.sha256, f"{where}.checkpoint", storage_options, True, download
@@ -39,5 +43,4 @@ def resolve_detector(options: DetectorOptions, storage_options: StorageOptions, 
         return resolve_weights(
             options.checkpoint, options.sha256, f"{where}.checkpoint", storage_options, False, download
         )
-    with field_named(f"{where}.checkpoint"):
-        return resolve_hub(weights_url(options.model), options.sha256, where, download)
+    return resolve_hub(weights_url(options.model), options.sha256, f"{where}.checkpoint", download)

@@ -15,7 +15,7 @@ from sapiens_ray.output.done import list_units, with_units
 from sapiens_ray.output.layout import DATA, data_file
 from sapiens_ray.output.schema import labels_in
 from sapiens_ray.storage import Folder
-from sapiens_ray.tasks.stored import Decoder, MapColumn, MapSize, StoredLabels
+from sapiens_ray.tasks.stored import AsArrays, Decoder, MapColumn, MapSize, StoredLabels
 from sapiens_ray.units import Row, UnitName
 
 if TYPE_CHECKING:
@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 class Selection:
     """The files and columns to read.
 
-    columns: only these; None for all. maps: the columns to decode. size: see `read_frame`.
+    columns: only these; None for all. maps: the columns to decode. lists: the columns of nested lists to turn into
+    arrays. size: see `read_frame`.
     """
 
     folder: Folder
     files: list[str]
     columns: list[str] | None
     maps: dict[str, MapColumn]
+    lists: dict[str, AsArrays]
     size: MapSize
 
     @property
@@ -65,6 +67,8 @@ def read_frame(folder: Folder, columns: Sequence[str] | None, decode: bool, size
     for name, decoder in selection.decoders.items():
         cells = zip(frame[name], frame["width"], frame["height"], strict=True)
         frame[name] = [decoded(cell, width, height, decoder) for cell, width, height in cells]
+    for name, as_arrays in selection.lists.items():
+        frame[name] = [None if cell is None else as_arrays(cell) for cell in frame[name]]
     return frame if selection.columns is None else frame[selection.columns]
 
 
@@ -80,9 +84,10 @@ def select(
     unknown = [column for column in wanted or [] if column not in schema.names]
     if unknown:
         raise OutputError(f"{folder.uri} has no column {unknown[0]!r}; it has {', '.join(schema.names)}")
-    maps = map_columns(labels_in(schema)) if decode else {}
-    chosen = {name: column for name, column in maps.items() if wanted is None or name in wanted}
-    return Selection(folder, files, wanted, chosen, size)
+    labels = labels_in(schema) if decode else []
+    chosen = {name: column for name, column in map_columns(labels).items() if wanted is None or name in wanted}
+    lists = {name: arrays for name, arrays in list_columns(labels).items() if wanted is None or name in wanted}
+    return Selection(folder, files, wanted, chosen, lists, size)
 
 
 def no_labels(folder: Folder) -> OutputError:
@@ -93,6 +98,11 @@ def no_labels(folder: Folder) -> OutputError:
 def map_columns(labels: Sequence[StoredLabels]) -> dict[str, MapColumn]:
     """All columns with encoded maps."""
     return {name: column for one in labels for name, column in one.maps.items()}
+
+
+def list_columns(labels: Sequence[StoredLabels]) -> dict[str, AsArrays]:
+    """All columns with nested lists, and what makes arrays of them."""
+    return {name: as_arrays for one in labels for name, as_arrays in one.lists.items()}
 
 
 def labels_of(folder: Folder) -> list[StoredLabels]:

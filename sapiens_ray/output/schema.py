@@ -37,15 +37,25 @@ def output_schema(tasks: Sequence[AnyTask], extra: pa.Schema, job: Settings) -> 
     `job` (fingerprint, models, versions) is stored as JSON under `sapiens_ray.job`, with each task's class
     names. Raises ConfigError if two columns would have the same name.
     """
+    _refuse_same_names(tasks, extra)
     fields = [*HEAD, *(field for task in tasks for field in task.fields), *extra]
-    names = Counter(field.name for field in fields)
-    doubled = [name for name, count in names.items() if count > 1]
-    if doubled:
-        raise ConfigError(
-            f"input.columns or tasks[].name: {doubled[0]!r} is already a column of the output; choose another name"
-        )
     about = {**job, "tasks": about_tasks(tasks)}
     return pa.schema(fields, metadata={JOB_KEY: json.dumps(about)})
+
+
+def _refuse_same_names(tasks: Sequence[AnyTask], extra: pa.Schema) -> None:
+    """Raise ConfigError, with the field of the job file, if two columns would have the same name."""
+    owners = dict.fromkeys((*(field.name for field in HEAD), "key"), "every row has it")
+    passed = [field for field in extra if field.name != "key"]
+    given = [("input.columns", passed), *((f"tasks[{number}].name", task.fields) for number, task in enumerate(tasks))]
+    for setting, fields in given:
+        for field in fields:
+            if field.name in owners:
+                raise ConfigError(
+                    f"{setting}: {field.name!r} is already a column of the output ({owners[field.name]}); choose "
+                    "another name"
+                )
+            owners[field.name] = f"from {setting}"
 
 
 def about_tasks(tasks: Sequence[AnyTask]) -> TaskTable:

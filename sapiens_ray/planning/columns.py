@@ -59,10 +59,9 @@ def refuse_ignored_columns(job: Job, format: str, uri: str) -> None:
     if "columns" not in source_of(format).ignored:
         return
     who = "Parquet files, .csv and .jsonl lists, and the <key>.json members of tars have them"
-    if job.label_columns:
+    for column, field in job.label_fields.items():
         raise InputError(
-            f"tasks: column {job.label_columns[0]!r} must be read from the input, but {redact_uri(uri)} has no "
-            f"columns; {who}"
+            f"{field}: {column!r} must be read from the input, but {redact_uri(uri)} has no columns; {who}"
         )
     if job.input.columns:
         raise InputError(
@@ -89,11 +88,10 @@ def types_in_records(records: Sequence[Row], uris: Sequence[str], reading: Readi
     fields = list(dict.fromkeys(name for record in records for name in record))
     for name in reading.columns:
         if name not in fields:
-            setting = "input.columns" if name in reading.passthrough else "tasks: boxes or mask"
             close = difflib.get_close_matches(name, fields, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise InputError(
-                f"{setting}: none of the first {len(records)} images in {', '.join(map(redact_uri, uris))} has a field "
+                f"{reading.field_of(name)}: none of the first {len(records)} images in {', '.join(map(redact_uri, uris))} has a field "
                 f"{name!r} in its <key>.json; {hint}the fields are {', '.join(fields)}"
             )
     return {name: type_of(name, [record.get(name) for record in records]) for name in reading.passthrough}

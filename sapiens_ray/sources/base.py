@@ -51,7 +51,8 @@ class Reading:
     """The settings of the job for reading its input.
 
     passthrough: columns that are copied into the output. labels: columns with boxes and masks that tasks read.
-    include: patterns of names; empty for all images.
+    include: patterns of names; empty for all images. label_fields: the field of the job file that names each of
+    `labels`.
     """
 
     image_column: str | None = None
@@ -60,6 +61,13 @@ class Reading:
     labels: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     storage_options: StorageOptions = field(default_factory=dict, repr=False)
+    label_fields: dict[str, str] = field(default_factory=dict)
+
+    def field_of(self, column: str) -> str:
+        """The field of the job file that names one of the columns to read, for messages."""
+        if column in self.passthrough:
+            return "input.columns"
+        return self.label_fields.get(column, "input.id_column")
 
     @property
     def columns(self) -> tuple[str, ...]:

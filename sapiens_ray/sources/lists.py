@@ -59,7 +59,7 @@ def _entries(uri: str, id_prefix: str, reading: Reading) -> Iterator[Entry]:
         for column in [*named, *([id_column] if id_column else [])]:
             if column not in row:
                 raise InputError(
-                    f"input.columns, boxes or masks: {uri}, line {line}: no column {column!r}; it has {_names(row)}"
+                    f"{reading.field_of(column)}: {uri}, line {line}: no column {column!r}; it has {_names(row)}"
                 )
         relative = "://" not in path and not path.startswith("/")
         image_id = (id_prefix if relative else "") + path.removeprefix("./")

@@ -75,15 +75,10 @@ class ParquetFiles(ShardSource):
             raise_unless_damage(error)
             return Look(1)
         choose_column(schema, reading.image_column, uri)
-        wanted = (
-            ("input.id_column", (reading.id_column,)),
-            ("input.columns", reading.passthrough),
-            ("tasks[].boxes.column or .mask.column", reading.labels),
-        )
-        for setting, names in wanted:
-            for name in names:
-                if name is not None and name not in schema.names:
-                    raise InputError(f"{setting}: {uri} has no column {name!r}; it has {', '.join(schema.names)}")
+        for name in (*([reading.id_column] if reading.id_column else []), *reading.columns):
+            if name not in schema.names:
+                setting = reading.field_of(name)
+                raise InputError(f"{setting}: {uri} has no column {name!r}; it has {', '.join(schema.names)}")
         return Look(rows, {name: schema.field(name).type for name in reading.passthrough})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 _SECRET = re.compile(r"([?&][^=&#]*(?:sig|token|secret|credential|passw|key)[^=&#]*)=[^&#]*", re.IGNORECASE)
@@ -34,6 +35,12 @@ def without_query(uri: str) -> str:
     if not mark:
         return uri
     return _USER.sub("://", f"{scheme}://{rest.partition('?')[0]}")
+
+
+def user_path(path: str | os.PathLike[str]) -> str:
+    """A path or URL as a program names it: as text, with `~` as the home folder."""
+    text = os.fspath(path)
+    return text if "://" in text else os.path.expanduser(text)
 
 
 def relative_to(folder: str, path: str) -> str:

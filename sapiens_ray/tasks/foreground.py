@@ -85,7 +85,9 @@ def fetch(mask: Mask, image_id: str, value: object, base: str, options: StorageO
     if mask.source == "folder":
         paths = [f"{str(mask.folder).rstrip('/')}/{name}{end}" for name in file_names(image_id) for end in ENDINGS]
     else:
-        if isinstance(value, np.ndarray):  # from a Labeler's caller
+        if isinstance(value, Image.Image):  # from a Labeler's caller, as arrays are
+            value = np.array(value.convert("L") if value.mode == "LA" else value)
+        if isinstance(value, np.ndarray):
             return normalized(encode_npy(value))
         cell = value.get("bytes") if isinstance(value, dict) else value
         if isinstance(cell, bytes):

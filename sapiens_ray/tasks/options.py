@@ -37,20 +37,26 @@ class ModelOptions(PoolOptions):
         pattern=r"^[0-9a-fA-F]{64}$",
         description="Refuse any other file than the one with this SHA-256.",
     )
-    mode: Literal["torchscript", "bfloat16"] = Field(
-        "torchscript",
-        description="torchscript: float32, and TorchScript files as they are. bfloat16: faster, half the memory.",
+    mode: Literal["float32", "bfloat16", "torchscript"] = Field(
+        "float32",
+        description="float32: as Sapiens-Lite's scripts run the models; TorchScript programs run as they are. "
+        "bfloat16: faster, half the memory. torchscript: the older name of float32.",
     )
     compile: Literal["none", "default", "max-autotune"] = Field(
         "none",
         description="Compile with torch.compile: default takes seconds, max-autotune minutes, once per kind of machine "
-        "(see `cache`). For native models: all except TorchScript files in mode torchscript.",
+        "(see `cache`). For native models: all except TorchScript files in mode float32.",
     )
     batch_size: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] | None = Field(
         None,
         description="Images (for pose: persons) per forward pass; default: 8 on a GPU, 1 on a CPU. auto: found by "
         "trying, on a GPU.",
     )
+
+    @field_validator("mode")
+    @classmethod
+    def _one_name(cls, value: str) -> str:
+        return "float32" if value == "torchscript" else value
 
     @field_validator("batch_size", mode="before")
     @classmethod
@@ -116,4 +122,6 @@ class ModelOptions(PoolOptions):
         skipped = {"checkpoint", "sha256", "compile", "batch_size", "actors", "num_gpus"}
         settings = self.model_dump(mode="json", exclude=skipped)
         unnamed = self.model_copy(update={"name": None}).column
-        return {**settings, "name": None if self.column == unnamed else self.name}
+        # Under its older name, so that outputs that were begun with it are continued.
+        mode = "torchscript" if self.mode == "float32" else self.mode
+        return {**settings, "mode": mode, "name": None if self.column == unnamed else self.name}

@@ -5,7 +5,7 @@ Built only from the metadata of the files, so labels can be read without the job
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from sapiens_ray.units import Row
 About = dict[str, Any]  # what the metadata of the files says about a column
 MapSize = Literal["stored", "original"]
 Decoder = Callable[[bytes, int, int], np.ndarray]  # cell, width and height of the photo
+AsArrays = Callable[[Any], Any]  # a cell of lists -> the same with arrays
 Files = list[tuple[str, bytes]]  # (ending, content) of the files of one image
 
 
@@ -66,6 +67,11 @@ class StoredLabels:
     @property
     def maps(self) -> dict[str, MapColumn]:
         """The columns with encoded maps."""
+        return {}
+
+    @property
+    def lists(self) -> dict[str, AsArrays]:
+        """The columns with nested lists, and what makes arrays of them, which can be indexed by axis."""
         return {}
 
     @property
@@ -121,9 +127,26 @@ class StoredPersons(StoredLabels):
     def keypoint_links(self) -> list[list[int]]:
         return list(self.about["keypoint_links"])
 
+    @property
+    def lists(self) -> dict[str, AsArrays]:
+        return {self.column: persons_as_arrays}
+
     def persons(self, row: Row) -> list[Row]:
         """`box`, `box_score`, `keypoints` and `scores` of each person."""
         return list(row[self.column])
+
+
+def persons_as_arrays(persons: Sequence[Row]) -> list[Row]:
+    """The same persons with float32 arrays: `box` (4), `keypoints` (K x 2) and `scores` (K)."""
+    return [
+        {
+            **person,
+            "box": np.array(person["box"], np.float32),
+            "keypoints": np.array(list(person["keypoints"]), np.float32).reshape(-1, 2),
+            "scores": np.array(person["scores"], np.float32),
+        }
+        for person in persons
+    ]
 
 
 def stored_map(cell: bytes, width: int, height: int) -> np.ndarray:

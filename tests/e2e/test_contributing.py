@@ -75,7 +75,7 @@ def test_a_package_adds_an_entry_to_every_registry(package, job, sapiens_ray):
     checked = sapiens_ray("check", job, env=env)
     assert checked.code == 0, checked.text
     assert "counted when read in 1 shard (zip)" in checked.out
-    assert "mean_colour: mean_colour, mode torchscript" in checked.out
+    assert "mean_colour: mean_colour, mode float32" in checked.out
 
     done = sapiens_ray("run", job, env=env)
     assert done.code == 0, done.text

@@ -23,8 +23,8 @@ from tests.s3_server import s3_server
 BEGUN = ROOT / "tests" / "data" / "begun_by_3a36c3a"
 TASKS = [
     {"task": "seg"},
-    {"task": "depth", "resolution": "original"},
-    {"task": "normal", "resolution": "original", "mask": "none"},
+    {"task": "depth", "resolution": "original", "mode": "torchscript"},  # as it was called then
+    {"task": "normal", "resolution": "original", "mode": "float32", "mask": "none"},
     {"task": "pose", "keypoints": 17, "boxes": "seg"},
 ]
 

@@ -259,7 +259,7 @@ def test_exported_masks_work_as_input_of_another_job(everything, sapiens_ray, mo
             assert first.loc[name, "depth_max"] == second.loc[name, "depth_max"]
     tasks[0]["mask"] = {"folder": "not-there"}
     refused = sapiens_ray("check", write_job(folder, models, "refused", "photos.jsonl", tasks))
-    assert refused.code == 2 and "tasks[].mask.folder" in refused.err
+    assert refused.code == 2 and "tasks[0].mask.folder: " in refused.err
 
 
 def test_boxes_and_masks_from_parquet_and_a_detector(cluster, command, models, tmp_path):
@@ -327,12 +327,13 @@ def test_inputs_without_the_column_of_boxes_are_refused(cluster, models, command
         "keypoints": 17,
         "boxes": {"column": "boxes"},
     }
-    for uri, message in (("photos", "has no columns"), ("list.csv", None)):
+    for uri, message in (("photos", "tasks[0].boxes.column: 'boxes' must be read from the input"), ("list.csv", None)):
         checked = command("check", write_job(tmp_path, models, "job", uri, [task]))
         assert (checked.code, (message or "") in checked.err) == (2 if message else 0, True), checked.text
     task["boxes"] = {"column": "person"}
     checked = command("check", write_job(tmp_path, models, "job", "list.csv", [task]))
-    assert checked.code == 2 and "no column 'person'; it has image, boxes" in checked.err
+    assert checked.code == 2 and "tasks[0].boxes.column: " in checked.err
+    assert "no column 'person'; it has image, boxes" in checked.err
 
 
 def test_an_image_is_decoded_once_for_all_tasks(models, monkeypatch):

@@ -62,7 +62,7 @@ def test_messages_say_what_a_file_is_that_is_not_torchscript(tmp_path, model):
     half = torch.jit.script(torch.nn.Linear(2, 2).to(torch.bfloat16))
     half.save(str(tmp_path / "half.pt2"))
     with pytest.raises(CheckpointError, match="float32"):
-        load_model(tmp_path / "half.pt2", "torchscript", torch.device("cpu"))
+        load_model(tmp_path / "half.pt2", "float32", torch.device("cpu"))
 
 
 def test_out_of_memory_in_a_padded_batch(model):

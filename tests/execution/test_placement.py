@@ -45,11 +45,11 @@ def test_defaults():
 @pytest.mark.parametrize(
     ("options", "nodes", "message"),
     [
-        ({"actors": 5}, [(16, 4)], "5 actors need 5 GPUs, but it has 4"),
-        ({"actors": 1, "num_gpus": 2}, [(8, 1)] * 4, "no room is left for one of t0"),
+        ({"actors": 5}, [(16, 4)], r"^tasks\[0\]\.actors: 5 actors need 5 GPUs, but it has 4"),
+        ({"actors": 1, "num_gpus": 2}, [(8, 1)] * 4, r"^tasks\[0\]\.num_gpus: .* no room is left for one of t0"),
         ({"actors": 3, "num_gpus": 0.6}, [(8, 1)] * 2, "3 x 0.6 t0"),
         ({"device": "cuda"}, [(8, 0)], "it has no GPU"),
-        ({"actors": 5000}, [(4, 0)], "5000 actors are too many for the 4 CPUs"),
+        ({"actors": 5000}, [(4, 0)], r"^tasks\[0\]\.actors: 5000 actors are too many for the 4 CPUs"),
     ],
 )
 def test_impossible_requests_are_refused(options, nodes, message):

@@ -81,10 +81,34 @@ def test_overrides_that_do_not_fit(write, override, message):
 
 def test_two_tasks_need_two_columns(write):
     task = MINIMAL["tasks"][0]
-    with pytest.raises(ConfigError, match="two tasks would write column 'seg'"):
+    with pytest.raises(ConfigError, match=r"tasks\[1\]: would write column 'seg', as tasks\[0\] does"):
         Job.load(write({**MINIMAL, "tasks": [task, task]}))
     job = Job.load(write({**MINIMAL, "tasks": [task, {**task, "name": "seg_small"}]}))
     assert [one.column for one in job.tasks] == ["seg", "seg_small"]
+
+
+def test_messages_name_the_task_that_asks_for_a_column_or_a_detector():
+    pose = {"task": "pose", "checkpoint": "p.pt2", "keypoints": 17}
+    job = Job.parse({
+        **MINIMAL,
+        "input": {"uri": "photos", "columns": ["caption"], "id_column": "name"},
+        "tasks": [
+            MINIMAL["tasks"][0],
+            {**pose, "name": "a", "boxes": {"column": "people"}},
+            {**pose, "name": "b", "boxes": "detector"},
+            {**pose, "name": "c", "boxes": {"detector": {"score": 0.9}}},
+            {**pose, "name": "d", "boxes": "detector"},
+            {"task": "depth", "checkpoint": "d.pt2", "mask": {"column": "masks"}},
+            {"task": "normal", "checkpoint": "n.pt2", "mask": {"column": "masks"}},
+        ],
+    })  # fmt: skip
+    assert job.entries == [*(f"tasks[{n}]" for n in range(7)), "tasks[2].boxes.detector", "tasks[3].boxes.detector"]
+    assert len(job.entries) == len(job.models)
+    named = {column: job.reading.field_of(column) for column in ("caption", "name", "people", "masks")}
+    assert named == {
+        "caption": "input.columns", "name": "input.id_column",
+        "people": "tasks[1].boxes.column", "masks": "tasks[5].mask.column",
+    }  # fmt: skip
 
 
 def test_the_fingerprint_covers_results_and_nothing_else(write):
@@ -101,12 +125,18 @@ def test_the_fingerprint_covers_results_and_nothing_else(write):
     assert fingerprint(Job.load(write(MINIMAL)).result_settings(["other model"])) != same
 
 
-def test_the_exported_names():
-    import sapiens_ray
-
-    assert sapiens_ray.__all__ == ["Job", "Labeler", "__version__", "read_labels", "run"]
-    for name in sapiens_ray.__all__:
-        assert getattr(sapiens_ray, name) is not None
+@pytest.mark.parametrize("checkpoint", ["m.pt2", "m.pth", "m.safetensors", "seg-1b"])
+def test_float32_is_the_default_and_was_called_torchscript(write, checkpoint):
+    """Outputs that were begun under the older name, which is in their fingerprint, are continued by any spelling."""
+    task = {"task": "seg", "checkpoint": checkpoint}
+    jobs = [Job.load(write({**MINIMAL, "tasks": [{**task, **mode}]})) for mode in (
+        {}, {"mode": "float32"}, {"mode": "torchscript"}, {"mode": "bfloat16"},
+    )]  # fmt: skip
+    assert [job.tasks[0].mode for job in jobs] == ["float32", "float32", "float32", "bfloat16"]
+    settings = [job.result_settings(["abc"]) for job in jobs]
+    assert settings[0] == settings[1] == settings[2] != settings[3]
+    assert settings[0]["tasks"][0]["mode"] == "torchscript"
+    assert difference(settings[0], settings[3]) == ["tasks[0].mode: was 'float32', now 'bfloat16'"]
 
 
 def test_a_job_file_is_read_without_ray_and_torch():

@@ -75,7 +75,7 @@ def lines(**changes: Any) -> list[str]:
             "tasks[0].num_gpus: above 1 it must be a whole number of GPUs (got 1.5)",
         ),
         ({"input": {"uri": []}}, "input.uri: name at least one folder, file or glob"),
-        ({"tasks": [SEG, SEG]}, "tasks: two tasks would write column 'seg'; give one of them a `name:`"),
+        ({"tasks": [SEG, SEG]}, "tasks[1]: would write column 'seg', as tasks[0] does; give one of them a `name:`"),
         (
             {"tasks": [SEG, {**POSE, "boxes": {"seg": "other"}}]},
             "tasks[1].boxes: the job has no seg task named 'other'; its seg tasks are seg",
@@ -89,7 +89,7 @@ def test_what_is_wrong_is_one_line(changes, message):
 def test_everything_that_is_wrong_has_its_line():
     assert lines(input={}, unit_size="many", tasks=[{**SEG, "mode": "fast"}]) == [
         "input.uri: is missing",
-        "tasks[0].mode: input should be 'torchscript' or 'bfloat16' (got 'fast')",
+        "tasks[0].mode: input should be 'float32', 'bfloat16' or 'torchscript' (got 'fast')",
         "unit_size: should be a whole number from 1 to 4096, or auto (got 'many')",
     ]
 

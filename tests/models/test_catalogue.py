@@ -12,6 +12,8 @@ import pytest
 from sapiens_ray.errors import CheckpointError
 from sapiens_ray.job.config import Job
 from sapiens_ray.models import catalogue
+from sapiens_ray.models.resolving import resolve_model
+from sapiens_ray.tasks.seg import SegOptions
 from tests.conftest import SHARED, read_output, write_photos
 from tests.hub_server import Hub
 from tests.small_models import small, write
@@ -99,6 +101,26 @@ def test_where_a_pulled_file_goes(tmp_path):
         target.write_bytes(b"x")
         assert catalogue.in_tree(tmp_path / root, seg, "torchscript") == target, "it is found there"
         target.unlink()
+
+
+def test_float32_takes_the_torchscript_file_or_else_the_original(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAPIENS_LITE_CHECKPOINT_ROOT", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
+    seg = catalogue.published("seg-0.3b")
+    original = tmp_path / "sapiens_host" / seg.tree_path("original")
+    script = tmp_path / "sapiens_lite_host" / "torchscript" / seg.tree_path("torchscript")
+    for path, kind in ((original, "pth"), (script, "torchscript")):
+        path.parent.mkdir(parents=True)
+        write(path, small("seg"), kind)
+        for mode in ("float32", "torchscript"):
+            options = SegOptions(task="seg", checkpoint="seg-0.3b", mode=mode)
+            found = resolve_model(options, "tasks[0].checkpoint", {})
+            assert (found.local_file(), found.kind) == (path, "catalogue")
+    pulled = command("checkpoints", "pull", "seg-0.3b", "--mode", "float32", "--to", tmp_path)
+    assert (pulled.code, pulled.out) == (0, f"{script}\n")
+    listed = json.loads(command("checkpoints", "list", "--mode", "float32", "--json").out)
+    assert {one["mode"] for one in listed} == {"torchscript"}
+    assert [one["here"] for one in listed if one["here"]] == [str(script)]
 
 
 @pytest.fixture

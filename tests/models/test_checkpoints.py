@@ -41,7 +41,7 @@ def test_every_file_format_gives_the_same_model(tmp_path, file_format):
     assert all(torch.equal(tensors[name], state[name]) for name in state)
     batch = images(model, 2)
     wanted = output(model, batch)
-    loaded = load_model(path, "torchscript", CPU)
+    loaded = load_model(path, "float32", CPU)
     assert (loaded.native is None) == (file_format == "torchscript")
     assert (output(loaded.module, batch) - wanted).abs().max() < 1e-4
     rounded = load_model(path, "bfloat16", CPU)
@@ -104,7 +104,7 @@ def test_nothing_in_a_pickle_is_run(tmp_path, place, zipped):
     assert not (tmp_path / "exploded").exists() and not SPRUNG
     if zipped:  # objects that are not tensors are ignored, so objects of training frameworks do no harm
         torch.save({"state_dict": state, "meta": {"config": Trap()}}, tmp_path / "x.pth")
-        assert load_model(tmp_path / "x.pth", "torchscript", CPU).native is not None and not SPRUNG
+        assert load_model(tmp_path / "x.pth", "float32", CPU).native is not None and not SPRUNG
 
 
 def test_exported_files_with_pickles_or_libraries_are_refused(tmp_path):
@@ -118,7 +118,7 @@ def test_exported_files_with_pickles_or_libraries_are_refused(tmp_path):
 
     path = tmp_path / "x.pt2"
     torch.export.save(torch.export.export(Foreign(), (torch.zeros(2, 3, 8, 8),)), path)
-    loaded = load_model(path, "torchscript", CPU)
+    loaded = load_model(path, "float32", CPU)
     assert loaded.native is None and loaded.batch == 2, "a program with a fixed batch size"
     with zipfile.ZipFile(path) as archive:
         members = {info.filename: archive.read(info) for info in archive.infolist()}
@@ -128,7 +128,7 @@ def test_exported_files_with_pickles_or_libraries_are_refused(tmp_path):
             for name, data in {**members, **changes}.items():
                 archive.writestr(name, data)
         with pytest.raises(CheckpointError) as error:
-            load_model(tmp_path / "y.pt2", "torchscript", CPU)
+            load_model(tmp_path / "y.pt2", "float32", CPU)
         return str(error.value)
 
     trap = io.BytesIO()
@@ -172,7 +172,7 @@ def test_programs_of_other_models_run_as_they_are(tmp_path):
     assert loaded.dtype == torch.bfloat16
     assert 0 < (output(loaded.module, batch.bfloat16()) - wanted).abs().max() < 0.05
     dim = torch.export.Dim("batch", min=1, max=8)
-    for dtype, mode, other in ((torch.float32, "torchscript", "bfloat16"), (torch.bfloat16, "bfloat16", "torchscript")):
+    for dtype, mode, other in ((torch.float32, "float32", "bfloat16"), (torch.bfloat16, "bfloat16", "float32")):
         program = torch.export.export(model.to(dtype), (batch.to(dtype),), dynamic_shapes=({0: dim},))
         torch.export.save(program, tmp_path / "export.pt2")
         loaded = load_model(tmp_path / "export.pt2", mode, CPU)
@@ -320,7 +320,7 @@ def test_other_layouts_and_kinds_of_tensors(tmp_path):
     encoder = small("features").state_dict()
     bare = {name.removeprefix("backbone."): tensor for name, tensor in encoder.items()}
     torch.save({**bare, "neck.mask_token": torch.zeros(1, dtype=torch.int32)}, tmp_path / "bare.pth")
-    assert load_model(tmp_path / "bare.pth", "torchscript", CPU).native is not None
+    assert load_model(tmp_path / "bare.pth", "float32", CPU).native is not None
     # Compressed by a zip tool: refused, although torch would read it.
     with (
         zipfile.ZipFile(tmp_path / "model.pth") as source,
@@ -341,4 +341,4 @@ def test_inspect_gives_the_digest_of_the_file(tmp_path, sapiens_ray):
     assert seen["container"] == "safetensors" and seen["dtypes"] == {"float32": seen["tensors"]}
     about = seen["architecture"]
     assert (about["task"], about["channels"], about["width"], about["layers"]) == ("normal", 3, 32, 2)
-    assert seen["modes"] == {"torchscript": "native module, float32", "bfloat16": "native module"}
+    assert seen["modes"] == dict.fromkeys(["float32", "bfloat16", "torchscript"], "native module")

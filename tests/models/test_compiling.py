@@ -85,7 +85,7 @@ def test_programs_that_run_as_they_are_are_not_compiled(tmp_path, model):
 
     runner = Runner(model, "cpu", 2)
     runner.warm_up(1024, 768, "default", CompileCache("x", None))
-    assert runner.take_notes() == ["not compiled: a torchscript program runs as it is in mode torchscript"]
+    assert runner.take_notes() == ["not compiled: a torchscript program runs as it is in mode float32"]
 
 
 def test_a_program_of_one_batch_size_gets_full_batches(tmp_path):

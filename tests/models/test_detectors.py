@@ -18,6 +18,7 @@ from sapiens_ray.tasks.persons import DetectorOptions
 from tests.conftest import photo
 
 SSD = "ssdlite320_mobilenet_v3_large"
+WHERE = "tasks[2].boxes.detector"
 
 
 class Bright(torch.nn.Module):
@@ -212,12 +213,12 @@ def test_weights_come_from_the_torch_hub_cache(ssd, tmp_path, monkeypatch):
     cached = tmp_path / "hub" / "checkpoints" / url.rsplit("/", 1)[-1]
     cached.parent.mkdir(parents=True)
     cached.write_bytes(ssd.read_bytes())
-    found = resolve_detector(DetectorOptions(model=SSD), {})
+    found = resolve_detector(DetectorOptions(model=SSD), WHERE, {})
     assert found.local_file() == cached and found.sha256 == hashlib.sha256(cached.read_bytes()).hexdigest()
-    with pytest.raises(CheckpointError, match="is not a detection model of torchvision"):
-        resolve_detector(DetectorOptions(model="yolov99"), {})
-    with pytest.raises(CheckpointError, match="pins"):
-        resolve_detector(DetectorOptions(model=SSD, sha256="0" * 64), {})
+    with pytest.raises(CheckpointError, match=r"^tasks\[2\]\.boxes\.detector\.model: 'yolov99' is not a detection"):
+        resolve_detector(DetectorOptions(model="yolov99"), WHERE, {})
+    with pytest.raises(CheckpointError, match=r"^tasks\[2\]\.boxes\.detector\.checkpoint: https.* pins"):
+        resolve_detector(DetectorOptions(model=SSD, sha256="0" * 64), WHERE, {})
 
 
 def test_persons_are_found_and_posed(tmp_path):
@@ -230,8 +231,8 @@ def test_persons_are_found_and_posed(tmp_path):
     rows = label([halves(255, 204), halves(0, 0), b"junk", halves(0, 204)])
     assert [row["error_kind"] for row in rows] == [None, None, "not_an_image", None]
     assert [len(row["persons"] or []) for row in rows] == [2, 0, 0, 1] and rows[2]["persons"] is None
-    assert rows[0]["persons"][1]["box"] == [40, 0, 80, 60]
+    assert rows[0]["persons"][1]["box"].tolist() == [40, 0, 80, 60]
     assert rows[0]["persons"][1]["box_score"] == pytest.approx(0.8)
-    assert [[p["box"] for p in row["again"] or []] for row in rows] == [
-        [p["box"] for p in row["persons"] or []] for row in rows
-    ]
+    for row in rows:
+        again, persons = row["again"] or [], row["persons"] or []
+        assert [person["box"].tolist() for person in again] == [person["box"].tolist() for person in persons]

@@ -89,7 +89,7 @@ def test_native_models_equal_the_formulas(task, tmp_path):
     assert (output(model, batch) - wanted).abs().max() < 2e-5 * scale
     # As loaded from a file: another memory order, and nearly all matrix products in bfloat16.
     path = write(tmp_path / "model.pth", model, "pth")
-    assert (output(load_model(path, "torchscript", CPU).module, batch) - wanted).abs().max() < 2e-5 * scale
+    assert (output(load_model(path, "float32", CPU).module, batch) - wanted).abs().max() < 2e-5 * scale
     small_type = output(load_model(path, "bfloat16", CPU).module, batch)
     error = (small_type - wanted).square().mean().sqrt() / wanted.std()
     assert 1e-4 < error < 0.03, "bfloat16 only rounds"
@@ -119,13 +119,13 @@ def test_outputs_equal_those_of_the_original_classes(task, file):
     )[None]
     stride, offset = int(kept["stride"]), int(kept["offset"])
     path = CONVERT / file.format(task)
-    about = load_model(path, "torchscript", CPU).architecture
+    about = load_model(path, "float32", CPU).architecture
     arch = json.loads(str(kept["arch"]))
     assert (about.width, about.layers, about.heads, about.hidden, [about.padding] * 2) == (
         arch["embed_dims"], arch["num_layers"], arch["num_heads"], arch["feedforward_channels"], arch["patch_padding"],
     )  # fmt: skip
     found = {}
-    for mode in ("torchscript", "bfloat16"):
+    for mode in ("float32", "bfloat16"):
         whole = output(load_model(path, mode, CPU).module, batch)
         assert list(whole.shape) == kept["output_shape"].tolist()
         found[mode] = whole[0, :, offset::stride, offset::stride].numpy()
@@ -134,10 +134,10 @@ def test_outputs_equal_those_of_the_original_classes(task, file):
     errors = {mode: float(np.sqrt((one**2).mean()) / spread) for mode, one in difference.items()}
     print(task, path.suffix, {mode: float(one.max()) for mode, one in difference.items()}, errors)
     if path.suffix == ".pth":
-        assert difference["torchscript"].max() < 1e-5
+        assert difference["float32"].max() < 1e-5
         assert errors["bfloat16"] < 0.02
     else:  # weights that were rounded when they were saved
-        assert errors["torchscript"] < 0.02 and errors["bfloat16"] < 0.025
+        assert errors["float32"] < 0.02 and errors["bfloat16"] < 0.025
 
 
 @needs_kit
@@ -167,7 +167,7 @@ def test_a_pretrained_encoder_fits_into_a_task_model(tmp_path):
     state |= {name: tensor for name, tensor in pretrained.state_dict().items() if name.startswith("backbone.")}
     state["neck.decoder_embed.weight"] = torch.zeros(3, 3)
     torch.save({"state_dict": state}, tmp_path / "model.pth")
-    loaded = load_model(tmp_path / "model.pth", "torchscript", CPU)
+    loaded = load_model(tmp_path / "model.pth", "float32", CPU)
     wanted = interpolate_pos_embed(state["backbone.pos_embed"], (64, 48), class_token=False)
     assert torch.equal(loaded.module.backbone.pos_embed, wanted) and loaded.module.backbone.cls_token is None
     assert output(loaded.module, images(model)).shape == (1, 28, 512, 384)
@@ -179,7 +179,7 @@ def test_a_mismatch_names_the_tensor_and_both_shapes(tmp_path):
         change(state)
         torch.save(state, tmp_path / "x.pth")
         with pytest.raises(CheckpointError) as refused:
-            load_model(tmp_path / "x.pth", "torchscript", CPU)
+            load_model(tmp_path / "x.pth", "float32", CPU)
         return str(refused.value)
 
     name = "backbone.layers.1.attn.qkv.weight"

@@ -47,7 +47,7 @@ def pose(model, column):
 def test_a_column_that_no_first_record_of_a_tar_has_is_refused(write_job, tmp_path, tar, model):
     said = refusal(write_job(tar, tasks=pose(model, "boxez")))
     assert said == (
-        f"tasks: boxes or mask: none of the first 6 images in {tar} has a field 'boxez' in its <key>.json; did you "
+        f"tasks[0].boxes.column: none of the first 6 images in {tar} has a field 'boxez' in its <key>.json; did you "
         "mean 'boxes'? the fields are key, caption, boxes, rating"
     )
     said = refusal(write_job(tar, input={"columns": ["text"]}))

@@ -125,8 +125,12 @@ def test_a_passthrough_column_must_not_have_the_name_of_an_output_column(write_j
     from sapiens_ray.errors import ConfigError
 
     (tmp_path / "a.csv").write_text("path,width\nx.jpg,3\n")
-    with pytest.raises(ConfigError, match="'width' is already a column of the output"):
+    with pytest.raises(ConfigError, match=r"^input\.columns: 'width' is already a column of the output \(every row"):
         prepare_job(Job.load(write_job(tmp_path / "a.csv", input={"columns": ["width"]})))
+    (tmp_path / "b.csv").write_text("path,small,small_area\nx.jpg,3,4\n")
+    job = Job.load(write_job(tmp_path / "b.csv", input={"columns": ["small_area"]}), ["tasks.0.name=small"])
+    with pytest.raises(ConfigError, match=r"^tasks\[0\]\.name: 'small_area' is already .* \(from input\.columns\)"):
+        prepare_job(job)
 
 
 def test_a_lost_file_is_written_again(write_job, tmp_path, cluster):
