@@ -54,7 +54,7 @@ def _of_task(where: str, old: Settings, new: Settings, old_files: Files, new_fil
         elif key in CHOICES and isinstance(before, dict) and isinstance(after, dict):
             lines += _of_choice(f"{where}.{key}", before, after)
         elif key == "mode":
-            lines.append(_was(f"{where}.mode", *(MODES.get(mode, mode) for mode in (before, after))))
+            lines.append(_was(f"{where}.mode", *(MODES.get(str(mode), mode) for mode in (before, after))))
         else:
             lines.append(_was(f"{where}.{key}", before, after))
     return lines

@@ -16,9 +16,8 @@ def resolve_model(
 
     download: if not, a file that is not on this machine is not checked (see `Checkpoint.is_here`).
     """
-    checkpoint, path = resolve(
-        options.checkpoint, options.sha256, where, storage_options, file_mode(options.mode), download
-    )
+    mode = file_mode(options.mode)
+    checkpoint, path = resolve(options.checkpoint, options.sha256, where, storage_options, mode, download)
     if path is not None and format_of(path) != "torchscript":  # TorchScript is checked when it is loaded
         from sapiens_ray.models.loading import refuse_unfit  # torch
 

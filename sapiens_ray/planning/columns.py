@@ -90,8 +90,9 @@ def types_in_records(records: Sequence[Row], uris: Sequence[str], reading: Readi
         if name not in fields:
             close = difflib.get_close_matches(name, fields, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
+            places = ", ".join(map(redact_uri, uris))
             raise InputError(
-                f"{reading.field_of(name)}: none of the first {len(records)} images in {', '.join(map(redact_uri, uris))} has a field "
-                f"{name!r} in its <key>.json; {hint}the fields are {', '.join(fields)}"
+                f"{reading.field_of(name)}: none of the first {len(records)} images in {places} has a field {name!r} "
+                f"in its <key>.json; {hint}the fields are {', '.join(fields)}"
             )
     return {name: type_of(name, [record.get(name) for record in records]) for name in reading.passthrough}
