@@ -202,9 +202,8 @@ class Pose(CropTask[PoseOptions]):
             parts |= skeleton.draw_parts(canvas, person, self.table)
         scored = any(one["box_score"] is not None for one in found)
         for number, one in enumerate(found):
-            score = one["box_score"] if scored else np.mean(one["scores"])
-            tag = f"{number}: {score:.2f}" if score is not None else f"{number}"
-            skeleton.draw_box(canvas, one["box"], scale, tag, layout.text)
+            score = one["box_score"] if scored else float(np.mean(one["scores"]))
+            skeleton.draw_box(canvas, one["box"], scale, number, score, layout.text)
         key = [skeleton.part_legend(layout, parts)] if parts else []
         of = "score of the box" if scored else "mean keypoint score"
         key.append(annotate.words(layout, ["boxes: index and", of]))

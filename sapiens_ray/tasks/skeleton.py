@@ -115,14 +115,20 @@ def draw_parts(canvas: np.ndarray, person: Person, table: KeypointTable) -> set[
     return {points[number] for number in np.flatnonzero(person.seen)} | {links[number] for number in shown}
 
 
-def draw_box(canvas: np.ndarray, box: Sequence[float], scale: np.ndarray, words: str, size: int) -> None:
-    """The box of a person in white with dark edges, and words on its upper left corner. size: of the text."""
+def draw_box(
+    canvas: np.ndarray, box: Sequence[float], scale: np.ndarray, index: int, score: float | None, size: int
+) -> None:
+    """The box of a person in white with dark edges; on its upper left corner the index and, if it is wide enough for
+    both, the score. size: of the text."""
     edge = np.array(canvas.shape[1::-1])
     corners = np.clip(np.array(box, np.float64).reshape(2, 2) * scale, -8, edge + 8).round().astype(int)
     (x1, y1), (x2, y2) = corners.tolist()
     width = max(1, size // 10)
     for colour, thickness in ((BLACK, width + 2), (WHITE, width)):
         cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, thickness)
+    words = f"{index}" if score is None else f"{index}: {score:.2f}"
+    if annotate.text(words, size).shape[1] > x2 - x1:  # in a crowd, plates would hide the photo
+        words = f"{index}"
     annotate.plate(canvas, words, size, x1 - width // 2 - 1, y1, annotate.INK, WHITE)
 
 

@@ -278,6 +278,14 @@ def test_each_person_has_a_box_with_index_and_score():
     assert (without[:, : x + 800] != first[:, : x + 800]).any(), "the mean of the keypoints' scores"
 
 
+def test_narrow_boxes_show_the_index_alone():
+    narrow, wide = (100, 100, 130, 300), (400, 100, 500, 300)
+    drawn = [picture(POSE, pose_row(person({}, narrow, score), person({}, wide, 0.5))) for score in (0.2, 0.98)]
+    assert np.array_equal(*drawn)
+    x, y, _, _ = photo_at(drawn[0])
+    assert drawn[0][y + 80 : y + 98, x + 100 : x + 120].min() < 80, "the index is there"
+
+
 def test_boxes_that_leave_the_photo_are_drawn_in_it():
     whole = picture(POSE, pose_row(person({}, (0, 0, 800, 600))))
     x, y, _, _ = photo_at(picture(POSE, pose_row(person({}, (100, 100, 200, 200)))))
