@@ -61,7 +61,9 @@ def main() -> None:
         Pose(PoseOptions(task="pose", checkpoint="-", keypoints=308)),
     ]
     row = row_of(tasks)
-    photo = cv2.resize(cv2.imread(str(PHOTO)), picture_size(WIDTH, HEIGHT, 1280), interpolation=cv2.INTER_CUBIC)
+    sample = cv2.imread(str(PHOTO))
+    assert sample is not None
+    photo = cv2.resize(sample, picture_size(WIDTH, HEIGHT, 1280), interpolation=cv2.INTER_CUBIC)
     print(f"{'task':>8} {'lite, ms':>9} {'explained, ms':>14} {'JPEG, ms':>9} {'JPEG, ms':>9} {'kB':>5} {'kB':>5}")
     for task in tasks:
         drawn, encoded, sizes = [], [], []

@@ -50,7 +50,7 @@ class Layout:
     @property
     def line(self) -> int:
         """Height of a line of text, as `text` draws it."""
-        return text(" ", self.text).shape[0]
+        return int(text(" ", self.text).shape[0])
 
     @property
     def gap(self) -> int:

@@ -95,7 +95,7 @@ class Seg(Task[SegOptions]):
         overlay = cv2.addWeighted(photo, 1.0 - settings.opacity, palette[class_map], settings.opacity, 0.0)
         if settings.style == "lite":
             return np.hstack([photo, overlay])
-        cv2.copyTo(photo, np.uint8(class_map == 0), overlay)
+        cv2.copyTo(photo, (class_map == 0).view(np.uint8), overlay)
         panels = [("photo", photo), (f"{self.column}: body parts", overlay)]
         return annotate.compose(panels, self._key(row, annotate.Layout(width, height, len(panels))))
 

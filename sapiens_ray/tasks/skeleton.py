@@ -106,13 +106,13 @@ def draw_parts(canvas: np.ndarray, person: Person, table: KeypointTable) -> set[
             start, end = (person.corners[end] for end in table.links[number])
             width = thin if links[number].endswith("hand") else thick
             _line(canvas, start, end, width + 2 if outline else width, BLACK if outline else _bgr(links[number]))
-    for number in np.flatnonzero(person.seen):
-        large = table.groups[number] in ("body", "feet")
+    for point in np.flatnonzero(person.seen):
+        large = table.groups[point] in ("body", "feet")
         radius = max(2.0, person.size / 110) if large else max(0.75, person.size / 400)
         if large:
-            _dot(canvas, person.corners[number], radius + 1, BLACK)
-        _dot(canvas, person.corners[number], radius, _bgr(points[number]))
-    return {points[number] for number in np.flatnonzero(person.seen)} | {links[number] for number in shown}
+            _dot(canvas, person.corners[point], radius + 1, BLACK)
+        _dot(canvas, person.corners[point], radius, _bgr(points[point]))
+    return {points[point] for point in np.flatnonzero(person.seen)} | {links[number] for number in shown}
 
 
 def draw_box(
