@@ -1,4 +1,5 @@
 # make demo   set up everything and label the sample photos
+# make cover  draw docs/images/cover.png; with CHECKPOINTS=/data/checkpoints from real weights
 # make test   set up everything and run the tests; make nightly those that take long
 PYTHON ?= python3
 VENV := .venv
@@ -9,13 +10,16 @@ PIP_FLAGS ?=
 TORCH := torch==2.14.1 torchvision==0.29.1
 DEMO_MODELS := checkpoints/demo
 
-.PHONY: demo test nightly lint audit format clean
+.PHONY: demo cover test nightly lint audit format clean
 
 demo: $(VENV)/installed
 	@$(BIN)/python -m sapiens_ray.demo $(DEMO_MODELS)
 	@$(BIN)/sapiens-ray run configs/demo.yaml
 	@echo
 	@echo "The demo models have random weights: their labels mean nothing. README, 'Real weights', says where to get real ones."
+
+cover: $(VENV)/installed
+	@$(BIN)/python docs/images/make_cover.py $(if $(CHECKPOINTS),--checkpoints "$(CHECKPOINTS)")
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest tests

@@ -1,41 +1,66 @@
-"""Draw docs/images/cover.png, the picture at the top of the README.
+"""Draw docs/images/cover.png, the picture at the top of the README: `make cover`, or
 
-    python -m venv /tmp/cover
-    /tmp/cover/bin/pip install numpy opencv-python-headless==5.0.0.93 pillow==13.0.0 font-source-sans-pro==0.0.1
-    PYTHONPATH=. /tmp/cover/bin/python docs/images/make_cover.py
+    make cover CHECKPOINTS=/data/checkpoints
 
-The label panels are stand-ins, not Sapiens output: a watershed by colour from the strokes in PHOTOS, painted in the
-project's class colours; depth and normals of a surface inflated over that person; keypoints placed by hand; and a
-histogram of brightness in place of features. The same versions draw the same bytes.
+CHECKPOINTS is a folder tree as `sapiens-ray checkpoints pull … --to /data/checkpoints` and Sapiens-Lite lay it out. The
+labels are then those of the largest model of every task that is in it. Without it they are stand-ins: a watershed by
+colour from the strokes in PHOTOS as classes, a surface inflated over that person as depth and normals, keypoints placed
+by hand, and a histogram of brightness in place of features. The line under the picture says which of both it is.
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
-from font_source_sans_pro import SourceSansPro, SourceSansProBold, SourceSansProSemibold
 from PIL import Image, ImageDraw, ImageFont
 
-from sapiens_ray.labels import body_parts, keypoints
+import sapiens_ray as sr
+from sapiens_ray.imaging.images import decode_map, encode_png
+from sapiens_ray.imaging.maps import encode_npy
+from sapiens_ray.labels import keypoints
+from sapiens_ray.models.catalogue import CATALOGUE, LICENCE, Mode, in_tree
+from sapiens_ray.tasks import skeleton
+from sapiens_ray.tasks.depth import Depth, DepthOptions
+from sapiens_ray.tasks.foreground import Mask
+from sapiens_ray.tasks.normal import Normal, NormalOptions
+from sapiens_ray.tasks.persons import around
+from sapiens_ray.tasks.sections import Visualize
+from sapiens_ray.tasks.seg import Seg, SegOptions
+from sapiens_ray.units import Row
 
-ROOT = Path(__file__).parents[2]
-SAMPLES = ROOT / "sapiens_ray" / "samples"
+SAMPLES = Path(sr.__file__).parent / "samples"
 COVER = Path(__file__).with_name("cover.png")
+CREDIT = "Photos: Eileen Collins (NASA) and Grace Hopper (US Navy), public domain."
+STAND_INS = "Label panels: stand-ins that show what the columns hold. They are not Sapiens output."
 
 SCALE = 2  # everything is drawn twice as large, then reduced: Pillow does not smooth edges of shapes
-WIDTH, HEIGHT = 1800, 680
+WIDTH, HEIGHT = 1800, 700
 TOP, BOTTOM = 132, 592  # of the three columns
 PANEL, MARGIN = 142, 34
 
 INK, MUTED, ACCENT, ERROR = "#1f2328", "#59636e", "#0969da", "#cf222e"
 PAPER, FILL, LINE, BLUE_FILL, ERROR_FILL = "#ffffff", "#f6f8fa", "#d1d9e0", "#ddf4ff", "#ffebe9"
-FONTS = {"regular": SourceSansPro, "semibold": SourceSansProSemibold, "bold": SourceSansProBold}
+ACCENT_BGR = (218, 105, 9)
 
 BACKGROUND, APPAREL, FACE, HAIR, CLOTHING = 0, 1, 2, 3, 22
-OUTSIDE_GREY = 100
+FEATURES = 1536  # numbers of a 1B model
+
+# The kinds of models that can label each column, and their sizes, the preferred one first.
+KINDS = {
+    "seg": ["seg"],
+    "depth": ["depth"],
+    "normal": ["normal"],
+    "pose": ["pose308", "pose133", "pose17"],
+    "features": ["pretrain"],
+}
+SIZES = ["2b", "1b", "0.6b", "0.3b"]
+FILES: tuple[Mode, ...] = ("torchscript", "original", "bfloat16")
 
 Stroke = list[tuple[int, int]]
 
@@ -147,11 +172,6 @@ def segment(photo: np.ndarray, strokes: dict[int, list[Stroke]]) -> np.ndarray:
     return cv2.medianBlur(cv2.copyMakeBorder(classes, 1, 1, 1, 1, cv2.BORDER_REPLICATE), 9)
 
 
-def paint_classes(photo: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    palette = np.array(body_parts().colours, np.uint8)[:, ::-1]  # RGB to BGR
-    return cv2.addWeighted(photo, 0.3, palette[classes], 0.7, 0)
-
-
 def inflate(inside: np.ndarray) -> np.ndarray:
     """Heights between 0 and 1 (H x W float32) of a cushion over the mask; photo borders are not its rim."""
     margin = 120
@@ -161,56 +181,90 @@ def inflate(inside: np.ndarray) -> np.ndarray:
     return heights[margin:-margin, margin:-margin].astype(np.float32)
 
 
-def paint_depth(heights: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    colours = cv2.applyColorMap((heights * 240).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    colours[~inside] = OUTSIDE_GREY
-    return colours
-
-
-def paint_normals(heights: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """(n + 1) / 2 as RGB, black outside the mask."""
-    down, right = np.gradient(heights * 90)
-    normals = np.dstack([-right, -down, np.ones_like(right)])
-    normals /= np.linalg.norm(normals, axis=2, keepdims=True)
-    colours = ((normals + 1) * 127.5).astype(np.uint8)[..., ::-1].copy()
-    colours[~inside] = 0
-    return colours
-
-
-def paint_person(photo: np.ndarray, inside: np.ndarray, points: dict[int, tuple[int, int]]) -> np.ndarray:
-    """The photo with a box round the mask and the keypoints."""
-    canvas, table = cv2.addWeighted(photo, 0.75, np.full_like(photo, 255), 0.25, 0), keypoints(17)
-    x, y, width, height = cv2.boundingRect(inside.astype(np.uint8))
-    cv2.rectangle(canvas, (x + 2, y + 2), (x + width - 4, min(y + height, photo.shape[1]) - 4), (218, 105, 9), 6)
-    for (start, end), colour in zip(table.links, table.link_colours, strict=True):
-        if start in points and end in points:
-            cv2.line(canvas, points[start], points[end], colour[::-1], 7, cv2.LINE_AA)
-    for index, point in points.items():
-        cv2.circle(canvas, point, 12, (255, 255, 255), -1, cv2.LINE_AA)
-        cv2.circle(canvas, point, 9, table.colours[index][::-1], -1, cv2.LINE_AA)
-    return canvas
-
-
-def paint_histogram(photo: np.ndarray) -> np.ndarray:
-    """Bars of the photo's brightness."""
-    side, bars = 512, 32
-    counts = cv2.calcHist([cv2.cvtColor(photo, cv2.COLOR_BGR2GRAY)], [0], None, [bars], [0, 256]).ravel()
-    canvas = np.full((side, side, 3), (250, 248, 246), np.uint8)
-    for bar, share in enumerate(np.sqrt(counts / counts.max())):
-        left, top = 32 + bar * 14, int(310 - 230 * share)
-        cv2.rectangle(canvas, (left, top), (left + 8, 310), (218, 105, 9), -1)
-    return canvas
-
-
-def panels(name: str) -> list[np.ndarray]:
-    """A photo and its label panels, in the order of the columns, square, H x W x 3 BGR."""
-    strokes, points = PHOTOS[name]
-    photo = cv2.imread(str(SAMPLES / name))
+def stand_in(name: str, photo: np.ndarray) -> Row:
+    """A row as the tasks make it, with stand-ins for labels."""
+    strokes, places = PHOTOS[name]
     classes = segment(photo, strokes)
-    inside = classes != BACKGROUND
-    heights = inflate(inside)
-    maps = [paint_classes(photo, classes), paint_depth(heights, inside), paint_normals(heights, inside)]
-    pictures = [photo, *maps, paint_person(photo, inside, points), paint_histogram(photo)]
+    heights = inflate(classes != BACKGROUND)
+    down, right = np.gradient(heights * 90)
+    x, y, width, height = cv2.boundingRect((classes != BACKGROUND).astype(np.uint8))
+    points = [places.get(number, (0, 0)) for number in range(len(keypoints(17).names))]
+    scores = [float(number in places) for number in range(len(points))]
+    brightness = cv2.calcHist([cv2.cvtColor(photo, cv2.COLOR_BGR2GRAY)], [0], None, [32], [0, 256]).ravel()
+    return {
+        "seg": encode_png(classes),
+        "depth": encode_npy(1 - heights),
+        "normal": encode_npy(np.dstack([-right, down, np.ones_like(right)])),
+        "persons": [{"box": [x, y, x + width, y + height], "keypoints": points, "scores": scores}],
+        "features": np.sqrt(brightness).repeat(FEATURES // 32),
+    }
+
+
+def checkpoint(tree: Path, task: str) -> tuple[str, Path, Mode]:
+    """The name of the preferred model of a task in the tree, its file, and the mode of that file."""
+    for kind in KINDS[task]:
+        for size in SIZES:
+            for mode in FILES if f"{kind}-{size}" in CATALOGUE else ():
+                file = in_tree(tree, CATALOGUE[f"{kind}-{size}"], mode)
+                if file is not None:
+                    return f"{kind}-{size}", file, mode
+    sys.exit(
+        f"no checkpoint for {task} in {tree}; fetch one: sapiens-ray checkpoints pull {KINDS[task][0]}-1b --to {tree}"
+    )
+
+
+def labelled(tree: Path, photos: list[np.ndarray]) -> tuple[list[Row], list[str]]:
+    """A row for each photo, and the names of the models, which are loaded one after the other."""
+    chosen = {task: checkpoint(tree, task) for task in KINDS}
+    rows: list[Row] = [{} for _ in photos]
+    for task, (name, file, mode) in chosen.items():
+        options: dict[str, object] = {"mode": "bfloat16"} if mode == "bfloat16" else {}
+        columns = {}
+        if task == "pose":
+            options |= {"keypoints": int(name.partition("-")[0].removeprefix("pose")), "boxes": {"column": "boxes"}}
+            columns["boxes"] = [around(decode_map(row["seg"]) > BACKGROUND)[:, :4].tolist() for row in rows]
+        print(f"{name}: {file}", file=sys.stderr)
+        made = sr.Labeler(task=task, checkpoint=file, **options)(photos, decode=False, columns=columns)
+        for row, new in zip(rows, made, strict=True):
+            if new["error_kind"] is not None:
+                sys.exit(f"{name}: {new['error_kind']}: {new['error']}")
+            row |= new
+    return rows, [name for name, *_ in chosen.values()]
+
+
+def paint_person(photo: np.ndarray, persons: list[Row]) -> np.ndarray:
+    """The photo, paler, with the box and the links of each person."""
+    canvas = cv2.addWeighted(photo, 0.75, np.full_like(photo, 255), 0.25, 0)
+    for one in persons:
+        x1, y1, x2, y2 = (round(number) for number in one["box"])
+        cv2.rectangle(canvas, (x1 + 2, y1 + 2), (x2 - 4, min(y2, photo.shape[1]) - 4), ACCENT_BGR, 6)
+        person = skeleton.Person.of(one, np.ones(2), canvas, Visualize().keypoint_score)
+        skeleton.draw_parts(canvas, replace(person, size=3 * person.size), keypoints(len(one["scores"])))
+    return canvas
+
+
+def paint_features(features: np.ndarray) -> np.ndarray:
+    """Bars of the mean size of neighbouring features."""
+    bars = np.abs(features).reshape(32, -1).mean(1)
+    canvas = np.full((512, 512, 3), (250, 248, 246), np.uint8)
+    for bar, share in enumerate(bars / max(float(bars.max()), 1e-9)):
+        left, top = 32 + bar * 14, int(310 - 230 * share)
+        cv2.rectangle(canvas, (left, top), (left + 8, 310), ACCENT_BGR, -1)
+    return canvas
+
+
+def panels(photo: np.ndarray, row: Row) -> list[np.ndarray]:
+    """A photo and its label panels, in the order of the columns, square, H x W x 3 BGR."""
+    height, width = photo.shape[:2]
+    row = {**row, "width": width, "height": height}
+    look, mask = Visualize(style="lite", opacity=0.7), Mask(source="seg", seg="seg")
+    tasks = [
+        Seg(SegOptions(task="seg", checkpoint="-")),
+        Depth(DepthOptions(task="depth", checkpoint="-", mask=mask)),
+        Normal(NormalOptions(task="normal", checkpoint="-", mask=mask)),
+    ]
+    maps = [task.draw(photo, row, look)[:, width : 2 * width] for task in tasks]  # right of the photo
+    pictures = [photo, *maps, paint_person(photo, row["persons"]), paint_features(np.array(row["features"]))]
     return [picture[: picture.shape[1]] for picture in pictures]
 
 
@@ -222,10 +276,10 @@ class Canvas:
         self.draw = ImageDraw.Draw(self.image)
 
     def text(
-        self, x: float, y: float, text: str, size: int, font: str = "regular", fill: str = INK, anchor: str = "lm"
+        self, x: float, y: float, text: str, size: int, bold: bool = False, fill: str = INK, anchor: str = "lm"
     ) -> None:
-        face = ImageFont.truetype(FONTS[font], size * SCALE)
-        self.draw.text((x * SCALE, y * SCALE), text, fill, face, anchor)
+        face = ImageFont.load_default(size * SCALE)
+        self.draw.text((x * SCALE, y * SCALE), text, fill, face, anchor, stroke_width=SCALE // 2 if bold else 0)
 
     def box(
         self, x: float, y: float, width: float, height: float, fill: str, line: str = LINE, radius: int = 12
@@ -258,11 +312,11 @@ class Canvas:
         self.image.paste(Image.fromarray(small[..., ::-1].copy()), (round(x * SCALE), round(y * SCALE)), mask)
 
     def finished(self) -> Image.Image:
-        return self.image.reduce(SCALE)
+        return self.image.reduce(SCALE).point(lambda level: level | 3)  # two bits less save a third of the file
 
 
 def title(canvas: Canvas, x: float, heading: str, note: str) -> None:
-    canvas.text(x, 52, heading, 34, "bold")
+    canvas.text(x, 52, heading, 34, bold=True)
     canvas.text(x, 94, note, 27, fill=MUTED)
 
 
@@ -279,8 +333,8 @@ def draw_inputs(canvas: Canvas, x: int, width: int) -> None:
     for number, (name, example) in enumerate(rows):
         y = TOP + number * (height + gap)
         canvas.box(x, y, width, height, FILL)
-        canvas.text(x + 18, y + 25, name, 28, "semibold")
-        canvas.text(x + 18, y + 54, example, 25, fill=MUTED)
+        canvas.text(x + 18, y + 25, name, 26, bold=True)
+        canvas.text(x + 18, y + 54, example, 23, fill=MUTED)
 
 
 def draw_stages(canvas: Canvas, x: int, width: int) -> None:
@@ -295,42 +349,41 @@ def draw_stages(canvas: Canvas, x: int, width: int) -> None:
     for number, (name, note) in enumerate(stages):
         y = TOP + number * (height + gap)
         canvas.box(x, y, width, height, BLUE_FILL, "#80ccff")
-        canvas.text(x + 22, y + 32, name, 31, "semibold")
+        canvas.text(x + 22, y + 32, name, 31, bold=True)
         canvas.text(x + 22, y + 66, note, 25, fill=MUTED)
         if number:
             canvas.down(x + width / 2, y - gap + 3, gap - 6)
 
 
-def draw_output(canvas: Canvas, x: int, gap: int) -> None:
+def draw_output(canvas: Canvas, x: int, gap: int, rows: list[tuple[np.ndarray, Row]]) -> None:
     title(canvas, x, "One row per image", "Parquet; exports to COCO JSON, index PNGs, Sapiens-Lite's files")
     columns = ["photo", "seg", "depth", "normal", "persons", "features", "error_kind"]
     step = PANEL + gap
     for number, column in enumerate(columns):
         colour = {"photo": MUTED, "error_kind": ERROR}.get(column, ACCENT)
-        canvas.text(x + number * step, TOP + 14, column, 27, "semibold", colour)
-    for row, name in enumerate(PHOTOS):
-        draw_row(canvas, x, TOP + 38 + row * (PANEL + 16), step, panels(name))
-    draw_error_row(canvas, x, TOP + 38 + len(PHOTOS) * (PANEL + 16), step)
-
-
-def draw_row(canvas: Canvas, x: int, y: int, step: int, pictures: list[np.ndarray]) -> None:
-    for number, picture in enumerate(pictures):
-        canvas.picture(x + number * step, y, PANEL, picture)
-    canvas.text(x + 5 * step + PANEL / 2, y + 122, "1,536 floats", 25, fill=MUTED, anchor="mm")
-    canvas.text(x + 6 * step, y + PANEL / 2, "null", 27, fill=MUTED)
+        canvas.text(x + number * step, TOP + 14, column, 25, True, colour)
+    for number, (photo, row) in enumerate(rows):
+        y = TOP + 38 + number * (PANEL + 16)
+        for position, picture in enumerate(panels(photo, row)):
+            canvas.picture(x + position * step, y, PANEL, picture)
+        count = f"{len(row['features']):,} floats"
+        canvas.text(x + 5 * step + PANEL / 2, y + 122, count, 22, fill=MUTED, anchor="mm")
+        canvas.text(x + 6 * step, y + PANEL / 2, "null", 25, fill=MUTED)
+    draw_error_row(canvas, x, TOP + 38 + len(rows) * (PANEL + 16), step)
 
 
 def draw_error_row(canvas: Canvas, x: int, y: int, step: int) -> None:
     width, height = WIDTH - MARGIN - x, BOTTOM - y
     canvas.box(x, y, width, height, ERROR_FILL, "#ffc1bc")
-    canvas.text(x + 18, y + height / 2, "cut-off.jpg", 27, "semibold")
+    canvas.text(x + 18, y + height / 2, "cut-off.jpg", 27, bold=True)
     canvas.text(
-        x + step + 10, y + height / 2, "no labels; error: “cannot be decoded: truncated or damaged”", 27, fill=MUTED
+        x + step + 10, y + height / 2, "no labels; error: “cannot be decoded: truncated or damaged”", 25, fill=MUTED
     )
-    canvas.text(x + 6 * step, y + height / 2, "corrupt", 27, "semibold", ERROR)
+    canvas.text(x + 6 * step, y + height / 2, "corrupt", 27, True, ERROR)
 
 
-def main() -> None:
+def draw(rows: list[tuple[np.ndarray, Row]], notes: list[str]) -> Image.Image:
+    """rows: photos with their labels. notes: lines under the picture."""
     canvas = Canvas(WIDTH, HEIGHT)
     canvas.box(1, 1, WIDTH - 2, HEIGHT - 2, PAPER, LINE, 0)
     middle = (TOP + BOTTOM) / 2
@@ -338,10 +391,25 @@ def main() -> None:
     canvas.arrow(MARGIN + 217, middle, 42)
     draw_stages(canvas, 304, 358)
     canvas.arrow(673, middle, 42)
-    draw_output(canvas, 726, 8)
-    note = "Label panels: stand-ins that show what the columns hold. They are not Sapiens output."
-    canvas.text(726, BOTTOM + 46, note, 26, fill=MUTED)
-    canvas.finished().save(COVER, optimize=True)
+    draw_output(canvas, 726, 8, rows)
+    for number, note in enumerate(notes):
+        canvas.text(MARGIN, BOTTOM + 36 + 34 * number, note, 23, fill=MUTED)
+    return canvas.finished()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Draw the cover picture.")
+    parser.add_argument("--checkpoints", type=Path, help="folder tree of checkpoints; default: stand-ins for labels")
+    parser.add_argument("--to", type=Path, default=COVER, help="file to write")
+    arguments = parser.parse_args()
+    photos = [cv2.imread(str(SAMPLES / name)) for name in PHOTOS]
+    if arguments.checkpoints:
+        rows, names = labelled(arguments.checkpoints.expanduser(), photos)
+        note = f"Labels: {', '.join(names)} of Sapiens by Meta, {LICENCE}, not for commercial use."
+    else:
+        rows, note = [stand_in(name, photo) for name, photo in zip(PHOTOS, photos, strict=True)], STAND_INS
+    draw(list(zip(photos, rows, strict=True)), [note, CREDIT]).save(arguments.to, optimize=True)
+    print(f"{arguments.to}: {note}")
 
 
 if __name__ == "__main__":

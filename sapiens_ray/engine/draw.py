@@ -71,7 +71,7 @@ def draw_one(unit: Unit, position: int, tasks: Sequence[AnyTask], settings: Visu
     pictures: dict[str, np.ndarray] = {}
     try:
         data = memoryview(unit.rows[DATA][position].as_buffer())
-        photo = images.decode_small(data, head["width"], head["height"], settings.max_side)
+        photo = images.decode_small(data, head["width"], head["height"], settings.max_side, settings.min_side)
     except Exception:
         return {}
     for task in tasks:

@@ -85,7 +85,8 @@ def delete_results(output: Folder) -> None:
 
 
 def _pictures_of(output: Folder, unit: UnitName) -> Iterator[str]:
-    """The pictures of the rows of a file. A row names that of the first task; the others have the same file name."""
+    """The pictures of the rows of a file. A row names that of the first task; the others have the same file name,
+    also where an earlier version named them."""
     try:
         with output.open(data_file(unit)) as stream:
             table = pq.read_table(stream, columns=["visualization"])

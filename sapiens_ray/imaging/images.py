@@ -204,8 +204,8 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         raise ImageError("too_large", f"{width}x{height} pixels are more than max_pixels = {max_pixels}")
 
 
-def decode_small(data: bytes | memoryview, width: int, height: int, max_side: int) -> np.ndarray:
-    """Decode for a picture, at most `max_side` pixels on the longer side; JPEGs are decoded at reduced size.
+def decode_small(data: bytes | memoryview, width: int, height: int, max_side: int, min_side: int = 0) -> np.ndarray:
+    """Decode for a picture, at `picture_size`; JPEGs are decoded at reduced size.
 
     `width` and `height` are those of the full image after EXIF rotation. Returns h x w x 3 uint8, BGR.
     """
@@ -220,12 +220,15 @@ def decode_small(data: bytes | memoryview, width: int, height: int, max_side: in
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     if image is None:
         raise ImageError("corrupt", "cannot be decoded at reduced size")
-    return cv2.resize(_with_colours(image), picture_size(width, height, max_side), interpolation=cv2.INTER_AREA)
+    size = picture_size(width, height, max_side, min_side)
+    how = cv2.INTER_CUBIC if size[0] > width or size[1] > height else cv2.INTER_AREA
+    return cv2.resize(_with_colours(image), size, interpolation=how)
 
 
-def picture_size(width: int, height: int, max_side: int) -> tuple[int, int]:
-    """(width, height) scaled down, never up, so that the longer side is at most `max_side`."""
-    scale = min(1.0, max_side / max(width, height))
+def picture_size(width: int, height: int, max_side: int, min_side: int = 0) -> tuple[int, int]:
+    """(width, height) scaled so that the longer side is at least `min_side` and at most `max_side`."""
+    longest = max(width, height)
+    scale = min(max(longest, min_side), max_side) / longest
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 

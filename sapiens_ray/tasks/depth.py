@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from sapiens_ray.imaging import maps
+from sapiens_ray.imaging import annotate, maps
 from sapiens_ray.tasks.base import Output, Size, TaskKind
 from sapiens_ray.tasks.dense import FloatMapOptions, FloatMapTask, StoredFloatMap, stored
 from sapiens_ray.tasks.foreground import foreground, foreground_at
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import torch
 
 OUTSIDE_GREY = 100
+INFERNO = cv2.COLORMAP_INFERNO
+Span = tuple[float, float]
 SOBEL = 7  # kernel of the picture's normals
 
 
@@ -77,29 +79,54 @@ class Depth(FloatMapTask[DepthOptions]):
 
     def draw(self, photo: np.ndarray, row: Row, settings: Visualize) -> np.ndarray:
         """The picture [photo | depth in inferno colours, near is bright | normals of the depth], as Sapiens-Lite
-        draws it: outside the foreground the depth is grey and the normals are black; h x 3w x 3 uint8 BGR.
+        draws it: outside the foreground the depth is grey and the normals are black; uint8 BGR.
 
         Without a mask the whole photo is drawn. Slopes are scaled, so the normals are those of the full-size map at
-        any size of the picture.
+        any size of the picture. Style lite: h x 3w x 3. Style explained: with titles and a scale bar, whose ends are
+        the smallest and the largest depth of the row.
         """
         height, width = photo.shape[:2]
         depth = maps.resize(maps.decode_npy(row[self.column]), width, height)
         mask = foreground_at(self.options.mask, row, width, height)
         inside = np.ones((height, width), bool) if mask is None else mask
-        near = nearness(depth, inside)
-        colours = cv2.applyColorMap((near * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+        lite = settings.style == "lite"
+        span = None if lite else self._span(row, depth[inside])
+        near = nearness(depth, inside, span)
+        colours = cv2.applyColorMap((near * 255).astype(np.uint8), INFERNO)
         colours[~inside] = OUTSIDE_GREY
         slopes = (width / row["width"], height / row["height"])
-        return np.hstack([photo, colours, normals_of_depth(near, inside, slopes)])
+        normals = normals_of_depth(near, inside, slopes)
+        if lite:
+            return np.hstack([photo, colours, normals])
+        panels = [("photo", photo), (f"{self.column}: near is bright", colours), ("normals of the depth", normals)]
+        return annotate.compose(panels, _key(span, annotate.Layout(width, height, len(panels))))
+
+    def _span(self, row: Row, values: np.ndarray) -> Span | None:
+        """The depths at the ends of the colours; None without foreground. values: depth of the foreground."""
+        least, most = row[f"{self.column}_min"], row[f"{self.column}_max"]
+        if least is not None:
+            return least, most
+        return (float(values.min()), float(values.max())) if values.size else None  # the mask is missing
 
 
-def nearness(depth: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """h x w float32: 1 at the nearest point of the foreground, 0 at the farthest and outside; 0.5 if it is flat."""
+def _key(span: Span | None, layout: annotate.Layout) -> list[np.ndarray]:
+    if span is None:
+        return [annotate.words(layout, ["no foreground"], annotate.INK)]
+    near, far = (f"{depth:.3g}" for depth in span)
+    bar = annotate.scale_bar(layout, INFERNO, [near, "near"], ["far", far])
+    return [annotate.words(layout, ["relative depth"]), bar, annotate.words(layout, ["larger is", "farther"])]
+
+
+def nearness(depth: np.ndarray, inside: np.ndarray, span: Span | None = None) -> np.ndarray:
+    """h x w float32: 1 at the nearest point of the foreground, 0 at the farthest and outside; 0.5 if it is flat.
+
+    span: the depths that become 1 and 0; those of the foreground by default.
+    """
     near = np.zeros(depth.shape, np.float32)
     values = depth[inside]
     if values.size:
-        low, high = values.min(), values.max()
-        near[inside] = 1 - (values - low) / (high - low) if high > low else 0.5
+        low, high = span or (values.min(), values.max())
+        near[inside] = 1 - np.clip((values - low) / (high - low), 0, 1) if high > low else 0.5
     return near
 
 

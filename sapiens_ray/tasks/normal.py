@@ -6,12 +6,14 @@ so it is x. The direction of each axis is not documented anywhere; see docs/outp
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import cv2
 import numpy as np
 import pyarrow as pa
 
-from sapiens_ray.imaging import maps
+from sapiens_ray.imaging import annotate, maps
 from sapiens_ray.tasks.base import Output, Size, TaskKind
 from sapiens_ray.tasks.dense import FloatMapOptions, FloatMapTask, StoredFloatMap, stored
 from sapiens_ray.tasks.foreground import foreground_at
@@ -64,13 +66,63 @@ class Normal(FloatMapTask[NormalOptions]):
         return {self.column: stored(kept, self.options)}
 
     def draw(self, photo: np.ndarray, row: Row, settings: Visualize) -> np.ndarray:
-        """The picture [photo | (n + 1) / 2 as RGB, black outside the foreground]; h x 2w x 3 uint8 BGR."""
+        """The picture [photo | (n + 1) / 2 as RGB, black outside the foreground]; uint8 BGR.
+
+        Style lite: h x 2w x 3. Style explained: with titles, and a sphere as key of the colours.
+        """
         height, width = photo.shape[:2]
         normals = maps.unit_length(maps.resize(maps.decode_npy(row[self.column]), width, height))
         mask = foreground_at(self.options.mask, row, width, height)
         if mask is not None:
             normals[~mask] = -1
-        return np.hstack([photo, ((normals[..., ::-1] + 1) / 2 * 255).astype(np.uint8)])
+        colours = in_colours(normals)
+        if settings.style == "lite":
+            return np.hstack([photo, colours])
+        panels = [("photo", photo), (f"{self.column}: x, y, z as RGB", colours)]
+        layout = annotate.Layout(width, height, len(panels))
+        z = normals[..., 2] if mask is None else normals[..., 2][mask]
+        # Meta does not say whether z points to the camera. The key shows the half that the picture shows.
+        front = z.size == 0 or float(z.mean()) >= 0
+        key = [annotate.words(layout, ["colours of", "directions"]), sphere(layout.text, front)]
+        return annotate.compose(panels, key)
+
+
+def in_colours(normals: np.ndarray) -> np.ndarray:
+    """h x w x 3 float32 vectors to (n + 1) / 2 as RGB; h x w x 3 uint8 BGR."""
+    return ((normals[..., ::-1] + 1) / 2 * 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=64)
+def sphere(size: int, front: bool) -> np.ndarray:
+    """The colours of unit vectors as a labelled half sphere with x to the right and y upwards; uint8 BGR.
+
+    size: of the text. front: the half with positive z, not that with negative z.
+    """
+    side, smooth = 8 * size, 4
+    across = (np.arange(side * smooth, dtype=np.float32) + 0.5) / (side * smooth) * 2 - 1
+    squared = across**2 + across[:, None] ** 2
+    z = np.sqrt(np.maximum(0, 1 - squared)) * (1 if front else -1)
+    disc = in_colours(np.dstack([*np.broadcast_arrays(across, -across[:, None]), z]))
+    disc[squared > 1] = annotate.PAPER
+    disc = cv2.resize(disc, (side, side), interpolation=cv2.INTER_AREA)
+    centre = annotate.text("+z" if front else "-z", size, (0, 0, 0))
+    y, x = ((side - length) // 2 for length in centre.shape[:2])
+    middle = disc[y : y + centre.shape[0], x : x + centre.shape[1]]
+    middle[:] = cv2.multiply(middle, centre, scale=1 / 255)  # the letters without their paper
+    left, right, up, down = (annotate.text(axis, size) for axis in ("-x", "+x", "+y", "-y"))
+    line, gap = up.shape[0], size // 3
+    start = left.shape[1] + gap
+    block = annotate.blank(start + side + gap + right.shape[1], side + 2 * line)
+    annotate.paste(block, disc, start, line)
+    for words, place, y in (
+        (left, 0, line + (side - line) // 2),
+        (right, start + side + gap, line + (side - line) // 2),
+        (up, start + (side - up.shape[1]) // 2, 0),
+        (down, start + (side - down.shape[1]) // 2, line + side),
+    ):
+        annotate.paste(block, words, place, y)
+    block.flags.writeable = False
+    return block
 
 
 class StoredNormal(StoredFloatMap):

@@ -11,13 +11,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import cv2
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from sapiens_ray.imaging import annotate
 from sapiens_ray.labels import KeypointTable, keypoints
-from sapiens_ray.tasks import crops
+from sapiens_ray.tasks import crops, skeleton
 from sapiens_ray.tasks.base import Average, CropTask, Output, Size, TaskKind
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.outputs import output_maps
@@ -28,6 +28,9 @@ from sapiens_ray.units import Row
 
 if TYPE_CHECKING:
     import torch
+
+
+NOBODY = "no person found"
 
 
 class PoseOptions(ModelOptions):
@@ -176,41 +179,36 @@ class Pose(CropTask[PoseOptions]):
         return {self.column: persons}
 
     def draw(self, photo: np.ndarray, row: Row, settings: Visualize) -> np.ndarray:
-        """The photo with the skeletons of all persons: keypoints, then links over them, in the table's colours.
+        """The photo with all persons, h x w x 3 uint8 BGR. Keypoints below `settings.keypoint_score` are not drawn.
 
-        Only points with a score of at least `settings.keypoint_score` are drawn. Their size depends on that of the box.
+        Style lite: keypoints, then links over them, in the table's colours. Style explained: links by body part, the
+        box of each person with its index and score, and a legend; words across the photo if there is nobody.
         """
         canvas = photo.copy()
         scale = np.array([photo.shape[1] / row["width"], photo.shape[0] / row["height"]])
-        for person in row[self.column]:
-            points = np.array(person["keypoints"], np.float64).reshape(-1, 2) * scale
-            x1, y1, x2, y2 = np.array(person["box"], np.float64)
-            size = min(math.sqrt(max(1.0, (x2 - x1) * scale[0] * (y2 - y1) * scale[1])), max(photo.shape[:2]))
-            _draw_person(canvas, points, np.array(person["scores"]), self.table, size, settings.keypoint_score)
-        return canvas
-
-
-SHIFT = 3  # fractional bits of coordinates: OpenCV draws at eighths of a pixel
-
-
-def _draw_person(
-    canvas: np.ndarray, points: np.ndarray, scores: np.ndarray, table: KeypointTable, size: float, least: float
-) -> None:
-    """Draw one skeleton. size: side of the person's box in pixels of the canvas."""
-    thickness = max(1, round(size / 220))
-    # Far outside the canvas, OpenCV's fixed-point numbers overflow.
-    limit = 4.0 * max(canvas.shape)
-    seen = (scores >= least) & (np.abs(points) < limit).all(1)
-    places = np.where(seen[:, None], points, 0) * (1 << SHIFT)
-    corners = [(round(x), round(y)) for x, y in places]
-    for number in np.flatnonzero(seen):
-        # Faces have hundreds of points and hands dozens; bodies have seventeen.
-        radius = size / 110 if table.groups[number] in ("body", "feet") else size / 260
-        fixed = round(max(0.75, radius) * (1 << SHIFT))
-        cv2.circle(canvas, corners[number], fixed, table.colours[number][::-1], -1, cv2.LINE_AA, SHIFT)
-    for (start, end), colour in zip(table.links, table.link_colours, strict=True):
-        if seen[start] and seen[end]:
-            cv2.line(canvas, corners[start], corners[end], colour[::-1], thickness, cv2.LINE_AA, SHIFT)
+        found: list[Row] = row[self.column]
+        persons = [skeleton.Person.of(person, scale, canvas, settings.keypoint_score) for person in found]
+        if settings.style == "lite":
+            for person in persons:
+                skeleton.draw_lite(canvas, person, self.table)
+            return canvas
+        layout = annotate.Layout(photo.shape[1], photo.shape[0])
+        title = f"{self.column}: {self.options.keypoints} keypoints"
+        if not found:
+            annotate.banner(canvas, NOBODY, layout.text)
+            return annotate.compose([(title, canvas)])
+        parts: set[str] = set()
+        for person in persons:
+            parts |= skeleton.draw_parts(canvas, person, self.table)
+        scored = any(one["box_score"] is not None for one in found)
+        for number, one in enumerate(found):
+            score = one["box_score"] if scored else float(np.mean(one["scores"]))
+            skeleton.draw_box(canvas, one["box"], scale, number, score, layout.text)
+        key = [skeleton.part_legend(layout, parts)] if parts else []
+        of = "score of the box" if scored else "mean keypoint score"
+        key.append(annotate.words(layout, ["boxes: index and", of]))
+        key.append(annotate.words(layout, ["keypoints: score of", f"{settings.keypoint_score:g} or more"]))
+        return annotate.compose([(title, canvas)], key)
 
 
 class StoredPose(StoredPersons):

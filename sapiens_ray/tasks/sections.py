@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, field_v
 from pydantic_core import CoreSchema
 
 Settings = dict[str, Any]  # options as JSON values
+LEAST_SIDE = 480  # of explained pictures: below, titles and legends would be larger than the photo
 
 
 def whole_number_or_auto(value: object, most: int) -> object:
@@ -33,11 +34,21 @@ class Visualize(Section):
         description="Share of the images that get a picture, chosen by a hash of image_id: the same images in every "
         "run. 0 for none.",
     )
+    style: Literal["explained", "lite"] = Field(
+        "explained",
+        description="explained: panels with titles, legends, scale bars, boxes and scores; panels of photos below 480 "
+        "pixels are enlarged. lite: exactly the pictures of Sapiens-Lite.",
+    )
     max_side: int = Field(1280, ge=16, le=16384, description="Longest side of each panel in pixels.")
     format: Literal["jpg", "png"] = Field("jpg", description="File type of the pictures.")
     quality: int = Field(90, ge=1, le=100, description="JPEG quality.")
     opacity: float = Field(0.5, ge=0, le=1, description="Opacity of the class colours over the photo.")
     keypoint_score: float = Field(0.3, description="Keypoints with a lower score are not drawn.")
+
+    @property
+    def min_side(self) -> int:
+        """Panels are enlarged until their longest side has so many pixels."""
+        return 0 if self.style == "lite" else min(LEAST_SIDE, self.max_side)
 
 
 class PoolOptions(Section):

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from sapiens_ray.imaging import images
+from sapiens_ray.imaging import annotate, images
 from sapiens_ray.imaging.maps import encode_npy
 from sapiens_ray.labels import body_parts
 from sapiens_ray.tasks.base import Output, Size, Task, TaskKind
@@ -83,15 +83,35 @@ class Seg(Task[SegOptions]):
         }
 
     def draw(self, photo: np.ndarray, row: Row, settings: Visualize) -> np.ndarray:
-        """The picture [photo | class colours over the photo], background included; h x 2w x 3 uint8 BGR.
+        """The picture [photo | class colours over the photo], h x w x 3 uint8 BGR.
 
-        photo: h x w x 3 uint8 BGR. row: the finished row; its class map is resized to the photo.
+        photo: h x w x 3 uint8 BGR. row: the finished row; its class map is resized to the photo. Style lite: the
+        background has its colour, too. Style explained: the photo shows through there, and a legend names the classes
+        of the row with their share of the photo, largest first.
         """
         height, width = photo.shape[:2]
         class_map = cv2.resize(images.decode_map(row[self.column]), (width, height), interpolation=cv2.INTER_NEAREST)
         palette = np.array(body_parts().colours, np.uint8)[:, ::-1]  # RGB to BGR
         overlay = cv2.addWeighted(photo, 1.0 - settings.opacity, palette[class_map], settings.opacity, 0.0)
-        return np.hstack([photo, overlay])
+        if settings.style == "lite":
+            return np.hstack([photo, overlay])
+        cv2.copyTo(photo, (class_map == 0).view(np.uint8), overlay)
+        panels = [("photo", photo), (f"{self.column}: body parts", overlay)]
+        return annotate.compose(panels, self._key(row, annotate.Layout(width, height, len(panels))))
+
+    def _key(self, row: Row, layout: annotate.Layout) -> list[np.ndarray]:
+        table = body_parts()
+        found = zip(row[f"{self.column}_area"], row[f"{self.column}_classes"], strict=True)
+        parts = sorted(((area, number) for area, number in found if number > 0), reverse=True)
+        if not parts:
+            return [annotate.words(layout, ["no body parts:", "all background"], annotate.INK)]
+        entries = [(table.colours[number][::-1], table.names[number], percent(area)) for area, number in parts]
+        return [annotate.words(layout, ["share of the photo"]), annotate.legend(layout, entries)]
+
+
+def percent(share: float) -> str:
+    """A share between 0 and 1 as text."""
+    return f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %"
 
 
 class StoredSeg(StoredClassMap):

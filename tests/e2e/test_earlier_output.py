@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import sapiens_ray as sr
+from sapiens_ray.execution.redo import delete_results
 from sapiens_ray.planning.status import output_status
 from sapiens_ray.storage import Folder
 from tests.conftest import ROOT, read_output
@@ -27,11 +28,13 @@ TASKS = [
     {"task": "normal", "resolution": "original", "mode": "float32", "mask": "none"},
     {"task": "pose", "keypoints": 17, "boxes": "seg"},
 ]
+COLUMNS = ("seg", "depth", "normal", "persons")
+PICTURES = {"max_side": 32, "quality": 60, "fraction": 0.6}
 
 
 @pytest.fixture(scope="module")
 def job():
-    """The job of that output, unchanged, as a function of the folder to write to."""
+    """The job of that output, as a function of the folder to write to; pictures may differ."""
     files = {"seg": "seg", "depth": "depth", "normal": "normal", "pose": "pose17"}
     tasks = [{**task, "checkpoint": str(BEGUN / "models" / f"{files[task['task']]}.pt2")} for task in TASKS]
     with s3_server() as s3:
@@ -39,11 +42,11 @@ def job():
         for photo in sorted((BEGUN / "photos").iterdir()):
             s3.direct.put_file(str(photo), f"begun/photos/{photo.name}")
 
-        def at(output: Path) -> sr.Job:
+        def at(output: Path, **pictures: object) -> sr.Job:
             return sr.Job.parse({
                 "name": "begun",
                 "input": {"uri": "s3://begun/photos/", "shard_size": 4, "storage_options": s3.options},
-                "output": {"uri": str(output), "visualize": {"max_side": 32, "quality": 60, "fraction": 0.6}},
+                "output": {"uri": str(output), "visualize": {**PICTURES, **pictures}},
                 "unit_size": 2,
                 "tasks": tasks,
             })  # fmt: skip
@@ -58,7 +61,7 @@ def test_it_is_resumed_without_an_error(cluster, job, tmp_path):
     status = output_status(Folder(str(output)))
     assert (status["images"], status["expected"], status["errors"]) == (6, 8, {"not_an_image": 1})
 
-    summary = sr.run(job(output))
+    summary = sr.run(job(output, fraction=1))
     assert (summary.already_done, summary.labelled, summary.images) == (6, 2, 8)
     files = {file.name: file.read_bytes() for file in (output / "data").iterdir()}
     assert sorted(files) == ["s000000-00000000-00000004-end.parquet", "s000001-00000000-00000004-end.parquet"]
@@ -73,11 +76,18 @@ def test_it_is_resumed_without_an_error(cluster, job, tmp_path):
     assert set(kinds.values()) == {None}
     assert not list((output / "attempts").iterdir()), "the records of a finished job are deleted"
 
+    names = {number: f"{number}.jpg.jpg" for number in (0, 2, 5)} | {6: "6.jpg"}  # the old version's, and ours
+    named = [names.get(number) and f"visualizations/seg/{names[number]}" for number in range(8)]
+    assert table["visualization"].to_pylist() == named
+    assert pictures(output) == sorted(f"{column}/{name}" for column in COLUMNS for name in names.values())
+    delete_results(Folder(str(output)))
+    assert pictures(output) == []
+
 
 def test_labels_schema_and_settings_are_unchanged(cluster, job, tmp_path):
     """A new run gives the same columns, types, metadata and settings, and with the same torch the same labels."""
     output = tmp_path / "output"
-    sr.run(job(output))
+    sr.run(job(output, style="lite"))
     old = pq.read_table(BEGUN / "output" / "data" / "s000000-00000000-00000004-end.parquet")
     new = pq.read_table(output / "data" / "s000000-00000000-00000004-end.parquet")
     assert new.schema.equals(old.schema), "names and types"
@@ -88,15 +98,20 @@ def test_labels_schema_and_settings_are_unchanged(cluster, job, tmp_path):
     record_old, record_new = (yaml.safe_load((one / "job.yaml").read_text()) for one in (BEGUN / "output", output))
     assert record_new.keys() == record_old.keys()
     assert record_new["result_settings"] == record_old["result_settings"]
-    head = [name for name in old.schema.names if name not in ("error",)]
+    head = [name for name in old.schema.names if name not in ("error", "visualization")]
     if (
         versions[0]["torch"] == versions[1]["torch"]
         and versions[0]["opencv-python-headless"] == (versions[1]["opencv-python-headless"])
     ):
         for name in head:
             assert new[name].to_pylist() == old[name].to_pylist(), name
-    names = sorted(str(path.relative_to(output)) for path in (output / "visualizations").rglob("*.jpg"))
-    kept = sorted(
-        str(path.relative_to(BEGUN / "output")) for path in (BEGUN / "output" / "visualizations").rglob("*.jpg")
-    )
-    assert set(kept) <= set(names)
+        for name in pictures(BEGUN / "output"):  # style lite draws the same pictures, bit by bit
+            ours = output / "visualizations" / name.removesuffix(".jpg")
+            assert ours.read_bytes() == (BEGUN / "output" / "visualizations" / name).read_bytes(), name
+    assert pictures(output) == sorted(f"{column}/{number}.jpg" for column in COLUMNS for number in (0, 2, 5, 7))
+
+
+def pictures(output: Path) -> list[str]:
+    """The names of all pictures of an output."""
+    root = output / "visualizations"
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())

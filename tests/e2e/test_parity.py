@@ -18,6 +18,7 @@ PARITY = SHARED / "parity"
 # Tighter than the kit's own limits.
 EXACT = ["seg.agree_min=1", "seg.miou_min=1", "depth.max=1e-4", "depth.mean=1e-6", "normal.deg_p999=2e-3",
          "pretrain.max=2e-3", "pose.within_min=1"]  # fmt: skip
+LITE = {"style": "lite", "max_side": 16384, "format": "png"}
 
 pytestmark = pytest.mark.skipif(not PARITY.is_dir(), reason="needs the parity kit")
 
@@ -64,7 +65,7 @@ def equal(sapiens_ray, folder: Path, output: str, tasks: list[dict[str, object]]
     """Label the photos, export the labels in format lite, and compare them with the outputs in the kit."""
     job = {
         "input": {"uri": "photos.jsonl", "id_column": "id"},
-        "output": {"uri": output, "visualize": {"max_side": 16384, "format": "png", "fraction": pictures}},
+        "output": {"uri": output, "visualize": {**LITE, "fraction": pictures}},
         "tasks": tasks,
         "unit_size": 4,
     }

@@ -157,7 +157,7 @@ def test_restart_asks_before_it_deletes(sapiens_ray, labelled, tmp_path):
     code, said = answer(b"y\n")
     assert code == 0 and "9 (9 ok, 0 errors)" in said, said
     assert ids(output) == [file.name for file in files[:9]]
-    assert (output / "notes.txt").exists() and not (output / "visualizations" / "009.jpg.jpg").exists()
+    assert (output / "notes.txt").exists() and not (output / "visualizations" / "009.jpg").exists()
 
 
 def test_restart_with_a_wrong_job_deletes_nothing(sapiens_ray, labelled):
@@ -224,7 +224,7 @@ def test_restart_keeps_files_that_no_run_wrote(cluster, write_job, tmp_path):
         assert sr.run(sr.Job.load(path), restart=True).images == 2
         assert (output / "data" / "thesis.txt").read_text() == "mine"
         assert sorted(file.name for file in (output / "visualizations").iterdir()) == [
-            "000.jpg.jpg", "001.jpg.jpg", "figure.png",
+            "000.jpg", "001.jpg", "figure.png",
         ]  # fmt: skip
     assert len(list((output / "data").glob("*.parquet"))) == 1
 

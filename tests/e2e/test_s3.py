@@ -103,7 +103,7 @@ def test_a_job_on_object_storage(cluster, sapiens_ray, s3, job, tmp_path, model,
         f"{s3.bucket}/labels/data/s000000-00000000-00000004-end.parquet",
         f"{s3.bucket}/labels/data/s000001-00000000-00000003-end.parquet",
     ]
-    assert direct.exists(f"{s3.bucket}/labels/visualizations/photos/sub/000.jpg.jpg")
+    assert direct.exists(f"{s3.bucket}/labels/visualizations/photos/sub/000.jpg")
     assert not direct.exists(f"{s3.bucket}/labels/lock.json")
     local = sr.Labeler(task="seg", checkpoint=model)([str(files[0])], decode=False)
     assert frame["seg"][0] == local[0]["seg"]

@@ -117,7 +117,7 @@ def test_the_fingerprint_covers_results_and_nothing_else(write):
 
     same = of()
     assert of(name="other") == of(input={"uri": "more"}) == of(unit_size=3) == same
-    assert of(output={"uri": "out", "visualize": {"fraction": 0.1}}) == of(device="cpu") == same
+    assert of(output={"uri": "out", "visualize": {"fraction": 0.1, "style": "lite"}}) == of(device="cpu") == same
     assert of(tasks=[{"task": "seg", "checkpoint": "moved.pt2", "batch_size": 3, "actors": 2}]) == same
     assert of(max_pixels=7) != same
     assert of(input={"uri": "photos", "id_column": "name"}) != same

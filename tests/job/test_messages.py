@@ -30,8 +30,8 @@ def lines(**changes: Any) -> list[str]:
         ({"input": {"uri": "x", "shard_sise": 3}}, "input.shard_sise: unknown key; did you mean 'shard_size'?"),
         (
             {"output": {"uri": "y", "visualize": {"zzz": 1}}},
-            "output.visualize.zzz: unknown key; known keys: fraction, max_side, format, quality, opacity, "
-            "keypoint_score",
+            "output.visualize.zzz: unknown key; known keys: fraction, style, max_side, format, quality, "
+            "opacity, keypoint_score",
         ),
         ({"tasks": [{**SEG, "bath_size": 1}]}, "tasks[0].bath_size: unknown key; did you mean 'batch_size'?"),
         ({"tasks": [SEG, {**POSE, "crp": 1}]}, "tasks[1].crp: unknown key; did you mean 'crop'?"),

@@ -9,6 +9,7 @@ import pytest
 import sapiens_ray as sr
 from sapiens_ray.errors import CheckpointError, ConfigError, ImageError, OutputError
 from sapiens_ray.imaging.images import decode_map
+from sapiens_ray.tasks.sections import Visualize
 from tests.conftest import photo, write_photos
 
 
@@ -50,8 +51,12 @@ def test_labeler_takes_arrays_bytes_and_paths(model):
     assert np.array_equal(rows[0]["seg"], rows[1]["seg"]) and rows[0]["seg"].shape == (30, 40)
     assert [row["error_kind"] for row in rows] == [None, None, "missing", "zero_size", "empty"]
     assert [row["index"] for row in rows] == [0, 1, 2, 3, 4]
-    picture = labeler.preview(image)
+    picture = labeler.preview(image, Visualize(style="lite"))
     assert picture.shape == (30, 80, 3) and np.array_equal(picture[:, :40], image)
+    explained = labeler.preview(image, Visualize(max_side=40))
+    panel = [(y, x) for y in range(explained.shape[0] - 29) for x in range(explained.shape[1] - 39)
+             if np.array_equal(explained[y : y + 30, x : x + 40], image)]  # fmt: skip
+    assert len(panel) == 1, "the photo is in it, unchanged"
     with pytest.raises(ImageError, match="no bytes"):
         labeler.preview(b"")
     with pytest.raises(TypeError, match="H x W x 3 uint8 BGR"):

@@ -239,7 +239,7 @@ def test_missing_and_empty_masks_are_not_errors(models):
     everything = sr.Labeler(task="depth", checkpoint=models / "depth.pt2")([image])[0]
     assert (rows[2]["depth_min"], rows[2]["depth_max"]) == (everything["depth_min"], everything["depth_max"])
     for cell in (None, empty, full):
-        assert label.preview(image, columns={"m": cell}).shape == (40, 90, 3)
+        assert label.preview(image, Visualize(style="lite"), {"m": cell}).shape == (40, 90, 3)
 
 
 # --- pictures --------------------------------------------------------------------------------------------------
@@ -274,19 +274,19 @@ def test_normals_of_depth_equal_the_formula():
     assert picture[core].any(-1).all()
 
 
-def test_pictures_show_panels_side_by_side():
+def test_style_lite_shows_panels_side_by_side():
     image = photo(64, 48)
     row = {"width": 640, "height": 480, "seg": encode_png(np.tile(np.uint8([[0, 1]]), (480, 320)))}
     row["seg"] = encode_png(np.repeat(np.uint8([[0, 1]]), 320, 1).repeat(480, 0))
     depth = Depth(DepthOptions(task="depth", checkpoint="x", mask=Mask(source="seg", seg="seg")))
     row["depth"] = npy(np.tile(np.linspace(0, 1, 768, dtype=np.float16), (1024, 1)))
-    picture = depth.draw(image, row, Visualize())
+    picture = depth.draw(image, row, Visualize(style="lite"))
     assert picture.shape == (48, 192, 3) and np.array_equal(picture[:, :64], image)
     assert (picture[:, 64:96] == 100).all() and (picture[:, 128:160] == 0).all()
     assert int(picture[20, 97].sum()) > int(picture[20, 126].sum()), "near is bright"
     normal = Normal(NormalOptions(task="normal", checkpoint="x", mask=Mask(source="seg", seg="seg")))
     row["normal"] = npy(np.tile(np.float16([0.6, 0, 0.8]), (512, 384, 1)))
-    picture = normal.draw(image, row, Visualize())
+    picture = normal.draw(image, row, Visualize(style="lite"))
     assert picture.shape == (48, 128, 3) and (picture[:, 64:96] == 0).all()
     assert np.abs(picture[20, 100].astype(int) - [229, 127, 204]).max() <= 1  # BGR of (n + 1) / 2
 

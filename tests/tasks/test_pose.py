@@ -230,7 +230,7 @@ def test_the_checkpoint_of_other_keypoints_is_refused(pose17):
         sr.Labeler(task="pose", keypoints=133, checkpoint=pose17)([photo(40, 50)])
 
 
-def test_the_picture_shows_points_and_links_in_their_colours():
+def test_style_lite_shows_points_and_links_in_their_colours():
     task = Pose(PoseOptions(task="pose", keypoints=17, checkpoint="x"))
     table = keypoints(17)
     canvas = np.zeros((400, 300, 3), np.uint8)
@@ -239,7 +239,7 @@ def test_the_picture_shows_points_and_links_in_their_colours():
     scores[16] = 0.1
     points[15] = [1e7, -1e7]
     row = {"width": 600, "height": 800, "persons": [{"box": [0, 0, 600, 800], "keypoints": points, "scores": scores}]}
-    picture = task.draw(canvas, row, Visualize())
+    picture = task.draw(canvas, row, Visualize(style="lite"))
     drawn = set(map(tuple, picture.reshape(-1, 3).tolist()))
     assert {colour[::-1] for colour in table.colours[:5]} <= drawn
     assert tuple(picture[round(points[0][1] / 2), round(points[0][0] / 2)]) in {
@@ -247,7 +247,7 @@ def test_the_picture_shows_points_and_links_in_their_colours():
     }
     assert not picture[170:, :].any(), "points below the score or far outside are neither drawn nor linked"
     assert not canvas.any(), "the photo is not drawn on"
-    none = task.draw(canvas, {**row, "persons": []}, Visualize())
+    none = task.draw(canvas, {**row, "persons": []}, Visualize(style="lite"))
     assert np.array_equal(none, canvas)
 
 

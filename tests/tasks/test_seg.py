@@ -80,11 +80,11 @@ def test_the_output_of_another_model_is_refused(task, output, message):
         task.check_output(output, 2)
 
 
-def test_draw_blends_every_class_with_its_colour(task):
+def test_style_lite_blends_every_class_with_its_colour(task):
     image = np.full((40, 60, 3), 100, np.uint8)
     class_map = np.repeat(np.arange(28, dtype=np.uint8), 100).reshape(28, 100)
     row = task.finish([class_map], {})
-    panel = task.draw(cv2.resize(image, (100, 28)), row, Visualize(opacity=0.5))[:, 100:]
+    panel = task.draw(cv2.resize(image, (100, 28)), row, Visualize(opacity=0.5, style="lite"))[:, 100:]
     for index, (red, green, blue) in enumerate(body_parts().colours):
         expected = [(100 + blue) / 2, (100 + green) / 2, (100 + red) / 2]
         assert np.abs(panel[index].mean(0) - expected).max() <= 1, index
