@@ -1,6 +1,7 @@
 """The entry point for clusters: ray job submit --working-dir . -- python jobs/label.py configs/job.yaml
 
-It takes the arguments of `sapiens-ray run`.
+It takes the arguments of `sapiens-ray run`. If `ray job submit` ends with an AuthenticationError, the cluster asks for
+a token: docs/cluster.md says what to do.
 """
 
 import sys

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -31,17 +32,24 @@ settings.register_profile("new", deadline=None, suppress_health_check=[HealthChe
 settings.register_profile("same", settings.get_profile("new"), derandomize=True)
 settings.load_profile("same")
 
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a token left on this machine must not enable it
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# What Ray needs on a machine that is busy with something else, also where a test runs without the rest of this:
+# patience with its own processes (its defaults are 30 s and 60 s), workers at usual priority, which would starve, and
+# no reports of usage.
+RAY_PATIENCE = {
+    "RAY_gcs_server_port_wait_time_s": "600",
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_NUM_REDIS_GET_RETRIES": "300",
+    "RAY_worker_niceness": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+for name, value in RAY_PATIENCE.items():
+    os.environ.setdefault(name, value)
+# Clusters of tests ask for a token, as those of users should, and for one that is not the machine's.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "300")
 os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "300")
-# How long Ray waits for its own processes; its defaults are 30 s and 60 s.
-os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "600")
-os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
-os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "300")
-# By default Ray's workers run at low priority; on a machine that is busy with something else they would starve.
-os.environ.setdefault("RAY_worker_niceness", "0")
 # `ray job stop`, and a run that receives a stop signal, must not kill work that is slow only because the machine is.
 os.environ.setdefault("RAY_JOB_STOP_WAIT_TIME_S", "600")
 
@@ -80,9 +88,10 @@ def start_cluster(folder: str, cpus: int = 2, gpus: int = 0) -> tuple[subprocess
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
-            urllib.request.urlopen(f"{cluster.dashboard}/api/version", timeout=60).close()
             # The job server refuses jobs that come before its agent is up, which takes ten seconds more.
-            urllib.request.urlopen(f"http://127.0.0.1:{agent}/api/local_raylet_healthz", timeout=60).close()
+            for url in (f"{cluster.dashboard}/api/version", f"http://127.0.0.1:{agent}/api/local_raylet_healthz"):
+                sent = {"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"}
+                urllib.request.urlopen(urllib.request.Request(url, headers=sent), timeout=60).close()
             return process, cluster
         except OSError:
             if time.monotonic() > deadline or process.poll() is not None:

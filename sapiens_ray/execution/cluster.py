@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sapiens_ray.errors import ClusterError
+from sapiens_ray.execution.authentication import forget_own_token, refuse_disagreement, use_own_token
 from sapiens_ray.storage import translate_errors
 from sapiens_ray.tasks.sections import Settings
 
@@ -72,7 +73,10 @@ def _autoscaler_limits() -> dict[str, float]:
 
 
 def start_ray(address: str | None = None) -> None:
-    """Connect to the cluster this process belongs to, or start one on this machine."""
+    """Connect to the cluster this process belongs to, or start one on this machine.
+
+    Raises ClusterError if the cluster does not answer, or does not agree with this process on a token.
+    """
     # Ray's C++ side writes advice about Ray Data's actors to the terminal as errors; this variable turns that off. Ray
     # then prints a line about the variable, so stderr is redirected during ray.init(), whose errors are exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -81,20 +85,25 @@ def start_ray(address: str | None = None) -> None:
     if ray.is_initialized():
         return
     options: Settings = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address or os.environ.get("RAY_ADDRESS"):
-        options["address"] = address
+    named, what = address or "", f"--address {address}"
+    if named in ("", "auto") and os.environ.get("RAY_ADDRESS"):  # which Ray prefers to these two
+        named = os.environ["RAY_ADDRESS"]
+        what = f"RAY_ADDRESS={named}"
+    if named not in ("", "local"):
+        _refuse_silent_address(named, what)
+        forget_own_token()
+        refuse_disagreement(named, what)
+        options["address"] = named
+        what = f"{what}: cannot connect to Ray"
     else:
+        use_own_token()
         options |= {"address": "local", "include_dashboard": False}
-    _refuse_silent_address(address or os.environ.get("RAY_ADDRESS", ""))
-    what = "Ray did not start on this machine"
-    if address or os.environ.get("RAY_ADDRESS"):
-        what = f"--address {address}" if address else f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}"
-        what += ": cannot connect to Ray"
+        what = "Ray did not start on this machine"
     with translate_errors(ClusterError, what), _stderr_to_devnull():
         ray.init(**options)
 
 
-def _refuse_silent_address(address: str) -> None:
+def _refuse_silent_address(address: str, what: str) -> None:
     """Raise ClusterError if nothing listens at host:port; Ray itself would wait silently for more than a minute."""
     host, colon, port = address.rpartition(":")
     if "://" in address or not colon or not port.isdigit():
@@ -102,7 +111,7 @@ def _refuse_silent_address(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
-        raise ClusterError(f"--address {address}: no Ray cluster answers there ({error})") from None
+        raise ClusterError(f"{what}: no Ray cluster answers there ({error})") from None
 
 
 @contextlib.contextmanager

@@ -1,67 +1,87 @@
-"""Every command and snippet of the README runs, in the order of the README."""
+"""Every command and snippet of the README runs for a new user, in the order of the README."""
 
 from __future__ import annotations
 
-import os
+import ast
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import PATIENCE_S, ROOT
+from tests.conftest import ROOT
+from tests.newcomer import Newcomer, newcomer
+
+README = (ROOT / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    """A checkout in which `make demo` was called, and its output. It uses the venv of this test run."""
+def user():
+    with newcomer() as user:
+        yield user
+
+
+@pytest.fixture(scope="module")
+def demo(user, tmp_path_factory):
+    """A checkout in which a new user called `make demo`, and its output. It uses the venv of this test run."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("Makefile", "configs", "jobs", "sapiens_ray", "pyproject.toml", ".rayignore"):
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, folder / name)
-    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    command = ["make", "demo", f"VENV={sys.prefix}", f"--old-file={sys.prefix}/installed"]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = user.run("make", "demo", f"VENV={sys.prefix}", f"--old-file={sys.prefix}/installed", cwd=folder)
+    assert done.code == 0, done.text
     return folder, done
 
 
-def run_block(language: str, code: str, folder: Path, dashboard: str) -> str:
-    env = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "RAY_API_SERVER_ADDRESS": dashboard,
-        "HF_HOME": str(folder / "hf"),
-    }
+def run_block(language: str, code: str, folder: Path, user: Newcomer) -> str:
     command = ["bash", "-euc", code] if language == "bash" else [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert done.returncode == 0, f"{code}\n{done.stdout}{done.stderr}"
-    return done.stdout
+    done = user.run(*command, cwd=folder)
+    assert done.code == 0, f"{code}\n{done.text}"
+    return done.out
 
 
-def test_make_demo_reports_its_result(demo):
+def test_make_demo_reports_its_result(demo, user):
     folder, done = demo
-    assert "random weights: their labels mean nothing" in done.stdout
-    assert f"{folder}/runs/demo/data/*.parquet" in done.stdout
-    assert "5 (5 ok, 0 errors)" in done.stdout
-    assert "Deprecat" not in done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("read a row")]
+    assert "random weights: their labels mean nothing" in done.out
+    assert f"{folder}/runs/demo/data/*.parquet" in done.out
+    assert "5 (5 ok, 0 errors)" in done.out
+    assert "Deprecat" not in done.err
+    (line,) = [line for line in done.out.splitlines() if line.startswith("read a row")]
     read = subprocess.run(line.removeprefix("read a row").strip(), shell=True, capture_output=True, text=True)
     assert "astronaut.jpg" in read.stdout, read.stderr
-    assert "RANDOM weights" in done.stderr
+    assert "RANDOM weights" in done.err
+    assert not (user.home / ".ray").exists(), "a token there would change what `ray start` does for this user"
 
 
-def test_the_readme_works_after_the_demo(cluster, demo):
+# What a user may try while the cluster of the README runs.
+ON_THE_CLUSTER = """
+run() {{ sapiens-ray run configs/demo.yaml --set output.uri=runs/refused --address {head} || echo "exit $?"; }}
+echo == without; (unset RAY_AUTH_MODE; run)
+echo == another; RAY_AUTH_TOKEN=another run
+echo == submitted without; (unset RAY_AUTH_MODE; ray job submit -- true || echo "exit $?")
+echo == nodes; {nodes}
+sapiens-ray check configs/demo.yaml --address {head}
+"""
+
+
+def test_the_readme_works_after_the_demo(demo, user):
     checkout, _ = demo
-    blocks = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
     assert len(blocks) == 8, "a block was added or lost its language"
-    printed = [run_block(language, code, checkout, cluster.dashboard) for language, code in blocks]
+    docs = (ROOT / "docs" / "cluster.md").read_text()
+    (nodes,) = re.findall(r"```bash\n(.*?)```", docs, re.DOTALL)
+    recipe, stop, rest = blocks[1][1].partition("ray stop")
+    tries = ON_THE_CLUSTER.format(head=user.head, nodes=nodes)
+    blocks[1] = ("bash", f"{recipe}exec 2>&1; set +e{tries}set -e; {stop}{rest}")
+    printed = [run_block(language, code, checkout, user) for language, code in blocks]
     assert "5 in 1 shard (list)" in printed[0] and "5 of 5 (100.0 %)" in printed[0]
-    assert "5 (5 ok, 0 errors)" in printed[1]
+    check_the_cluster(printed[1], user, docs)
     (on_cluster,) = (checkout / "runs" / "on-cluster" / "data").iterdir()
     columns = set(pq.read_schema(on_cluster).names)
     assert {"seg", "depth", "normal", "persons", "features"} <= columns
@@ -76,8 +96,58 @@ def test_the_readme_works_after_the_demo(cluster, demo):
         assert (checkout / "runs" / written).exists(), written
 
 
+def check_the_cluster(printed: str, user: Newcomer, docs: str) -> None:
+    """The job of the README ran, and what happens to those without the token is what docs/cluster.md says."""
+    job, without, another, submitted, nodes = printed.split("\n== ")
+    assert "5 (5 ok, 0 errors)" in job
+    for text, line in (
+        (without, f"--address {user.head}: the cluster asks for a token. Set RAY_AUTH_MODE=token, and put"),
+        (another, f"--address {user.head}: the cluster has another token than RAY_AUTH_TOKEN. `ray get-auth-token`"),
+    ):
+        assert f"\nsapiens-ray: {line}" in text and text.endswith("\nexit 2") and "Traceback" not in text, text
+    message = "Authentication token is missing or incorrect"
+    assert message in submitted and submitted.endswith("\nexit 1") and f"`{message}`" in docs, submitted
+    assert "the cluster of 2 nodes has 0 and 4" in nodes, nodes
+    assert (user.folder / "node-2" / ".ray" / "auth_token").exists()
+    assert "Stopped all" in nodes, nodes
+
+
+def test_readme_blocks_name_what_they_need_beyond_the_install():
+    """For each python block: what it imports is the package, Python itself, or a dependency of the package. What is
+    not stands in a `pip install` in the text just before the block."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    installed = {re.split(r"[\[<>=~!; ]", one)[0].lower().replace("_", "-") for one in project["dependencies"]}
+    installed.add(project["name"])
+    providers = packages_distributions()
+    needed = []
+    texts, languages, blocks = (re.split(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)[part::3] for part in range(3))
+    assert languages.count("python") == 5
+    for text, language, code in zip(texts, languages, blocks, strict=False):
+        if language != "python":
+            continue
+        before = text.strip().rpartition("\n\n")[2]
+        named = {name for names in re.findall(r"`pip install ([^`]+)`", before) for name in names.split()}
+        for module in imported_modules(code) - sys.stdlib_module_names:
+            sources = {name.lower().replace("_", "-") for name in providers[module]}
+            if not sources & installed:
+                needed.append(module)
+                assert sources & named, f"{code}\nneeds `pip install {module}` in the text before it: {before!r}"
+    assert needed == ["duckdb", "datasets"]
+
+
+def imported_modules(code: str) -> set[str]:
+    """The first parts of the names of all modules that a block imports."""
+    names = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
 def test_the_pictures_of_the_readme_exist():
-    pictures = re.findall(r"!\[.*?\]\((.*?)\)", (ROOT / "README.md").read_text())
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", README)
     assert pictures == ["docs/images/cover.png"]
     assert (ROOT / pictures[0]).stat().st_size < 400_000
 
@@ -87,7 +157,7 @@ def test_the_job_of_the_readme_is_valid():
 
     from sapiens_ray import Job
 
-    text, on_s3 = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    text, on_s3 = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     job = Job.parse(yaml.safe_load(text))
     assert job.output.visualize.fraction == 0.01
     stored = Job.parse({**yaml.safe_load(text), **yaml.safe_load(on_s3)})
