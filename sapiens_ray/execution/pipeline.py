@@ -23,7 +23,7 @@ import pyarrow as pa
 from sapiens_ray.errors import ErrorLimitError, JobError
 from sapiens_ray.execution.attempts import forget
 from sapiens_ray.execution.blocks import REPORT
-from sapiens_ray.execution.cluster import connected_cluster, start_ray
+from sapiens_ray.execution.cluster import Cluster, connected_cluster, start_ray
 from sapiens_ray.execution.coordinator import CoordinatorHandle, Feeder, start_coordinator
 from sapiens_ray.execution.failures import explain
 from sapiens_ray.execution.merging import Merger
@@ -33,9 +33,10 @@ from sapiens_ray.execution.redo import delete_results, drop_error_rows
 from sapiens_ray.execution.stages import job_stages
 from sapiens_ray.job.config import Job
 from sapiens_ray.output.done import current, done_by_shard
+from sapiens_ray.output.error_rows import errors_in_files
 from sapiens_ray.output.layout import data_file, data_units, sweep
 from sapiens_ray.output.lock import OutputLock
-from sapiens_ray.output.summary import Summary, errors_in_files
+from sapiens_ray.output.summary import Summary
 from sapiens_ray.planning.plan import expected_images
 from sapiens_ray.storage.retries import no_retries, retry_deadline
 from sapiens_ray.storage.uris import redact_uri, redact_uris_in
@@ -49,6 +50,8 @@ LISTING_S = (
 )
 WRITE_SUMMARY_EVERY_S = 5.0
 
+OnStart = Callable[[PreparedJob, ResourcePlan | None, Cluster | None], None]
+
 
 def run(
     job: Job,
@@ -60,6 +63,7 @@ def run(
     on_progress: Callable[[Summary], None] | None = None,
     on_ray_ready: Callable[[], None] | None = None,
     on_wait: Callable[[str], None] = lambda line: None,
+    on_start: OnStart = lambda prepared, resources, cluster: None,
 ) -> Summary:
     """Label all images that have no row yet. Returns the summary, which is also written to `summary.json`.
 
@@ -68,7 +72,8 @@ def run(
     retry_errors: label the images of error rows again. restart: delete what earlier runs wrote, and start from
         scratch.
     on_progress: called with the summary after every unit, and at least once. on_wait: called with a line for the user
-        if the run must wait for the lock of the output.
+        if the run must wait for the lock of the output. on_start: called once with what will be done, before the first
+        image is read; without resources and cluster if no image is left.
     Raises ConfigError before any work, also if another run holds the lock of the output; JobError if the job could not
     finish; ErrorLimitError if it finished with a larger share of error rows than `max_error_fraction`.
     """
@@ -84,7 +89,7 @@ def run(
         save_job(prepared)
         this = _Run(prepared, lock, on_progress or (lambda summary: None))
         with this.writing_summary():
-            this.label(address, on_ray_ready)
+            this.label(address, on_ray_ready, on_start)
             lock.check()
             this.finish()
     return this.summary
@@ -97,12 +102,14 @@ class _Run:
         self.prepared, self.lock, self.report_progress = prepared, lock, report_progress
         self.merger = Merger(prepared.output, prepared.files, lock.run)
         self._counted = prepared.growth.ended
+        errors, examples = errors_in_files(prepared.output, prepared.files)
         self.summary = Summary(
             name=prepared.job.name,
             output=prepared.output.uri,
             expected=self._expected() if self._counted else None,
             already_done=prepared.already_done,
-            errors=errors_in_files(prepared.output, prepared.files),
+            errors=errors,
+            examples=examples,
         )
 
     def _expected(self) -> int | None:
@@ -129,10 +136,12 @@ class _Run:
         finally:
             self.report_progress(summary)
 
-    def label(self, address: str | None, on_ray_ready: Callable[[], None] | None) -> None:
+    def label(self, address: str | None, on_ray_ready: Callable[[], None] | None, on_start: OnStart) -> None:
         """The work on Ray: label the pending shards and merge the complete ones. Does nothing if there is no work."""
         prepared = self.prepared
         pending = prepared.pending or not prepared.growth.ended
+        if not pending:
+            on_start(prepared, None, None)
         if not (pending or self.merger.ready()):
             return
         start_ray(address)
@@ -141,7 +150,9 @@ class _Run:
         for shard in self.merger.ready():
             self.merger.start(shard)
         if pending:
-            resources = plan_resources(prepared.job, connected_cluster())
+            cluster = connected_cluster()
+            resources = plan_resources(prepared.job, cluster)
+            on_start(prepared, resources, cluster)
             for report in execute(prepared, resources, self.lock):
                 self._count(report)
         self.merger.wait()

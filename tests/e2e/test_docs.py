@@ -49,8 +49,9 @@ def test_make_demo_reports_its_result(demo):
     assert f"{folder}/runs/demo/data/*.parquet" in done.stdout
     assert "5 (5 ok, 0 errors)" in done.stdout
     assert "Deprecat" not in done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("read a row")]
-    read = subprocess.run(line.removeprefix("read a row").strip(), shell=True, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    command = lines[lines.index("read a row:") + 1]
+    read = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert "astronaut.jpg" in read.stdout, read.stderr
     assert "RANDOM weights" in done.stderr
 

@@ -164,9 +164,9 @@ def test_a_second_run_is_refused_and_the_first_stopped_by_a_signal(write_job, tm
 @pytest.mark.parametrize(
     "script",
     [
-        "import ray; ray.shutdown = forever; cli._leave(143)",
+        "import ray; ray.shutdown = forever; stopping.end_process(143)",
         """
-with cli._StopSignals().installed():
+with stopping.StopSignals().installed():
     try:
         os.kill(os.getpid(), signal.SIGTERM)
     finally:
@@ -176,7 +176,7 @@ with cli._StopSignals().installed():
     ids=["of Ray", "ours"],
 )
 def test_a_stop_does_not_wait_for_a_cleanup_that_hangs(script):
-    head = "import os, signal, threading; from sapiens_ray.cli import commands as cli; forever = threading.Event().wait"
+    head = "import os, signal, threading; from sapiens_ray.cli import stopping; forever = threading.Event().wait"
     env = {**os.environ, "RAY_JOB_STOP_WAIT_TIME_S": "1"}
     command = [sys.executable, "-c", f"{head}\n{script}"]
     assert subprocess.run(command, env=env, cwd=ROOT, timeout=PATIENCE_S, check=False).returncode == 143
