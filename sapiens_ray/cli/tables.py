@@ -68,9 +68,9 @@ class Facts:
         """Print the table, to stdout if no stream is given."""
         out = out or sys.stdout
         if self.title:
-            print(styled(self.title, BOLD, out))
+            print(styled(self.title, BOLD, out), file=out)
         for name, value in self.lines(columns_of(out)):
-            print((styled(name, DIM, out) + value).rstrip())
+            print((styled(name, DIM, out) + value).rstrip(), file=out)
 
 
 def print_columns(titles: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> None:

@@ -82,7 +82,7 @@ def test_before_the_first_unit_and_without_unicode():
     assert bar_line(None, 80, "⠋").plain == "⠋ labelling  starting"
     assert bar_line(summary(0, 8, 0, 1, 0), 50, "⠋").plain == "⠋ labelling  ━━━━━━━━━━━━━━━━━━━━━  0/8  starting"
     half = summary(4, 8, 0, 2, 0)
-    assert bar_line(half, 70, "|", ascii_only=True).plain == (
+    assert bar_line(half, 64, "|", ascii_only=True).plain == (
         "| labelling  #####-----  4/8  2.00 images/s  2 s left  0 errors"
     )
 
