@@ -171,8 +171,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
             table.add("", line)
     types = ", ".join(f"{count} {dtype}" for dtype, count in seen.dtypes.items())
     table.add("tensors", f"{sum(seen.dtypes.values())} ({types}), {seen.parameters / 1e6:.1f} million values")
-    for mode, how in seen.modes.items():
-        table.add(f"mode {mode}", how)
+    for place, (mode, how) in enumerate(seen.modes.items()):
+        table.add("" if place else "modes", f"{mode}: {how}")
     if seen.problem:
         table.add("problem", seen.problem)
     table.print()

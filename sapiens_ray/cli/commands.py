@@ -91,8 +91,8 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = Parser(
         prog="sapiens-ray",
         description="Label image datasets with Meta's Sapiens models, on a laptop or a Ray cluster.",
-        epilog="Exit codes: 0 done; 1 not finished, or too many error rows; 2 the job file, or what it names, is wrong; "
-        "130 stopped by Ctrl-C; 143 stopped by SIGTERM.",
+        epilog="Exit codes: 0 done; 1 not finished, or too many error rows; 2 the job file, or what it names, is "
+        "wrong; 130 stopped by Ctrl-C; 143 stopped by SIGTERM.",
     )
     parser.add_argument("--version", action="version", version=f"sapiens-ray {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -159,7 +159,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _run_job(arguments: argparse.Namespace, events: RunEvents | None) -> int:
-    from sapiens_ray.cli.stopping import Stopped, StopSignals, end_process, leave_on_signals
+    from sapiens_ray.cli.stopping import leaving_on_signals
     from sapiens_ray.job.config import Job
 
     def before_leaving(exit_code: int) -> None:
@@ -167,9 +167,15 @@ def _run_job(arguments: argparse.Namespace, events: RunEvents | None) -> int:
             events.ended("stopped", exit_code)
 
     job = Job.load(arguments.job, arguments.overrides)
-    leave_on_signals(before_leaving)  # while libraries are imported, which do not expect exceptions at any point
+    with leaving_on_signals(before_leaving):  # also while libraries are imported, which expect no exceptions then
+        return _label(job, arguments, events)
+
+
+def _label(job: Job, arguments: argparse.Namespace, events: RunEvents | None) -> int:
+    """Run the job, show its progress and its result. Returns the exit code."""
     from sapiens_ray.cli.progress import ProgressView
     from sapiens_ray.cli.report import describe_plan
+    from sapiens_ray.cli.stopping import Stopped, StopSignals, end_process
     from sapiens_ray.execution.cluster import Cluster
     from sapiens_ray.execution.pipeline import run
     from sapiens_ray.execution.placement import ResourcePlan

@@ -27,7 +27,8 @@ class RunEvents:
 
     def __init__(self, last_only: bool = False) -> None:
         self._last_only = last_only
-        self._started = self._unread = False
+        self._started = False
+        self._unread = False  # whether nobody reads events, or the last one is printed
         self._summary: Summary | None = None
         self._printed_notes = 0
         self._printed_at = 0.0
@@ -63,11 +64,11 @@ class RunEvents:
         self._print("note", {"text": text})
 
     def ended(self, event: str, exit_code: int, error: BaseException | None = None) -> None:
-        """The last event: finished, failed, or stopped."""
-        self._ended.set()
-        result = _result(self._summary)
+        """The last event: finished, failed, or stopped. Others that come after it are dropped."""
         about = error_fields(error) if error else {"error": None, "kind": None}
-        self._print(event, {**result, **about, "exit_code": exit_code}, last=True)
+        self._print(event, {**_result(self._summary), **about, "exit_code": exit_code}, last=True)
+        self._ended.set()
+        self._unread = True
 
     def _progress(self, summary: Summary) -> None:
         self._printed_at = time.monotonic()

@@ -12,8 +12,9 @@ from types import FrameType
 from typing import NoReturn
 
 
-def leave_on_signals(before: Callable[[int], None]) -> None:
-    """Exit immediately, with a message, on SIGINT and SIGTERM: nothing has been started.
+@contextlib.contextmanager
+def leaving_on_signals(before: Callable[[int], None]) -> Iterator[None]:
+    """Inside the block, SIGINT and SIGTERM end the process immediately, with a message: nothing has been started.
 
     before: called with the exit code.
     """
@@ -24,9 +25,22 @@ def leave_on_signals(before: Callable[[int], None]) -> None:
         os.write(2, b"Stopped before anything was done.\n")
         os._exit(128 + number)
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, leave)
-        signal.signal(signal.SIGTERM, leave)
+    with _handled_by(leave):
+        yield
+
+
+@contextlib.contextmanager
+def _handled_by(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Inside the block a function handles SIGINT and SIGTERM. Only the main thread can ask for that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Stopped(BaseException):
@@ -47,16 +61,8 @@ class StopSignals:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
+        with _handled_by(self._handle):
             yield
-            return
-        before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-        self.install()
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before[0])
-            signal.signal(signal.SIGTERM, before[1])
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # A second signal, or a cleanup that takes too long, ends the process immediately.

@@ -15,6 +15,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from sapiens_ray.planning.status import output_status
+from sapiens_ray.storage import Folder
 from sapiens_ray.units import UnitName
 from tests.conftest import PATIENCE_S, ROOT, models_held, read_output, write_photos
 
@@ -95,6 +97,9 @@ def test_driver_killed_five_times(write_job, tmp_path):
             time.sleep(dice.uniform(0, 0.2))
         process.kill()
         process.wait()
+        if kill > 0:
+            status = output_status(Folder(str(output)))
+            assert (status["state"], status["run"]["pid"], status["complete"]) == ("killed", process.pid, False)
         if kill == 4:
             wait_for_workers(process)  # the late files of its workers must do no harm, and are counted
         for file in (output / "data").glob("s*.parquet"):
@@ -148,12 +153,15 @@ def test_a_second_run_is_refused_and_the_first_stopped_by_a_signal(write_job, tm
         second = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
         assert second.returncode == 2 and f"being written by another run: process {process.pid}" in second.stderr
         assert "Traceback" not in second.stderr
+        status = output_status(Folder(str(output)))
+        assert (status["state"], status["run"]["pid"]) == ("running", process.pid)
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)
     assert process.wait(PATIENCE_S) == code
     log = (tmp_path / "log.txt").read_text()
     assert "Run the same command again to continue" in log and "Traceback" not in log
     assert json.loads((output / "summary.json").read_text())["state"] == "stopped"
+    assert output_status(Folder(str(output)))["state"] == "stopped"
     _, alive = psutil.wait_procs(children, timeout=PATIENCE_S)
     assert alive == [], "processes of the local Ray still run"
     if number == signal.SIGTERM:
