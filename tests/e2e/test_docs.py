@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -75,6 +76,14 @@ def test_the_readme_works_after_the_demo(cluster, demo):
     exported = ("lite/persons/astronaut.json", "lite/depth/crops/hopper_face.npy", "coco/persons.json", "coco/seg.json")
     for written in (*exported, "masks/seg/grace_hopper.png"):
         assert (checkout / "runs" / written).exists(), written
+
+
+def test_the_commands_of_the_page_about_the_command_line_work(cluster, demo):
+    checkout, _ = demo
+    (code,) = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "cli.md").read_text(), re.DOTALL)
+    assert run_block("bash", code, checkout, cluster.dashboard) == "5 images\n"
+    assert (checkout / "errors.jsonl").read_text() == ""
+    assert json.loads((checkout / "result.json").read_text())["event"] == "finished"
 
 
 def test_the_pictures_of_the_readme_exist():

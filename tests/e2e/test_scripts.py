@@ -41,7 +41,7 @@ def test_a_job_for_a_script(cluster, command, write_job, tmp_path, monkeypatch):
     }  # fmt: skip
     for line in ("images        5 (3 ok, 2 errors)", f"    001.jpg: {EMPTY['error']}", "read a row:"):
         assert line in done.err.splitlines(), "people see the same on stderr"
-    assert "pictures" not in done.text, "none were asked for"
+    assert "pictures" not in done.err, "none were asked for"
     summary = json.loads((tmp_path / "job-out" / "summary.json").read_text())
     assert summary["examples"] == last["examples"]
 
