@@ -33,6 +33,8 @@ settings.load_profile("same")
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a token left on this machine must not enable it
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+for name in ("COLUMNS", "NO_COLOR"):  # of the shell that runs the tests: they change what commands print
+    os.environ.pop(name, None)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "300")
 os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "300")

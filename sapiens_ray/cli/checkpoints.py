@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def add_commands(commands: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the commands to the parser."""
     checkpoints = commands.add_parser("checkpoints", help="list, download or inspect checkpoints")
-    actions = checkpoints.add_subparsers(required=True, metavar="ACTION")
+    actions = checkpoints.add_subparsers(title="actions", required=True, metavar="ACTION")
 
     listing = actions.add_parser("list", help="list Meta's published checkpoints, and show which are on this machine")
     listing.add_argument("--mode", choices=catalogue.MODES, help="only files of this mode")

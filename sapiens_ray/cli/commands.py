@@ -95,9 +95,9 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         "wrong; 130 stopped by Ctrl-C; 143 stopped by SIGTERM.",
     )
     parser.add_argument("--version", action="version", version=f"sapiens-ray {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="label the images of a job; run it again to continue after a stop")
+    run = commands.add_parser("run", help="label the images of a job; after a stop, run it again")
     _job_arguments(run)
     run.add_argument(
         "--redo-changed",

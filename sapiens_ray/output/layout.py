@@ -84,7 +84,9 @@ def sweep(output: Folder, pictures: bool) -> None:
 def has_pictures(output: Folder) -> bool:
     """Whether there is any file in the folder of pictures. False if the storage does not answer."""
     with contextlib.suppress(Exception), no_retries():
-        return any(is_file for _, is_file in walk(Folder(output.join(PICTURES), output.options)))
+        if output.remote:  # object stores have no empty folders, and some list millions of files before the first
+            return output.exists(PICTURES)
+        return any(is_file for _, is_file in walk(Folder(output.join(PICTURES))))
     return False
 
 

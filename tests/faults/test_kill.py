@@ -24,11 +24,11 @@ IMAGES, UNIT = 240, 4
 EXECUTABLE = Path(sys.executable).parent / "sapiens-ray"
 
 
-def start(path: Path, log: Path) -> subprocess.Popen[bytes]:
+def start(path: Path, log: Path, *options: str) -> subprocess.Popen[bytes]:
     """`sapiens-ray run` with a local Ray of its own, as on a laptop."""
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     with log.open("ab") as file:
-        command = [EXECUTABLE, "run", path]
+        command = [EXECUTABLE, "run", path, *options]
         return subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT, env=env, start_new_session=True)
 
 
@@ -146,7 +146,7 @@ def test_a_second_run_is_refused_and_the_first_stopped_by_a_signal(write_job, tm
     write_photos(tmp_path / "photos", IMAGES)
     path = write_job(tmp_path / "photos", unit_size=UNIT, input={"shard_size": 50})
     output = tmp_path / "job-out"
-    process = start(path, tmp_path / "log.txt")
+    process = start(path, tmp_path / "log.txt", "--json")
     assert wait_for_units(process, output, 1)
     with models_held(process.pid):  # so that the first does not finish while the second starts
         command = [EXECUTABLE, "run", path]
@@ -160,6 +160,8 @@ def test_a_second_run_is_refused_and_the_first_stopped_by_a_signal(write_job, tm
     assert process.wait(PATIENCE_S) == code
     log = (tmp_path / "log.txt").read_text()
     assert "Run the same command again to continue" in log and "Traceback" not in log
+    last = [json.loads(line) for line in log.splitlines() if line.startswith("{")][-1]
+    assert (last["event"], last["exit_code"], last["error"], last["expected"]) == ("stopped", code, None, IMAGES)
     assert json.loads((output / "summary.json").read_text())["state"] == "stopped"
     assert output_status(Folder(str(output)))["state"] == "stopped"
     _, alive = psutil.wait_procs(children, timeout=PATIENCE_S)
