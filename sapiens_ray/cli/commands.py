@@ -36,7 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
         parsed = _parser(given).parse_args(given)
     except UsageError as error:
         print(f"{error.usage}{error.prog}: error: {error}", file=sys.stderr)
-        _answer_error(error, 2, "--json" in given)
+        if "--json" in given and given[0] == "run":
+            from sapiens_ray.cli.events import RunEvents
+
+            RunEvents().ended("failed", 2, error)
+        else:
+            _answer_error(error, 2, "--json" in given)
         return 2
     except SapiensRayError as error:  # an export of another package
         return _failed(error, "--json" in given)

@@ -114,6 +114,9 @@ def test_a_wrong_command_line(command):
     assert refusal(command("status", "--json")) == {
         "error": "the following arguments are required: output", "kind": "UsageError", "exit_code": 2,
     }  # fmt: skip
+    run = command("run", "--json")
+    event = json.loads(run.out)
+    assert (run.code, event["event"], event["kind"], event["exit_code"]) == (2, "failed", "UsageError", 2)
     done = command("status", "x", "--errors", "--limit", "0", "--json")
     assert refusal(done)["error"] == "argument --limit: should be a whole number from 1 on (got '0')"
     plain = command("statsu")
