@@ -51,8 +51,9 @@ def finish(folder: Path, images: int) -> None:
     data = folder / "out" / "data"
     data.mkdir(parents=True)
     metadata = {"sapiens_ray.errors": json.dumps({"truncated": 1})}
-    schema = pa.schema([("image_id", pa.string()), ("error_kind", pa.string())], metadata=metadata)
-    pq.write_table(pa.table({"image_id": ["x"], "error_kind": ["truncated"]}, schema=schema), folder / "one.parquet")
+    row = {"image_id": ["x"], "error_kind": ["truncated"], "error": ["ends early"]}
+    schema = pa.schema([(name, pa.string()) for name in row], metadata=metadata)
+    pq.write_table(pa.table(row, schema=schema), folder / "one.parquet")
     for shard in range(images // SHARD):
         shutil.copy(folder / "one.parquet", data / UnitName(shard, 0, SHARD, True).file)
 
@@ -62,7 +63,7 @@ def measure(step: str, folder: Path, images: int) -> dict[str, Any]:
     from sapiens_ray import storage
     from sapiens_ray.execution.preflight import prepare_job, save_job
     from sapiens_ray.job.config import Job
-    from sapiens_ray.output.summary import errors_in_files
+    from sapiens_ray.output.error_rows import errors_in_files
 
     def walk(folder: Any, enter: Any = None) -> Iterator[tuple[str, bool]]:
         for number in range(images):
@@ -76,7 +77,8 @@ def measure(step: str, folder: Path, images: int) -> dict[str, Any]:
     if step == "plan":
         save_job(prepared)
     else:
-        assert sum(errors_in_files(prepared.output, prepared.files).values()) == images // SHARD
+        errors, _ = errors_in_files(prepared.output, prepared.files)
+        assert sum(errors.values()) == images // SHARD
         assert not prepared.pending
     return {"seconds": time.perf_counter() - started, "peak": peak(), "before": before}
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 Row = dict[str, Any]  # one image: column name to Python value
 Ranges = tuple[tuple[int, int], ...]  # sorted half-open ranges of indices
 Errors = dict[int, tuple[str, str]]  # position or index of an image to its (error_kind, error)
+Examples = dict[str, list[dict[str, str]]]  # error kind to a few rows of it: {"image_id": ..., "error": ...}
 
 PHOTO = "photo"  # input kind: the decoded photos themselves
 _NAME = re.compile(r"s(\d{6,})-(\d{8,})-(\d{8,})(-end)?\.parquet")
@@ -126,8 +127,9 @@ class Picture:
 class UnitReport:
     """What the last stage reports to the driver about a written unit.
 
-    errors: error rows by kind. seconds: time by stage. notes: see `Unit`. repeated: how many units and shards the
-    job has started again so far because a worker died; the driver fills it in.
+    errors: error rows by kind. examples: up to two error rows of each kind. seconds: time by stage. notes: see
+    `Unit`. repeated: how many units and shards the job has started again so far because a worker died; the driver
+    fills it in.
     """
 
     file: str
@@ -136,6 +138,7 @@ class UnitReport:
     seconds: dict[str, float]
     notes: list[str]
     repeated: int = 0
+    examples: Examples = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -47,6 +47,8 @@ for name, value in RAY_PATIENCE.items():
 # Clusters of tests ask for a token, as those of users should, and for one that is not the machine's.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+for name in ("COLUMNS", "NO_COLOR"):  # of the shell that runs the tests: they change what commands print
+    os.environ.pop(name, None)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "300")
 os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "300")

@@ -98,11 +98,13 @@ def test_done_knows_when_it_is_complete(span):
 
 COUNTS = st.dictionaries(st.text(), st.integers(0, 2**40), max_size=3)
 SECONDS = st.dictionaries(st.text(), st.floats(allow_nan=False), max_size=3)
+EXAMPLE = st.fixed_dictionaries({"image_id": st.text(), "error": st.text()})
+EXAMPLES = st.dictionaries(st.text(), st.lists(EXAMPLE, max_size=2), max_size=3)
 
 
-@given(st.text(), st.integers(0, 10**9), COUNTS, SECONDS, st.lists(st.text(), max_size=3), st.integers(0, 99))
-def test_a_report_travels_unchanged(file, rows, errors, seconds, notes, repeated):
-    report = UnitReport(file, rows, errors, seconds, notes, repeated)
+@given(st.text(), st.integers(0, 10**9), COUNTS, SECONDS, st.lists(st.text(), max_size=3), st.integers(0, 99), EXAMPLES)
+def test_a_report_travels_unchanged(file, rows, errors, seconds, notes, repeated, examples):
+    report = UnitReport(file, rows, errors, seconds, notes, repeated, examples)
     assert UnitReport.from_json(report.to_json()) == report
 
 

@@ -1,14 +1,46 @@
-"""What several commands share."""
+"""What several commands share: their parser, and options of the same name and meaning."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from sapiens_ray.storage import Folder
 
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
+
+
+class UsageError(Exception):
+    """The command line has an unknown option or lacks an argument. `usage`: how it should look."""
+
+    def __init__(self, usage: str, prog: str, message: str) -> None:
+        super().__init__(message)
+        self.usage, self.prog = usage, prog
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises UsageError instead of ending the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(self.format_usage(), self.prog, message)
+
+
+def add_json(parser: argparse.ArgumentParser, text: str = "print one JSON object, also for an error") -> None:
+    """Add `--json`. docs/cli.md documents what it prints."""
+    parser.add_argument("--json", action="store_true", help=text)
+
+
+def add_quiet(parser: argparse.ArgumentParser, text: str = "print nothing but errors and the result") -> None:
+    """Add `--quiet`."""
+    parser.add_argument("--quiet", "-q", action="store_true", help=text)
+
+
+def at_least_one(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"should be a whole number from 1 on (got {text!r})")
+    return int(text)
 
 
 def storage_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
-from sapiens_ray.cli.arguments import Subparsers
-from sapiens_ray.cli.console import grid, show
+from sapiens_ray.cli.answers import print_json
+from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet
+from sapiens_ray.cli.console import columns_of, size, wrap
+from sapiens_ray.cli.tables import Facts, print_columns
 from sapiens_ray.errors import CheckpointError
 from sapiens_ray.models import catalogue
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def add_commands(commands: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the commands to the parser."""
     checkpoints = commands.add_parser("checkpoints", help="list, download or inspect checkpoints")
-    actions = checkpoints.add_subparsers(required=True, metavar="ACTION")
+    actions = checkpoints.add_subparsers(title="actions", required=True, metavar="ACTION")
 
     listing = actions.add_parser("list", help="list Meta's published checkpoints, and show which are on this machine")
     listing.add_argument(
@@ -33,7 +34,8 @@ def add_commands(commands: Subparsers[argparse.ArgumentParser]) -> None:
         choices=catalogue.MODES,
         help="only files of this mode; float32: torchscript",
     )
-    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.add_argument("--long", action="store_true", help="show repository, file name and path of every file")
+    add_json(listing, "print JSON: a list with one object per file")
     listing.set_defaults(command=_list)
 
     pull = actions.add_parser("pull", help="download checkpoints from the Hugging Face hub")
@@ -46,11 +48,13 @@ def add_commands(commands: Subparsers[argparse.ArgumentParser]) -> None:
         "--to", metavar="DIR", type=Path,
         help=f"root of Sapiens-Lite's folder tree; default: ${catalogue.ROOT_VARIABLE}, else the hub's cache",
     )  # fmt: skip
+    add_json(pull, "print one JSON object per file, as a line, when the file is there")
+    add_quiet(pull, "print nothing but errors and the paths")
     pull.set_defaults(command=_pull)
 
     inspect = actions.add_parser("inspect", help="show what a checkpoint file holds, and in which modes it runs here")
     inspect.add_argument("file", metavar="FILE", help="a path, or a catalogue name whose file is on this machine")
-    inspect.add_argument("--json", action="store_true", help="print JSON")
+    add_json(inspect)
     inspect.set_defaults(command=_inspect)
 
     convert = commands.add_parser("convert", help="write a checkpoint in another file format, and verify it")
@@ -62,11 +66,13 @@ def add_commands(commands: Subparsers[argparse.ArgumentParser]) -> None:
     convert.add_argument(
         "--out", type=Path, metavar="FILE", help="default: next to FILE, with the name that Sapiens-Lite would give it"
     )
+    add_json(convert)
+    add_quiet(convert, "print nothing but errors and the path of the new file")
     convert.set_defaults(command=_convert)
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    modes = [arguments.mode] if arguments.mode else list(catalogue.MODES)
+    modes: list[catalogue.Mode] = [arguments.mode] if arguments.mode else list(catalogue.MODES)
     files: list[Settings] = [
         {
             "name": model.name,
@@ -84,27 +90,50 @@ def _list(arguments: argparse.Namespace) -> int:
         for mode in modes
     ]
     if arguments.json:
-        print(json.dumps(files, indent=2))
+        print_json(files)
         return 0
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("NAME", "MODE", "GB", "ACCURACY", "HERE", "REPOSITORY / FILE"):
-        table.add_column(title, no_wrap=title != "REPOSITORY / FILE", justify="right" if title == "GB" else "left",
-                         overflow="fold")  # fmt: skip
-    last = ""
-    for file in files:
-        first = file["name"] != last
-        table.add_row(
-            file["name"] if first else "", file["mode"], f"{file['gigabytes']:.2f}", file["accuracy"] if first else "",
-            "yes" if file["here"] else "", f"{file['repository']} / {Path(file['file']).name}",
-        )  # fmt: skip
-        last = file["name"]
-    show(table)
-    print(
-        f"\nLicence of all: {catalogue.LICENCE}, not for commercial use. Accuracy as published: mIoU of 28 classes and "
-        "AP of 308\nkeypoints on Goliath (in the file names), AP of 17 and 133 on COCO val2017 with flip test."
-        "\nNot released: seg-2b, pose308-2b."
-    )
+    columns = columns_of(sys.stdout)
+    if arguments.long:
+        _print_files(files)
+    else:
+        _print_models(files, modes)
+        print("\n".join(wrap("\nSizes in GB; * means that the file is on this machine.", columns)))
+    print("\n".join(wrap(f"\n{_ABOUT}", columns)))
     return 0
+
+
+_ABOUT = (
+    f"Licence of all: {catalogue.LICENCE}, not for commercial use. Accuracy as published: mIoU of 28 classes and AP of "
+    "308 keypoints on Goliath (in the file names), AP of 17 and 133 on COCO val2017 with flip test. Not released: "
+    "seg-2b, pose308-2b."
+)
+
+
+def _print_models(files: list[Settings], modes: list[catalogue.Mode]) -> None:
+    """One line per model, with the size of its file for each mode."""
+    by_model: dict[str, dict[str, Settings]] = {}
+    for file in files:
+        by_model.setdefault(file["name"], {})[file["mode"]] = file
+    rows = []
+    for name, of_mode in by_model.items():
+        sizes = [f"{of_mode[mode]['gigabytes']:.2f} {'*' if of_mode[mode]['here'] else ' '}" for mode in modes]
+        rows.append([name, of_mode[modes[0]]["accuracy"], *sizes])
+    titles = ["NAME", "ACCURACY", *(f"{mode.upper()}  " for mode in modes)]
+    print_columns(titles, rows, right=[False, False, *(True for _ in modes)])
+
+
+def _print_files(files: list[Settings]) -> None:
+    """One paragraph per file, with its repository on the hub and its path on this machine."""
+    for number, file in enumerate(files):
+        if number:
+            print()
+        accuracy = f", {file['accuracy']}" if file["accuracy"] else ""
+        table = Facts(f"{file['name']}, {file['mode']}, {file['gigabytes']:.2f} GB{accuracy}")
+        table.add_whole("  repository", file["repository"])
+        table.add_whole("  file", file["file"])
+        if file["here"]:
+            table.add_whole("  here", file["here"])
+        table.print()
 
 
 def _pull(arguments: argparse.Namespace) -> int:
@@ -113,7 +142,11 @@ def _pull(arguments: argparse.Namespace) -> int:
     models = [catalogue.published(name) for name in arguments.names]
     for model in models:
         there = catalogue.in_tree(to, model, arguments.mode) if to else None
-        print(there or catalogue.download(model, arguments.mode, to))
+        path = there or catalogue.download(model, arguments.mode, to)
+        if arguments.json:  # line by line: the next download may fail
+            print(json.dumps({"name": model.name, "mode": arguments.mode, "path": str(path)}), flush=True)
+        else:
+            print(path, flush=True)
     return 0
 
 
@@ -129,25 +162,26 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     seen = inspect(path)
     if arguments.json:
-        print(json.dumps(_as_json(seen), indent=2))
+        print_json(_as_json(seen))
         return 1 if seen.problem else 0
-    table = grid()
-    table.add_row("file", f"{path}, {seen.bytes / 1e6:.1f} MB")
-    table.add_row("sha256", seen.sha256)
-    table.add_row("format", seen.format)
+    table = Facts()
+    table.add_whole("file", str(path))
+    table.add("size", size(seen.bytes))
+    table.add_whole("sha256", seen.sha256)
+    table.add("format", seen.format)
     if seen.architecture is None:
-        table.add_row("model", "not a known Sapiens model")
+        table.add("model", "not a known Sapiens model")
     else:
-        table.add_row("model", str(seen.architecture).removeprefix("a "))
+        table.add("model", str(seen.architecture).removeprefix("a "))
         for line in seen.architecture.details:
-            table.add_row("", line)
+            table.add("", line)
     types = ", ".join(f"{count} {dtype}" for dtype, count in seen.dtypes.items())
-    table.add_row("tensors", f"{sum(seen.dtypes.values())} ({types}), {seen.parameters / 1e6:.1f} million values")
-    for mode, how in seen.modes.items():
-        table.add_row(f"mode {mode}", how)
+    table.add("tensors", f"{sum(seen.dtypes.values())} ({types}), {seen.parameters / 1e6:.1f} million values")
+    for place, (mode, how) in enumerate(seen.modes.items()):
+        table.add("" if place else "modes", f"{mode}: {how}")
     if seen.problem:
-        table.add_row("problem", seen.problem)
-    show(table)
+        table.add("problem", seen.problem)
+    table.print()
     return 1 if seen.problem else 0
 
 
@@ -167,9 +201,23 @@ def _convert(arguments: argparse.Namespace) -> int:
     if target.is_dir():
         target = target / default_target(source, arguments.to).name
     done = convert(source, arguments.to, target)
-    print(f"wrote {done.path}, {done.path.stat().st_size / 1e6:.1f} MB: {str(done.architecture).removeprefix('a ')}")
-    print(
-        "loaded again, its outputs for batches of 1 and 2 differ from those of the source by at most "
-        f"{done.largest:.2g} of the largest value, rms {done.rms:.2g} of the standard deviation"
-    )
+    written, model = done.path.stat().st_size, str(done.architecture).removeprefix("a ")
+    if arguments.json:
+        print_json({
+            "source": str(source), "path": str(done.path), "to": arguments.to, "bytes": written, "model": model,
+            "largest_difference": done.largest, "rms_difference": done.rms,
+        })  # fmt: skip
+    elif arguments.quiet:
+        print(done.path)
+    else:
+        table = Facts()
+        table.add_whole("wrote", str(done.path))
+        table.add("size", size(written))
+        table.add("model", model)
+        table.add(
+            "verified",
+            "loaded again, its outputs for batches of 1 and 2 differ from those of the source by at most "
+            f"{done.largest:.2g} of the largest value, rms {done.rms:.2g} of the standard deviation",
+        )
+        table.print()
     return 0

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
+import logging
 import os
 import signal
 import sys
-import threading
 import traceback
-from collections.abc import Iterator
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from sapiens_ray.cli.arguments import folder_of, storage_arguments
+from sapiens_ray.cli.answers import error_fields, error_message
+from sapiens_ray.cli.arguments import Parser, UsageError, add_json, add_quiet, at_least_one
+from sapiens_ray.cli.console import is_live
 from sapiens_ray.cli.export import add_export
+from sapiens_ray.cli.status import add_status
 from sapiens_ray.errors import SapiensRayError
 from sapiens_ray.version import __version__
 
 if TYPE_CHECKING:
+    from sapiens_ray.cli.events import RunEvents
     from sapiens_ray.job.config import Job
     from sapiens_ray.output.summary import Summary
 
@@ -28,31 +31,77 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 not finished, 2 wrong job file or usage, 130 or 143
     stopped by Ctrl-C or SIGTERM."""
     given = sys.argv[1:] if arguments is None else arguments
+    _prepare_streams()
     try:
         parsed = _parser(given).parse_args(given)
+    except UsageError as error:
+        print(f"{error.usage}{error.prog}: error: {error}", file=sys.stderr)
+        if "--json" in given and given[0] == "run":
+            from sapiens_ray.cli.events import RunEvents
+
+            RunEvents().ended("failed", 2, error)
+        else:
+            _answer_error(error, 2, "--json" in given)
+        return 2
+    except SapiensRayError as error:  # an export of another package
+        return _failed(error, "--json" in given)
+    as_json = getattr(parsed, "json", False) and not getattr(parsed, "answers_errors", False)
+    _limit_messages(getattr(parsed, "quiet", False))
+    try:
         return int(parsed.command(parsed))
     except SapiensRayError as error:
-        from sapiens_ray.storage.uris import redact_uris_in
-
-        print(f"sapiens-ray: {redact_uris_in(str(error))}", file=sys.stderr)
-        if os.environ.get("SAPIENS_RAY_DEBUG"):
-            traceback.print_exception(error)
-        return error.exit_code
+        return _failed(error, as_json)
     except BrokenPipeError:  # `sapiens-ray schema | head`
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:  # `run` has its own handler
+        print("Stopped.", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Exception as error:  # a bug: with its traceback, and a script must know as well
+        _answer_error(error, 1, as_json)
+        raise
+
+
+def _prepare_streams() -> None:
+    """Let both streams show any text: an image id may hold what the encoding of a terminal or a pipe cannot say."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _limit_messages(quiet: bool) -> None:
+    """Configure what libraries and our own modules tell on stderr, besides what the commands print."""
+    logging.getLogger("sapiens_ray").setLevel(logging.ERROR if quiet else logging.WARNING)
+    if quiet or not is_live(sys.stderr):
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _failed(error: SapiensRayError, as_json: bool) -> int:
+    """Tell an error, to a person and to a script if one asked. Returns the exit code."""
+    print(f"sapiens-ray: {error_message(error)}", file=sys.stderr)
+    if os.environ.get("SAPIENS_RAY_DEBUG"):
+        traceback.print_exception(error)
+    _answer_error(error, error.exit_code, as_json)
+    return error.exit_code
+
+
+def _answer_error(error: Exception, exit_code: int, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({**error_fields(error), "exit_code": exit_code}))
 
 
 def _parser(arguments: list[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="sapiens-ray",
         description="Label image datasets with Meta's Sapiens models, on a laptop or a Ray cluster.",
+        epilog="Exit codes: 0 done; 1 not finished, or too many error rows; 2 the job file, or what it names, is "
+        "wrong; 130 stopped by Ctrl-C; 143 stopped by SIGTERM.",
     )
     parser.add_argument("--version", action="version", version=f"sapiens-ray {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="label the images of a job; run it again to continue after a stop")
+    run = commands.add_parser("run", help="label the images of a job; after a stop, run it again")
     _job_arguments(run)
     run.add_argument(
         "--redo-changed",
@@ -64,19 +113,17 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         "--restart", action="store_true", help="delete what earlier runs wrote to the output, after a confirmation"
     )
     run.add_argument("--yes", action="store_true", help="do not ask for confirmation")
-    run.set_defaults(command=_run)
+    add_json(run, "print what happens as lines of JSON on stdout, one object per event")
+    add_quiet(run, "print nothing but errors and one line with the result; with --json only the last event")
+    run.set_defaults(command=_run, answers_errors=True)
 
     check = commands.add_parser("check", help="validate a job and show what it would do, without doing it")
     _job_arguments(check)
     check.add_argument("--load", action="store_true", help="also load each model and run it once")
+    add_json(check)
     check.set_defaults(command=_check)
 
-    status = commands.add_parser("status", help="show the progress of an output folder, from its files alone")
-    status.add_argument("output", help="the output folder, local or a URL")
-    status.add_argument("--json", action="store_true", help="print JSON")
-    storage_arguments(status)
-    status.set_defaults(command=_status)
-
+    add_status(commands)
     add_export(commands, is_given="export" in arguments[:1])
 
     from sapiens_ray.cli.checkpoints import add_commands
@@ -97,18 +144,14 @@ def _job_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--limit", type=_count, metavar="N",
+        "--limit", type=at_least_one, metavar="N",
         help="only the first N images, into an output of their own, unless --set output.uri=… names one",
     )  # fmt: skip
-    which.add_argument("--sample", type=_count, metavar="N", help="only N images drawn at random, in the same way")
+    which.add_argument(
+        "--sample", type=at_least_one, metavar="N", help="only N images drawn at random, in the same way"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of --sample; default: 0")
     parser.add_argument("--address", help="Ray cluster to use; default: $RAY_ADDRESS, else a local one")
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of images, 1 or more")
-    return int(text)
 
 
 def _load_job(arguments: argparse.Namespace) -> Job:
@@ -125,24 +168,68 @@ def _load_job(arguments: argparse.Namespace) -> Job:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from sapiens_ray.cli.events import RunEvents
+
+    events = RunEvents(last_only=arguments.quiet) if arguments.json else None
+    try:
+        return _run_job(arguments, events)
+    except SapiensRayError as error:
+        code = _failed(error, as_json=False)
+        if events:
+            events.ended("failed", code, error)
+        return code
+    except Exception as error:
+        if events:
+            events.ended("failed", 1, error)
+        raise
+
+
+def _run_job(arguments: argparse.Namespace, events: RunEvents | None) -> int:
+    from sapiens_ray.cli.stopping import leaving_on_signals
+
+    def before_leaving(exit_code: int) -> None:
+        if events:
+            events.ended("stopped", exit_code)
+
     job = _load_job(arguments)
-    _leave_on_signals()  # while libraries are imported, which do not expect exceptions at any point
+    with leaving_on_signals(before_leaving):  # also while libraries are imported, which expect no exceptions then
+        return _label(job, arguments, events)
+
+
+def _label(job: Job, arguments: argparse.Namespace, events: RunEvents | None) -> int:
+    """Run the job, show its progress and its result. Returns the exit code."""
     from sapiens_ray.cli.progress import ProgressView
-    from sapiens_ray.cli.report import print_summary
+    from sapiens_ray.cli.report import describe_plan
+    from sapiens_ray.cli.stopping import Stopped, StopSignals, end_process
+    from sapiens_ray.execution.cluster import Cluster
     from sapiens_ray.execution.pipeline import run
+    from sapiens_ray.execution.placement import ResourcePlan
+    from sapiens_ray.execution.preflight import PreparedJob
 
     if arguments.restart and not arguments.yes:
         _ask_before_deleting(job)
-    stop = _StopSignals()
-    view = ProgressView()
+    stop = StopSignals()
+    view = None if arguments.quiet else ProgressView()
     last: list[Summary] = []
 
     def on_progress(summary: Summary) -> None:
         last[:] = [summary]
-        view(summary)
+        for watcher in (view, events):
+            if watcher:
+                watcher(summary)
+
+    def on_start(prepared: PreparedJob, resources: ResourcePlan | None, cluster: Cluster | None) -> None:
+        if events:
+            events.started(describe_plan(prepared, resources, cluster))
+
+    def on_wait(line: str) -> None:
+        if view:
+            view.tell(line)
+        if events:
+            events.note(line)
 
     try:
-        with stop.installed(), view:
+        with stop.installed(), view or contextlib.nullcontext(), events or contextlib.nullcontext():
             run(
                 job,
                 address=arguments.address,
@@ -154,24 +241,41 @@ def _run(arguments: argparse.Namespace) -> int:
                 seed=arguments.seed,
                 on_progress=on_progress,
                 on_ray_ready=stop.install,  # after ray.init(), which installs its own handlers
-                on_wait=lambda line: print(line, file=sys.stderr),
+                on_wait=on_wait,
+                on_start=on_start,
             )
-    except (_Stopped, SystemExit) as stopped:
+    except (Stopped, SystemExit) as stopped:
         if isinstance(stopped, SystemExit):  # from Ray's own handler, between ray.init() and ours
-            stopped = _Stopped(signal.SIGTERM)
+            stopped = Stopped(signal.SIGTERM)
         if last:
             print(
                 f"Stopped. {last[0].line()}. Run the same command again to continue.",
                 file=sys.stderr,
                 flush=True,
             )
-        _leave(stopped.exit_code)
+        if events:
+            events.ended("stopped", stopped.exit_code)
+        end_process(stopped.exit_code)
     except SapiensRayError:
         if last:
-            print_summary(last[0])
+            _print_result(job, last[0], arguments)
         raise
-    print_summary(last[0])
+    _print_result(job, last[0], arguments)
+    if events:
+        events.ended("finished", 0)
     return 0
+
+
+def _print_result(job: Job, summary: Summary, arguments: argparse.Namespace) -> None:
+    """Print the result for people: on stderr if stdout is for a script."""
+    from sapiens_ray.cli.result import print_result, result_line
+    from sapiens_ray.execution.preflight import open_output
+    from sapiens_ray.output.layout import has_pictures
+
+    if not arguments.quiet:
+        print_result(summary, has_pictures(open_output(job)), sys.stderr if arguments.json else sys.stdout)
+    elif not arguments.json:
+        print(result_line(summary))
 
 
 def _ask_before_deleting(job: Job) -> None:
@@ -188,80 +292,13 @@ def _ask_before_deleting(job: Job) -> None:
     what = f"--restart deletes the labels of {rows} images and their pictures in {output.uri}"
     if not sys.stdin.isatty():
         raise OutputError(f"{what}; add --yes, since there is no terminal to ask for confirmation")
+    print(f"{what}. Continue? [y/N] ", end="", file=sys.stderr, flush=True)  # stdout may be for a script
     try:
-        answer = input(f"{what}. Continue? [y/N] ")
+        answer = input()
     except EOFError:
         answer = ""
     if answer.strip().lower() not in ("y", "yes"):
         raise OutputError(f"nothing was deleted; without --restart the run continues with what is in {output.uri}")
-
-
-def _leave_on_signals() -> None:
-    """Exit immediately, with a message, on SIGINT and SIGTERM: nothing has been started."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        os.write(2, b"Stopped before anything was done.\n")
-        os._exit(128 + number)
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, leave)
-        signal.signal(signal.SIGTERM, leave)
-
-
-class _Stopped(BaseException):
-    """The process received SIGINT or SIGTERM."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.exit_code = 128 + number
-
-
-class _StopSignals:
-    """Turns the first SIGINT or SIGTERM into _Stopped, raised in the main thread."""
-
-    def install(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._handle)
-            signal.signal(signal.SIGTERM, self._handle)
-
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-        self.install()
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before[0])
-            signal.signal(signal.SIGTERM, before[1])
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        # A second signal, or a cleanup that takes too long, ends the process immediately.
-        signal.signal(number, lambda *_: os._exit(128 + number))
-        timer = threading.Timer(_killed_after_s(), lambda: os._exit(128 + number))
-        timer.daemon = True
-        timer.start()
-        raise _Stopped(number)
-
-
-def _killed_after_s() -> float:
-    """When `ray job stop` kills a process after SIGTERM: 3 s, or what Ray's own variable says."""
-    try:
-        return float(os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", "3"))
-    except ValueError:
-        return 3.0
-
-
-def _leave(code: int) -> NoReturn:
-    """End the process within seconds: our tasks are safe to interrupt."""
-    from sapiens_ray.execution.cluster import stop_ray
-
-    stop_ray(max(0.0, _killed_after_s() - 1))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -270,19 +307,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
     job = _load_job(arguments)
     subset = make_subset(arguments.limit, arguments.sample, arguments.seed)
-    print_plan(job, arguments.address, arguments.load, subset)
-    return 0
-
-
-def _status(arguments: argparse.Namespace) -> int:
-    from sapiens_ray.cli.report import print_status
-    from sapiens_ray.planning.status import output_status
-
-    status = output_status(folder_of(arguments.output, arguments))
-    if arguments.json:
-        print(json.dumps(status, indent=2))
-    else:
-        print_status(status)
+    print_plan(job, arguments.address, arguments.load, subset, arguments.json)
     return 0
 
 

@@ -1,28 +1,79 @@
-"""Tables and text for a terminal or a pipe."""
+"""What a stream can show: escape codes or plain text, and how many columns; texts that fit into them."""
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.table import Table
+import os
+import shutil
+import sys
+from typing import TextIO
 
-PIPE_WIDTH = 200  # a pipe has no width, and paths in logs must not be wrapped
+from rich.cells import cell_len, chop_cells
 
-
-def grid(title: str = "") -> Table:
-    """A table of names and values."""
-    table = Table.grid(padding=(0, 2))
-    table.title, table.title_justify, table.title_style = title or None, "left", "bold"
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    return table
+LEAST_COLUMNS = 20
+BOLD, DIM = "1", "2"
 
 
-def show(table: Table) -> None:
-    """Print a table without interpreting markup: paths may contain [brackets]."""
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console = Console(markup=False, highlight=False, emoji=False, width=PIPE_WIDTH)
-    console.print(table)
+def is_live(stream: TextIO) -> bool:
+    """Whether a stream shows colours and moves its cursor: a terminal, unless NO_COLOR or TERM=dumb say otherwise."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") in ("dumb", "unknown")
+    return stream.isatty() and not plain
+
+
+def columns_of(stream: TextIO) -> int | None:
+    """How many columns to fit: $COLUMNS, else those of the terminal; None in a pipe, where nothing is wrapped."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given):
+        return max(LEAST_COLUMNS, int(given))
+    return terminal_columns(stream) if stream.isatty() else None
+
+
+def terminal_columns(stream: TextIO) -> int:
+    """The columns of a terminal; 80 if it does not say."""
+    try:
+        columns = os.get_terminal_size(stream.fileno()).columns
+    except OSError:
+        columns = 0
+    return max(LEAST_COLUMNS, columns or shutil.get_terminal_size((80, 24)).columns)
+
+
+def styled(text: str, style: str, stream: TextIO) -> str:
+    """The text in a style, such as BOLD, if the stream shows styles."""
+    return f"\x1b[{style}m{text}\x1b[0m" if text and is_live(stream) else text
+
+
+def tell(line: str) -> None:
+    """Print a line for people, beside what a command answers."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def wrap(text: str, columns: int | None) -> list[str]:
+    """The text in lines of at most so many columns, broken only at spaces: what has none, such as a path, stays whole.
+
+    Line breaks of the text stay.
+    """
+    lines = []
+    for line in text.split("\n"):
+        current = ""
+        for word in line.split(" ") if columns is not None else [line]:
+            longer = f"{current} {word}" if current else word
+            if columns is not None and current and cell_len(longer) > columns:
+                lines.append(current)
+                longer = word
+            current = longer
+        lines.append(current)
+    return lines
+
+
+def one_line(text: str) -> str:
+    """Text of somebody else, such as an image id, without line breaks and control characters."""
+    return "".join(char if char.isprintable() else " " if char.isspace() else repr(char)[1:-1] for char in text)
+
+
+def shortened(text: str, columns: int | None) -> str:
+    """The beginning of a text, with an ellipsis where it was cut."""
+    if columns is None or cell_len(text) <= columns:
+        return text
+    return f"{chop_cells(text, max(1, columns - 1))[0]}…"
 
 
 def size(count: float) -> str:

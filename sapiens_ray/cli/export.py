@@ -7,7 +7,8 @@ import sys
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from sapiens_ray.cli.arguments import Subparsers, folder_of, storage_arguments
+from sapiens_ray.cli.answers import print_json
+from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, folder_of, storage_arguments
 from sapiens_ray.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) ->
     export.add_argument("output", help="the output folder, local or a URL")
     formats = export.add_argument("--format", required=True, choices=list(EXPORTS), help="")
     export.add_argument("--to", required=True, metavar="DIR", help="where to write, local or a URL")
+    add_json(export)
+    add_quiet(export, "print nothing but errors and one line with the result")
     storage_arguments(export)
     about: list[str] = []
     options: dict[str, list[str]] = defaultdict(list)  # flag -> help texts of the formats that have it
@@ -56,6 +59,7 @@ def _text(parts: list[str]) -> str:
 
 def _export(arguments: argparse.Namespace) -> int:
     from sapiens_ray.export import EXPORTS
+    from sapiens_ray.output.summary import counted
     from sapiens_ray.storage import translate_errors
 
     source, target = folder_of(arguments.output, arguments), folder_of(arguments.to, arguments)
@@ -63,13 +67,21 @@ def _export(arguments: argparse.Namespace) -> int:
     options = _option_values(format, arguments)
     with translate_errors(OutputError, f"cannot export {arguments.output} to {arguments.to}"):
         done = format.write(source, target, options)
-    for column, reason in done.left_out.items():
+    for column, reason in {} if arguments.quiet else done.left_out.items():
         print(f"{column} left out: {reason}", file=sys.stderr)
     if not done.images and not done.skipped:
         raise OutputError(f"format {arguments.format} cannot hold any of the labels in {arguments.output}")
-    print(f"{done.images} images exported to {arguments.to}, {done.skipped} error rows skipped")
-    if done.renamed:
-        print(f"{done.renamed} of them under their full names, since another image has the same stem")
+    if arguments.json:
+        print_json({
+            "output": arguments.output, "to": arguments.to, "format": arguments.format, "images": done.images,
+            "skipped": done.skipped, "renamed": done.renamed, "left_out": done.left_out,
+        })  # fmt: skip
+        return 0
+    print(f"{counted(done.images, 'image')} exported, {counted(done.skipped, 'error row')} skipped")
+    if not arguments.quiet:
+        if done.renamed:
+            print(f"{done.renamed} of them under their full names, since another image has the same stem")
+        print(arguments.to)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Progress of a running job: a live bar on a terminal, a line every few seconds without one."""
+"""Progress of a running job: a live bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -8,56 +8,89 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TextColumn,
-)
+from rich.live import Live
+from rich.spinner import Spinner
 from rich.text import Text
 
-from sapiens_ray.output.summary import Summary, duration
+from sapiens_ray.cli.console import columns_of, is_live, tell, terminal_columns
+from sapiens_ray.output.summary import Summary, counted, duration, three_digits
 
 LOG_EVERY_S = 10.0
+LEAST_BAR, LONGEST_BAR = 10, 40
+# What the bar gives up where the columns do not suffice, in this order. The count of images always stays.
+GIVES_UP = ("spinner", "title", "bar", "repeated", "words", "rate", "left", "errors")
 
 
-class _Speed(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        summary: Summary | None = task.fields.get("summary")
-        if summary is None or summary.labelled == 0:
-            return Text("starting", style="dim")
-        eta = summary.eta()
-        text = Text(f"{summary.rate_now:.2f} images/s" if summary.rate_now else "")
-        if eta is not None and eta > 0:
-            text.append(f"  {duration(eta)} left")
-        text.append(f"  {summary.failed} errors", style="red" if summary.failed else "dim")
-        if summary.repeated:
-            text.append(f"  {summary.repeated} repeated", style="yellow")
-        return text
+def bar_line(summary: Summary | None, columns: int, spinner: str, ascii_only: bool = False) -> Text:
+    """The bar as one line of less than `columns` columns, without the parts for which there is no room."""
+    line = Text()
+    for given_up in range(len(GIVES_UP) + 1):
+        line = _line(summary, columns - 1, spinner, set(GIVES_UP[:given_up]), ascii_only)
+        if line.cell_len < columns:
+            return line
+    line.truncate(columns - 1)
+    return line
+
+
+def _line(summary: Summary | None, columns: int, spinner: str, without: set[str], ascii_only: bool) -> Text:
+    """The parts that are not given up. The bar takes the columns that the others leave, from LEAST_BAR on."""
+    head = Text(" ".join(text for part, text in (("spinner", spinner), ("title", "labelling")) if part not in without))
+    if summary is None or summary.expected is None:
+        count = Text(counted(summary.images, "image") if summary else "")
+    else:
+        count = Text(f"{summary.images}/{summary.expected}", style="green")
+    parts = [head, count, *(_figures(summary, without) if summary and summary.labelled else [Text("starting", "dim")])]
+    parts = [part for part in parts if part.plain]
+    if summary and summary.expected and "bar" not in without:
+        taken = sum(part.cell_len + 2 for part in parts)
+        length = min(max(columns - taken, LEAST_BAR), LONGEST_BAR)
+        parts.insert(1 if head.plain else 0, _bar(summary.images / summary.expected, length, ascii_only))
+    return Text("  ").join(parts)
+
+
+def _figures(summary: Summary, without: set[str]) -> list[Text]:
+    """Rate, time left, errors and repetitions; without their words where these are given up."""
+    words = "words" not in without
+    parts = []
+    if summary.rate_now and "rate" not in without:
+        parts.append(Text(f"{three_digits(summary.rate_now)}{' images/s' if words else '/s'}"))
+    eta = summary.eta()
+    if eta and "left" not in without:
+        parts.append(Text(f"{duration(eta)}{' left' if words else ''}"))
+    if "errors" not in without:
+        text = counted(summary.failed, "error") if words else f"{summary.failed} err"
+        parts.append(Text(text, style="red" if summary.failed else "dim"))
+    if summary.repeated and "repeated" not in without:
+        parts.append(Text(f"{summary.repeated} repeated", style="yellow"))
+    return parts
+
+
+def _bar(share: float, length: int, ascii_only: bool) -> Text:
+    done = round(min(share, 1.0) * length)
+    full, rest = ("#", "-") if ascii_only else ("━", "━")
+    return Text.assemble((full * done, "green"), (rest * (length - done), "bright_black"))
 
 
 class ProgressView:
     """Context manager. Call it with the summary after every unit."""
 
     def __init__(self) -> None:
-        self.console = Console(file=sys.stderr)
-        self.live = self.console.is_terminal
+        self.live = is_live(sys.stderr)
         self._summary: Summary | None = None
         self._printed_notes = 0  # how many notes of the summary are on the screen
         self._ended = threading.Event()
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Speed(),
-            console=self.console,
-            transient=True,
-        )
-        self._task = self._bar.add_task("labelling", total=None)
+        self._console = Console(file=sys.stderr, force_terminal=self.live)
+        ascii_only = not self._console.encoding.startswith("utf")
+        self._spinner = Spinner("line" if ascii_only else "dots")
+        self._ascii_only = ascii_only
+        self._bar = Live(get_renderable=self._render, console=self._console, transient=True, refresh_per_second=8)
+
+    def _render(self) -> Text:
+        """The line of this moment. The terminal may have been made narrower than $COLUMNS says."""
+        columns = terminal_columns(sys.stderr)
+        columns = min(columns, columns_of(sys.stderr) or columns)
+        frame = self._spinner.render(time.monotonic())
+        return bar_line(self._summary, columns, str(frame), self._ascii_only)
 
     def __enter__(self) -> ProgressView:
         if self.live:
@@ -70,21 +103,26 @@ class ProgressView:
         first = self._summary is None
         self._summary = summary
         for note in summary.notes[self._printed_notes :]:
-            self.console.print(note, markup=False, highlight=False, soft_wrap=True)
+            self.tell(note)
         self._printed_notes = len(summary.notes)
+        if first and not self.live:
+            self._log_line(summary)
+
+    def tell(self, line: str) -> None:
+        """Print a line for the user, above the bar. It is never wrapped: it may hold a path."""
         if self.live:
-            self._bar.update(self._task, total=summary.expected, completed=summary.images, summary=summary)
-        elif first:
-            self._print(summary)
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            tell(line)
 
     def _log(self) -> None:
         """Print a line every few seconds, even if a unit takes minutes: without output a job would seem to hang."""
         while not self._ended.wait(LOG_EVERY_S):
             if self._summary is not None:
-                self._print(self._summary)
+                self._log_line(self._summary)
 
-    def _print(self, summary: Summary) -> None:
-        print(f"{time.strftime('%H:%M:%S')} {summary.line()}", file=sys.stderr, flush=True)
+    def _log_line(self, summary: Summary) -> None:
+        tell(f"{time.strftime('%H:%M:%S')} {summary.line()}")
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None

@@ -23,7 +23,7 @@ import pyarrow as pa
 from sapiens_ray.errors import ErrorLimitError, JobError
 from sapiens_ray.execution.attempts import forget
 from sapiens_ray.execution.blocks import REPORT
-from sapiens_ray.execution.cluster import connected_cluster, start_ray
+from sapiens_ray.execution.cluster import Cluster, connected_cluster, start_ray
 from sapiens_ray.execution.coordinator import CoordinatorHandle, Feeder, start_coordinator
 from sapiens_ray.execution.failures import explain
 from sapiens_ray.execution.merging import Merger
@@ -33,9 +33,10 @@ from sapiens_ray.execution.redo import delete_results, drop_error_rows
 from sapiens_ray.execution.stages import job_stages
 from sapiens_ray.job.config import Job
 from sapiens_ray.output.done import current, done_by_shard
+from sapiens_ray.output.error_rows import errors_in_files
 from sapiens_ray.output.layout import data_file, data_units, sweep
 from sapiens_ray.output.lock import OutputLock
-from sapiens_ray.output.summary import Summary, errors_in_files
+from sapiens_ray.output.summary import Summary
 from sapiens_ray.planning.subset import make_subset
 from sapiens_ray.storage.retries import no_retries, retry_deadline
 from sapiens_ray.storage.uris import redact_uri, redact_uris_in
@@ -48,6 +49,8 @@ LISTING_S = (
     10.0  # the input is listed for this long before the first image is read, and in parallel with the work after that
 )
 WRITE_SUMMARY_EVERY_S = 5.0
+
+OnStart = Callable[[PreparedJob, ResourcePlan | None, Cluster | None], None]
 
 
 def run(
@@ -63,6 +66,7 @@ def run(
     on_progress: Callable[[Summary], None] | None = None,
     on_ray_ready: Callable[[], None] | None = None,
     on_wait: Callable[[str], None] = lambda line: None,
+    on_start: OnStart = lambda prepared, resources, cluster: None,
 ) -> Summary:
     """Label all images that have no row yet. Returns the summary, which is also written to `summary.json`.
 
@@ -73,7 +77,8 @@ def run(
     limit: label only the first images of the input. sample: label only this many, drawn at random with `seed`. A later
         run without them labels the others; give a job with another `output.uri` to keep a trial apart.
     on_progress: called with the summary after every unit, and at least once. on_wait: called with a line for the user
-        if the run must wait for the lock of the output.
+        if the run must wait for the lock of the output. on_start: called once with what will be done, before the first
+        image is read; without resources and cluster if no image is left.
     Raises ConfigError before any work, also if another run holds the lock of the output; JobError if the job could not
     finish; ErrorLimitError if it finished with a larger share of error rows than `max_error_fraction`.
     """
@@ -89,7 +94,7 @@ def run(
             prepared.recount()
         this = _Run(prepared, lock, on_progress or (lambda summary: None))
         with this.writing_summary():
-            this.label(address, on_ray_ready)
+            this.label(address, on_ray_ready, on_start)
             lock.check()
             this.finish()
     return this.summary
@@ -102,13 +107,15 @@ class _Run:
         self.prepared, self.lock, self.report_progress = prepared, lock, report_progress
         self.merger = Merger(prepared.output, prepared.files, lock.run)
         self._listed = False
+        errors, examples = errors_in_files(prepared.output, prepared.files)
         self.summary = Summary(
             name=prepared.job.name,
             output=prepared.output.uri,
             expected=None,
             already_done=prepared.already_done,
             subset=str(prepared.subset or ""),
-            errors=errors_in_files(prepared.output, prepared.files),
+            errors=errors,
+            examples=examples,
         )
         self._note_listing()
 
@@ -141,7 +148,7 @@ class _Run:
         finally:
             self.report_progress(summary)
 
-    def label(self, address: str | None, on_ray_ready: Callable[[], None] | None) -> None:
+    def label(self, address: str | None, on_ray_ready: Callable[[], None] | None, on_start: OnStart) -> None:
         """The work on Ray: label the pending shards and merge the complete ones. Without work, Ray is not started."""
         prepared = self.prepared
         pending = prepared.pending or not prepared.growth.ended
@@ -149,15 +156,16 @@ class _Run:
             start_ray(address)
             if on_ray_ready:
                 on_ray_ready()
-        resources = None
-        if pending:
-            resources = plan_resources(prepared.job, connected_cluster())
+        cluster = connected_cluster() if pending else None
+        resources = plan_resources(prepared.job, cluster) if cluster else None
+        if resources:
             images = prepared.expected if prepared.growth.ended else None
             prepared.settle_unit_size(auto_unit_size(images, prepared.job, resources))
+        on_start(prepared, resources, cluster)
         save_job(prepared)
         for shard in self.merger.ready():
             self.merger.start(shard)
-        if resources is not None:
+        if resources:
             for report in execute(prepared, resources, self.lock):
                 self._count(report)
         self.merger.wait()

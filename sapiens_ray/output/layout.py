@@ -11,8 +11,11 @@ lock.json                           which run holds the folder
 
 from __future__ import annotations
 
+import contextlib
+
 from sapiens_ray.errors import OutputError
-from sapiens_ray.storage import Folder, translate_errors
+from sapiens_ray.storage import Folder, translate_errors, walk
+from sapiens_ray.storage.retries import no_retries
 from sapiens_ray.units import UnitName
 
 JOB_FILE = "job.yaml"
@@ -76,6 +79,15 @@ def sweep(output: Folder, pictures: bool) -> None:
     output.sweep(deep=False)
     for name in (DATA, ENTRIES, ATTEMPTS, *((PICTURES,) if pictures else ())):
         output.sweep(name)
+
+
+def has_pictures(output: Folder) -> bool:
+    """Whether there is any file in the folder of pictures. False if the storage does not answer."""
+    with contextlib.suppress(Exception), no_retries():
+        if output.remote:  # object stores have no empty folders, and some list millions of files before the first
+            return output.exists(PICTURES)
+        return any(is_file for _, is_file in walk(Folder(output.join(PICTURES))))
+    return False
 
 
 def has_results(output: Folder) -> bool:

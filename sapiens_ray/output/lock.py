@@ -2,7 +2,7 @@
 
 The holder rewrites the file every few seconds. Another run that finds it watches whether it changes. No clocks are
 compared, so a clock that is wrong or jumps does no harm. On the same machine a dead holder is recognised at once, on
-others after half a minute.
+others after half a minute. `status` finds out in the same way whether a run is alive.
 
 Workers read the file too before they publish a unit: late results of a dead run must not appear among the files of
 the next run.
@@ -18,10 +18,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sapiens_ray.errors import JobError, OutputError
+from sapiens_ray.output.clock import utc_now
 from sapiens_ray.output.layout import LOCK_FILE
 from sapiens_ray.storage import TEMPORARY, Folder, local_path, translate_errors
 from sapiens_ray.storage.retries import no_retries
@@ -75,7 +77,7 @@ class OutputLock:
 
     def _content(self) -> bytes:
         self._beats += 1
-        return json.dumps({"run": self.run, "beat": self._beats, **self._me}).encode()
+        return json.dumps({"run": self.run, "beat": self._beats, **self._me, "at": utc_now()}).encode()
 
     def _take_over(self) -> None:
         """Wait until the holder gives a sign of life, or has given none for long enough."""
@@ -86,17 +88,12 @@ class OutputLock:
             self._tell(
                 f"{self._output.uri} is held by {_who(found)}; waiting up to {DEAD_AFTER_S:g} s to see if it is alive"
             )
-            end = time.monotonic() + DEAD_AFTER_S
-            while time.monotonic() < end:
-                time.sleep(LOOK_S)
-                now = read_lock(self._output)
-                if now is None:  # it has just ended
-                    break
-                if now != found:
-                    raise OutputError(
-                        f"output.uri: {self._output.uri} is being written by another run: {_who(now)}; wait until it "
-                        "ends, stop it, or choose another output.uri"
-                    )
+            now = _watch(self._output, found)
+            if now is not None and now != found:
+                raise OutputError(
+                    f"output.uri: {self._output.uri} is being written by another run: {_who(now)}; wait until it "
+                    "ends, stop it, or choose another output.uri"
+                )
         self._output.write(LOCK_FILE, self._content())
         time.sleep(LOOK_S)  # if two runs take over, the later one keeps the output
         last = read_lock(self._output)
@@ -153,6 +150,40 @@ def read_lock(output: Folder) -> Holder | None:
     return {"run": ""}  # not a lock of any run
 
 
+@dataclass(frozen=True)
+class Writer:
+    """The run that `lock.json` names. alive: whether it still runs; else it was killed, or its machine was lost.
+
+    since, last_seen: when it started and when it beat last, by its own clock; None if the file does not say so.
+    """
+
+    host: str | None
+    pid: int | None
+    since: str | None
+    last_seen: str | None
+    alive: bool
+
+
+def find_writer(output: Folder, tell: Callable[[str], None] = lambda line: None) -> Writer | None:
+    """The run that holds the output, or that held it when it died; None if the last run has ended properly.
+
+    A holder on this machine is alive if its process exists. Of others only the beat is known: it is watched until it
+    changes (5 s), or has not changed for so long that a new run would take over (30 s). tell: called with a line for
+    the user before that.
+    """
+    found = read_lock(output)
+    if found is None:
+        return None
+    alive = not _is_gone(found)
+    if alive and not _is_here(found):
+        tell(f"{output.uri} is held by {_who(found)}; watching up to {DEAD_AFTER_S:g} s to see if it is alive")
+        now = _watch(output, found)
+        if now is None:
+            return None
+        found, alive = now, now != found
+    return Writer(found.get("host"), found.get("pid"), found.get("since"), found.get("at"), alive)
+
+
 def holder(output: Folder) -> str | None:
     """Which run holds the output; None if none does."""
     found = read_lock(output)
@@ -172,7 +203,7 @@ def _this_process() -> Holder:
         "pid": os.getpid(),
         "machine": _machine(),
         "process_start": _start_of(os.getpid()),
-        "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "since": utc_now(),
     }
 
 
@@ -195,12 +226,28 @@ def _start_of(pid: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
+def _is_here(found: Holder) -> bool:
+    """Whether a holder was started on this machine since its last boot, so that its process can be looked up."""
+    here = found.get("machine")
+    return here is not None and here == _machine()
+
+
 def _is_gone(found: Holder) -> bool:
     """Whether a holder on this machine has ended; False for holders elsewhere, where this cannot be known."""
     if not found["run"]:
         return True
-    here = found.get("machine")
-    return here is not None and here == _machine() and _start_of(found["pid"]) != found.get("process_start")
+    return _is_here(found) and _start_of(found["pid"]) != found.get("process_start")
+
+
+def _watch(output: Folder, found: Holder) -> Holder | None:
+    """Watch a holder: its lock after the next beat, None if it ends, the same lock if it does not beat."""
+    end = time.monotonic() + DEAD_AFTER_S
+    while time.monotonic() < end:
+        time.sleep(LOOK_S)
+        now = read_lock(output)
+        if now != found:
+            return now
+    return found
 
 
 def _who(found: Holder) -> str:

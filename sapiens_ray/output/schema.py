@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -77,8 +76,3 @@ def with_errors(schema: pa.Schema, kinds: dict[str, int]) -> pa.Schema:
 def read_errors(metadata: dict[bytes, bytes] | None) -> dict[str, int]:
     """Error rows by kind, from the metadata of a file."""
     return dict(json.loads((metadata or {}).get(ERRORS_KEY, b"{}")))
-
-
-def count_errors(rows: pa.Table) -> dict[str, int]:
-    """Error rows by kind."""
-    return dict(Counter(kind for kind in rows["error_kind"].to_pylist() if kind is not None))

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import pyarrow.parquet as pq
-
-from sapiens_ray.errors import OutputError
-from sapiens_ray.output.layout import SUMMARY_FILE, data_file
-from sapiens_ray.output.schema import read_errors
-from sapiens_ray.storage import Folder, translate_errors
+from sapiens_ray.output.clock import utc_now
+from sapiens_ray.output.error_rows import add_examples
+from sapiens_ray.output.layout import SUMMARY_FILE
+from sapiens_ray.storage import Folder
 from sapiens_ray.tasks.sections import Settings
-from sapiens_ray.units import UnitName, UnitReport
+from sapiens_ray.units import Examples, UnitReport
 
 
 @dataclass
 class Summary:
     """The state of a job. images = ok + errors = already_done + what this run labelled.
 
-    expected: images in the plan; None while some tar is not counted. stages: seconds of work per image, summed over
-    all processes (so they may exceed elapsed_s / images). notes: reports of the actors about their start: batch sizes
-    that were found, what was compiled and how long it took. repeated: units and shards that were started again
-    because their worker died. subset: the images that a trial run labels, in words; empty for all.
+    expected: images in the plan; None while some tar is not counted. examples: up to two error rows of each kind.
+    stages: seconds of work per image, summed over all processes (so they may exceed elapsed_s / images). notes: reports
+    of the actors about their start: batch sizes that were found, what was compiled and how long it took. repeated:
+    units and shards that were started again because their worker died. subset: the images that a trial run labels, in
+    words; empty for all.
     """
 
     name: str
@@ -35,6 +33,7 @@ class Summary:
     state: str = "running"
     already_done: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    examples: Examples = field(default_factory=dict)
     labelled: int = 0
     message: str = ""
     notes: list[str] = field(default_factory=list)
@@ -50,6 +49,7 @@ class Summary:
         """Count a written unit."""
         self.labelled += report.rows
         self.errors.update(report.errors)
+        add_examples(self.examples, report.examples)
         self._seconds.update(report.seconds)
         self.notes += [note for note in report.notes if note not in self.notes]
         self.repeated = report.repeated
@@ -92,6 +92,7 @@ class Summary:
             "expected": self.expected,
             "ok": self.images - self.failed,
             "errors": dict(sorted(self.errors.items())),
+            "examples": dict(sorted(self.examples.items())),
             "already_done": self.already_done,
             "subset": self.subset,
             "repeated": self.repeated,
@@ -99,7 +100,7 @@ class Summary:
             "images_per_s": round(self.rate, 3),
             "stages": {stage: round(spent, 6) for stage, spent in self.stages.items()},
             "notes": self.notes,
-            "written_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "written_at": utc_now(),
         }
 
     def write(self, output: Folder) -> None:
@@ -114,15 +115,25 @@ class Summary:
         share = f" ({100 * self.images / self.expected:.1f} %)" if self.expected else ""
         eta = self.eta()
         left = f", {duration(eta)} left" if eta is not None else ""
-        rate = f", {self.rate_now:.2f} images/s" if self.rate_now else ""
+        rate = f", {three_digits(self.rate_now)} images/s" if self.rate_now else ""
         repeated = f", {self.repeated} repeated" if self.repeated else ""
-        return f"{self.images}{of} images{share}{rate}, {self.failed} errors{repeated}{left}"
+        return f"{self.images}{of} images{share}{rate}, {counted(self.failed, 'error')}{repeated}{left}"
 
     def eta(self) -> float | None:
         """Seconds left at the rate since the first unit was done; None while unknown."""
         if self.expected is None or self.rate_now == 0:
             return None
         return max(0, self.expected - self.images) / self.rate_now
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: 1 error, 2 errors."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def three_digits(value: float) -> str:
+    """A positive number for people, with three digits that count: 0.0123, 4.56, 78.9, 1234."""
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value > 0 else "0"
 
 
 def duration(seconds: float) -> str:
@@ -133,18 +144,3 @@ def duration(seconds: float) -> str:
     hours, rest = divmod(whole, 3600)
     minutes, rest = divmod(rest, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def errors_in_files(output: Folder, names: Iterable[UnitName]) -> Counter[str]:
-    """Error rows by kind, from the metadata of the files alone."""
-
-    def one(name: UnitName) -> dict[str, int]:
-        what = f"output.uri: {output.join(data_file(name))} is not a file of labels"
-        with output.open(data_file(name)) as stream, translate_errors(OutputError, what):
-            return read_errors(pq.read_schema(stream).metadata)
-
-    total: Counter[str] = Counter()
-    with ThreadPoolExecutor(output.threads) as pool:
-        for errors in pool.map(one, names):
-            total.update(errors)
-    return total

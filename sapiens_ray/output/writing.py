@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sapiens_ray.errors import StorageError
+from sapiens_ray.output.error_rows import count_errors, examples_in
 from sapiens_ray.output.layout import data_file, picture_file
 from sapiens_ray.output.lock import require_held
-from sapiens_ray.output.schema import count_errors, labels_in, read_errors, with_errors
+from sapiens_ray.output.schema import labels_in, read_errors, with_errors
 from sapiens_ray.storage import Folder, translate_errors
 from sapiens_ray.units import Picture, Unit, UnitName, UnitReport
 
@@ -41,7 +42,7 @@ def write_unit(
     with translate_errors(StorageError, f"cannot write {name.file} and its pictures to {output.uri}"):
         _publish(name, buffer.getbuffer(), pictures, output, run)
     seconds = {**unit.seconds, "write": time.perf_counter() - started}
-    return UnitReport(name.file, table.num_rows, errors, seconds, list(unit.notes))
+    return UnitReport(name.file, table.num_rows, errors, seconds, list(unit.notes), examples=examples_in(table))
 
 
 def _publish(name: UnitName, data: memoryview, pictures: Sequence[Picture], output: Folder, run: str | None) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import asdict
 
 from sapiens_ray.errors import OutputError
 from sapiens_ray.output.done import done_by_shard, with_units
+from sapiens_ray.output.error_rows import errors_in_files
 from sapiens_ray.output.layout import PLAN_FILE, SUMMARY_FILE
-from sapiens_ray.output.summary import errors_in_files
+from sapiens_ray.output.lock import Writer, find_writer
 from sapiens_ray.planning.plan import load_plan
 from sapiens_ray.storage import Folder, translate_errors
 from sapiens_ray.tasks.sections import Settings
@@ -16,13 +19,17 @@ from sapiens_ray.units import Done
 Status = Settings  # what `sapiens-ray status --json` prints
 
 
-def output_status(output: Folder) -> Status:
-    """The state of an output folder from its files alone, also while a job writes to it."""
+def output_status(output: Folder, tell: Callable[[str], None] = lambda line: None) -> Status:
+    """The state of an output folder from its files alone, also while a job writes to it.
+
+    tell: called with a line for the user if it takes long to see whether the run of another machine is alive.
+    """
     with translate_errors(OutputError, f"cannot read {output.uri}"):
         plan = load_plan(output)
-    if plan is None:
-        raise OutputError(f"{output.uri} is not an output folder of sapiens-ray: it has no {PLAN_FILE}")
-    done, errors = with_units(output, lambda files: (done_by_shard(files), errors_in_files(output, files)))
+        if plan is None:
+            raise OutputError(f"{output.uri} is not an output folder of sapiens-ray: it has no {PLAN_FILE}")
+        writer = find_writer(output, tell)
+    done, (errors, examples) = with_units(output, lambda files: (done_by_shard(files), errors_in_files(output, files)))
     plan.fill_counts(done)
     rows = sum(one.rows for one in done.values())
     counts = [shard.images for shard in plan.shards]
@@ -30,14 +37,27 @@ def output_status(output: Folder) -> Status:
     last = json.loads(output.read(SUMMARY_FILE)) if output.exists(SUMMARY_FILE) else {}
     return {
         "output": output.uri,
+        "state": _state(writer, last.get("state")),
+        "complete": complete == len(plan.shards),
         "images": rows,
         "expected": None if None in counts else sum(count for count in counts if count is not None),
         "ok": rows - sum(errors.values()),
         "errors": dict(sorted(errors.items())),
+        "examples": dict(sorted(examples.items())),
         "shards": len(plan.shards),
         "shards_complete": complete,
-        "complete": complete == len(plan.shards),
+        "run": asdict(writer) if writer else None,
         "last_run": {key: last.get(key) for key in ("state", "message", "subset", "images_per_s", "written_at")}
         if last
         else None,
     }
+
+
+def _state(writer: Writer | None, last: str | None) -> str | None:
+    """running, done, failed, stopped, or killed: the run ended without writing why. None if nothing says.
+
+    last: the state in `summary.json`, which a killed run leaves as it was when it was written last.
+    """
+    if writer is not None:
+        return "running" if writer.alive else "killed"
+    return "killed" if last == "running" else last

@@ -28,7 +28,7 @@ def test_check_shows_the_plan_and_does_nothing(cluster, sapiens_ray, write_job, 
     assert "5 in 3 shards" in done.out
     assert hashlib.sha256(model.read_bytes()).hexdigest() in done.out
     assert "1 x 28 x 512 x 384" in done.out, "--load runs the model once"
-    assert "the cluster of 1 node has 0 and 2" in done.out
+    assert "the cluster of 1 node has 2 CPUs" in done.out
     assert "0 images, 0 whole shards" in done.out
     assert not (tmp_path / "job-out").exists()
 
@@ -148,7 +148,7 @@ def test_run_resume_grow_status_and_export(cluster, sapiens_ray, write_job, tmp_
 
     first = sapiens_ray("run", path)
     assert first.code == 0, first.text
-    assert "8 (7 ok, 1 errors)" in first.out and str(output) in first.out
+    assert "8 (7 ok, 1 error)" in first.out and str(output) in first.out
     before = {file.name: file.stat().st_mtime_ns for file in (output / "data").iterdir()}
 
     again = sapiens_ray("run", path)
@@ -165,10 +165,10 @@ def test_run_resume_grow_status_and_export(cluster, sapiens_ray, write_job, tmp_
     status = json.loads(sapiens_ray("status", output, "--json").out)
     assert (status["images"], status["expected"], status["complete"]) == (10, 10, True)
     assert status["errors"] == {"corrupt": 1}
-    assert "10 of 10 (100.0 %): 9 ok, 1 errors" in sapiens_ray("status", output).out
+    assert "10 of 10 (100.0 %): 9 ok, 1 error" in sapiens_ray("status", output).out
 
     exported = sapiens_ray("export", output, "--format", "lite", "--to", tmp_path / "lite")
-    assert exported.code == 0 and "9 images exported" in exported.out and "1 error rows skipped" in exported.out
+    assert exported.code == 0 and "9 images exported, 1 error row skipped\n" in exported.out
     rows = {row["image_id"]: row for row in read_output(output).to_pylist()}
     names = {"a/000.jpg": "a/000", "b/001.jpg": "b/001", "b/000.jpg": "b/000.jpg", "b/000.png": "b/000.png"}
     for image_id, name in names.items():

@@ -105,7 +105,7 @@ def test_a_package_adds_an_entry_to_every_registry(package, job, sapiens_ray):
     schema = sapiens_ray("schema", env=env)
     assert '"const": "mean_colour"' in schema.out and '"zip"' in schema.out
     status = sapiens_ray("status", output)  # status works without the package: it only reads files
-    assert "3 of 3 (100.0 %): 2 ok, 1 errors" in status.out
+    assert "3 of 3 (100.0 %): 2 ok, 1 error" in status.out
 
 
 def test_without_the_package_the_message_names_the_unknown_task(job, sapiens_ray):

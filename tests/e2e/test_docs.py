@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shutil
 import subprocess
@@ -52,8 +53,9 @@ def test_make_demo_reports_its_result(demo, user):
     assert f"{folder}/runs/demo/data/*.parquet" in done.out
     assert "5 (5 ok, 0 errors)" in done.out
     assert "Deprecat" not in done.err
-    (line,) = [line for line in done.out.splitlines() if line.startswith("read a row")]
-    read = subprocess.run(line.removeprefix("read a row").strip(), shell=True, capture_output=True, text=True)
+    lines = done.out.splitlines()
+    command = lines[lines.index("read a row:") + 1]
+    read = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert "astronaut.jpg" in read.stdout, read.stderr
     assert "RANDOM weights" in done.err
     assert not (user.home / ".ray").exists(), "a token there would change what `ray start` does for this user"
@@ -144,6 +146,14 @@ def imported_modules(code: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module)
     return {name.partition(".")[0] for name in names}
+
+
+def test_the_commands_of_the_page_about_the_command_line_work(demo, user):
+    checkout, _ = demo
+    (code,) = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "cli.md").read_text(), re.DOTALL)
+    assert run_block("bash", code, checkout, user) == "5 images\n"
+    assert (checkout / "errors.jsonl").read_text() == ""
+    assert json.loads((checkout / "result.json").read_text())["event"] == "finished"
 
 
 def test_the_pictures_of_the_readme_exist():

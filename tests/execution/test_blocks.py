@@ -246,6 +246,8 @@ def test_a_unit_is_written_with_its_pictures(output, unfinished):
     report = UnitReport.from_json(block[REPORT][0].as_py())
     name = "s000001-00000000-00000004-end.parquet"
     assert (report.file, report.rows, report.errors, report.notes) == (name, 4, {"not_an_image": 1}, [])
+    (example,) = report.examples["not_an_image"]
+    assert example["image_id"] == "1.jpg" and "not a format that OpenCV reads" in example["error"]
     assert {"prepare", "draw", "write"} <= report.seconds.keys()
     table, pictures = written(output)
     assert table.schema == stage.schema.with_metadata(table.schema.metadata)

@@ -15,6 +15,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from sapiens_ray.planning.status import output_status
+from sapiens_ray.storage import Folder
 from sapiens_ray.units import UnitName
 from tests.conftest import PATIENCE_S, ROOT, models_held, read_output, write_photos
 
@@ -22,11 +24,11 @@ IMAGES, UNIT = 240, 4
 EXECUTABLE = Path(sys.executable).parent / "sapiens-ray"
 
 
-def start(path: Path, log: Path) -> subprocess.Popen[bytes]:
+def start(path: Path, log: Path, *options: str) -> subprocess.Popen[bytes]:
     """`sapiens-ray run` with a local Ray of its own, as on a laptop."""
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     with log.open("ab") as file:
-        command = [EXECUTABLE, "run", path]
+        command = [EXECUTABLE, "run", path, *options]
         return subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT, env=env, start_new_session=True)
 
 
@@ -95,6 +97,9 @@ def test_driver_killed_five_times(write_job, tmp_path):
             time.sleep(dice.uniform(0, 0.2))
         process.kill()
         process.wait()
+        if kill > 0:
+            status = output_status(Folder(str(output)))
+            assert (status["state"], status["run"]["pid"], status["complete"]) == ("killed", process.pid, False)
         if kill == 4:
             wait_for_workers(process)  # the late files of its workers must do no harm, and are counted
         for file in (output / "data").glob("s*.parquet"):
@@ -141,19 +146,24 @@ def test_a_second_run_is_refused_and_the_first_stopped_by_a_signal(write_job, tm
     write_photos(tmp_path / "photos", IMAGES)
     path = write_job(tmp_path / "photos", unit_size=UNIT, input={"shard_size": 50})
     output = tmp_path / "job-out"
-    process = start(path, tmp_path / "log.txt")
+    process = start(path, tmp_path / "log.txt", "--json")
     assert wait_for_units(process, output, 1)
     with models_held(process.pid):  # so that the first does not finish while the second starts
         command = [EXECUTABLE, "run", path]
         second = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
         assert second.returncode == 2 and f"being written by another run: process {process.pid}" in second.stderr
         assert "Traceback" not in second.stderr
+        status = output_status(Folder(str(output)))
+        assert (status["state"], status["run"]["pid"]) == ("running", process.pid)
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)
     assert process.wait(PATIENCE_S) == code
     log = (tmp_path / "log.txt").read_text()
     assert "Run the same command again to continue" in log and "Traceback" not in log
+    last = [json.loads(line) for line in log.splitlines() if line.startswith("{")][-1]
+    assert (last["event"], last["exit_code"], last["error"], last["expected"]) == ("stopped", code, None, IMAGES)
     assert json.loads((output / "summary.json").read_text())["state"] == "stopped"
+    assert output_status(Folder(str(output)))["state"] == "stopped"
     _, alive = psutil.wait_procs(children, timeout=PATIENCE_S)
     assert alive == [], "processes of the local Ray still run"
     if number == signal.SIGTERM:
@@ -164,9 +174,9 @@ def test_a_second_run_is_refused_and_the_first_stopped_by_a_signal(write_job, tm
 @pytest.mark.parametrize(
     "script",
     [
-        "import ray; ray.shutdown = forever; cli._leave(143)",
+        "import ray; ray.shutdown = forever; stopping.end_process(143)",
         """
-with cli._StopSignals().installed():
+with stopping.StopSignals().installed():
     try:
         os.kill(os.getpid(), signal.SIGTERM)
     finally:
@@ -176,7 +186,7 @@ with cli._StopSignals().installed():
     ids=["of Ray", "ours"],
 )
 def test_a_stop_does_not_wait_for_a_cleanup_that_hangs(script):
-    head = "import os, signal, threading; from sapiens_ray.cli import commands as cli; forever = threading.Event().wait"
+    head = "import os, signal, threading; from sapiens_ray.cli import stopping; forever = threading.Event().wait"
     env = {**os.environ, "RAY_JOB_STOP_WAIT_TIME_S": "1"}
     command = [sys.executable, "-c", f"{head}\n{script}"]
     assert subprocess.run(command, env=env, cwd=ROOT, timeout=PATIENCE_S, check=False).returncode == 143

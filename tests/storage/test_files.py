@@ -57,6 +57,13 @@ def test_the_same_calls_on_every_file_system(folder):
     assert folder.exists("data/t.parquet") and not temporary.exists()
 
 
+def test_a_folder_exists_as_soon_as_it_has_a_file(folder):
+    folder.write("data/a", b"one")
+    assert folder.files("data") == ["a"] and not folder.exists("visualizations")
+    folder.write("visualizations/seg/a.jpg", b"two")
+    assert folder.exists("visualizations")
+
+
 def test_only_the_first_one_creates_a_file(folder):
     assert folder.create("lock", b"mine")
     assert not folder.create("lock", b"yours")

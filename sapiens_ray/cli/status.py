@@ -1,0 +1,109 @@
+"""`sapiens-ray status`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from sapiens_ray.cli.answers import print_json
+from sapiens_ray.cli.arguments import Subparsers, add_json, at_least_one, folder_of, storage_arguments
+from sapiens_ray.cli.console import tell
+from sapiens_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sapiens_ray.planning.status import Status
+    from sapiens_ray.storage import Folder
+    from sapiens_ray.units import Examples
+
+
+def add_status(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    status = commands.add_parser("status", help="show the progress of an output folder, from its files alone")
+    status.add_argument("output", help="the output folder, local or a URL")
+    status.add_argument(
+        "--errors", action="store_true",
+        help="show examples of the errors; with --json every error row, as one JSON object per line",
+    )  # fmt: skip
+    status.add_argument(
+        "--per-kind", type=at_least_one, metavar="N",
+        help="with --errors: at most N error rows of each kind; default: 2, with --json all",
+    )  # fmt: skip
+    add_json(status)
+    storage_arguments(status)
+    status.set_defaults(command=_status)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from sapiens_ray.planning.status import output_status
+
+    if arguments.per_kind and not arguments.errors:
+        raise ConfigError("--per-kind: limits the rows of --errors, which is not given")
+    output = folder_of(arguments.output, arguments)
+    status = output_status(output, tell)
+    if arguments.errors and arguments.json:
+        _print_error_rows(output, status["errors"], arguments.per_kind)
+    elif arguments.json:
+        print_json(status)
+    else:
+        examples = status["examples"]
+        if arguments.errors and arguments.per_kind:
+            examples = _examples(output, status["errors"], arguments.per_kind)
+        _print_status(status, examples if arguments.errors else {})
+    return 0
+
+
+def _print_error_rows(output: Folder, counts: dict[str, int], limit: int | None) -> None:
+    """Print the error rows as lines of JSON, as they are read: there may be millions."""
+    from sapiens_ray.output.error_rows import first_errors, iterate_errors
+
+    for row in iterate_errors(output) if limit is None else first_errors(output, counts, limit):
+        print(json.dumps(row))
+
+
+def _examples(output: Folder, counts: dict[str, int], limit: int) -> Examples:
+    """The first error rows of each kind."""
+    from sapiens_ray.output.error_rows import first_errors
+
+    found: Examples = {kind: [] for kind in counts}
+    for row in first_errors(output, counts, limit):
+        found[row["error_kind"]].append({"image_id": row["image_id"], "error": row["error"] or ""})
+    return found
+
+
+def _print_status(status: Status, examples: Examples) -> None:
+    """Print the status of an output as a table. examples: of its errors, to be shown as well."""
+    from sapiens_ray.cli.errors_table import add_errors
+    from sapiens_ray.cli.tables import Facts
+    from sapiens_ray.output.summary import counted
+
+    table = Facts()
+    table.add_whole("output", status["output"])
+    expected = status["expected"]
+    share = f" of {expected} ({100 * status['images'] / expected:.1f} %)" if expected else ""
+    errors = counted(sum(status["errors"].values()), "error")
+    table.add("images", f"{status['images']}{share}: {status['ok']} ok, {errors}")
+    add_errors(table, status["errors"], examples)
+    table.add("shards", f"{status['shards_complete']} of {status['shards']} complete")
+    for place, text in enumerate(_state(status)):
+        table.add("" if place else "state", text)
+    table.print()
+
+
+def _state(status: Status) -> list[str]:
+    """What is known of the last run, in one or more lines."""
+    run, last = status["run"], status["last_run"] or {}
+    lines = ["complete"] if status["complete"] else []
+    if status["state"] == "running":
+        return [f"running since {run['since']}: process {run['pid']} on {run['host']}"]
+    if status["state"] == "killed":
+        when = (run or {}).get("last_seen") or last.get("written_at") or "an unknown time"
+        who = f": process {run['pid']} on {run['host']}" if run and run["pid"] else ""
+        lines.append(f"stopped without a word at {when}{who}")
+    elif last:
+        said = [text for text in (last.get("subset"), last["message"]) if text]
+        if said or not status["complete"]:
+            lines.append(": ".join([f"{last['state']} at {last['written_at']}", *said]))
+    if not status["complete"]:
+        lines.append("run the job again to continue")
+    return lines
