@@ -22,8 +22,8 @@ def test_public_names():
     assert callable(sr.run) and callable(sr.read_labels)
     assert inspect.isclass(sr.Job) and inspect.isclass(sr.Labeler)
     assert list(inspect.signature(sr.run).parameters) == [
-        "job", "address", "redo_changed", "retry_errors", "restart", "on_progress", "on_ray_ready", "on_wait",
-        "on_start",
+        "job", "address", "redo_changed", "retry_errors", "restart", "limit", "sample", "seed", "on_progress",
+        "on_ray_ready", "on_wait", "on_start",
     ]  # fmt: skip
     assert list(inspect.signature(sr.read_labels).parameters) == [
         "output", "engine", "columns", "decode", "size", "storage_options",

@@ -60,10 +60,12 @@ def test_check(command, machine, write_job, tmp_path, model):
         "already_done": 0,
         "shards": 3,
         "shards_done": 0,
+        "subset": "",
+        "hidden": 0,
         "formats": ["images"],
         "models": [
             {
-                "kind": "task", "column": "seg", "task": "seg", "mode": "torchscript", "compile": "none",
+                "kind": "task", "column": "seg", "task": "seg", "mode": "float32", "compile": "none",
                 "description": "", "checkpoint": str(model), "bytes": model.stat().st_size, "sha256": sha256(model),
                 "actors": 1, "gpus_per_actor": 0.0, "cpus_per_actor": 1.0, "trial": None,
             }
@@ -71,7 +73,7 @@ def test_check(command, machine, write_job, tmp_path, model):
         "needs": {"gpus": 0.0, "cpus": 1.25},
         "cluster": {"where": "this machine", "nodes": 1, "gpus": 0.0, "cpus": 2.0},
         "output": str(tmp_path / "job-out"),
-        "bytes_per_image": {"labels": 60000, "pictures": 250000},
+        "bytes_per_image": {"labels": 60000, "pictures": 350000},
     }  # fmt: skip
     assert not (tmp_path / "job-out").exists()
 
@@ -98,13 +100,13 @@ def test_the_table_of_check_fits(command, machine, write_job, tmp_path, model):
         "already done  0 images, 0 whole shards",
     ]
     for line in (
-        "task          persons: pose, mode torchscript, 17 keypoints, persons: detector",
+        "task          persons: pose, mode float32, 17 keypoints, persons: detector",
         "              (torchscript), crop trained",
         "detector      torchscript, label 1, score at least 0.3",
         f"  sha256      {sha256(model)}",
         "  actors      1 with 0.33 CPU each",
         "needs         at least 1.3 CPUs; this machine has 2 CPUs",
-        "              about 120.4 kB of labels and 1.0 MB of pictures still to write",
+        "              about 120.4 kB of labels and 1.4 MB of pictures still to write",
     ):
         assert line in lines, done.out
     assert [line for line in lines if len(line) > 80 and str(tmp_path) not in line] == [], "paths are never broken"
@@ -134,7 +136,7 @@ def test_a_wrong_job(command, write_job, tmp_path):
 
 
 def test_an_error_that_nobody_expected_is_told_as_well(command, monkeypatch, write_job, tmp_path):
-    def broken(job):
+    def broken(job, subset, download):
         raise ZeroDivisionError("by accident")
 
     monkeypatch.setattr(report, "prepare_job", broken)
@@ -211,7 +213,7 @@ def test_checkpoints_inspect(command, tmp_path, model):
     assert wrong == {"error": f"{tmp_path}/none does not exist", "kind": "CheckpointError", "exit_code": 2}
     lines = command("checkpoints", "inspect", path).out.splitlines()
     assert max(len(line) for line in lines if str(tmp_path) not in line) <= 80
-    assert lines[2] == f"sha256   {sha256(path)}" and "modes    torchscript: native module, float32" in lines, lines
+    assert lines[2] == f"sha256   {sha256(path)}" and "modes    float32: native module" in lines, lines
 
 
 def test_convert(command, tmp_path, monkeypatch):

@@ -42,7 +42,7 @@ def written_at(output) -> str:
 
 
 def last_run(output) -> dict[str, object]:
-    return {"state": "done", "message": "", "images_per_s": 0.0, "written_at": written_at(output)}
+    return {"state": "done", "message": "", "subset": "", "images_per_s": 0.0, "written_at": written_at(output)}
 
 
 def test_the_table(command, output):
