@@ -71,7 +71,7 @@ class Newcomer:
             (tools / name).chmod(stat.S_IRWXU)
         self.env = {
             "HOME": str(self.home),
-            "PATH": os.pathsep.join([str(tools), str(Path(sys.executable).parent), "/usr/bin", "/bin"]),
+            "PATH": os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.defpath]),
             "LANG": "C.UTF-8",
             "COLUMNS": "80",
             "RAY_TMPDIR": str(folder),  # instead of /tmp/ray, where Ray notes the cluster that was started last

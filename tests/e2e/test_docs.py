@@ -130,7 +130,7 @@ def test_readme_blocks_name_what_they_need_beyond_the_install():
         before = text.strip().rpartition("\n\n")[2]
         named = {name for names in re.findall(r"`pip install ([^`]+)`", before) for name in names.split()}
         for module in imported_modules(code) - sys.stdlib_module_names:
-            sources = {name.lower().replace("_", "-") for name in providers[module]}
+            sources = {name.lower().replace("_", "-") for name in providers.get(module, [module])}
             if not sources & installed:
                 needed.append(module)
                 assert sources & named, f"{code}\nneeds `pip install {module}` in the text before it: {before!r}"
