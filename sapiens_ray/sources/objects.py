@@ -30,6 +30,7 @@ _KINDS = (
     "a path or URL, the bytes of an image file, a binary file, a Pillow image, an H x W x 3 uint8 BGR array, or a row "
     "(dict) with one of them"
 )
+_NO_ARRAYS = "an array in a row could be RGB or BGR: give BGR arrays themselves, or rows with Pillow images"
 
 
 def read(images: AnyImages, columns: Columns, wanted: Sequence[str], max_pixels: int) -> Iterator[Encoded]:
@@ -124,6 +125,8 @@ class _Rows:
         if cell is None:
             error = ImageError("missing", f"column {self._column!r} is null")
             return Encoded(index, f"image-{index}", "", error=error)
+        if isinstance(cell, np.ndarray):
+            raise TypeError(f"Labeler: row {index}: column {self._column!r} is an array; {_NO_ARRAYS}")
         encoded = _encoded(index, cell, max_pixels)
         if path:
             encoded.image_id = redact_uri(path)
@@ -151,7 +154,7 @@ def _image_column(index: int, row: Mapping[str, Any]) -> str:
     held = ", ".join(f"{name}: {type(cell).__name__}" for name, cell in row.items())
     hint = ""
     if any(isinstance(cell, np.ndarray) for cell in row.values()):
-        hint = "; an array in a row could be RGB or BGR: give BGR arrays themselves, or rows with Pillow images"
+        hint = f"; {_NO_ARRAYS}"
     elif any(isinstance(cell, list) and cell and _holds_image(cell[0]) for cell in row.values()):
         hint = "; this is a dict of columns, as dataset[:9] gives: take dataset.select(range(9))"
     raise TypeError(f"Labeler: row {index} has no image: {held}{hint}")

@@ -21,6 +21,7 @@ LIMIT = 1 << 20
 ARRAY = photo(30, 20)
 PNG = encode_png(ARRAY)
 PILLOW = Image.fromarray(ARRAY[:, :, ::-1])
+ROW = {"image": PNG, "boxes": []}
 
 
 def read(images, columns=None, wanted=()) -> list[Encoded]:
@@ -87,6 +88,7 @@ def test_a_bad_image_is_an_error_of_its_own(files):
         (pd.DataFrame({"image": [PNG]}), "a DataFrame is no list of images; give its rows, frame.to_dict('records')"),
         ({"train": [1], "test": [2]}, "row 0 has no image: train: list, test: list"),
         ({"image": ARRAY}, "row 0 has no image: image: ndarray; an array in a row could be RGB or BGR"),
+        ([ROW, {"image": ARRAY}], "row 1: column 'image' is an array; an array in a row could be RGB or BGR"),
         ({"image": [PILLOW] * 2, "n": [1, 2]}, "this is a dict of columns, as dataset[:9] gives: take dataset.select"),
         ({"one": PNG, "two": PILLOW}, "row 0 could be one or two; give the images themselves, such as [row['one'"),
         ({}, "row 0 has no image"),
@@ -145,9 +147,6 @@ def test_values_of_columns_come_from_rows_or_from_columns():
     assert [shown(one)[2] for one in found] == ["pixels"] * 2, "the mask is not taken for the image"
     both = read([{"image": PNG, "boxes": boxes}] * 2, {"m": pd.Series([5, 6], index=[7, 8])}, ["boxes", "m"])
     assert [one.extra for one in both] == [{"boxes": boxes, "m": 5}, {"boxes": boxes, "m": 6}]
-
-
-ROW = {"image": PNG, "boxes": []}
 
 
 @pytest.mark.parametrize(
