@@ -139,7 +139,8 @@ def _plan_table(plan: Settings) -> Facts:
         table.add("downloads", f"{counted(len(missing), 'checkpoint')}, about {size(sum(missing.values()))}")
     table.add("needs", _needs_text(plan["needs"], plan["cluster"]))
     table.add_whole("output", plan["output"])
-    table.add("", _output_estimate(plan))
+    if plan["images"] is None or plan["images"] > plan["already_done"]:
+        table.add("", _output_estimate(plan))
     return table
 
 

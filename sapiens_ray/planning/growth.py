@@ -203,7 +203,7 @@ class Growth:
                     if shard.images is None:
                         uncounted.append((holder, shard))
                     else:
-                        drawing.add_file(holder, shard.uri, shard.images)
+                        drawing.add_file(holder, shard.shard_id, shard.images)
             else:
                 start = 0
                 for chunk in _chunks(self._entries_of(part), 1000):
@@ -211,11 +211,11 @@ class Growth:
                     start += len(chunk)
                     yield None
                 holders.append(part)
-        counted = sorted(uncounted, key=lambda one: drawing.rank(one[1].uri))[:MAX_FILES_TO_COUNT]
+        counted = sorted(uncounted, key=lambda one: drawing.rank(one[1].shard_id))[:MAX_FILES_TO_COUNT]
         with ThreadPoolExecutor(request_threads(remote=True), thread_name_prefix="count") as pool:
             counts = pool.map(lambda one: images_in(one[1], self._job.reading), counted)
             for (holder, shard), images in zip(counted, counts, strict=True):
-                drawing.add_file(holder, shard.uri, images)
+                drawing.add_file(holder, shard.shard_id, images)
         for holder, images_of in drawing.drawn().items():
             held = holders[holder]
             if isinstance(held, Found):

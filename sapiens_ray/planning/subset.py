@@ -12,7 +12,6 @@ import numpy as np
 
 from sapiens_ray.errors import ConfigError
 from sapiens_ray.sources import Entry
-from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.units import Ranges
 
 
@@ -55,7 +54,7 @@ Place = tuple[int, int]  # what holds an image (a shard, or a part of the input)
 
 class Drawing:
     """Draws a sample: the images with the smallest keys, which are random numbers that depend on the seed and on the
-    name of the image alone. So a repeated run draws the same images, and new images replace few of them.
+    name of the image alone. So a run on another machine draws the same images, and new images replace few of them.
 
     Images are added in any order; only as many as are drawn are held.
     """
@@ -68,19 +67,19 @@ class Drawing:
     def add_entries(self, holder: int, entries: Iterable[tuple[int, Entry]]) -> None:
         """Add images of a folder or list with their positions."""
         for position, entry in entries:
-            self._add(self._number(entry.uri) / 2**64, (holder, position), entry)
+            self._add(self._number(entry.image_id) / 2**64, (holder, position), entry)
 
-    def add_file(self, holder: int, uri: str, images: int) -> None:
+    def add_file(self, holder: int, shard_id: str, images: int) -> None:
         """Add all images of a file that is a shard."""
-        keys = np.random.Generator(np.random.Philox(self._number(redact_uri(uri)))).random(images)
+        keys = np.random.Generator(np.random.Philox(self._number(shard_id))).random(images)
         order = np.argsort(keys, kind="stable")[: self._count]
         for position in order:
             if not self._add(float(keys[position]), (holder, int(position)), None):
                 break
 
-    def rank(self, uri: str) -> int:
+    def rank(self, shard_id: str) -> int:
         """A random number of a file: which files are opened if there are too many to open all."""
-        return self._number(redact_uri(uri))
+        return self._number(shard_id)
 
     def drawn(self) -> dict[int, list[tuple[int, Entry | None]]]:
         """The drawn images by what holds them, in order of their position."""

@@ -5,39 +5,17 @@ from __future__ import annotations
 import ast
 import json
 import re
-import shutil
-import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import pytest
 
 from tests.conftest import ROOT
-from tests.newcomer import Newcomer, newcomer
+from tests.newcomer import Newcomer
 
 README = (ROOT / "README.md").read_text()
-
-
-@pytest.fixture(scope="module")
-def user():
-    with newcomer() as user:
-        yield user
-
-
-@pytest.fixture(scope="module")
-def demo(user, tmp_path_factory):
-    """A checkout in which a new user called `make demo`, and its output. It uses the venv of this test run."""
-    folder = tmp_path_factory.mktemp("checkout")
-    for name in ("Makefile", "configs", "jobs", "sapiens_ray", "pyproject.toml", ".rayignore"):
-        source = ROOT / name
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, folder / name)
-    done = user.run("make", "demo", f"VENV={sys.prefix}", f"--old-file={sys.prefix}/installed", cwd=folder)
-    assert done.code == 0, done.text
-    return folder, done
 
 
 def run_block(language: str, code: str, folder: Path, user: Newcomer) -> str:
@@ -109,7 +87,7 @@ def check_the_cluster(printed: str, user: Newcomer, docs: str) -> None:
         assert f"\nsapiens-ray: {line}" in text and text.endswith("\nexit 2") and "Traceback" not in text, text
     message = "Authentication token is missing or incorrect"
     assert message in submitted and submitted.endswith("\nexit 1") and f"`{message}`" in docs, submitted
-    assert "the cluster of 2 nodes has 0 and 4" in nodes, nodes
+    assert "the cluster of 2 nodes has 4 CPUs" in nodes, nodes
     assert (user.folder / "node-2" / ".ray" / "auth_token").exists()
     assert "Stopped all" in nodes, nodes
 

@@ -68,7 +68,7 @@ def test_a_sample_does_not_depend_on_the_order_of_the_input(count, seed, sizes, 
 
 def test_every_image_is_drawn_equally_often():
     """Of 20 entries, and 20 images in files, 10 are drawn: every one in a quarter of 4,000 draws."""
-    entries = [Entry(f"/photos/{number}.jpg", "") for number in range(20)]
+    entries = [Entry("", f"{number}.jpg") for number in range(20)]
     hits = np.zeros((3, 20))
     for seed in range(4000):
         for holder, position in draw(10, seed, [("a.tar", 5), ("b.tar", 15)], entries):
@@ -76,6 +76,12 @@ def test_every_image_is_drawn_equally_often():
     counts = np.concatenate([hits[0], hits[1, :5], hits[2, :15]])
     assert counts.sum() == 40_000
     assert abs(counts - 1000).max() < 5 * np.sqrt(4000 * 0.25 * 0.75)  # five standard deviations
+
+
+def test_a_sample_does_not_depend_on_where_the_images_are():
+    drawn = [draw(3, 0, [], [Entry(f"{folder}/{number}.jpg", f"{number}.jpg") for number in range(20)])
+             for folder in ("/data", "s3://bucket/photos")]  # fmt: skip
+    assert drawn[0] == drawn[1]
 
 
 def test_a_larger_sample_holds_the_smaller_one():
