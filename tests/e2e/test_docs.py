@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 import shutil
-import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -53,8 +52,8 @@ def test_make_demo_reports_its_result(demo, user):
     assert "5 (5 ok, 0 errors)" in done.out
     assert "Deprecat" not in done.err
     (line,) = [line for line in done.out.splitlines() if line.startswith("read a row")]
-    read = subprocess.run(line.removeprefix("read a row").strip(), shell=True, capture_output=True, text=True)
-    assert "astronaut.jpg" in read.stdout, read.stderr
+    read = user.run("bash", "-c", line.removeprefix("read a row").strip(), cwd=user.home)
+    assert "astronaut.jpg" in read.out, read.err
     assert "RANDOM weights" in done.err
     assert not (user.home / ".ray").exists(), "a token there would change what `ray start` does for this user"
 
