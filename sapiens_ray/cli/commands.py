@@ -18,7 +18,7 @@ from sapiens_ray.cli.arguments import Parser, UsageError, add_json, add_quiet, a
 from sapiens_ray.cli.console import is_live
 from sapiens_ray.cli.export import add_export
 from sapiens_ray.cli.status import add_status
-from sapiens_ray.errors import SapiensRayError
+from sapiens_ray.errors import ConfigError, SapiensRayError
 from sapiens_ray.version import __version__
 
 if TYPE_CHECKING:
@@ -256,8 +256,8 @@ def _label(job: Job, arguments: argparse.Namespace, events: RunEvents | None) ->
         if events:
             events.ended("stopped", stopped.exit_code)
         end_process(stopped.exit_code)
-    except SapiensRayError:
-        if last:
+    except SapiensRayError as error:
+        if last and not isinstance(error, ConfigError):  # else nothing was done
             _print_result(job, last[0], arguments)
         raise
     _print_result(job, last[0], arguments)

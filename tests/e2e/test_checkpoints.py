@@ -84,7 +84,7 @@ def test_inspect_without_json(command, tmp_path, model):
     done = command("checkpoints", "inspect", write(tmp_path / "x.pt2", small("pose17"), "old export"))
     assert done.code == 0
     for line in ("old export", "Sapiens pose model (32 wide, 2 layers, 17 keypoints)", "2 heads, padding 2",
-                 "native module, float32", "float32)"):  # fmt: skip
+                 "float32: native module", "float32)"):  # fmt: skip
         assert line in done.out, done.out
     done = command("checkpoints", "inspect", model)
     assert done.code == 0 and "not a known Sapiens model" in done.out and "as it is, cast" in done.out

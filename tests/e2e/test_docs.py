@@ -33,7 +33,7 @@ def test_make_demo_reports_its_result(demo, user):
     assert "Deprecat" not in done.err
     lines = done.out.splitlines()
     command = lines[lines.index("read a row:") + 1]
-    read = user.run("bash", "-c", command, cwd=folder)
+    read = user.run("bash", "-c", command, cwd=user.home)
     assert "astronaut.jpg" in read.out, read.err
     assert "RANDOM weights" in done.err
     assert not (user.home / ".ray").exists(), "a token there would change what `ray start` does for this user"

@@ -154,15 +154,15 @@ def test_every_file_of_a_mixed_folder_has_its_row(cluster, write_job, tmp_path):
     assert len(pictures) == len(sizes)
 
 
-def test_a_job_of_bad_images_succeeds_unless_max_error_fraction_is_lower(cluster, sapiens_ray, write_job, tmp_path):
+def test_a_job_of_bad_images_fails_unless_max_error_fraction_allows_them(cluster, sapiens_ray, write_job, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(3):
         (folder / f"{number}.jpg").write_bytes(b"nothing")
-    assert sr.run(sr.Job.load(write_job(folder))).failed == 3
+    assert sr.run(sr.Job.load(write_job(folder, max_error_fraction=1.0))).failed == 3
     assert read_output(tmp_path / "job-out")["error_kind"].to_pylist() == ["not_an_image"] * 3
 
-    strict = write_job(folder, name="strict", max_error_fraction=0.5)
+    strict = write_job(folder, name="strict")
     with pytest.raises(sr.errors.ErrorLimitError, match=r"3 of 3 .* max_error_fraction"):
         sr.run(sr.Job.load(strict))
     assert read_output(tmp_path / "strict-out").num_rows == 3, "everything written is kept"

@@ -102,7 +102,7 @@ def test_decompression_bombs_and_polyglot_files(cluster, write_job, tmp_path):
     (folder / "polyglot.jpg").write_bytes(jpeg(1) + zipped.getvalue())
     (folder / "script.png").write_bytes(b"#!/bin/sh\ntouch /tmp/owned\n")
     (folder / "tar.jpg").write_bytes(tarfile.TarInfo("x.jpg").tobuf() + b"\0" * 1024)
-    sr.run(sr.Job.load(write_job(folder)))
+    sr.run(sr.Job.load(write_job(folder, max_error_fraction=1.0)))
     table = read_output(tmp_path / "job-out")
     kinds = dict(zip(table["image_id"].to_pylist(), table["error_kind"].to_pylist(), strict=True))
     assert kinds == {
@@ -119,7 +119,8 @@ def test_files_that_are_not_what_their_names_say(cluster, sapiens_ray, write_job
         archive.writestr("a.jpg", jpeg(0))
     (folder / "text.tar").write_text("not a tar at all " * 100)
     done = sapiens_ray("run", write_job(f"{folder}/*.tar"))
-    assert done.code == 0 and "Traceback" not in done.text, done.text
+    assert done.code == 1 and "Traceback" not in done.text, done.text
+    assert "3 of 3 images are error rows, more than max_error_fraction = 0.5" in done.err
     table = read_output(tmp_path / "job-out")
     assert set(table["error_kind"].to_pylist()) == {"shard_damaged"}
     assert sorted(set(table["image_id"].to_pylist())) == ["empty.tar", "text.tar", "zip.tar"]
