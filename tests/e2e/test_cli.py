@@ -127,8 +127,8 @@ def test_a_trial_has_an_output_of_its_own(cluster, command, write_job, tmp_path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--limit", "0"], "argument --limit: '0' is not a number of images, 1 or more"),
-        (["--sample", "many"], "argument --sample: 'many' is not a number of images, 1 or more"),
+        (["--limit", "0"], "argument --limit: should be a whole number from 1 on (got '0')"),
+        (["--sample", "many"], "argument --sample: should be a whole number from 1 on (got 'many')"),
         (["--limit", "1", "--sample", "1"], "argument --sample: not allowed with argument --limit"),
     ],
 )
