@@ -13,6 +13,7 @@ from PIL import Image
 import sapiens_ray as sr
 from sapiens_ray.errors import CheckpointError, ConfigError, OutputError
 from sapiens_ray.models.stand_ins import write_model
+from sapiens_ray.tasks.sections import Visualize
 from tests.conftest import ROOT, photo, write_photos
 
 SAMPLES = ROOT / "sapiens_ray" / "samples"
@@ -63,7 +64,7 @@ def test_a_dataset_of_hugging_face_is_labelled_with_its_boxes(pose, tmp_path):
     first = next(iter(images))
     (alone,) = pose(first)
     assert np.array_equal(alone["persons"][0]["box"], [4, 6, 60, 90])
-    assert pose.preview(first).shape == (128, 96, 3)
+    assert pose.preview(first, Visualize(style="lite")).shape == (128, 96, 3)
     with pytest.raises(ConfigError, match="image 0 has two values of 'boxes'"):
         pose(first, columns={"boxes": BOXES[:1]})
     with pytest.raises(ConfigError, match="column 'boxes' has 1 value for 3 images"):

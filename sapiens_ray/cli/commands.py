@@ -150,7 +150,7 @@ def _job_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--sample", type=at_least_one, metavar="N", help="only N images drawn at random, in the same way"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of --sample; default: 0")
+    parser.add_argument("--seed", type=int, help="of --sample; default: 0")
     parser.add_argument("--address", help="Ray cluster to use; default: $RAY_ADDRESS, else a local one")
 
 
@@ -228,42 +228,43 @@ def _label(job: Job, arguments: argparse.Namespace, events: RunEvents | None) ->
         if events:
             events.note(line)
 
-    try:
-        with stop.installed(), view or contextlib.nullcontext(), events or contextlib.nullcontext():
-            run(
-                job,
-                address=arguments.address,
-                redo_changed=arguments.redo_changed,
-                retry_errors=arguments.retry_errors,
-                restart=arguments.restart,
-                limit=arguments.limit,
-                sample=arguments.sample,
-                seed=arguments.seed,
-                on_progress=on_progress,
-                on_ray_ready=stop.install,  # after ray.init(), which installs its own handlers
-                on_wait=on_wait,
-                on_start=on_start,
-            )
-    except (Stopped, SystemExit) as stopped:
-        if isinstance(stopped, SystemExit):  # from Ray's own handler, between ray.init() and ours
-            stopped = Stopped(signal.SIGTERM)
-        if last:
-            print(
-                f"Stopped. {last[0].line()}. Run the same command again to continue.",
-                file=sys.stderr,
-                flush=True,
-            )
+    with stop.ending():  # once the run is over, a signal only ends the process
+        try:
+            with stop.installed(), view or contextlib.nullcontext(), events or contextlib.nullcontext():
+                run(
+                    job,
+                    address=arguments.address,
+                    redo_changed=arguments.redo_changed,
+                    retry_errors=arguments.retry_errors,
+                    restart=arguments.restart,
+                    limit=arguments.limit,
+                    sample=arguments.sample,
+                    seed=arguments.seed,
+                    on_progress=on_progress,
+                    on_ray_ready=stop.install,  # after ray.init(), which installs its own handlers
+                    on_wait=on_wait,
+                    on_start=on_start,
+                )
+        except (Stopped, SystemExit) as stopped:
+            if isinstance(stopped, SystemExit):  # from Ray's own handler, between ray.init() and ours
+                stopped = Stopped(signal.SIGTERM)
+            if last:
+                print(
+                    f"Stopped. {last[0].line()}. Run the same command again to continue.",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            if events:
+                events.ended("stopped", stopped.exit_code)
+            end_process(stopped.exit_code)
+        except SapiensRayError as error:
+            if last and not isinstance(error, ConfigError):  # else nothing was done
+                _print_result(job, last[0], arguments)
+            raise
+        _print_result(job, last[0], arguments)
         if events:
-            events.ended("stopped", stopped.exit_code)
-        end_process(stopped.exit_code)
-    except SapiensRayError as error:
-        if last and not isinstance(error, ConfigError):  # else nothing was done
-            _print_result(job, last[0], arguments)
-        raise
-    _print_result(job, last[0], arguments)
-    if events:
-        events.ended("finished", 0)
-    return 0
+            events.ended("finished", 0)
+        return 0
 
 
 def _print_result(job: Job, summary: Summary, arguments: argparse.Namespace) -> None:

@@ -59,7 +59,7 @@ def describe_plan(prepared: PreparedJob, resources: ResourcePlan | None, cluster
         "hidden": prepared.growth.left_out.hidden,
         "already_done": prepared.already_done,
         "shards": len(shards),
-        "shards_done": len(shards) - len(prepared.pending),
+        "shards_done": sum(done.complete for done in prepared.done.values()),
         "formats": sorted({shard.format for shard in shards}),
         "models": [_about(model, resources, place) for place, model in enumerate(prepared.models)],
         "needs": _needs(resources) if resources else None,

@@ -104,6 +104,6 @@ def _state(status: Status) -> list[str]:
         said = [text for text in (last.get("subset"), last["message"]) if text]
         if said or not status["complete"]:
             lines.append(": ".join([f"{last['state']} at {last['written_at']}", *said]))
-    if not status["complete"]:
+    if not status["complete"] and not (status["subset"] and status["state"] == "done"):
         lines.append("run the job again to continue")
     return lines

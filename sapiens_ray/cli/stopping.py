@@ -64,6 +64,12 @@ class StopSignals:
         with _handled_by(self._handle):
             yield
 
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[None]:
+        """Inside the block a signal ends the process without a word."""
+        with _handled_by(lambda number, frame: os._exit(128 + number)):
+            yield
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # A second signal, or a cleanup that takes too long, ends the process immediately.
         signal.signal(number, lambda *_: os._exit(128 + number))

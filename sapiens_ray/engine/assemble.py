@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -126,15 +127,32 @@ def _mask_threads(masks: Sequence[Mask], base: str) -> int:
 
 def _passthrough(values: Sequence[object], kind: pa.DataType) -> pa.Array:
     """A passthrough column in its planned type, which comes from other shards. A value that does not fit becomes
-    text in a text column, and null in others."""
+    text in a text column, and null in others. Arrow alone would cut numbers and drop fields of objects."""
+    if pa.types.is_string(kind):
+        return pa.array([_as_text(value) for value in values], kind)
     try:
-        return pa.array(values, kind)
+        array = pa.array(values, kind)
+        if not _may_cut(kind) or array.to_pylist() == values:
+            return array
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return pa.array([_fitting(value, kind) for value in values], kind)
+        pass
+    return pa.array([_fitting(value, kind) for value in values], kind)
+
+
+def _may_cut(kind: pa.DataType) -> bool:
+    """Whether Arrow makes values of this type from others by cutting them: 0.9 to 0, an object to its known fields."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_nested(kind))
+
+
+def _as_text(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value) if isinstance(value, dict | list) else str(value)
 
 
 def _fitting(value: object, kind: pa.DataType) -> object:
     try:
-        return pa.scalar(value, kind).as_py()
+        fitted = pa.scalar(value, kind).as_py()
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return str(value) if pa.types.is_string(kind) and value is not None else None
+        return None
+    return fitted if fitted == value or not _may_cut(kind) else None

@@ -27,7 +27,7 @@ from sapiens_ray.execution.cluster import Cluster, connected_cluster, start_ray
 from sapiens_ray.execution.coordinator import CoordinatorHandle, Feeder, start_coordinator
 from sapiens_ray.execution.failures import explain
 from sapiens_ray.execution.merging import Merger
-from sapiens_ray.execution.placement import ResourcePlan, auto_unit_size, plan_resources
+from sapiens_ray.execution.placement import LARGEST_UNIT, ResourcePlan, auto_unit_size, plan_resources
 from sapiens_ray.execution.preflight import PreparedJob, open_output, prepare_job, save_job
 from sapiens_ray.execution.redo import delete_results, drop_error_rows
 from sapiens_ray.execution.stages import job_stages
@@ -62,7 +62,7 @@ def run(
     restart: bool = False,
     limit: int | None = None,
     sample: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     on_progress: Callable[[Summary], None] | None = None,
     on_ray_ready: Callable[[], None] | None = None,
     on_wait: Callable[[str], None] = lambda line: None,
@@ -110,7 +110,7 @@ class _Run:
         errors, examples = errors_in_files(prepared.output, prepared.files)
         self.summary = Summary(
             name=prepared.job.name,
-            output=prepared.output.uri,
+            output=redact_uri(prepared.output.uri),
             expected=None,
             already_done=prepared.already_done,
             subset=str(prepared.subset or ""),
@@ -126,6 +126,11 @@ class _Run:
             self._listed = True
             self.summary.expected = self.prepared.expected
             self.summary.notes += [str(growth.left_out)] if growth.left_out.hidden else []
+            dropped = [name for name in self.prepared.job.input.columns if name not in growth.plan.extra_schema.names]
+            if dropped:
+                self.summary.notes.append(
+                    f"input.columns: {', '.join(dropped)} are not copied: an earlier version began this output without"
+                )
 
     @contextlib.contextmanager
     def writing_summary(self) -> Iterator[None]:
@@ -158,9 +163,8 @@ class _Run:
                 on_ray_ready()
         cluster = connected_cluster() if pending else None
         resources = plan_resources(prepared.job, cluster) if cluster else None
-        if resources:
-            images = prepared.expected if prepared.growth.ended else None
-            prepared.settle_unit_size(auto_unit_size(images, prepared.job, resources))
+        images = prepared.expected if prepared.growth.ended else None
+        prepared.settle_unit_size(auto_unit_size(images, prepared.job, resources) if resources else LARGEST_UNIT)
         on_start(prepared, resources, cluster)
         save_job(prepared)
         for shard in self.merger.ready():

@@ -9,6 +9,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 
 import pyarrow as pa
@@ -24,9 +25,11 @@ from sapiens_ray.job.config import Job, fingerprint, without_secrets
 from sapiens_ray.output.done import done_by_shard, list_units
 from sapiens_ray.output.layout import JOB_FILE, PLAN_FILE, data_file, data_units
 from sapiens_ray.output.schema import output_schema
+from sapiens_ray.planning.columns import readable_columns
 from sapiens_ray.planning.growth import Growth
 from sapiens_ray.planning.plan import Plan, Shard, ShardWork, expected_images, load_plan
 from sapiens_ray.planning.subset import Subset
+from sapiens_ray.sources import Reading
 from sapiens_ray.storage import Folder, StorageOptions
 from sapiens_ray.storage.uris import without_query
 from sapiens_ray.tasks import AnyTask
@@ -60,6 +63,11 @@ class PreparedJob:
     @property
     def plan(self) -> Plan:
         return self.growth.plan
+
+    @property
+    def reading(self) -> Reading:
+        """How this output reads its input."""
+        return readable_columns(self.job.reading, self.plan.extra_schema)
 
     @property
     def chosen(self) -> dict[int, Ranges] | None:
@@ -97,11 +105,13 @@ class PreparedJob:
         pairs = [(shard, done.get(shard.number, Done())) for shard in self.plan.shards]
         if self.chosen is None:
             return [(shard, one) for shard, one in pairs if not one.complete]
-        return [(shard, one) for shard, one in pairs if one.missing(self.chosen.get(shard.number, ()))]
+        chosen = self.chosen
+        return [(shard, one) for shard, one in pairs if not one.complete and one.missing(chosen.get(shard.number, ()))]
 
-    @property
+    @cached_property
     def expected(self) -> int | None:
-        """How many rows the output has at the end, if it is known without reading the images."""
+        """How many rows the output has at the end, if it is known without reading the images. Known from the end of the
+        listing on; computed once, since uncompressed tars are opened for it."""
         if self.chosen is None:
             return expected_images(self.plan, self.job.input.include)
         left = [one.missing(self.chosen.get(shard.number, ())) for shard, one in self.pending]
@@ -122,6 +132,7 @@ class PreparedJob:
         self.files = [name for name in list_units(self.output) if name.shard not in self.plan.changed]
         self.done = done_by_shard(self.files)
         self.quarantined = {}
+        self.__dict__.pop("expected", None)
 
     def work(self, held: Callable[[], None] = lambda: None) -> Iterator[list[ShardWork]]:
         """The shards to read, in batches, until the listing ends. The plan grows meanwhile.
@@ -158,14 +169,14 @@ def prepare_job(
         for mask in task.masks:
             _refuse_missing_folder(mask, f"tasks[{number}].mask.folder", job.input.storage_options)
 
-    def prepare(models: list[PreparedModel], listing_s: float | None) -> PreparedJob:
+    def prepare(models: list[PreparedModel], listing_s: float | None, subset: Subset | None) -> PreparedJob:
         return _prepare(job, output, models, redo_changed, listing_s, restart, subset)
 
     models = resolve_models(job, download=False)
     if download and not all(model.checkpoint.is_here for model in models):
-        prepare(models, 0).growth.discard()  # refuses a wrong input or output before gigabytes are downloaded
+        prepare(models, 0, None).growth.discard()  # refuses a wrong input or output before gigabytes are downloaded
         models = resolve_models(job)
-    return prepare(models, listing_s)
+    return prepare(models, listing_s, subset)
 
 
 def _prepare(
@@ -246,7 +257,8 @@ def _changed_settings(output: Folder, settings: Settings, models: list[PreparedM
         stored, files = without_secrets(record["result_settings"]), without_secrets(record["models"])
         old_files = {one["sha256"]: one["checkpoint"] for one in files}
         new_files = {model.checkpoint.sha256: without_query(model.checkpoint.uri) for model in models}
-        return changes(stored, settings, old_files, new_files)
+        names = [without_query(model.checkpoint.uri) for model in models if isinstance(model, TaskModel)]
+        return changes(stored, settings, old_files, new_files, names)
     except (yaml.YAMLError, TypeError, KeyError):
         raise OutputError(f"output.uri: {output.join(JOB_FILE)} was not written by sapiens-ray") from None
 

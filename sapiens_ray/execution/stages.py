@@ -65,7 +65,8 @@ def job_stages(
     """The stages of a job, in order: feed, read, prepare, one pool per model, write."""
     job, tasks = prepared.job, prepared.tasks
     guard = Guard(prepared.output, attempts_at(coordinator), job.image_timeout_s, job.storage_retry_s)
-    reader = UnitReader(job.reading, Contents.of(job), prepared.output, prepared.unit_size, prepared.plan.extra_schema)
+    extra = prepared.plan.extra_schema
+    reader = UnitReader(prepared.reading, Contents.of(job), prepared.output, prepared.unit_size, extra)
     unique_ids = job.input.id_column is None
     write = WriteBlock(tasks, job.output.visualize, unique_ids, prepared.schema, run_id, guard)
     return [

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import yaml
 
+from sapiens_ray.models.catalogue import is_name
 from sapiens_ray.tasks.sections import Settings
 
 Files = Mapping[str, str]  # SHA-256 of a checkpoint to its path or name
@@ -14,10 +15,13 @@ MODES = {"torchscript": "float32"}  # how modes are stored, if not as they are w
 FILES = {"sha256": "checkpoint", "detector_sha256": "boxes.detector"}  # field of a digest to that of the file
 
 
-def changes(old: Settings, new: Settings, old_files: Files, new_files: Files) -> list[str]:
+def changes(
+    old: Settings, new: Settings, old_files: Files, new_files: Files, new_names: Sequence[str] = ()
+) -> list[str]:
     """One line per setting that differs. old, new: `Job.result_settings`, old_files, new_files: of their models.
 
-    An empty digest in `new` is that of a file which is not on this machine: it equals any.
+    new_names: what each task of `new` names as its checkpoint. An empty digest in `new` is that of a file which is not
+    on this machine. It equals any, except that a name of the catalogue does not equal another one.
     """
     lines = [
         _was(f"{section}.{key}".lstrip("."), before.get(key), after.get(key))
@@ -27,8 +31,13 @@ def changes(old: Settings, new: Settings, old_files: Files, new_files: Files) ->
     ]
     if len(old["tasks"]) != len(new["tasks"]):
         return [*lines, f"tasks: were {_named(old['tasks'])}, now {_named(new['tasks'])}"]
-    pairs = enumerate(zip(old["tasks"], new["tasks"], strict=True))
-    return [*lines, *(line for i, (a, b) in pairs for line in _of_task(f"tasks[{i}]", a, b, old_files, new_files))]
+    for number, (before, after) in enumerate(zip(old["tasks"], new["tasks"], strict=True)):
+        where = f"tasks[{number}]"
+        lines += _of_task(where, before, after, old_files, new_files)
+        old_name = old_files.get(before["sha256"], "")
+        if not after["sha256"] and is_name(old_name) and is_name(new_names[number]) and old_name != new_names[number]:
+            lines.append(f"{where}.checkpoint: {_other_file(old_name, new_names[number])}")
+    return lines
 
 
 def _plain(settings: Settings) -> Settings:

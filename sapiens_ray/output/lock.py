@@ -112,15 +112,19 @@ class OutputLock:
 def try_to_write(output: Folder) -> None:
     """Raise OutputError unless a run could create the folder, and create, replace and delete files in it. Leaves no
     trace."""
-    made = _missing_folders(output)
     name = f"{TEMPORARY}{uuid.uuid4().hex}"
-    try:
-        with translate_errors(OutputError, f"output.uri: cannot write to {output.uri}"):
+    with translate_errors(OutputError, f"output.uri: cannot write to {output.uri}"):
+        made = _missing_folders(output)
+        try:
             output.create(name, b"1")
             output.write(name, b"2")
             output.delete(name)
-    finally:
-        _remove_empty(made)
+        except BaseException:
+            with contextlib.suppress(Exception), no_retries():
+                output.delete(name)
+            raise
+        finally:
+            _remove_empty(made)
 
 
 def _missing_folders(output: Folder) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -32,6 +33,12 @@ def extra_schema(old: pa.Schema | None, fields: dict[str, pa.DataType]) -> pa.Sc
     return old
 
 
+def readable_columns(reading: Reading, planned: pa.Schema) -> Reading:
+    """How an output with these passthrough columns reads its input. One that was begun before the columns of tars were
+    carried over goes on without them: with them, tars would have other members, and images other numbers."""
+    return replace(reading, passthrough=tuple(name for name in reading.passthrough if name in planned.names))
+
+
 def joined_type(name: str, one: pa.DataType | None, other: pa.DataType) -> pa.DataType:
     """The type that holds the values of both types. Raises InputError if there is none."""
     if one is None or one == other or pa.types.is_null(one):
@@ -54,8 +61,11 @@ def type_of(name: str, values: Sequence[object]) -> pa.DataType:
         ) from None
 
 
-def refuse_ignored_columns(job: Job, format: str, uri: str) -> None:
-    """Raise InputError if the job names columns to carry over or for tasks, and this part of its input has none."""
+def refuse_ignored_columns(job: Job, format: str, uri: str, is_new: bool) -> None:
+    """Raise InputError if the job names columns for tasks or to carry over, and this part of its input has none.
+
+    is_new: whether the output is. In one that an earlier version began, columns to carry over may be missing.
+    """
     if "columns" not in source_of(format).ignored:
         return
     who = "Parquet files, .csv and .jsonl lists, and the <key>.json members of tars have them"
@@ -63,7 +73,7 @@ def refuse_ignored_columns(job: Job, format: str, uri: str) -> None:
         raise InputError(
             f"{field}: {column!r} must be read from the input, but {redact_uri(uri)} has no columns; {who}"
         )
-    if job.input.columns:
+    if job.input.columns and is_new:
         raise InputError(
             f"input.columns: {job.input.columns[0]!r} cannot be copied, since {redact_uri(uri)} has no columns; {who}"
         )
@@ -81,7 +91,8 @@ def refuse_ignored_settings(job: Job, formats: set[str]) -> None:
 
 
 def types_in_records(records: Sequence[Row], uris: Sequence[str], reading: Reading) -> dict[str, pa.DataType]:
-    """The types of the passthrough columns in the first records of files that do not state their columns.
+    """The types of the passthrough columns in the first records of files that do not state their columns. Lists and
+    objects are kept as JSON text: later ones may have other fields.
 
     Raises InputError for a column that none of the records has.
     """
@@ -95,4 +106,6 @@ def types_in_records(records: Sequence[Row], uris: Sequence[str], reading: Readi
                 f"{reading.field_of(name)}: none of the first {len(records)} images in {places} has a field {name!r} "
                 f"in its <key>.json; {hint}the fields are {', '.join(fields)}"
             )
-    return {name: type_of(name, [record.get(name) for record in records]) for name in reading.passthrough}
+    values = {name: [record.get(name) for record in records] for name in reading.passthrough}
+    nested = {name for name, cells in values.items() if any(isinstance(cell, dict | list) for cell in cells)}
+    return {name: pa.string() if name in nested else type_of(name, cells) for name, cells in values.items()}

@@ -24,6 +24,8 @@ from sapiens_ray.storage.uris import redact_uri
 
 IMAGES = "images"  # the format of folders of images, and of single images
 MAX_RANGE = 1_000_000
+TRIAL_END = re.compile(r"-(limit-\d+|sample-\d+-seed--?\d+)$")  # see `Subset.suffix`
+OUTPUT_END = re.compile(r"(-(limit-\d+|sample-\d+-seed--?\d+))?/")
 LOOK = 10_000  # files of a folder that are listed before its format is decided
 
 
@@ -73,10 +75,10 @@ def find_input(settings: Input, reading: Reading, left_out: LeftOut, output: str
     Raises InputError for a URI that does not exist or is ambiguous.
     """
     with storage.translate_errors(InputError, f"input.uri: cannot list {', '.join(map(redact_uri, settings.uri))}"):
-        uris = [expanded for uri in settings.uri for expanded in _expand(uri, settings)]
+        uris = list(dict.fromkeys(expanded for uri in settings.uri for expanded in _expand(uri, settings)))
         search = _Search(settings, reading, _common_root(uris), output.rstrip("/"), left_out)
         seen: set[str] = set()
-        for uri in dict.fromkeys(uris):
+        for uri in uris:
             for found in search.at(uri, settings.format):
                 if found.uri not in seen:
                     seen.add(found.uri)
@@ -214,10 +216,19 @@ class _Search:
         return [pattern for pattern in self.settings.include if _has_dot(pattern)]
 
     def _is_output(self, folder: Folder, name: str) -> bool:
-        """Whether a file of a folder is the job's own output, which may be in the folder of the photos or below it."""
-        parts = PARTS if folder.uri.rstrip("/") == self.output else ("",)
+        """Whether a file of a folder is in an output of the job, or of a trial of it. They may be in the folder of the
+        photos or below it."""
         uri = f"{folder.join(name)}/"
-        return bool(self.output) and any(uri.startswith(f"{self.output}/{part}") for part in parts)
+        if not self._output or not uri.startswith(self._output):
+            return False
+        if folder.uri.rstrip("/") == self._output:
+            return uri.startswith(tuple(f"{self._output}/{part}" for part in PARTS))
+        return OUTPUT_END.match(uri, len(self._output)) is not None
+
+    @cached_property
+    def _output(self) -> str:
+        """The output of the whole job, also in a trial."""
+        return TRIAL_END.sub("", self.output)
 
     def _refuse(self, folder: Folder, kinds: set[str]) -> NoReturn:
         held = ", ".join(kind for kind in SOURCES if kind in kinds)

@@ -22,6 +22,7 @@ from sapiens_ray.job.config import Job
 from sapiens_ray.planning.columns import (
     extra_schema,
     joined_type,
+    readable_columns,
     refuse_ignored_columns,
     refuse_ignored_settings,
     type_of,
@@ -40,7 +41,8 @@ from sapiens_ray.units import Ranges, Row
 SHARDS_PER_FILE = 100  # of entries; opening one shard reads the footer of its file, resuming a job reads whole files
 PUBLISH_EVERY_S = 5.0
 FIRST_RECORDS, FIRST_FILES = 100, 4  # that are read to find out which columns tars have
-MAX_FILES_TO_COUNT = 200  # of a sample: counting the images of a compressed or remote tar reads all of it
+# Of a sample, out of files whose images are not counted: counting them in a compressed or remote tar reads all of it.
+LEAST_FILES_TO_COUNT, MAX_FILES_TO_COUNT = 16, 200
 FILES_AT_A_TIME = 16  # of a trial run on the first images, which may need only one
 NOT_PLANNED = -1  # number of a shard that has no place in the plan
 
@@ -61,6 +63,7 @@ class Growth:
         self.chosen: dict[int, Ranges] = {}
         self.left_out = LeftOut()
         self._job = job
+        self._reading = job.reading if old is None else readable_columns(job.reading, old.extra_schema)
         self._subset = subset
         self._old = len(self.plan.shards)
         self._output = output
@@ -90,8 +93,9 @@ class Growth:
             settled = (self._seen_again or not self._old) and self._only_images_follow
             if end and time.monotonic() > end and found_enough and settled:
                 break
-        if self._types:
-            self.plan.extra_schema = extra_schema(self.plan.extra_schema if self._old else None, self._types)
+        if self._job.input.columns:
+            types = {name: pa.null() for name in self._job.input.columns} | self._types
+            self.plan.extra_schema = extra_schema(self.plan.extra_schema if self._old else None, types)
 
     def rest(self, held: Callable[[], None]) -> Iterator[list[Shard]]:
         """The shards that `look_ahead` left, in batches that are published.
@@ -147,9 +151,10 @@ class Growth:
         if not self.plan.shards:
             raise InputError(self.left_out.nothing_found(self._job.input))
         if self._old and not self._seen_again:
+            hidden = f". {self.left_out}; input.include may ask for them" if self.left_out.hidden else ""
             raise OutputError(
-                f"output.uri: {self._job.output.uri} holds labels of another input "
-                f"({redact_uri(self.plan.shards[0].uri)}); choose another output.uri for this one"
+                f"output.uri: {redact_uri(self._job.output.uri)} holds labels of another input "
+                f"({redact_uri(self.plan.shards[0].uri)}); choose another output.uri for this one{hidden}"
             )
         self.ended = True
 
@@ -166,14 +171,16 @@ class Growth:
         """Plan as much of the input as its first images need, those of the plan included."""
         left = count
         for shard in self.plan.shards:
-            left -= self._choose_first(shard, left)
+            if shard.entries is not None:  # files are counted as they are found: they may have changed, or be gone
+                left -= self._choose_first(shard, left)
         for part in self._input(FILES_AT_A_TIME):
             if isinstance(part, list):
                 for shard, is_new in self._inspect(part):
-                    if is_new and left:
-                        planned = self._plan_file(shard)
+                    if left:
+                        planned = self._plan_file(shard) if is_new else shard
                         left -= self._choose_first(planned, left)
-                        yield planned
+                        if is_new:
+                            yield planned
             else:
                 for step in self._add_entries(part, left):
                     left -= self._choose_first(step, left) if step else 0
@@ -183,7 +190,7 @@ class Growth:
 
     def _choose_first(self, shard: Shard, left: int) -> int:
         """Choose up to `left` images of a shard. Returns how many it has of them."""
-        count = images_in(shard, self._job.reading, left) if left else 0
+        count = images_in(shard, self._reading, left) if left else 0
         if count:
             self.chosen[shard.number] = ((0, count),)
         return count
@@ -211,9 +218,10 @@ class Growth:
                     start += len(chunk)
                     yield None
                 holders.append(part)
-        counted = sorted(uncounted, key=lambda one: drawing.rank(one[1].shard_id))[:MAX_FILES_TO_COUNT]
+        opened = min(MAX_FILES_TO_COUNT, max(LEAST_FILES_TO_COUNT, subset.count))
+        counted = sorted(uncounted, key=lambda one: drawing.rank(one[1].shard_id))[:opened]
         with ThreadPoolExecutor(request_threads(remote=True), thread_name_prefix="count") as pool:
-            counts = pool.map(lambda one: images_in(one[1], self._job.reading), counted)
+            counts = pool.map(lambda one: images_in(one[1], self._reading), counted)
             for (holder, shard), images in zip(counted, counts, strict=True):
                 drawing.add_file(holder, shard.shard_id, images)
         for holder, images_of in drawing.drawn().items():
@@ -236,16 +244,15 @@ class Growth:
     def _input(self, files_at_a_time: int | None = None) -> Iterator[Found | list[Found]]:
         """Everything that the input names: a folder or a list, or consecutive files that are shards."""
         job = self._job
-        everything = find_input(job.input, job.reading, self.left_out, job.output.uri)
+        everything = find_input(job.input, self._reading, self.left_out, job.output.uri)
         formats: set[str] = set()
         for are_files, group in itertools.groupby(everything, lambda found: is_shard_format(found.format)):
             while part := list(itertools.islice(group, files_at_a_time if are_files else 1)):
                 first = part[0]
                 formats |= {found.format for found in part}
-                if not self._old:  # an earlier version may have begun an output without a word about them
-                    refuse_ignored_columns(job, first.format, first.uri)
-                    if first.last:
-                        refuse_ignored_settings(job, formats)
+                refuse_ignored_columns(job, first.format, first.uri, is_new=not self._old)
+                if part[-1].last and not self._old:
+                    refuse_ignored_settings(job, formats)
                 yield part if are_files else first
 
     def _inspect(self, group: list[Found]) -> Iterator[tuple[Shard, bool]]:
@@ -291,17 +298,19 @@ class Growth:
 
     def _look_into(self, shard: Shard) -> Look:
         source = source_of(shard.format)
-        return source.look(shard.uri, self._job.reading) if isinstance(source, ShardSource) else Look()
+        return source.look(shard.uri, self._reading) if isinstance(source, ShardSource) else Look()
 
     def _read_first_records(self, fresh: list[Shard]) -> None:
         """Find out which columns the files of a format have that does not state them: from the first of them."""
-        reading = self._job.reading
+        reading = self._reading
         for name in {shard.format for shard in fresh} - self._with_known_columns if reading.columns else ():
             source, records, uris = source_of(name), list[Row](), list[str]()
-            for shard in [shard for shard in fresh if shard.format == name][:FIRST_FILES]:
-                if isinstance(source, ShardSource) and len(records) < FIRST_RECORDS:
-                    records += source.first_records(shard.uri, reading, FIRST_RECORDS - len(records))
-                    uris.append(shard.uri)
+            for shard in (shard for shard in fresh if shard.format == name):
+                if not isinstance(source, ShardSource) or len(records) >= FIRST_RECORDS or len(uris) == FIRST_FILES:
+                    break
+                found = source.first_records(shard.uri, reading, FIRST_RECORDS - len(records))
+                records += found
+                uris += [shard.uri] if found else []
             if records:
                 self._with_known_columns.add(name)
                 self._add_types(types_in_records(records, uris, reading))

@@ -13,6 +13,7 @@ from sapiens_ray.output.layout import PLAN_FILE, SUMMARY_FILE
 from sapiens_ray.output.lock import Writer, find_writer
 from sapiens_ray.planning.plan import load_plan
 from sapiens_ray.storage import Folder, translate_errors
+from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.tasks.sections import Settings
 from sapiens_ray.units import Done
 
@@ -35,10 +36,12 @@ def output_status(output: Folder, tell: Callable[[str], None] = lambda line: Non
     counts = [shard.images for shard in plan.shards]
     complete = sum(done.get(shard.number, Done()).complete for shard in plan.shards)
     last = json.loads(output.read(SUMMARY_FILE)) if output.exists(SUMMARY_FILE) else {}
+    subset = last.get("subset") or ""
     return {
-        "output": output.uri,
+        "output": redact_uri(output.uri),
         "state": _state(writer, last.get("state")),
-        "complete": complete == len(plan.shards),
+        "subset": subset,
+        "complete": complete == len(plan.shards) and not subset,
         "images": rows,
         "expected": None if None in counts else sum(count for count in counts if count is not None),
         "ok": rows - sum(errors.values()),

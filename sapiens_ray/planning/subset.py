@@ -37,8 +37,13 @@ class Subset:
         return f"the first {self.count} images"
 
 
-def make_subset(limit: int | None, sample: int | None, seed: int) -> Subset | None:
-    """The subset for the options of a run; None for all images. Raises ConfigError for options that make no sense."""
+def make_subset(limit: int | None, sample: int | None, seed: int | None) -> Subset | None:
+    """The subset for the options of a run; None for all images. Raises ConfigError for options that make no sense.
+
+    seed: of the sample; None for 0.
+    """
+    if seed is not None and sample is None:
+        raise ConfigError(f"--seed {seed}: it belongs to --sample, which is not given")
     if limit is not None and sample is not None:
         raise ConfigError("--limit and --sample: give one of them")
     for name, count in (("limit", limit), ("sample", sample)):
@@ -46,7 +51,7 @@ def make_subset(limit: int | None, sample: int | None, seed: int) -> Subset | No
             raise ConfigError(f"--{name} {count}: give a number of images, 1 or more")
     if limit is not None:
         return Subset(limit)
-    return None if sample is None else Subset(sample, seed)
+    return None if sample is None else Subset(sample, seed or 0)
 
 
 Place = tuple[int, int]  # what holds an image (a shard, or a part of the input), and its position there

@@ -71,7 +71,8 @@ class Tars(ShardSource):
     def read_numbers(self, uri: str, reading: Reading) -> Iterator[int]:
         """From the headers alone."""
         with storage.open_read(uri, reading.storage_options) as raw:
-            yield from (index for index, _ in enumerate(_members(raw, reading.include, with_json=False)))
+            members = _members(raw, reading.include, with_json=bool(reading.columns))
+            yield from (index for index, _ in enumerate(member for member in members if not member.is_json))
 
     def count(self, uri: str, include: Sequence[str]) -> int | None:
         """The number of image members of an uncompressed local tar. Damage, if any, adds rows to it."""

@@ -82,6 +82,7 @@ def test_json(command, output):
     assert json.loads(command("status", output.uri, "--json").out) == {
         "output": output.uri,
         "state": "done",
+        "subset": "",
         "complete": True,
         "images": 6,
         "expected": 6,

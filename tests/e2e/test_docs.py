@@ -112,7 +112,7 @@ def test_readme_blocks_name_what_they_need_beyond_the_install():
             if not sources & installed:
                 needed.append(module)
                 assert sources & named, f"{code}\nneeds `pip install {module}` in the text before it: {before!r}"
-    assert needed == ["duckdb", "datasets"]
+    assert needed == ["duckdb", "datasets", "datasets"]
 
 
 def imported_modules(code: str) -> set[str]:

@@ -40,6 +40,7 @@ def comparable(text, folder):
     return " ".join(re.sub(r"(error|row|shard|CPU)s\b", r"\1", text).split())
 
 
+@pytest.mark.nightly
 def test_the_first_hour(user, demo, checkout):
     assert len(BLOCKS) == 10 and BLOCKS[0][0] == "make demo\n"
     printed = [demo[1].text]

@@ -315,7 +315,7 @@ def test_boxes_and_masks_from_parquet_and_a_detector(cluster, command, models, t
 
     # Another detector file means other results.
     scripted(torch.nn.Sequential(Bright()), tmp_path / "d.pt2")
-    with pytest.raises(sr.errors.OutputError, match="detector_sha256"):
+    with pytest.raises(sr.errors.OutputError, match=r"boxes.detector: .*d.pt2 is another file than it was"):
         sr.run(sr.Job.load(job))
 
 
@@ -362,5 +362,5 @@ def test_an_output_without_rows_takes_new_settings(sapiens_ray, models, tmp_path
     fixed = ["tasks.0.keypoints=17", "unit_size=3"]
     assert sr.run(sr.Job.load(job, fixed)).labelled == 1
     assert len(read_output(tmp_path / "job-out")["persons"][0].as_py()[0]["keypoints"]) == 17
-    with pytest.raises(sr.errors.OutputError, match="was 'trained', now 'lite'"):
+    with pytest.raises(sr.errors.OutputError, match="was trained, now lite"):
         sr.run(sr.Job.load(job, ["tasks.0.keypoints=17", "tasks.0.crop=lite"]))

@@ -80,3 +80,14 @@ def test_files_are_named():
 
 def test_a_file_that_is_not_here_equals_any():
     assert said(lambda job: None, ["", "p", "d", ""]) == []
+
+
+def test_names_of_the_catalogue_are_compared_before_a_download():
+    tasks = [{"task": "seg", "checkpoint": "seg-1b"}]
+    old = {"input": {"uri": "photos"}, "output": {"uri": "out"}, "tasks": tasks}
+    before, after = (Job.parse(old).result_settings([digest]) for digest in ("s", ""))
+    assert changes(before, after, {"s": "seg-0.3b"}, {}, ["seg-1b"]) == [
+        "tasks[0].checkpoint: was seg-0.3b, now seg-1b"
+    ]
+    assert changes(before, after, {"s": "seg-1b"}, {}, ["seg-1b"]) == []
+    assert changes(before, after, {"s": "/files/seg.pt2"}, {}, ["seg-1b"]) == [], "it may be the same file"

@@ -212,8 +212,8 @@ def test_a_job_names_a_published_model(hub, sapiens_ray, command, write_job, tmp
     job = write_job(tmp_path / "photos", tasks=tasks)
     done = command("check", job)
     assert done.code == 0 and not hub.downloads, done.text
-    assert "about 679.0 MB, not on this machine" in done.out
-    assert "1 checkpoint, about 679.0 MB, when the job runs (--load: now)" in done.out
+    assert "size        about 679.0 MB\n" in done.out and "downloaded when the job runs, or by check --load" in done.out
+    assert "downloads     1 checkpoint, about 679.0 MB\n" in done.out
     done = sapiens_ray("check", job, "--load")
     assert done.code == 0 and len(hub.downloads) == 1, done.text
     assert "CC-BY-NC 4.0" in done.err

@@ -48,3 +48,13 @@ def test_every_operation_that_a_run_needs_is_tried(tmp_path, monkeypatch, operat
     monkeypatch.setattr(Folder, operation, refuse)
     with pytest.raises(OutputError, match=r"output.uri: cannot write to .*/out: PermissionError: not allowed"):
         try_to_write(Folder(str(tmp_path / "out")))
+
+
+def test_nothing_is_left_if_a_write_fails_half_way(tmp_path, monkeypatch):
+    def full(self, *arguments):
+        raise OSError("quota exceeded")
+
+    monkeypatch.setattr(Folder, "write", full)
+    with pytest.raises(OutputError, match="quota exceeded"):
+        try_to_write(Folder(str(tmp_path / "out")))
+    assert everything_in(tmp_path) == []

@@ -7,9 +7,13 @@ import json
 import pyarrow as pa
 import pytest
 
+from sapiens_ray.engine.assemble import make_unit
 from sapiens_ray.errors import InputError
 from sapiens_ray.execution.preflight import prepare_job, save_job
 from sapiens_ray.job.config import Job
+from sapiens_ray.planning.plan import images_in
+from sapiens_ray.planning.subset import Subset
+from sapiens_ray.sources import Encoded
 from tests.archives import tar_bytes, write_parquet, write_tar
 from tests.conftest import read_output, write_photos
 
@@ -142,3 +146,65 @@ def test_an_output_that_was_begun_without_the_columns_of_its_tars_goes_on_withou
     later = write_job([str(tar), str(tmp_path / "z.tar")], input={"columns": ["caption"]})
     prepared = prepare_job(Job.load(later))
     assert not prepared.restarted and prepared.plan.extra_schema.names == ["key"]
+
+
+def test_tars_without_a_record_do_not_count_among_the_first(write_job, tmp_path, tar):
+    for number in range(4):
+        write_tar(tmp_path / f"a{number}.tar", [])
+    path = write_job(str(tmp_path / "*.tar"), input={"columns": ["caption"]})
+    assert prepare_job(Job.load(path)).plan.extra_schema == pa.schema([("key", pa.string()), ("caption", pa.string())])
+    tar.unlink()
+    schema = prepare_job(Job.load(path)).plan.extra_schema
+    assert schema.names == ["key", "caption"], "if no tar has a record, the column is there, and null"
+
+
+def test_a_task_that_reads_a_column_refuses_new_input_without_columns(write_job, tmp_path, tar, model):
+    save_job(prepare_job(Job.load(write_job(tar, tasks=pose(model, "boxes")))))
+    both = write_job([str(tar), str(tmp_path / "photos")], tasks=pose(model, "boxes"))
+    said = refusal(both)
+    assert said.startswith(f"tasks[0].boxes.column: 'boxes' must be read from the input, but {tmp_path}/photos has no")
+
+
+@pytest.mark.parametrize("pattern", ["*.tar", "{0..1}.tar"])
+def test_settings_that_several_tars_cannot_follow_are_refused(write_job, tmp_path, photos, pattern):
+    for number in range(2):
+        write_tar(tmp_path / f"{number}.tar", photos)
+    assert "input.id_column" in refusal(write_job(str(tmp_path / pattern), input={"id_column": "name"}))
+
+
+def test_an_earlier_output_numbers_the_images_of_tars_as_before(write_job, tmp_path, tar):
+    """With an `include` that chooses JSON members, too: they were error rows with numbers of their own."""
+    settings = {"include": ["*"], "columns": ["caption"]}
+    path = write_job(tar, input={"include": ["*"]})
+    save_job(prepare_job(Job.load(path)))
+    record = tmp_path / "job-out" / "job.yaml"
+    record.write_text(record.read_text().replace("columns: []", "columns: [caption]"))
+    prepared = prepare_job(Job.load(write_job(tar, input=settings)))
+    assert not prepared.restarted and prepared.reading.passthrough == ()
+    assert images_in(prepared.plan.shards[0], prepared.reading) == 2 * COUNT
+    fresh = prepare_job(Job.load(write_job(tar, name="fresh", input=settings)))
+    assert images_in(fresh.plan.shards[0], fresh.reading) == COUNT
+    limited = prepare_job(Job.load(write_job(tar, name="limited", input=settings)), subset=Subset(50))
+    assert limited.growth.chosen == {0: ((0, COUNT),)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "kept"),
+    [
+        (pa.int64(), [1, 0.97, 4.0, None, "x", True], [1, None, 4, None, None, None]),
+        (pa.float64(), [1, 0.97, None], [1.0, 0.97, None]),
+        (pa.string(), ["a", 7, {"b": [1]}, [1, 2], None], ["a", "7", '{"b": [1]}', "[1, 2]", None]),
+        (pa.list_(pa.int64()), [[1, 2], [1.5, 2], None], [[1, 2], None, None]),
+        (pa.struct([("a", pa.int64())]), [{"a": 1}, {"a": 1, "b": 2}], [{"a": 1}, None]),
+    ],
+)
+def test_values_are_never_cut_to_their_type(kind, values, kept):
+    encoded = [Encoded(index, str(index), "", b"x", extra={"v": value}) for index, value in enumerate(values)]
+    unit = make_unit(encoded, pa.schema([("v", kind)]))
+    assert unit.rows["v"].to_pylist() == kept
+    assert bool(unit.notes) == (kept.count(None) > values.count(None))
+
+
+def test_lists_and_objects_of_tars_are_text(write_job, tmp_path, tar):
+    prepared = prepare_job(Job.load(write_job(tar, input={"columns": ["boxes", "caption"]})))
+    assert prepared.plan.extra_schema.field("boxes").type == pa.string()

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from sapiens_ray.errors import ConfigError
 from sapiens_ray.execution.preflight import prepare_job, save_job
 from sapiens_ray.job.config import Job
+from sapiens_ray.planning import growth
+from sapiens_ray.planning.plan import read_entries
 from sapiens_ray.planning.shards import open_shard
 from sapiens_ray.planning.subset import Drawing, Subset, as_ranges, make_subset
 from sapiens_ray.sources import Entry
@@ -92,10 +94,12 @@ def test_a_larger_sample_holds_the_smaller_one():
 
 def test_options_that_make_no_sense_are_refused():
     with pytest.raises(ConfigError, match="--limit and --sample: give one of them"):
-        make_subset(1, 1, 0)
+        make_subset(1, 1, None)
     with pytest.raises(ConfigError, match="--sample 0: give a number of images, 1 or more"):
-        make_subset(None, 0, 0)
-    assert make_subset(None, None, 3) is None
+        make_subset(None, 0, None)
+    with pytest.raises(ConfigError, match="--seed 3: it belongs to --sample, which is not given"):
+        make_subset(4, None, 3)
+    assert make_subset(None, None, None) is None
 
 
 @pytest.fixture
@@ -173,7 +177,7 @@ def test_a_limit_does_not_list_all_of_the_input(write_job, tmp_path, monkeypatch
     assert len(seen) <= 11_000
 
 
-@pytest.mark.parametrize("format", ["folder", "packed", "parquet"])
+@pytest.mark.parametrize("format", ["folder", "packed", pytest.param("parquet", marks=pytest.mark.nightly)])
 def test_a_trial_and_then_the_whole_job(cluster, write_job, tmp_path, inputs, format):
     """In one output: a sample, the first images, all. Every image has one row; the labels are those of one run."""
     import sapiens_ray as sr
@@ -199,3 +203,51 @@ def test_a_trial_and_then_the_whole_job(cluster, write_job, tmp_path, inputs, fo
     pieces = sorted(read_output(tmp_path / "job-out").select(names).to_pylist(), key=lambda row: row["image_id"])
     expected = read_output(tmp_path / "whole-out").select(names).to_pylist()
     assert pieces == sorted(expected, key=lambda row: row["image_id"])
+
+
+def test_outputs_of_trials_below_the_photos_are_not_input(write_job, tmp_path):
+    """Not for the whole job, not for another trial, and not if the output is the folder of the photos."""
+    photos = write_photos(tmp_path / "photos", 3)[0].parent
+    for name in ("labels", "labels-limit-5", "labels-sample-4-seed-7", "labels-limit", "labels-more"):
+        write_photos(photos / name / "visualizations", 1)
+    expected = [
+        "000.jpg",
+        "001.jpg",
+        "002.jpg",
+        *(f"labels-{name}/visualizations/000.jpg" for name in ("limit", "more")),
+    ]
+    for number, output in enumerate(("labels", "labels-limit-2", "labels-sample-1-seed-0")):
+        job = Job.load(write_job(photos, name=str(number), output={"uri": str(photos / output)}))
+        prepared = prepare_job(job)
+        entries = [entry.image_id for entry in planned(prepared)]
+        assert sorted(entries) == expected, output
+
+
+def planned(prepared):
+    save_job(prepared)
+    return [entry for shard in prepared.plan.shards for entry in read_entries(prepared.output, shard)]
+
+
+def test_a_limit_looks_at_files_that_changed_or_are_gone(write_job, tmp_path):
+    files = write_photos(tmp_path / "photos", COUNT)
+    for name in ("a", "b", "c"):
+        write_tar(tmp_path / f"{name}.tar", files[:4])
+    job = Job.load(write_job(str(tmp_path / "*.tar")))
+    save_job(prepare_job(job))
+    write_tar(tmp_path / "b.tar", files[4:6])
+    (tmp_path / "a.tar").unlink()
+    prepared = prepare_job(job, redo_changed=True, subset=Subset(5))
+    assert prepared.plan.changed == [1]
+    assert prepared.growth.chosen == {2: ((0, 4),), 1: ((0, 1),)}
+
+
+def test_a_sample_does_not_open_every_tar(write_job, tmp_path, monkeypatch):
+    files = write_photos(tmp_path / "photos", 2)
+    for number in range(40):
+        write_tar(tmp_path / f"{number:02d}.tar.gz", files, "w:gz")
+    opened = []
+    original = growth.images_in
+    monkeypatch.setattr(growth, "images_in", lambda shard, *rest: opened.append(shard) or original(shard, *rest))
+    prepared = prepare_job(Job.load(write_job(str(tmp_path / "*.tar.gz"))), subset=Subset(3, 0))
+    assert len(opened) == 16 and prepared.expected == 3
+    assert len(prepared.plan.shards) <= 3
