@@ -30,7 +30,7 @@ from sapiens_ray.planning.columns import (
 )
 from sapiens_ray.planning.discovery import IMAGES, Found, LeftOut, find_input
 from sapiens_ray.planning.known import KnownUris
-from sapiens_ray.planning.plan import EntriesFile, Plan, Shard, images_in, planned_uris, read_entries, save_plan
+from sapiens_ray.planning.plan import EntriesFile, Plan, Shard, images_in, planned_uris, read_all_entries, save_plan
 from sapiens_ray.planning.shards import changed_message
 from sapiens_ray.planning.subset import Drawing, Subset, as_ranges
 from sapiens_ray.sources import Entry, Look, ShardSource, is_shard_format, source_of
@@ -198,8 +198,8 @@ class Growth:
     def _add_sample(self, subset: Subset) -> Iterator[Shard | None]:
         """Plan a sample of the input, which is listed to its end for it."""
         drawing, holders = Drawing(subset), list[Shard | Found](self.plan.shards)
-        for shard in self.plan.shards:
-            drawing.add_entries(shard.number, enumerate(read_entries(self._output, shard)))
+        for shard, entries in read_all_entries(self._output, self.plan.shards):
+            drawing.add_entries(shard.number, enumerate(entries))
         uncounted: list[tuple[int, Shard]] = []
         for part in self._input():
             if isinstance(part, list):

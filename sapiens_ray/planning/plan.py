@@ -14,7 +14,7 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -182,10 +182,19 @@ class EntriesFile:
 
 def read_entries(output: Folder, shard: Shard) -> list[Entry]:
     """The images of a folder or list shard, in order; none for a tar or Parquet file."""
-    if shard.entries is None:
-        return []
-    with output.open(shard.entries) as stream, pq.ParquetFile(stream) as file:
-        rows = file.read_row_group(shard.group)
+    return next((entries for _, entries in read_all_entries(output, [shard])), [])
+
+
+def read_all_entries(output: Folder, shards: Iterable[Shard]) -> Iterator[tuple[Shard, list[Entry]]]:
+    """The images of every folder and list shard, in order. Each file of entries is opened once."""
+    with_entries = (shard for shard in shards if shard.entries is not None)
+    for name, group in itertools.groupby(with_entries, lambda shard: str(shard.entries)):
+        with output.open(name) as stream, pq.ParquetFile(stream) as file:
+            for shard in group:
+                yield shard, _entries(file.read_row_group(shard.group))
+
+
+def _entries(rows: pa.Table) -> list[Entry]:
     columns = [rows[name].to_pylist() for name in _ENTRIES.names]
     return [
         Entry(os.fsdecode(uri), image_id, json.loads(extra) if extra else {})
