@@ -18,6 +18,7 @@ from sapiens_ray.cli.arguments import Parser, UsageError, add_json, add_quiet, a
 from sapiens_ray.cli.console import is_live
 from sapiens_ray.cli.export import add_export
 from sapiens_ray.cli.status import add_status
+from sapiens_ray.cli.stopping import prepare_exit
 from sapiens_ray.errors import ConfigError, SapiensRayError
 from sapiens_ray.version import __version__
 
@@ -48,7 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
     as_json = getattr(parsed, "json", False) and not getattr(parsed, "answers_errors", False)
     _limit_messages(getattr(parsed, "quiet", False))
     try:
-        return int(parsed.command(parsed))
+        code = int(parsed.command(parsed))
+        if arguments is None:  # not inside another program
+            prepare_exit()
+        return code
     except SapiensRayError as error:
         return _failed(error, as_json)
     except BrokenPipeError:  # `sapiens-ray schema | head`

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import asdict
 
 from sapiens_ray.cli.answers import print_json
 from sapiens_ray.cli.console import size
@@ -56,7 +57,7 @@ def describe_plan(prepared: PreparedJob, resources: ResourcePlan | None, cluster
         "input": [redact_uri(uri) for uri in job.input.uri],
         "images": prepared.expected if prepared.growth.ended else None,
         "subset": str(prepared.subset or ""),
-        "hidden": prepared.growth.left_out.hidden,
+        **asdict(prepared.growth.left_out),
         "already_done": prepared.already_done,
         "shards": len(shards),
         "shards_done": sum(done.complete for done in prepared.done.values()),
@@ -119,9 +120,11 @@ def _plan_table(plan: Settings) -> Facts:
     count = "counted when read" if plan["images"] is None else str(plan["images"])
     which = f"; {plan['subset']}" if plan["subset"] else ""
     table.add("images", f"{count} in {counted(plan['shards'], 'shard')} ({', '.join(plan['formats'])}){which}")
-    if plan["hidden"]:
-        table.add("", str(LeftOut(plan["hidden"])))
-    table.add("already done", f"{plan['already_done']} images, {plan['shards_done']} whole shards")
+    if left_out := LeftOut(plan["hidden"], plan["videos"], plan["outputs"]):
+        table.add("", str(left_out))
+    table.add(
+        "already done", f"{counted(plan['already_done'], 'image')}, {counted(plan['shards_done'], 'whole shard')}"
+    )
     for model in plan["models"]:
         table.add(model["kind"], _model_text(model))
         table.add_whole("  checkpoint", model["checkpoint"])

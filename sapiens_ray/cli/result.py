@@ -27,7 +27,7 @@ def print_result(summary: Summary, pictures: bool, out: TextIO | None = None) ->
         what = "1 unit or shard" if summary.repeated == 1 else f"{summary.repeated} units or shards"
         table.add("repeated", f"{what}, because a worker died")
     if summary.labelled:
-        table.add("time", f"{duration(summary.elapsed)}, {three_digits(summary.rate)} images/s")
+        table.add("time", f"{duration(summary.elapsed)} with the start, {three_digits(summary.rate)} images/s")
         stages = ", ".join(f"{stage} {three_digits(1000 * spent)}" for stage, spent in summary.stages.items())
         table.add("ms per image", stages)
     table.add_whole("labels", f"{summary.output}/{DATA}/*.parquet")
@@ -45,7 +45,8 @@ def result_line(summary: Summary) -> str:
 
 def _state(summary: Summary) -> str:
     finished = "done" if summary.labelled else "done: every image already had its row"
-    return {"done": finished, "failed": "not finished"}.get(summary.state, summary.state)
+    failed = "not finished" if summary.images != summary.expected else "failed: too many images are errors"
+    return {"done": finished, "failed": failed}.get(summary.state, summary.state)
 
 
 def _outcome(summary: Summary) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -10,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
+
+from sapiens_ray.cli.console import is_live
 
 
 @contextlib.contextmanager
@@ -41,6 +44,17 @@ def _handled_by(handle: Callable[[int, FrameType | None], None]) -> Iterator[Non
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def prepare_exit() -> None:
+    """For the moments in which the process ends: a signal shows no stack trace, and a stream without colours gets no
+    code that resets them, which colorama, a dependency of Ray, would print."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: os._exit(128 + number))
+    colorama = sys.modules.get("colorama")
+    if colorama is not None and not is_live(sys.stdout):
+        atexit.unregister(colorama.initialise.reset_all)
 
 
 class Stopped(BaseException):

@@ -56,7 +56,10 @@ class Infer:
             refuse_other_task(self.runner.loaded.architecture, str(path), options)
         compiled = CompileCache(checkpoint.sha256, host.cache)
         height, width = options.network_size
-        task.check_output(*self.runner.warm_up(height, width, options.compile, compiled))
+        try:
+            task.check_output(*self.runner.warm_up(height, width, options.compile, compiled))
+        except CheckpointError as error:
+            raise CheckpointError(f"{error} It is {checkpoint.uri}") from None
         workers = 2 if self.runner.device.type == "cpu" else 4
         self._finishers = ThreadPoolExecutor(workers, thread_name_prefix="finish")
         self._croppers = ThreadPoolExecutor(workers, thread_name_prefix="crop")

@@ -125,7 +125,7 @@ class _Run:
         if growth.ended and not self._listed:
             self._listed = True
             self.summary.expected = self.prepared.expected
-            self.summary.notes += [str(growth.left_out)] if growth.left_out.hidden else []
+            self.summary.notes += [str(growth.left_out)] if growth.left_out else []
             dropped = [name for name in self.prepared.job.input.columns if name not in growth.plan.extra_schema.names]
             if dropped:
                 self.summary.notes.append(
@@ -141,8 +141,7 @@ class _Run:
             self.report_progress(summary)
             yield
         except BaseException as error:
-            if not isinstance(error, ErrorLimitError):  # every image has its row: the state stays "done"
-                summary.state = "failed" if isinstance(error, Exception) else "stopped"
+            summary.state = "failed" if isinstance(error, Exception) else "stopped"
             summary.message = redact_uris_in(str(error))
             with contextlib.suppress(Exception), no_retries():  # the error of the block matters more
                 if not self.lock.lost:
@@ -204,13 +203,13 @@ class _Run:
             )
         forget(output)
         summary.expected = sum(one.rows for one in done.values())
-        summary.state = "done"
         fraction = summary.failed / max(1, summary.images)
         if fraction > prepared.job.max_error_fraction:
             raise ErrorLimitError(
                 f"{summary.failed} of {summary.images} images are error rows, more than max_error_fraction = "
                 f"{prepared.job.max_error_fraction:g}; everything written is kept in {output.uri}"
             )
+        summary.state = "done"
 
 
 def execute(prepared: PreparedJob, resources: ResourcePlan, lock: OutputLock) -> Iterator[UnitReport]:

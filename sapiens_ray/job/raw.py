@@ -125,7 +125,7 @@ def apply_override(raw: RawJob, override: str) -> None:
         value = expand_environment(read_yaml(text.encode()), "--set", key)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from None
-    parts = key.split(".")
+    parts = re.sub(r"\[(\d+)\]", r".\1", key).split(".")  # messages write tasks[0].mode
     if any(parts[0] == fields[0] and parts[-1] == fields[-1] for fields in PATH_FIELDS):
         base = Path.cwd()
         one = parts[-1]

@@ -127,6 +127,14 @@ def published(name: str) -> Published:
     return CATALOGUE[name]
 
 
+def refuse_other_kind(name: str, kind: str) -> None:
+    """Raise CheckpointError unless the entry with this name is of a kind, such as seg or pose17."""
+    model = published(name)
+    if model.kind != kind:
+        fitting = ", ".join(one.name for one in CATALOGUE.values() if one.kind == kind)
+        raise CheckpointError(f"{name} is a model for {model.kind}; the task needs one for {kind}: {fitting}")
+
+
 def suggestion(name: str) -> str:
     """A hint with similar names; empty if there are none."""
     close = difflib.get_close_matches(name.rsplit("/", 1)[-1], CATALOGUE, n=3, cutoff=0.75)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sapiens_ray.models.catalogue import file_mode
+from sapiens_ray.models.catalogue import file_mode, is_name, refuse_other_kind
 from sapiens_ray.models.checkpoint import Checkpoint, field_named, format_of, resolve, resolve_hub, resolve_weights
 from sapiens_ray.storage import StorageOptions
 from sapiens_ray.tasks.options import ModelOptions
@@ -16,6 +16,9 @@ def resolve_model(
 
     download: if not, a file that is not on this machine is not checked (see `Checkpoint.is_here`).
     """
+    if is_name(options.checkpoint) and options.published_kind is not None:
+        with field_named(where):
+            refuse_other_kind(options.checkpoint, options.published_kind)
     mode = file_mode(options.mode)
     checkpoint, path = resolve(options.checkpoint, options.sha256, where, storage_options, mode, download)
     if path is not None and format_of(path) != "torchscript":  # TorchScript is checked when it is loaded

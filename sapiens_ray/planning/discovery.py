@@ -8,13 +8,14 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import NoReturn
 
 from sapiens_ray import storage
 from sapiens_ray.errors import InputError
 from sapiens_ray.imaging.images import has_image_suffix
 from sapiens_ray.job.config import Input
-from sapiens_ray.output.layout import PARTS
+from sapiens_ray.output.layout import DATA, JOB_FILE, PARTS, PLAN_FILE
 from sapiens_ray.sources import SOURCES, Entry, EntrySource, Reading, format_of, is_shard_format
 from sapiens_ray.sources import folders as image_folders
 from sapiens_ray.sources.base import matches
@@ -44,28 +45,43 @@ class Found:
 
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+PLURALS = {
+    "video": "videos", "hidden file or folder": "hidden files or folders", "folder of labels": "folders of labels",
+}  # fmt: skip
 FRAMES = "extract their frames first, such as `ffmpeg -i a.mp4 -qscale:v 2 a/%06d.jpg` (README, 'A job')"
 
 
 @dataclass
 class LeftOut:
-    """Counts what a listing found and left out. hidden: images and folders whose name begins with a dot."""
+    """Counts what a listing found and left out. hidden: images and folders whose name begins with a dot. outputs:
+    folders with labels of this package."""
 
     hidden: int = 0
     videos: int = 0
+    outputs: int = 0
 
     def nothing_found(self, settings: Input) -> str:
         """The message for an input without images."""
         kinds = f"matching {', '.join(settings.include)}" if settings.include else "with a suffix that OpenCV reads"
         message = f"input.uri: no images {kinds} in {', '.join(map(redact_uri, settings.uri))}"
-        if self.videos:
-            message += f", but {self.videos} video{'s' if self.videos > 1 else ''}: {FRAMES}"
+        if self.videos and not settings.include:
+            message += f", but {_counted(self.videos, 'video')}: {FRAMES}"
         if self.hidden:
-            message += f"; {self}: to label those, name them in input.include, such as '.hidden/*'"
+            message += (
+                f"; {_counted(self.hidden, 'hidden file or folder')}: input.include may ask for it, as '.hidden/*'"
+            )
         return message
 
+    def __bool__(self) -> bool:
+        return bool(self.hidden or self.videos or self.outputs)
+
     def __str__(self) -> str:
-        return f"{self.hidden} hidden file{'s' if self.hidden > 1 else ''} or folders left out"
+        kinds = ((self.hidden, "hidden file or folder"), (self.videos, "video"), (self.outputs, "folder of labels"))
+        return f"left out: {', '.join(_counted(count, noun) for count, noun in kinds if count)}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {PLURALS[noun]}"
 
 
 def find_input(settings: Input, reading: Reading, left_out: LeftOut, output: str = "") -> Iterator[Found]:
@@ -156,7 +172,7 @@ class _Search:
 
     def _in_folder(self, folder: Folder, wanted: str) -> Iterator[Found]:
         prefix = f"{_below(folder.uri, self.root)}/".lstrip("/")
-        everywhere = storage.walk(folder, lambda name: bool(self._hidden_patterns) or not _has_dot(name))
+        everywhere = storage.walk(folder, lambda name: self._is_entered(folder, name))
         listed = ((name, is_file) for name, is_file in everywhere if self._is_listed(folder, name, is_file))
         first = list(itertools.islice(listed, LOOK))
         kinds = {kind for name, is_file in first if (kind := self._kind_in_folder(name, is_file))}
@@ -193,6 +209,15 @@ class _Search:
         if is_shard_format(kind):
             return kind
         return IMAGES if image_folders.chosen(name, is_file, self.settings.include) else None
+
+    def _is_entered(self, folder: Folder, name: str) -> bool:
+        """Whether to look into a folder of a local folder: not into one with labels of another job on the photos."""
+        if _has_dot(name) and not self._hidden_patterns:
+            return False
+        inside = Path(storage.local_path(folder.join(name)))
+        is_output = (inside / PLAN_FILE).exists() and (inside / JOB_FILE).exists()
+        self.left_out.outputs += is_output and not self._is_output(folder, f"{name}{DATA}")
+        return not is_output
 
     def _is_listed(self, folder: Folder, name: str, is_file: bool) -> bool:
         """Whether a file or folder of a folder may be input; counts those that are left out."""

@@ -151,7 +151,7 @@ class Growth:
         if not self.plan.shards:
             raise InputError(self.left_out.nothing_found(self._job.input))
         if self._old and not self._seen_again:
-            hidden = f". {self.left_out}; input.include may ask for them" if self.left_out.hidden else ""
+            hidden = f". {self.left_out}; input.include may ask for them" if self.left_out else ""
             raise OutputError(
                 f"output.uri: {redact_uri(self._job.output.uri)} holds labels of another input "
                 f"({redact_uri(self.plan.shards[0].uri)}); choose another output.uri for this one{hidden}"

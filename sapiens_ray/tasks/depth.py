@@ -35,6 +35,10 @@ class DepthOptions(FloatMapOptions):
 
     task: Literal["depth"]
 
+    @property
+    def published_kind(self) -> str:
+        return "depth"
+
 
 class Depth(FloatMapTask[DepthOptions]):
     """The task depth."""

@@ -33,6 +33,10 @@ class NormalOptions(FloatMapOptions):
 
     task: Literal["normal"]
 
+    @property
+    def published_kind(self) -> str:
+        return "normal"
+
 
 class Normal(FloatMapTask[NormalOptions]):
     """The task normal."""

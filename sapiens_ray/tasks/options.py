@@ -100,6 +100,11 @@ class ModelOptions(PoolOptions):
         return NETWORK_HEIGHT, NETWORK_WIDTH
 
     @property
+    def published_kind(self) -> str | None:
+        """Which models of the catalogue fit: their kind, such as seg or pose17; None if this is not known."""
+        return None
+
+    @property
     def channels(self) -> int | None:
         """Channels of the network's output; None for any number."""
         return None

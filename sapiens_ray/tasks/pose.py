@@ -59,6 +59,10 @@ class PoseOptions(ModelOptions):
         return self.name or "persons"
 
     @property
+    def published_kind(self) -> str:
+        return f"pose{self.keypoints}"
+
+    @property
     def channels(self) -> int:
         return self.keypoints
 

@@ -34,6 +34,10 @@ class SegOptions(ModelOptions):
     task: Literal["seg"]
 
     @property
+    def published_kind(self) -> str:
+        return "seg"
+
+    @property
     def channels(self) -> int:
         return len(body_parts().names)
 

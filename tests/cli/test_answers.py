@@ -62,6 +62,8 @@ def test_check(command, machine, write_job, tmp_path, model):
         "shards_done": 0,
         "subset": "",
         "hidden": 0,
+        "videos": 0,
+        "outputs": 0,
         "formats": ["images"],
         "models": [
             {

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 import socket
 import sys
 
 import pytest
 
-from tests.conftest import ROOT, write_photos
+from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "first-hour.md").read_text()
 README = (ROOT / "README.md").read_text()
@@ -18,17 +17,10 @@ BLOCKS = re.findall(r"```bash\n(.*?)```\n(?:\n```text\n(.*?)```)?", PAGE, re.DOT
 
 @pytest.fixture(scope="module")
 def checkout(demo):
-    """The checkout after the demo, with photos that have the names of those of the page; one of them is none."""
+    """The checkout after the demo, with an environment in it."""
     folder, _ = demo
-    names = [f"face_0000{number}" for number in (30, 90)] + [f"reel1_0000{number}" for number in (20, 45, 70)]
-    names += [f"garden/reel2_0000{number}" for number in (15, 50, 75)]
-    (folder / "photos" / "garden").mkdir(parents=True)
-    for name, path in zip(names, write_photos(folder / "photos", len(names), 640, 480), strict=True):
-        path.rename(folder / "photos" / f"{name}.jpg")
-    (folder / "photos" / "garden" / "notes.jpg").write_text("not a photo\n")
     (folder / ".venv").symlink_to(sys.prefix)
     yield folder
-    shutil.rmtree(folder / "photos")
     (folder / ".venv").unlink()
 
 

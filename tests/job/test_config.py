@@ -138,6 +138,11 @@ def test_float32_is_the_default_and_was_called_torchscript(write, checkpoint):
     assert settings[0]["tasks"][0]["mode"] == "torchscript"
 
 
+def test_overrides_may_be_written_as_messages_write_fields(write):
+    job = Job.load(write(MINIMAL), ["tasks[0].mode=bfloat16", "tasks.0.batch_size=3"])
+    assert (job.tasks[0].mode, job.tasks[0].batch_size) == ("bfloat16", 3)
+
+
 def test_a_job_file_is_read_without_ray_and_torch():
     code = "import sys, sapiens_ray.cli; from sapiens_ray import Job; print({'ray', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -222,6 +222,22 @@ def test_a_job_names_a_published_model(hub, sapiens_ray, command, write_job, tmp
     assert "not on this machine" not in again.out and "sha256" in again.out
 
 
+@pytest.mark.parametrize(
+    ("task", "name", "fitting"),
+    [
+        ({"task": "seg"}, "depth-1b", "depth; the task needs one for seg: seg-0.3b, seg-0.6b, seg-1b"),
+        ({"task": "pose", "keypoints": 133}, "pose17-1b", "pose17; the task needs one for pose133: pose133-0.3b"),
+    ],
+)
+def test_a_published_model_of_another_task_is_refused_by_its_name(
+    hub, command, write_job, tmp_path, task, name, fitting
+):
+    write_photos(tmp_path / "photos", 1)
+    done = command("check", write_job(tmp_path / "photos", tasks=[{**task, "checkpoint": name}]))
+    assert done.code == 2 and f"tasks[0].checkpoint: {name} is a model for {fitting}" in done.err, done.err
+    assert not hub.requests
+
+
 def test_nothing_is_downloaded_for_a_job_that_cannot_run(hub, command, write_job, tmp_path):
     tasks = [{"task": "seg", "checkpoint": "seg-0.3b", "mode": "bfloat16"}]
     path = write_job(tmp_path / "nothing", tasks=tasks)

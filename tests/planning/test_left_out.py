@@ -33,7 +33,7 @@ def listed(path):
 def test_hidden_files_are_left_out_and_counted(write_job, photos):
     ids, left_out = listed(write_job(photos))
     assert ids == ["000.jpg", "001.jpg"]
-    assert str(left_out) == "4 hidden files or folders left out"  # ._000.jpg, .hidden/, sub/.git/, sub/.d.png
+    assert str(left_out) == "left out: 4 hidden files or folders"  # ._000.jpg, .hidden/, sub/.git/, sub/.d.png
 
 
 def test_hidden_files_are_listed_if_a_pattern_with_a_dot_asks_for_them(write_job, photos):
@@ -78,8 +78,7 @@ def test_an_input_of_nothing_but_hidden_files_says_so(write_job, tmp_path, photo
     for file in photos.glob("0*.jpg"):
         file.unlink()
     said = message(write_job(photos))
-    assert said.endswith("4 hidden files or folders left out: to label those, name them in input.include, such as "
-                         "'.hidden/*'")  # fmt: skip
+    assert said.endswith("; 4 hidden files or folders: input.include may ask for it, as '.hidden/*'")
 
 
 def test_videos_say_what_to_do(write_job, tmp_path):
@@ -89,3 +88,20 @@ def test_videos_say_what_to_do(write_job, tmp_path):
     said = message(write_job(tmp_path / "clips"))
     assert f"in {tmp_path}/clips, but 2 videos: extract their frames first, such as `ffmpeg -i a.mp4" in said
     assert "a.MP4 is a video; extract their frames" in message(write_job(tmp_path / "clips" / "a.MP4"))
+
+
+def test_videos_beside_photos_are_counted(write_job, photos):
+    (photos / "clip.mp4").write_bytes(b"x")
+    _, left_out = listed(write_job(photos))
+    assert str(left_out) == "left out: 4 hidden files or folders, 1 video"
+    said = message(write_job(photos, name="png", input={"include": ["*.png"]}))
+    assert "no images matching *.png" in said and "ffmpeg" not in said
+
+
+def test_labels_of_another_job_below_the_photos_are_not_input(write_job, tmp_path, photos):
+    """Whose output it is cannot be seen from its name; that it is one, from its files."""
+    save_job(prepare_job(Job.load(write_job(photos, name="first", output={"uri": str(photos / "labels" / "one")}))))
+    write_photos(photos / "labels" / "one" / "visualizations", 2)
+    ids, left_out = listed(write_job(photos, name="second"))
+    assert ids == ["000.jpg", "001.jpg"]
+    assert str(left_out) == "left out: 4 hidden files or folders, 1 folder of labels"
