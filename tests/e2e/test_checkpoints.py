@@ -41,7 +41,7 @@ def test_jobs_in_both_modes_from_converted_files(cluster, sapiens_ray, write_job
     assert 0 < np.sqrt(np.mean((rounded - script) ** 2)) / script.std() < 0.03
     # The mode is one of the settings that decide the labels: the output refuses the other mode.
     refused = sapiens_ray("check", tmp_path / "model.pth.yaml", "--set", "tasks.0.mode=bfloat16")
-    assert refused.code == 2 and "tasks[0].mode: was 'float32', now 'bfloat16'" in refused.err
+    assert refused.code == 2 and "tasks[0].mode: was float32, now bfloat16" in refused.err
 
 
 @pytest.mark.nightly
