@@ -61,7 +61,7 @@ def test_a_job_for_a_script(cluster, command, write_job, tmp_path, monkeypatch):
     checked = json.loads(command("check", path, "--json").out)
     assert (checked["pending"], checked["already_done"], checked["shards_done"]) == (False, 5, 1)
     status = json.loads(command("status", output, "--json").out)
-    assert (status["state"], status["run"], status["examples"]) == ("done", None, last["examples"])
+    assert (status["state"], status["run"], status["examples"]) == ("failed", None, last["examples"])
     exported = command("export", output, "--format", "masks", "--to", tmp_path / "masks", "--json")
     assert json.loads(exported.out) == {
         "output": output, "to": str(tmp_path / "masks"), "format": "masks", "images": 3, "skipped": 2, "renamed": 0,
