@@ -177,7 +177,9 @@ def test_a_limit_does_not_list_all_of_the_input(write_job, tmp_path, monkeypatch
     assert len(seen) <= 11_000
 
 
-@pytest.mark.parametrize("format", ["folder", "packed", pytest.param("parquet", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "format", ["folder", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("packed", "parquet"))]
+)
 def test_a_trial_and_then_the_whole_job(cluster, write_job, tmp_path, inputs, format):
     """In one output: a sample, the first images, all. Every image has one row; the labels are those of one run."""
     import sapiens_ray as sr
