@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sapiens_ray.cli.events import RunEvents
     from sapiens_ray.job.config import Job
     from sapiens_ray.output.summary import Summary
+    from sapiens_ray.planning.subset import Subset
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -158,17 +159,18 @@ def _job_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", help="Ray cluster to use; default: $RAY_ADDRESS, else a local one")
 
 
-def _load_job(arguments: argparse.Namespace) -> Job:
-    """The job on the command line. A trial run (--limit, --sample) has an output of its own unless one is named."""
+def _load_job(arguments: argparse.Namespace) -> tuple[Job, Subset | None]:
+    """The job on the command line, and its subset in a trial run (--limit, --sample), which has an output of its own
+    unless one is named."""
     from sapiens_ray.job.config import Job
     from sapiens_ray.planning.subset import make_subset
 
     job = Job.load(arguments.job, arguments.overrides)
     subset = make_subset(arguments.limit, arguments.sample, arguments.seed)
     if subset is None or any(override.partition("=")[0] == "output.uri" for override in arguments.overrides):
-        return job
+        return job, subset
     output = job.output.model_copy(update={"uri": job.output.uri.rstrip("/") + subset.suffix})
-    return job.model_copy(update={"output": output})
+    return job.model_copy(update={"output": output}), subset
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -195,7 +197,7 @@ def _run_job(arguments: argparse.Namespace, events: RunEvents | None) -> int:
         if events:
             events.ended("stopped", exit_code)
 
-    job = _load_job(arguments)
+    job, _ = _load_job(arguments)
     with leaving_on_signals(before_leaving):  # also while libraries are imported, which expect no exceptions then
         return _label(job, arguments, events)
 
@@ -308,10 +310,8 @@ def _ask_before_deleting(job: Job) -> None:
 
 def _check(arguments: argparse.Namespace) -> int:
     from sapiens_ray.cli.report import print_plan
-    from sapiens_ray.planning.subset import make_subset
 
-    job = _load_job(arguments)
-    subset = make_subset(arguments.limit, arguments.sample, arguments.seed)
+    job, subset = _load_job(arguments)
     print_plan(job, arguments.address, arguments.load, subset, arguments.json)
     return 0
 

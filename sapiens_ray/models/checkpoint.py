@@ -128,13 +128,14 @@ def resolve_weights(
 def _file(uri: str, where: str, storage_options: StorageOptions, download: bool) -> tuple[Path | None, int]:
     """The local file of a path or URL, and its size; no path if it would have to be downloaded and must not be."""
     try:
-        if storage.is_remote(uri):
-            path, size = _place(uri, storage_options)
-            if not (download or _is_complete(path, size)):
-                return None, size
+        if not storage.is_remote(uri):
+            path = Path(storage.local_path(uri))
+        elif download:
             path = _fetch(uri, storage_options)
         else:
-            path = Path(storage.local_path(uri))
+            path, size = _place(uri, storage_options)
+            if not _is_complete(path, size):
+                return None, size
     except Exception as error:
         raise CheckpointError(f"{where}: cannot fetch {uri}: {type(error).__name__}: {error}") from None
     if not path.is_file():

@@ -126,9 +126,9 @@ class Summary:
         return max(0, self.expected - self.images) / self.rate_now
 
 
-def counted(count: int, noun: str) -> str:
-    """A number with its noun: 1 error, 2 errors."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: 1 error, 2 errors. plural: if it is not the noun with an s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {plural or f'{noun}s'}"
 
 
 def three_digits(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Types of the passthrough columns, joined over all parts of the input."""
+"""Columns of the input: the types of those that are copied, joined over its parts, and refusals of missing ones."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ def refuse_ignored_columns(job: Job, format: str, uri: str, is_new: bool) -> Non
     if "columns" not in source_of(format).ignored:
         return
     who = "Parquet files, .csv and .jsonl lists, and the <key>.json members of tars have them"
-    for column, field in job.label_fields.items():
+    if job.label_fields:
+        column, field = next(iter(job.label_fields.items()))
         raise InputError(
             f"{field}: {column!r} must be read from the input, but {redact_uri(uri)} has no columns; {who}"
         )

@@ -16,6 +16,8 @@ from sapiens_ray.errors import InputError
 from sapiens_ray.imaging.images import has_image_suffix
 from sapiens_ray.job.config import Input
 from sapiens_ray.output.layout import DATA, JOB_FILE, PARTS, PLAN_FILE
+from sapiens_ray.output.summary import counted
+from sapiens_ray.planning.subset import SUFFIX
 from sapiens_ray.sources import SOURCES, Entry, EntrySource, Reading, format_of, is_shard_format
 from sapiens_ray.sources import folders as image_folders
 from sapiens_ray.sources.base import matches
@@ -25,8 +27,8 @@ from sapiens_ray.storage.uris import redact_uri
 
 IMAGES = "images"  # the format of folders of images, and of single images
 MAX_RANGE = 1_000_000
-TRIAL_END = re.compile(r"-(limit-\d+|sample-\d+-seed--?\d+)$")  # see `Subset.suffix`
-OUTPUT_END = re.compile(r"(-(limit-\d+|sample-\d+-seed--?\d+))?/")
+TRIAL_END = re.compile(f"{SUFFIX}$")
+OUTPUT_END = re.compile(f"({SUFFIX})?/")
 LOOK = 10_000  # files of a folder that are listed before its format is decided
 
 
@@ -45,9 +47,6 @@ class Found:
 
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
-PLURALS = {
-    "video": "videos", "hidden file or folder": "hidden files or folders", "folder of labels": "folders of labels",
-}  # fmt: skip
 FRAMES = "extract their frames first, such as `ffmpeg -i a.mp4 -qscale:v 2 a/%06d.jpg` (README, 'A job')"
 
 
@@ -65,23 +64,22 @@ class LeftOut:
         kinds = f"matching {', '.join(settings.include)}" if settings.include else "with a suffix that OpenCV reads"
         message = f"input.uri: no images {kinds} in {', '.join(map(redact_uri, settings.uri))}"
         if self.videos and not settings.include:
-            message += f", but {_counted(self.videos, 'video')}: {FRAMES}"
+            message += f", but {counted(self.videos, 'video')}: {FRAMES}"
         if self.hidden:
-            message += (
-                f"; {_counted(self.hidden, 'hidden file or folder')}: input.include may ask for it, as '.hidden/*'"
-            )
+            message += f"; {self._hidden}: input.include may ask for it, as '.hidden/*'"
         return message
+
+    @property
+    def _hidden(self) -> str:
+        return counted(self.hidden, "hidden file or folder", "hidden files or folders")
 
     def __bool__(self) -> bool:
         return bool(self.hidden or self.videos or self.outputs)
 
     def __str__(self) -> str:
-        kinds = ((self.hidden, "hidden file or folder"), (self.videos, "video"), (self.outputs, "folder of labels"))
-        return f"left out: {', '.join(_counted(count, noun) for count, noun in kinds if count)}"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {PLURALS[noun]}"
+        outputs = counted(self.outputs, "folder of labels", "folders of labels")
+        kinds = ((self.hidden, self._hidden), (self.videos, counted(self.videos, "video")), (self.outputs, outputs))
+        return f"left out: {', '.join(text for count, text in kinds if count)}"
 
 
 def find_input(settings: Input, reading: Reading, left_out: LeftOut, output: str = "") -> Iterator[Found]:

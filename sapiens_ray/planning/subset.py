@@ -14,6 +14,8 @@ from sapiens_ray.errors import ConfigError
 from sapiens_ray.sources import Entry
 from sapiens_ray.units import Ranges
 
+SUFFIX = r"-(limit-\d+|sample-\d+-seed--?\d+)"  # the form of `Subset.suffix`
+
 
 @dataclass(frozen=True)
 class Subset:
