@@ -69,7 +69,8 @@ class Labeler:
             raise TypeError("Labeler: with `tasks`, give all options in its entries")
         several = tasks is not None
         if tasks is None:
-            one = {"task": task, "checkpoint": os.fspath(checkpoint or ""), "batch_size": batch_size, **options}
+            file = None if checkpoint is None else os.fspath(checkpoint)
+            one = {"task": task, "checkpoint": file, "batch_size": batch_size, **options}
             tasks = [{key: value for key, value in one.items() if value is not None}]
         raw: RawJob = {"input": {"uri": "-"}, "output": {"uri": "-"}, "device": device, "tasks": list(tasks)}
         if max_pixels is not None:
@@ -133,12 +134,12 @@ class Labeler:
         that has it. Raises ImageError for a bad image.
         """
         unit = self._label(next(self._units([image], {name: [value] for name, value in (columns or {}).items()})))
-        row = unit.cells(0, ("error_kind", "error"))
+        row = unit.cells(0, ("image_id", "error_kind", "error"))
         if row["error_kind"] is not None:
-            raise ImageError(row["error_kind"], row["error"])
+            raise ImageError(row["error_kind"], f"{row['image_id']}: {row['error']}")
         pictures = draw_one(unit, 0, self.tasks, visualize or Visualize())
         if not pictures:
-            raise ImageError("failed", "none of the tasks draws a picture of this image")
+            raise ImageError("failed", f"{row['image_id']}: none of the tasks draws a picture of this image")
         return next(iter(pictures.values()))
 
     def _label(self, unit: Unit) -> Unit:

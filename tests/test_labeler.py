@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import sapiens_ray as sr
-from sapiens_ray.errors import CheckpointError, ConfigError, OutputError
+from sapiens_ray.errors import CheckpointError, ConfigError, ImageError, OutputError
 from sapiens_ray.models.stand_ins import write_model
 from sapiens_ray.tasks.sections import Visualize
 from tests.conftest import ROOT, photo, write_photos
@@ -117,14 +117,20 @@ def test_read_labels_takes_any_spelling_of_a_folder(tmp_path, monkeypatch):
         assert sr.read_labels(output)["image_id"].tolist() == wanted, output
     with pytest.raises(OutputError, match=f"^{tmp_path}/none holds no labels"):
         sr.read_labels("~/none/")
+    with pytest.raises(OutputError, match=r"name the one that holds it, labels$"):
+        sr.read_labels("labels/data")
 
 
 def test_messages_name_options_as_they_were_given(model, tmp_path):
     missing = str(tmp_path / "none.pt2")
     with pytest.raises(CheckpointError, match=f"^checkpoint: {missing} does not exist"):
         sr.Labeler(task="seg", checkpoint=missing)
-    with pytest.raises(ConfigError, match=r"^Labeler: keypoints: is missing"):
+    with pytest.raises(ConfigError, match=r"^Labeler: keypoints: is missing; one of 17, 133, 308$"):
         sr.Labeler(task="pose", checkpoint=model)
+    with pytest.raises(ConfigError, match=r"^Labeler: checkpoint: is missing$"):
+        sr.Labeler(task="seg")
+    with pytest.raises(ImageError, match=r"^none\.jpg: listed, but does not exist"):
+        sr.Labeler(task="seg", checkpoint=model).preview("none.jpg")
     seg = {"task": "seg", "checkpoint": str(model)}
     pose = {"task": "pose", "checkpoint": str(model), "keypoints": 17}
     with pytest.raises(CheckpointError, match=rf"^tasks\[1\]\.checkpoint: {missing} does not exist"):

@@ -25,6 +25,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(self.format_usage(), self.prog, message)
 
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """As argparse's, but what a sub-command does not know is its own error: with its usage, not that of all."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown and self._subparsers is None:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
 
 def add_json(parser: argparse.ArgumentParser, text: str = "print one JSON object, also for an error") -> None:
     """Add `--json`. docs/cli.md documents what it prints."""

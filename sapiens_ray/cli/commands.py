@@ -13,7 +13,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from sapiens_ray.cli.answers import error_fields, error_message
+from sapiens_ray.cli.answers import error_fields, error_message, print_json
 from sapiens_ray.cli.arguments import Parser, UsageError, add_json, add_quiet, at_least_one
 from sapiens_ray.cli.console import is_live
 from sapiens_ray.cli.export import add_export
@@ -126,6 +126,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     _job_arguments(check)
     check.add_argument("--load", action="store_true", help="also load each model and run it once")
     add_json(check)
+    add_quiet(check, "print nothing but errors")
     check.set_defaults(command=_check)
 
     add_status(commands)
@@ -309,10 +310,14 @@ def _ask_before_deleting(job: Job) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from sapiens_ray.cli.report import print_plan
+    from sapiens_ray.cli.report import checked_plan, print_plan
 
     job, subset = _load_job(arguments)
-    print_plan(job, arguments.address, arguments.load, subset, arguments.json)
+    plan = checked_plan(job, arguments.address, arguments.load, subset)
+    if arguments.json:
+        print_json(plan)
+    elif not arguments.quiet:
+        print_plan(plan)
     return 0
 
 

@@ -13,6 +13,7 @@ from sapiens_ray.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from sapiens_ray.export import Export, Option
+    from sapiens_ray.storage import Folder
 
 
 def add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) -> None:
@@ -61,8 +62,10 @@ def _export(arguments: argparse.Namespace) -> int:
     from sapiens_ray.export import EXPORTS
     from sapiens_ray.output.summary import counted
     from sapiens_ray.storage import translate_errors
+    from sapiens_ray.storage.uris import absolute
 
     source, target = folder_of(arguments.output, arguments), folder_of(arguments.to, arguments)
+    _refuse_output(source, target)
     format = EXPORTS[arguments.format]
     options = _option_values(format, arguments)
     with translate_errors(OutputError, f"cannot export {arguments.output} to {arguments.to}"):
@@ -73,8 +76,8 @@ def _export(arguments: argparse.Namespace) -> int:
         raise OutputError(f"format {arguments.format} cannot hold any of the labels in {arguments.output}")
     if arguments.json:
         print_json({
-            "output": arguments.output, "to": arguments.to, "format": arguments.format, "images": done.images,
-            "skipped": done.skipped, "renamed": done.renamed, "left_out": done.left_out,
+            "output": absolute(source.uri), "to": absolute(target.uri), "format": arguments.format,
+            "images": done.images, "skipped": done.skipped, "renamed": done.renamed, "left_out": done.left_out,
         })  # fmt: skip
         return 0
     print(f"{counted(done.images, 'image')} exported, {counted(done.skipped, 'error row')} skipped")
@@ -83,6 +86,16 @@ def _export(arguments: argparse.Namespace) -> int:
             print(f"{done.renamed} of them under their full names, since another image has the same stem")
         print(arguments.to)
     return 0
+
+
+def _refuse_output(source: Folder, target: Folder) -> None:
+    """Raise ConfigError for a target among the labels themselves."""
+    from sapiens_ray.output.layout import PARTS
+    from sapiens_ray.storage.uris import absolute
+
+    labels, place = absolute(source.uri), absolute(target.uri)
+    if place == labels or f"{place}/".startswith(tuple(f"{labels}/{part}" for part in PARTS)):
+        raise ConfigError(f"--to {target.uri}: holds the labels themselves; name another folder")
 
 
 def _option_values(format: Export, arguments: argparse.Namespace) -> dict[str, object]:

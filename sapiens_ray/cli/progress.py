@@ -122,7 +122,7 @@ class ProgressView:
                 self._log_line(self._summary)
 
     def _log_line(self, summary: Summary) -> None:
-        tell(f"{time.strftime('%H:%M:%S')} {summary.line()}")
+        tell(f"{time.strftime('%H:%M:%S')} {summary.line()}{'' if summary.labelled else ', starting'}")
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None

@@ -6,7 +6,6 @@ import math
 import os
 from dataclasses import asdict
 
-from sapiens_ray.cli.answers import print_json
 from sapiens_ray.cli.console import size
 from sapiens_ray.cli.tables import Facts
 from sapiens_ray.engine.models import PreparedModel, TaskModel
@@ -26,8 +25,11 @@ from sapiens_ray.tasks.sections import Settings
 PICTURE_BYTES = 350_000
 
 
-def print_plan(job: Job, address: str | None, load: bool, subset: Subset | None, as_json: bool = False) -> None:
-    """Print what `run` would do. Raises the errors that `run` would raise before it starts."""
+def checked_plan(job: Job, address: str | None, load: bool, subset: Subset | None) -> Settings:
+    """What `run` would do. Raises the errors that `run` would raise before it starts.
+
+    load: also load each model and run it once.
+    """
     try_to_write(open_output(job))
     prepared = prepare_job(job, subset=subset, download=load)
     prepared.growth.discard()
@@ -37,10 +39,12 @@ def print_plan(job: Job, address: str | None, load: bool, subset: Subset | None,
     if load:
         for model, about in zip(prepared.models, plan["models"], strict=True):
             about["trial"] = try_model(model)
-    if as_json:
-        print_json(plan)
-    else:
-        _plan_table(plan).print()
+    return plan
+
+
+def print_plan(plan: Settings) -> None:
+    """Print what `run` would do, for people."""
+    _plan_table(plan).print()
 
 
 def describe_plan(prepared: PreparedJob, resources: ResourcePlan | None, cluster: Cluster | None) -> Settings:

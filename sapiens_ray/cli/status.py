@@ -7,9 +7,10 @@ import json
 from typing import TYPE_CHECKING
 
 from sapiens_ray.cli.answers import print_json
-from sapiens_ray.cli.arguments import Subparsers, add_json, at_least_one, folder_of, storage_arguments
+from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, at_least_one, folder_of, storage_arguments
 from sapiens_ray.cli.console import tell
 from sapiens_ray.errors import ConfigError
+from sapiens_ray.output.summary import counted
 
 if TYPE_CHECKING:
     from sapiens_ray.planning.status import Status
@@ -30,6 +31,7 @@ def add_status(commands: Subparsers[argparse.ArgumentParser]) -> None:
         help="with --errors: at most N error rows of each kind; default: 2, with --json all",
     )  # fmt: skip
     add_json(status)
+    add_quiet(status, "print one line, with the images and the state")
     storage_arguments(status)
     status.set_defaults(command=_status)
 
@@ -45,6 +47,8 @@ def _status(arguments: argparse.Namespace) -> int:
         _print_error_rows(output, status["errors"], arguments.per_kind)
     elif arguments.json:
         print_json(status)
+    elif arguments.quiet:
+        print(f"{_images(status)}; {_state(status)[0]}")
     else:
         examples = status["examples"]
         if arguments.errors and arguments.per_kind:
@@ -75,19 +79,22 @@ def _print_status(status: Status, examples: Examples) -> None:
     """Print the status of an output as a table. examples: of its errors, to be shown as well."""
     from sapiens_ray.cli.errors_table import add_errors
     from sapiens_ray.cli.tables import Facts
-    from sapiens_ray.output.summary import counted
 
     table = Facts()
     table.add_whole("output", status["output"])
-    expected = status["expected"]
-    share = f" of {expected} ({100 * status['images'] / expected:.1f} %)" if expected else ""
-    errors = counted(sum(status["errors"].values()), "error")
-    table.add("images", f"{status['images']}{share}: {status['ok']} ok, {errors}")
+    table.add("images", _images(status))
     add_errors(table, status["errors"], examples)
     table.add("shards", f"{status['shards_complete']} of {status['shards']} complete")
     for place, text in enumerate(_state(status)):
         table.add("" if place else "state", text)
     table.print()
+
+
+def _images(status: Status) -> str:
+    """How many images have their row."""
+    expected = status["expected"]
+    share = f" of {expected} ({100 * status['images'] / expected:.1f} %)" if expected else ""
+    return f"{status['images']}{share}: {status['ok']} ok, {counted(sum(status['errors'].values()), 'error')}"
 
 
 def _state(status: Status) -> list[str]:

@@ -98,7 +98,7 @@ def start_ray(address: str | None = None) -> None:
     else:
         use_own_token()
         options |= {"address": "local", "include_dashboard": False}
-        what = "Ray did not start on this machine"
+        what = "Ray did not start on this machine (logs: /tmp/ray/session_latest/logs)"
     with translate_errors(ClusterError, what), _stderr_to_devnull():
         ray.init(**options)
 

@@ -138,9 +138,12 @@ def _column(layout: Layout, entries: Sequence[tuple[Colour, str, str]]) -> np.nd
     return canvas
 
 
-def scale_bar(layout: Layout, colour_map: int, top: Sequence[str], bottom: Sequence[str]) -> np.ndarray:
-    """OpenCV's colour map as a bar, from its largest value at the top, with lines of text at both ends."""
-    height = max((len(top) + len(bottom) + 1) * layout.line, min(layout.height, 12 * layout.line))
+def scale_bar(layout: Layout, colour_map: int, top: Sequence[str], bottom: Sequence[str], taken: int = 0) -> np.ndarray:
+    """OpenCV's colour map as a bar, from its largest value at the top, with lines of text at both ends.
+
+    taken: pixels of the height of the panels that other blocks of the key take.
+    """
+    height = max((len(top) + len(bottom) + 1) * layout.line, min(layout.beside - taken, 12 * layout.line))
     bar, above, under = _bar(layout.line, height, colour_map), words(layout, top, INK), words(layout, bottom, INK)
     start = bar.shape[1] + layout.gap
     canvas = blank(start + max(above.shape[1], under.shape[1]), height)

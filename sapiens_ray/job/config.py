@@ -51,8 +51,8 @@ class Input(Section):
     include: list[str] = Field(
         [],
         description="Only files (or tar members) whose relative path matches one of these patterns, "
-        "such as '*.jpg' or 'train/*'. Empty: all files with a suffix that OpenCV reads. Hidden files are left out "
-        "unless a pattern with such a name asks for them, such as '.hidden/*'.",
+        "such as '*.jpg' or 'train/*', in which * stands for slashes, too. Empty: all files with a suffix that OpenCV "
+        "reads. Hidden files are left out unless a pattern with such a name asks for them, such as '.hidden/*'.",
     )
     image_column: str | None = Field(
         None,
@@ -178,8 +178,12 @@ class Job(Section):
             raw = read_yaml(file.read_bytes())
         except FileNotFoundError:
             raise ConfigError(f"{file}: no such job file") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}: cannot be read: {error}") from None
+        except IsADirectoryError:
+            raise ConfigError(f"{file}: is a folder; name a YAML job file") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{file}: is not a YAML job file: it holds no text in UTF-8") from None
+        except OSError as error:
+            raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from None
         except yaml.YAMLError as error:
             raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(raw, dict):

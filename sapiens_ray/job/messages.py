@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import get_args
+from typing import Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
@@ -21,7 +21,8 @@ def explain(item: ErrorDetails, job: type[BaseModel]) -> str:
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
         return f"{where}: unknown key; {hint}"
     if item["type"] == "missing":
-        return f"{where}: is missing"
+        choices = _choices(item["loc"], job)
+        return f"{where}: is missing" + (f"; one of {', '.join(map(str, choices))}" if choices else "")
     if item["type"] == "union_tag_not_found":
         return f"{where}.task: is missing"
     if item["type"] == "union_tag_invalid":
@@ -37,6 +38,10 @@ def explain(item: ErrorDetails, job: type[BaseModel]) -> str:
         "list_type": "should be a list, each entry on a line that starts with `- `",
         "string_pattern_mismatch": f"does not have the right form, {item.get('ctx', {}).get('pattern')}",
     }
+    if item["type"] == "string_too_short":
+        return f"{where}: is empty"
+    if item["type"] == "string_type" and item.get("input") is None:
+        return f"{where}: has no value"
     message = plain.get(item["type"]) or item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if message.startswith("["):  # a validator of the whole list named the entry
@@ -49,6 +54,18 @@ def explain(item: ErrorDetails, job: type[BaseModel]) -> str:
 
 def _known_keys(loc: tuple[int | str, ...], job: type[BaseModel]) -> list[str]:
     """The keys of the section at a place in the job."""
+    hidden = {"source"}  # derived from other keys
+    return [key for key in _section_at(loc, job).model_fields if key not in hidden]
+
+
+def _choices(loc: tuple[int | str, ...], job: type[BaseModel]) -> tuple[object, ...]:
+    """The values from which a field takes one; empty if there is no such list."""
+    annotation = _section_at(loc[:-1], job).model_fields[str(loc[-1])].annotation
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def _section_at(loc: tuple[int | str, ...], job: type[BaseModel]) -> type[BaseModel]:
+    """The section at a place in the job."""
     section = job
     for part in loc:
         if part in TASKS and section is job:
@@ -57,5 +74,4 @@ def _known_keys(loc: tuple[int | str, ...], job: type[BaseModel]) -> list[str]:
             annotation = section.model_fields[part].annotation
             kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
             section = next(kind for kind in kinds if issubclass(kind, BaseModel))
-    hidden = {"source"}  # derived from other keys
-    return [key for key in section.model_fields if key not in hidden]
+    return section

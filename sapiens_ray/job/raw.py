@@ -134,7 +134,7 @@ def apply_override(raw: RawJob, override: str) -> None:
     for part in parts[:-1]:
         if isinstance(here, list):
             if not part.isdigit() or int(part) >= len(here):
-                raise ConfigError(f"--set {key}: {part!r} is not one of the {len(here)} entries, numbered from 0")
+                raise _no_entry(key, part, here)
             here = here[int(part)]
         elif isinstance(here, dict):
             if here.get(part) is None:
@@ -145,9 +145,15 @@ def apply_override(raw: RawJob, override: str) -> None:
     last = parts[-1]
     if isinstance(here, list):
         if not last.isdigit() or int(last) >= len(here):
-            raise ConfigError(f"--set {key}: {last!r} is not one of the {len(here)} entries, numbered from 0")
+            raise _no_entry(key, last, here)
         here[int(last)] = value
     elif isinstance(here, dict):
         here[last] = value
     else:
         raise ConfigError(f"--set {key}: {last!r} is below a plain value, not in a mapping or list")
+
+
+def _no_entry(key: str, part: str, entries: list[Yaml]) -> ConfigError:
+    known = ", ".join(map(str, range(len(entries)))) if len(entries) < 4 else f"0 to {len(entries) - 1}"
+    have = f"its entries are {known}" if len(entries) != 1 else "its only entry is 0"
+    return ConfigError(f"--set {key}: there is no entry {part}; " + (have if entries else "the list is empty"))

@@ -92,6 +92,9 @@ def select(
 
 def no_labels(folder: Folder) -> OutputError:
     """The error for a folder without labels."""
+    parent, _, name = folder.uri.rstrip("/").rpartition("/")
+    if name == DATA and parent:
+        return OutputError(f"{folder.uri} is not an output folder; name the one that holds it, {parent}")
     return OutputError(f"{folder.uri} holds no labels: no files in {folder.join(DATA)}")
 
 

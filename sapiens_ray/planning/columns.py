@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from sapiens_ray.errors import InputError
+from sapiens_ray.errors import ImageError, InputError
 from sapiens_ray.job.config import Job
+from sapiens_ray.output.summary import counted
 from sapiens_ray.sources import Reading, source_of
 from sapiens_ray.storage.uris import redact_uri
+from sapiens_ray.tasks import persons
 from sapiens_ray.units import Row
 
 
@@ -89,6 +91,27 @@ def refuse_ignored_settings(job: Job, formats: set[str]) -> None:
                 f"input.{setting}: {', '.join(map(redact_uri, job.input.uri))} has no column {value!r}: only Parquet "
                 f"files and lists have columns for it; leave out input.{setting}"
             )
+
+
+def refuse_wrong_boxes(records: Sequence[Row], uris: Sequence[str], job: Job) -> None:
+    """Raise InputError if a column that holds the boxes of a task has none in the first records that are right."""
+    for name in job.box_columns:
+        problem: ImageError | None = None
+        for record in records:
+            if record.get(name) is None:
+                continue
+            try:
+                persons.parse(record[name])
+                break
+            except ImageError as error:
+                problem = problem or error
+        else:
+            if problem is not None:
+                places = ", ".join(map(redact_uri, uris))
+                raise InputError(
+                    f"{job.label_fields[name]}: {name!r} holds no boxes in the first {counted(len(records), 'image')} "
+                    f"of {places}: {problem.message}"
+                )
 
 
 def types_in_records(records: Sequence[Row], uris: Sequence[str], reading: Reading) -> dict[str, pa.DataType]:

@@ -25,6 +25,7 @@ from sapiens_ray.planning.columns import (
     readable_columns,
     refuse_ignored_columns,
     refuse_ignored_settings,
+    refuse_wrong_boxes,
     type_of,
     types_in_records,
 )
@@ -40,7 +41,7 @@ from sapiens_ray.units import Ranges, Row
 
 SHARDS_PER_FILE = 100  # of entries; opening one shard reads the footer of its file, resuming a job reads whole files
 PUBLISH_EVERY_S = 5.0
-FIRST_RECORDS, FIRST_FILES = 100, 4  # that are read to find out which columns tars have
+FIRST_RECORDS, FIRST_FILES = 100, 4  # whose columns are looked at when they are planned
 # Of a sample, out of files whose images are not counted: counting them in a compressed or remote tar reads all of it.
 LEAST_FILES_TO_COUNT, MAX_FILES_TO_COUNT = 16, 200
 FILES_AT_A_TIME = 16  # of a trial run on the first images, which may need only one
@@ -151,7 +152,9 @@ class Growth:
         if not self.plan.shards:
             raise InputError(self.left_out.nothing_found(self._job.input))
         if self._old and not self._seen_again:
-            hidden = f". {self.left_out}; input.include may ask for them" if self.left_out else ""
+            hidden = f". {self.left_out}" if self.left_out else ""
+            if self.left_out.hidden:
+                hidden += "; input.include may ask for hidden ones"
             raise OutputError(
                 f"output.uri: {redact_uri(self._job.output.uri)} holds labels of another input "
                 f"({redact_uri(self.plan.shards[0].uri)}); choose another output.uri for this one{hidden}"
@@ -301,7 +304,8 @@ class Growth:
         return source.look(shard.uri, self._reading) if isinstance(source, ShardSource) else Look()
 
     def _read_first_records(self, fresh: list[Shard]) -> None:
-        """Find out which columns the files of a format have that does not state them: from the first of them."""
+        """Look at the columns of the first images: which there are, in a format that does not state them, and whether
+        boxes are boxes."""
         reading = self._reading
         for name in {shard.format for shard in fresh} - self._with_known_columns if reading.columns else ():
             source, records, uris = source_of(name), list[Row](), list[str]()
@@ -313,7 +317,9 @@ class Growth:
                 uris += [shard.uri] if found else []
             if records:
                 self._with_known_columns.add(name)
-                self._add_types(types_in_records(records, uris, reading))
+                refuse_wrong_boxes(records, uris, self._job)
+                if isinstance(source, ShardSource) and not source.states_columns:
+                    self._add_types(types_in_records(records, uris, reading))
 
     def _add_types(self, types: dict[str, pa.DataType]) -> None:
         for name, kind in types.items():
@@ -321,10 +327,11 @@ class Growth:
 
     def _entries_of(self, found: Found) -> Iterable[Entry]:
         """The images of a folder or list. The types of its columns are found out first."""
-        if found.format == IMAGES or not self._job.input.columns:
+        names = self._job.input.columns
+        if found.format == IMAGES or not (names or self._job.box_columns):
             return found.entries
         entries = list(found.entries)
-        names = self._job.input.columns
+        refuse_wrong_boxes([entry.extra for entry in entries[:FIRST_RECORDS]], [found.uri], self._job)
         self._add_types({name: type_of(name, [entry.extra.get(name) for entry in entries]) for name in names})
         return entries
 

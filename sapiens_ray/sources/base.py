@@ -101,7 +101,13 @@ class Source:
 
 
 class ShardSource(Source, ABC):
-    """A format in which every file is a shard: the plan records the file with its stamp, not the images in it."""
+    """A format in which every file is a shard: the plan records the file with its stamp, not the images in it.
+
+    states_columns: whether `look` knows the columns of a file, and refuses one that does not exist. If not, they are
+    found out from the first records.
+    """
+
+    states_columns: ClassVar[bool] = True
 
     @abstractmethod
     def read(self, uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
@@ -116,8 +122,7 @@ class ShardSource(Source, ABC):
         return Look()
 
     def first_records(self, uri: str, reading: Reading, count: int) -> list[Row]:
-        """The columns of the first images of a file, one dict per image, for formats that do not state their columns;
-        empty for those that do, whose `look` refuses a column that does not exist."""
+        """The columns of the first images of a file, one dict per image. Empty if the file is damaged there."""
         return []
 
     def read_numbers(self, uri: str, reading: Reading) -> Iterator[int]:

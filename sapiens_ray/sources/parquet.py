@@ -81,6 +81,17 @@ class ParquetFiles(ShardSource):
                 raise InputError(f"{setting}: {uri} has no column {name!r}; it has {', '.join(schema.names)}")
         return Look(rows, {name: schema.field(name).type for name in reading.passthrough})
 
+    def first_records(self, uri: str, reading: Reading, count: int) -> list[Row]:
+        """The columns of the first `count` images."""
+        try:
+            with storage.open_read(uri, reading.storage_options) as stream, pq.ParquetFile(stream) as file:
+                columns = [name for name in reading.columns if name in file.schema_arrow.names]  # `look` refuses others
+                for batch in file.iter_batches(batch_size=count, columns=columns):
+                    return list(batch.to_pylist())
+        except (OSError, pa.ArrowException, ValueError) as error:  # ValueError: as in `_rows`
+            raise_unless_damage(error)
+        return []
+
 
 SOURCE = ParquetFiles()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import random
 import threading
 import time
@@ -59,13 +60,19 @@ def retry_deadline(seconds: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def no_retries() -> Iterator[None]:
-    """Inside the block, calls of this thread are not retried: for code that must not wait."""
-    _this_thread.no_retries = True
+def at_most(seconds: float) -> Iterator[None]:
+    """Inside the block, calls of this thread are retried for at most so long: for code that cannot wait."""
+    before = getattr(_this_thread, "at_most_s", math.inf)
+    _this_thread.at_most_s = min(seconds, before)
     try:
         yield
     finally:
-        _this_thread.no_retries = False
+        _this_thread.at_most_s = before
+
+
+def no_retries() -> contextlib.AbstractContextManager[None]:
+    """Inside the block, calls of this thread are not retried."""
+    return at_most(0)
 
 
 def is_transient(error: BaseException) -> bool:
@@ -88,7 +95,7 @@ def is_transient(error: BaseException) -> bool:
 def retrying(call: Callable[..., Answer], *args: object, **kwargs: object) -> Answer:
     """Call, and retry after transient failures. Pauses double, minus a random part, so that a thousand workers do
     not retry at the same moment. Raises the last failure after the deadline."""
-    end = time.monotonic() + (0 if getattr(_this_thread, "no_retries", False) else _deadline_s)
+    end = time.monotonic() + min(_deadline_s, getattr(_this_thread, "at_most_s", math.inf))
     pause = FIRST_PAUSE_S
     while True:
         try:

@@ -43,6 +43,11 @@ def user_path(path: str | os.PathLike[str]) -> str:
     return text if "://" in text else os.path.expanduser(text)
 
 
+def absolute(uri: str) -> str:
+    """A folder or file by a name that does not depend on the current folder; URLs stay."""
+    return uri.rstrip("/") if "://" in uri else os.path.abspath(uri)
+
+
 def relative_to(folder: str, path: str) -> str:
     """A path from a file in `folder`: relative paths are relative to the folder; absolute ones and URLs stay."""
     if "://" in path or path.startswith("/"):

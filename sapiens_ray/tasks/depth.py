@@ -103,7 +103,7 @@ class Depth(FloatMapTask[DepthOptions]):
         if lite:
             return np.hstack([photo, colours, normals])
         panels = [("photo", photo), (f"{self.column}: near is bright", colours), ("normals of the depth", normals)]
-        return annotate.compose(panels, _key(span, annotate.Layout(width, height, len(panels))))
+        return annotate.compose(panels, _key(span, mask is not None, annotate.Layout(width, height, len(panels))))
 
     def _span(self, row: Row, values: np.ndarray) -> Span | None:
         """The depths at the ends of the colours; None without foreground. values: depth of the foreground."""
@@ -113,12 +113,15 @@ class Depth(FloatMapTask[DepthOptions]):
         return (float(values.min()), float(values.max())) if values.size else None  # the mask is missing
 
 
-def _key(span: Span | None, layout: annotate.Layout) -> list[np.ndarray]:
+def _key(span: Span | None, masked: bool, layout: annotate.Layout) -> list[np.ndarray]:
     if span is None:
         return [annotate.words(layout, ["no foreground"], annotate.INK)]
+    rest = [annotate.words(layout, ["grey, black:", "background"])] if masked else []
+    rest.append(annotate.words(layout, ["normals: red", "faces right,", "green down"]))
+    title = annotate.words(layout, ["relative depth"])
     near, far = (f"{depth:.3g}" for depth in span)
-    bar = annotate.scale_bar(layout, INFERNO, [near, "near"], ["far", far])
-    return [annotate.words(layout, ["relative depth"]), bar, annotate.words(layout, ["larger is", "farther"])]
+    taken = sum(block.shape[0] + layout.gap for block in (title, *rest))
+    return [title, annotate.scale_bar(layout, INFERNO, [near, "near"], ["far", far], taken), *rest]
 
 
 def nearness(depth: np.ndarray, inside: np.ndarray, span: Span | None = None) -> np.ndarray:

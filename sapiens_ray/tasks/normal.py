@@ -88,6 +88,8 @@ class Normal(FloatMapTask[NormalOptions]):
         # Meta does not say whether z points to the camera. The key shows the half that the picture shows.
         front = z.size == 0 or float(z.mean()) >= 0
         key = [annotate.words(layout, ["colours of", "directions"]), sphere(layout.text, front)]
+        if mask is not None:
+            key.append(annotate.words(layout, ["black: background"]))
         return annotate.compose(panels, key)
 
 

@@ -108,7 +108,7 @@ def expand(value: object, words: tuple[str, ...], keys: tuple[str, ...]) -> obje
         return {"source": "none"}
     if isinstance(value, str):
         if value not in words:
-            raise ValueError(f"{value!r} is not one of {', '.join(words)}, or a mapping with {' or '.join(keys)}")
+            raise ValueError(f"should be one of {', '.join(words)}, or a mapping with {' or '.join(keys)}")
         return {"source": value}
     if not isinstance(value, dict):
         return value  # the usual message

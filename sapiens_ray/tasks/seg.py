@@ -105,12 +105,13 @@ class Seg(Task[SegOptions]):
 
     def _key(self, row: Row, layout: annotate.Layout) -> list[np.ndarray]:
         table = body_parts()
-        found = zip(row[f"{self.column}_area"], row[f"{self.column}_classes"], strict=True)
-        parts = sorted(((area, number) for area, number in found if number > 0), reverse=True)
+        shares = dict(zip(row[f"{self.column}_classes"], row[f"{self.column}_area"], strict=True))
+        parts = sorted(((area, number) for number, area in shares.items() if number > 0), reverse=True)
         if not parts:
             return [annotate.words(layout, ["no body parts:", "all background"], annotate.INK)]
         entries = [(table.colours[number][::-1], table.names[number], percent(area)) for area, number in parts]
-        return [annotate.words(layout, ["share of the photo"]), annotate.legend(layout, entries)]
+        rest = annotate.words(layout, [f"background: {percent(shares.get(0, 0))}"])
+        return [annotate.words(layout, ["share of the photo"]), annotate.legend(layout, entries), rest]
 
 
 def percent(share: float) -> str:

@@ -127,6 +127,28 @@ def test_a_wrong_command_line(command):
     assert plain.code == 2 and plain.out == "" and plain.err.startswith("usage: sapiens-ray [-h] [--version] COMMAND")
 
 
+def test_the_usage_of_the_command_is_shown_that_has_no_such_option(command):
+    done = command("status", "x", "--bogus")
+    first, *_, last = done.err.splitlines()
+    assert first.startswith("usage: sapiens-ray status [-h]") and done.code == 2
+    assert last == "sapiens-ray status: error: unrecognized arguments: --bogus"
+    assert command("checkpoints", "list", "--bogus").err.startswith("usage: sapiens-ray checkpoints list [-h]")
+
+
+def test_a_quiet_check_says_only_what_is_wrong(command, write_job, tmp_path):
+    write_photos(tmp_path / "photos", 1)
+    assert command("check", write_job(tmp_path / "photos"), "--quiet") == Finished(0, "", "")
+    done = command("check", write_job(tmp_path / "none"), "-q")
+    assert (done.code, done.out, done.err) == (2, "", f"sapiens-ray: input.uri: {tmp_path}/none does not exist\n")
+
+
+def test_what_is_no_job_file(command, tmp_path):
+    assert command("check", tmp_path).err == f"sapiens-ray: {tmp_path}: is a folder; name a YAML job file\n"
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    said = f"sapiens-ray: {tmp_path}/photo.jpg: is not a YAML job file: it holds no text in UTF-8\n"
+    assert command("check", tmp_path / "photo.jpg").err == said
+
+
 def test_a_wrong_job(command, write_job, tmp_path):
     path = write_job(tmp_path / "nowhere")
     message = f"input.uri: {tmp_path}/nowhere does not exist"

@@ -126,5 +126,5 @@ def test_a_terminal_without_escape_codes_gets_log_lines(environment):
     screen = on_terminal(80, **environment)
     assert "\x1b" not in screen
     first, note, end = screen.replace("\r\n", "\n").splitlines()
-    assert re.fullmatch(r"\d\d:\d\d:\d\d 0/1234567 images \(0\.0 %\), 0 errors", first)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d 0/1234567 images \(0\.0 %\), 0 errors, starting", first)
     assert note.startswith("seg: compiled") and end == "end"

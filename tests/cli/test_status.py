@@ -56,6 +56,10 @@ def test_the_table(command, output):
     ]
 
 
+def test_one_line(command, output):
+    assert command("status", output.uri, "-q").out == "6 of 6 (100.0 %): 2 ok, 4 errors; complete\n"
+
+
 def test_the_table_with_examples(command, output):
     done = command("status", output.uri, "--errors")
     assert done.out.splitlines()[2:7] == [

@@ -169,6 +169,9 @@ def test_run_resume_grow_status_and_export(cluster, sapiens_ray, write_job, tmp_
 
     exported = sapiens_ray("export", output, "--format", "lite", "--to", tmp_path / "lite")
     assert exported.code == 0 and "9 images exported, 1 error row skipped\n" in exported.out
+    for place in (output, output / "data", f"{output}/visualizations/x"):
+        refused = sapiens_ray("export", output, "--format", "lite", "--to", place)
+        assert refused.code == 2 and "holds the labels themselves; name another folder" in refused.err
     rows = {row["image_id"]: row for row in read_output(output).to_pylist()}
     names = {"a/000.jpg": "a/000", "b/001.jpg": "b/001", "b/000.jpg": "b/000.jpg", "b/000.png": "b/000.png"}
     for image_id, name in names.items():

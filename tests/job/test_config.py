@@ -70,7 +70,8 @@ def test_files_that_are_not_job_files(write, text, message):
     ("override", "message"),
     [
         ("nonsense", "write it as key=value"),
-        ("tasks.7.mode=x", "not one of the 1 entries"),
+        ("tasks.7.mode=x", "there is no entry 7; its only entry is 0"),
+        ("tasks[1]=x", "there is no entry 1; its only entry is 0"),
         ("name.x=1", "plain value"),
     ],
 )
@@ -183,7 +184,7 @@ def test_equivalent_settings_have_the_same_fingerprint():
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ({"task": "pose", "boxes": "none"}, "tasks[0].keypoints: is missing"),
+        ({"task": "pose", "boxes": "none"}, "tasks[0].keypoints: is missing; one of 17, 133, 308"),
         ({"task": "pose", "keypoints": 18}, "tasks[0].keypoints: input should be 17, 133 or 308"),
         ({"task": "pose", "keypoints": 17, "boxes": "seg"}, "tasks[0].boxes: the job has no seg task"),
         ({"task": "pose", "keypoints": 17, "boxes": {"colum": "b"}}, "boxes.colum: unknown key; did you mean 'column'"),
@@ -193,7 +194,9 @@ def test_equivalent_settings_have_the_same_fingerprint():
         ),
         ({"task": "pose", "keypoints": 17, "boxes": {"detector": {"scor": 1}}}, "did you mean 'score'"),
         ({"task": "pose", "keypoints": 17, "boxes": {"detector": {"model": "torchscript"}}}, "needs a `checkpoint`"),
-        ({"task": "pose", "keypoints": 17, "boxes": "detectors"}, "'detectors' is not one of none, seg, detector"),
+        ({"task": "pose", "keypoints": 17, "boxes": "detectors"}, "should be one of none, seg, detector"),
+        ({"task": "seg", "checkpoint": ""}, "tasks[0].checkpoint: is empty"),
+        ({"task": "seg", "checkpoint": None}, "tasks[0].checkpoint: has no value"),
         (
             {"task": "depht"},
             "tasks[0].task: 'depht' is not one of seg, depth, normal, pose, features; did you mean 'depth'?",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from sapiens_ray.engine.assemble import make_unit
@@ -68,6 +69,32 @@ def test_a_column_that_no_first_record_of_a_tar_has_is_refused(write_job, tmp_pa
 def test_a_column_that_only_some_records_have_is_taken(write_job, tar, model):
     prepared = prepare_job(Job.load(write_job(tar, input={"columns": ["rating", "key"]}, tasks=pose(model, "boxes"))))
     assert prepared.plan.extra_schema == pa.schema([("key", pa.string()), ("rating", pa.float64())])
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet", "jsonl", "csv"])
+def test_a_column_of_boxes_without_boxes_is_refused(write_job, tmp_path, photos, tar, model, kind):
+    """Before a label is written; the first records are enough to see it."""
+    captions = [f"photo {number}" for number in range(COUNT)]
+    if kind == "parquet":
+        rows = {"image": [file.read_bytes() for file in photos], "caption": captions}
+        pa.parquet.write_table(pa.table(rows), tmp_path / "x.parquet")
+    elif kind != "tar":
+        lines = [json.dumps({"path": str(file), "caption": f"photo {n}"}) for n, file in enumerate(photos)]
+        if kind == "csv":
+            lines = ["path,caption", *(f"{file},photo {number}" for number, file in enumerate(photos))]
+        (tmp_path / f"x.{kind}").write_text("\n".join(lines))
+    said = refusal(write_job(tmp_path / f"x.{kind}", tasks=pose(model, "caption")))
+    assert said == (
+        f"tasks[0].boxes.column: 'caption' holds no boxes in the first 6 images of {tmp_path}/x.{kind}: not JSON: "
+        "'photo 0'; write [[x1, y1, x2, y2], …]"
+    )
+
+
+def test_boxes_of_some_first_images_are_enough(write_job, tmp_path, photos, model):
+    cells = [None, "nonsense", [[0, 0, 5, 5]], 7, None, None]
+    lines = [json.dumps({"path": str(file), "boxes": cell}) for file, cell in zip(photos, cells, strict=True)]
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    assert prepare_job(Job.load(write_job(tmp_path / "x.jsonl", tasks=pose(model, "boxes")))).expected == COUNT
 
 
 def test_only_the_first_tars_are_opened(write_job, tmp_path, tar, monkeypatch):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from sapiens_ray.storage import retries
-from sapiens_ray.storage.retries import concerns_one_file, is_transient, no_retries, retrying
+from sapiens_ray.storage.retries import at_most, concerns_one_file, is_transient, no_retries, retrying
 from sapiens_ray.storage.uris import redact_uri
 
 
@@ -72,6 +72,10 @@ def test_pauses_double_with_a_random_part_until_the_deadline(monkeypatch):
     with pytest.raises(TimeoutError), no_retries():
         retrying(fail)
     assert pauses == []
+    start = now[0]
+    with pytest.raises(TimeoutError), at_most(10), at_most(100):
+        retrying(fail)
+    assert 7 <= now[0] - start <= 10
 
 
 def test_a_retry_that_succeeds_returns_its_value(monkeypatch):
