@@ -130,7 +130,7 @@ def main() -> None:
         folder = Path(name)
         source = folder / "model.pth"
         write_random(source, arguments.task, arguments.size)
-        run = [sys.executable, "-m", "sapiens_ray.cli", "convert", str(source), "--to"]
+        run = [sys.executable, "-m", "sapiens_ray", "convert", str(source), "--to"]
         files = {"torchscript": "model_torchscript.pt2"}
         if not arguments.quick:
             files |= {"bfloat16": "model_bfloat16.pt2", "safetensors": "model.safetensors"}

@@ -1,7 +1,8 @@
-"""`python -m sapiens_ray`: the command line, where the console script is not on the path."""
+"""`python -m sapiens_ray`, if the console script is not on the PATH."""
 
 import sys
 
-from sapiens_ray.cli.commands import main
+from sapiens_ray.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

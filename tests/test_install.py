@@ -59,7 +59,7 @@ def test_an_editable_clone_wins_over_the_folder_beside_it(clone, env, tmp_path):
         assert printed.startswith(f"{clone}/sapiens_ray/__init__.py ['Job', 'Labeler',"), folder
     script = run(venv / "bin" / "sapiens-ray", "--version", cwd=clone.parent, env=env)
     assert script.startswith("sapiens-ray ")
-    assert "usage: sapiens-ray" in run(python, "-m", "sapiens_ray.cli", "--help", cwd=clone.parent, env=env)
+    assert "usage: sapiens-ray" in run(python, "-m", "sapiens_ray", "--help", cwd=clone.parent, env=env)
 
 
 def test_a_wheel_holds_the_package_and_nothing_else(clone, env, tmp_path):

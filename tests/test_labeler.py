@@ -117,8 +117,12 @@ def test_read_labels_takes_any_spelling_of_a_folder(tmp_path, monkeypatch):
         assert sr.read_labels(output)["image_id"].tolist() == wanted, output
     with pytest.raises(OutputError, match=f"^{tmp_path}/none holds no labels"):
         sr.read_labels("~/none/")
-    with pytest.raises(OutputError, match=r"name the one that holds it, labels$"):
+    with pytest.raises(OutputError, match=r"^labels/data is the part of an output that holds its files; read labels$"):
         sr.read_labels("labels/data")
+    (tmp_path / "data").mkdir()
+    for folder in ("data", str(tmp_path / "data"), "none/data", f"file://{tmp_path}/data"):
+        with pytest.raises(OutputError, match="holds no labels: no files in"):
+            sr.read_labels(folder)
 
 
 def test_messages_name_options_as_they_were_given(model, tmp_path):

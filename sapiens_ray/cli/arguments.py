@@ -67,4 +67,4 @@ def folder_of(uri: str, arguments: argparse.Namespace) -> Folder:
     from sapiens_ray.storage import Folder
 
     options = dict(option.partition("=")[::2] for option in arguments.storage_options)
-    return Folder(uri.rstrip("/"), options)
+    return Folder(uri.rstrip("/") or "/", options)

@@ -65,6 +65,11 @@ def _figures(summary: Summary, without: set[str]) -> list[Text]:
     return parts
 
 
+def _starts(summary: Summary) -> bool:
+    """Whether no image was labelled yet, and some are left."""
+    return not summary.labelled and summary.images != summary.expected
+
+
 def _bar(share: float, length: int, ascii_only: bool) -> Text:
     done = round(min(share, 1.0) * length)
     full, rest = ("#", "-") if ascii_only else ("━", "━")
@@ -122,7 +127,7 @@ class ProgressView:
                 self._log_line(self._summary)
 
     def _log_line(self, summary: Summary) -> None:
-        tell(f"{time.strftime('%H:%M:%S')} {summary.line()}{'' if summary.labelled else ', starting'}")
+        tell(f"{time.strftime('%H:%M:%S')} {summary.line()}{', starting' if _starts(summary) else ''}")
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None

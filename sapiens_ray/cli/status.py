@@ -10,7 +10,6 @@ from sapiens_ray.cli.answers import print_json
 from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, at_least_one, folder_of, storage_arguments
 from sapiens_ray.cli.console import tell
 from sapiens_ray.errors import ConfigError
-from sapiens_ray.output.summary import counted
 
 if TYPE_CHECKING:
     from sapiens_ray.planning.status import Status
@@ -41,6 +40,8 @@ def _status(arguments: argparse.Namespace) -> int:
 
     if arguments.per_kind and not arguments.errors:
         raise ConfigError("--per-kind: limits the rows of --errors, which is not given")
+    if arguments.quiet and arguments.errors:
+        raise ConfigError("--quiet: prints one line, without what --errors shows; give one of them")
     output = folder_of(arguments.output, arguments)
     status = output_status(output, tell)
     if arguments.errors and arguments.json:
@@ -48,7 +49,7 @@ def _status(arguments: argparse.Namespace) -> int:
     elif arguments.json:
         print_json(status)
     elif arguments.quiet:
-        print(f"{_images(status)}; {_state(status)[0]}")
+        print("; ".join([_images(status), *_state(status)]))
     else:
         examples = status["examples"]
         if arguments.errors and arguments.per_kind:
@@ -92,6 +93,8 @@ def _print_status(status: Status, examples: Examples) -> None:
 
 def _images(status: Status) -> str:
     """How many images have their row."""
+    from sapiens_ray.output.summary import counted
+
     expected = status["expected"]
     share = f" of {expected} ({100 * status['images'] / expected:.1f} %)" if expected else ""
     return f"{status['images']}{share}: {status['ok']} ok, {counted(sum(status['errors'].values()), 'error')}"

@@ -98,7 +98,7 @@ def start_ray(address: str | None = None) -> None:
     else:
         use_own_token()
         options |= {"address": "local", "include_dashboard": False}
-        what = "Ray did not start on this machine (logs: /tmp/ray/session_latest/logs)"
+        what = "Ray did not start on this machine (its logs: session_latest/logs in RAY_TMPDIR, or in /tmp/ray)"
     with translate_errors(ClusterError, what), _stderr_to_devnull():
         ray.init(**options)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 
 from sapiens_ray.errors import OutputError
 from sapiens_ray.output.done import list_units, with_units
-from sapiens_ray.output.layout import DATA, data_file
+from sapiens_ray.output.layout import DATA, PLAN_FILE, data_file
 from sapiens_ray.output.schema import labels_in
 from sapiens_ray.storage import Folder
 from sapiens_ray.tasks.stored import AsArrays, Decoder, MapColumn, MapSize, StoredLabels
@@ -93,8 +94,10 @@ def select(
 def no_labels(folder: Folder) -> OutputError:
     """The error for a folder without labels."""
     parent, _, name = folder.uri.rstrip("/").rpartition("/")
-    if name == DATA and parent:
-        return OutputError(f"{folder.uri} is not an output folder; name the one that holds it, {parent}")
+    if name == DATA and parent and not parent.endswith("/"):  # not the root, nor a bucket
+        with contextlib.suppress(Exception):  # of the storage
+            if Folder(parent, folder.options).exists(PLAN_FILE):
+                return OutputError(f"{folder.uri} is the part of an output that holds its files; read {parent}")
     return OutputError(f"{folder.uri} holds no labels: no files in {folder.join(DATA)}")
 
 

@@ -8,9 +8,8 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from sapiens_ray.errors import ImageError, InputError
+from sapiens_ray.errors import InputError
 from sapiens_ray.job.config import Job
-from sapiens_ray.output.summary import counted
 from sapiens_ray.sources import Reading, source_of
 from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.tasks import persons
@@ -94,24 +93,17 @@ def refuse_ignored_settings(job: Job, formats: set[str]) -> None:
 
 
 def refuse_wrong_boxes(records: Sequence[Row], uris: Sequence[str], job: Job) -> None:
-    """Raise InputError if a column that holds the boxes of a task has none in the first records that are right."""
+    """Raise InputError if a column that is to hold the boxes of a task holds something else in the first records: text,
+    numbers, objects. Lists of numbers that are no boxes are not refused: they concern their image, whose row says so.
+    """
     for name in job.box_columns:
-        problem: ImageError | None = None
-        for record in records:
-            if record.get(name) is None:
-                continue
-            try:
-                persons.parse(record[name])
-                break
-            except ImageError as error:
-                problem = problem or error
-        else:
-            if problem is not None:
-                places = ", ".join(map(redact_uri, uris))
-                raise InputError(
-                    f"{job.label_fields[name]}: {name!r} holds no boxes in the first {counted(len(records), 'image')} "
-                    f"of {places}: {problem.message}"
-                )
+        given = [record[name] for record in records if record.get(name) is not None]
+        wrong = [cell for cell in given if not persons.may_be_boxes(cell)]
+        if wrong and len(wrong) == len(given) and 2 * len(given) >= len(records):
+            raise InputError(
+                f"{job.label_fields[name]}: {name!r} holds no boxes in {', '.join(map(redact_uri, uris))}, but "
+                f"{str(wrong[0])[:40]!r} and the like; it should hold [[x1, y1, x2, y2], …]"
+            )
 
 
 def types_in_records(records: Sequence[Row], uris: Sequence[str], reading: Reading) -> dict[str, pa.DataType]:

@@ -306,9 +306,13 @@ class Growth:
     def _read_first_records(self, fresh: list[Shard]) -> None:
         """Look at the columns of the first images: which there are, in a format that does not state them, and whether
         boxes are boxes."""
-        reading = self._reading
-        for name in {shard.format for shard in fresh} - self._with_known_columns if reading.columns else ():
+        for name in {shard.format for shard in fresh} - self._with_known_columns:
             source, records, uris = source_of(name), list[Row](), list[str]()
+            reading = self._reading
+            if isinstance(source, ShardSource) and source.states_columns:
+                reading = replace(reading, passthrough=(), labels=tuple(self._job.box_columns))
+            if not reading.columns:
+                continue
             for shard in (shard for shard in fresh if shard.format == name):
                 if not isinstance(source, ShardSource) or len(records) >= FIRST_RECORDS or len(uris) == FIRST_FILES:
                     break
@@ -317,7 +321,8 @@ class Growth:
                 uris += [shard.uri] if found else []
             if records:
                 self._with_known_columns.add(name)
-                refuse_wrong_boxes(records, uris, self._job)
+                if not self._old:  # in others the rows of these images say so, as in the runs before
+                    refuse_wrong_boxes(records, uris, self._job)
                 if isinstance(source, ShardSource) and not source.states_columns:
                     self._add_types(types_in_records(records, uris, reading))
 
@@ -328,10 +333,16 @@ class Growth:
     def _entries_of(self, found: Found) -> Iterable[Entry]:
         """The images of a folder or list. The types of its columns are found out first."""
         names = self._job.input.columns
-        if found.format == IMAGES or not (names or self._job.box_columns):
+        if found.format == IMAGES:
             return found.entries
-        entries = list(found.entries)
-        refuse_wrong_boxes([entry.extra for entry in entries[:FIRST_RECORDS]], [found.uri], self._job)
+        all_of_them = iter(found.entries)
+        if self._job.box_columns and not self._old:
+            first = list(itertools.islice(all_of_them, FIRST_RECORDS))
+            refuse_wrong_boxes([entry.extra for entry in first], [found.uri], self._job)
+            all_of_them = itertools.chain(first, all_of_them)
+        if not names:
+            return all_of_them
+        entries = list(all_of_them)
         self._add_types({name: type_of(name, [entry.extra.get(name) for entry in entries]) for name in names})
         return entries
 

@@ -107,7 +107,7 @@ class ShardSource(Source, ABC):
     found out from the first records.
     """
 
-    states_columns: ClassVar[bool] = True
+    states_columns: ClassVar[bool] = False
 
     @abstractmethod
     def read(self, uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
@@ -122,7 +122,7 @@ class ShardSource(Source, ABC):
         return Look()
 
     def first_records(self, uri: str, reading: Reading, count: int) -> list[Row]:
-        """The columns of the first images of a file, one dict per image. Empty if the file is damaged there."""
+        """The columns of the first images of a file, one dict per image. Damage ends the list."""
         return []
 
     def read_numbers(self, uri: str, reading: Reading) -> Iterator[int]:

@@ -16,7 +16,6 @@ from sapiens_ray.imaging.images import encode_png
 from sapiens_ray.imaging.pillow import encode_pillow
 from sapiens_ray.sources.base import Encoded, reason
 from sapiens_ray.sources.lists import PATH_COLUMNS
-from sapiens_ray.storage.retries import at_most
 from sapiens_ray.storage.uris import redact_uri, user_path
 from sapiens_ray.units import Row
 
@@ -27,7 +26,6 @@ OneImage: TypeAlias = (
 AnyImages: TypeAlias = OneImage | Iterable[OneImage]
 Columns: TypeAlias = Mapping[str, Sequence[Any]]  # an input column -> its value for each image
 
-RETRY_S = 10.0  # somebody waits for the answer; a job retries for `storage_retry_s`
 _KINDS = (
     "a path or URL, the bytes of an image file, a binary file, a Pillow image, an H x W x 3 uint8 BGR array, or a row "
     "(dict) with one of them"
@@ -174,8 +172,7 @@ def _encoded(index: int, image: Any, max_pixels: int) -> Encoded:
     if isinstance(image, str | os.PathLike):
         encoded.image_id = encoded.uri = redact_uri(os.fspath(image))
         try:
-            with at_most(RETRY_S):
-                encoded.data = storage.read_bytes(user_path(image))
+            encoded.data = storage.read_bytes(user_path(image))
         except Exception as error:  # storage libraries raise many types
             encoded.error = reason(error)
         return encoded

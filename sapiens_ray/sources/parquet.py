@@ -57,6 +57,7 @@ class ParquetFiles(ShardSource):
     """Tables of images."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".parquet",)
+    states_columns: ClassVar[bool] = True
 
     def read(self, uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
         """The images of one Parquet file, row by row.
@@ -88,7 +89,7 @@ class ParquetFiles(ShardSource):
                 columns = [name for name in reading.columns if name in file.schema_arrow.names]  # `look` refuses others
                 for batch in file.iter_batches(batch_size=count, columns=columns):
                     return list(batch.to_pylist())
-        except (OSError, pa.ArrowException, ValueError) as error:  # ValueError: as in `_rows`
+        except (OSError, pa.ArrowException, ValueError, OverflowError) as error:  # as in `_rows`
             raise_unless_damage(error)
         return []
 
@@ -137,7 +138,7 @@ def _rows(
                 yield index, row
                 index += 1
         problem: Exception = ValueError(f"the row group has {index - first} rows, the footer says {count}")
-    except (OSError, pa.ArrowException, ValueError) as error:  # ValueError: text is not UTF-8, dates are out of range
+    except (OSError, pa.ArrowException, ValueError, OverflowError) as error:  # text is not UTF-8; dates after year 9999
         raise_unless_damage(error)
         problem = error
     for lost in range(index, first + count):

@@ -50,7 +50,6 @@ class Tars(ShardSource):
 
     suffixes: ClassVar[tuple[str, ...]] = (".tar", ".tar.gz", ".tgz")
     ignored: ClassVar[tuple[str, ...]] = ("id_column", "image_column")
-    states_columns: ClassVar[bool] = False
 
     def read(self, uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
         """The image members of a tar, read once, front to back.

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import math
+import logging
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from sapiens_ray.storage.uris import redact_uris_in
+
 Answer = TypeVar("Answer")
 
+_LOG = logging.getLogger("sapiens_ray")
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
+SILENT_S, TELL_EVERY_S = 5.0, 60.0
 
 _TRANSIENT_ERRNO = {
     errno.EAGAIN, errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT, errno.EPIPE,
@@ -40,6 +44,7 @@ _ACCESS_NAMES = {"NoCredentialsError", "PartialCredentialsError", "CredentialRet
 
 _deadline_s = 120.0
 _this_thread = threading.local()
+_told_at: float | None = None
 
 
 def set_retry_deadline(seconds: float) -> float:
@@ -60,19 +65,13 @@ def retry_deadline(seconds: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """Inside the block, calls of this thread are retried for at most so long: for code that cannot wait."""
-    before = getattr(_this_thread, "at_most_s", math.inf)
-    _this_thread.at_most_s = min(seconds, before)
+def no_retries() -> Iterator[None]:
+    """Inside the block, calls of this thread are not retried: for code that must not wait."""
+    _this_thread.no_retries = True
     try:
         yield
     finally:
-        _this_thread.at_most_s = before
-
-
-def no_retries() -> contextlib.AbstractContextManager[None]:
-    """Inside the block, calls of this thread are not retried."""
-    return at_most(0)
+        _this_thread.no_retries = False
 
 
 def is_transient(error: BaseException) -> bool:
@@ -95,7 +94,8 @@ def is_transient(error: BaseException) -> bool:
 def retrying(call: Callable[..., Answer], *args: object, **kwargs: object) -> Answer:
     """Call, and retry after transient failures. Pauses double, minus a random part, so that a thousand workers do
     not retry at the same moment. Raises the last failure after the deadline."""
-    end = time.monotonic() + min(_deadline_s, getattr(_this_thread, "at_most_s", math.inf))
+    started = time.monotonic()
+    end = started + (0 if getattr(_this_thread, "no_retries", False) else _deadline_s)
     pause = FIRST_PAUSE_S
     while True:
         try:
@@ -104,8 +104,20 @@ def retrying(call: Callable[..., Answer], *args: object, **kwargs: object) -> An
             wait = pause * random.uniform(0.5, 1.0)
             if not is_transient(error) or time.monotonic() + wait > end:
                 raise
+            if time.monotonic() - started > SILENT_S:
+                _tell(error, end - time.monotonic())
             time.sleep(wait)
             pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+def _tell(error: Exception, left_s: float) -> None:
+    """Say that a storage does not answer, once in a while: many threads may wait for it."""
+    global _told_at
+    now = time.monotonic()
+    if _told_at is None or now - _told_at > TELL_EVERY_S:
+        _told_at = now
+        reason = redact_uris_in(" ".join(str(error).split()))[:200] or type(error).__name__
+        _LOG.warning("The storage does not answer (%s); trying again for up to %.0f s.", reason, left_s)
 
 
 def concerns_one_file(error: Exception, is_reachable: Callable[[], bool]) -> bool:

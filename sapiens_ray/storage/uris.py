@@ -44,8 +44,9 @@ def user_path(path: str | os.PathLike[str]) -> str:
 
 
 def absolute(uri: str) -> str:
-    """A folder or file by a name that does not depend on the current folder; URLs stay."""
-    return uri.rstrip("/") if "://" in uri else os.path.abspath(uri)
+    """A folder or file by a name that does not depend on the current folder or on links; URLs stay."""
+    path = uri.removeprefix("file://")
+    return uri.rstrip("/") if "://" in path else os.path.realpath(path)
 
 
 def relative_to(folder: str, path: str) -> str:

@@ -153,9 +153,12 @@ def parse(value: object) -> list[list[float]]:
         text = value
         try:
             value = json.loads(text) if text.strip() else None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ImageError("bad_boxes", f"not JSON: {text[:80]!r}; write [[x1, y1, x2, y2], …]") from None
-    value = _plain(value)
+    try:
+        value = _plain(value)
+    except RecursionError:
+        raise ImageError("bad_boxes", "lists in lists in lists instead of [[x1, y1, x2, y2], …]") from None
     if value is None:
         return []
     if not isinstance(value, list | tuple):
@@ -163,6 +166,16 @@ def parse(value: object) -> list[list[float]]:
     if value and all(_is_number(item) for item in value):
         value = [value]  # one person, not wrapped
     return [_parse_box(box) for box in value]
+
+
+def may_be_boxes(value: object) -> bool:
+    """Whether a cell holds a list, of whatever, and not something else."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else []
+        except (ValueError, RecursionError):
+            return False
+    return value is None or isinstance(value, list | tuple) or hasattr(value, "tolist")
 
 
 def _plain(value: object) -> object:
@@ -190,4 +203,7 @@ def _parse_box(box: object) -> list[float]:
     score: object = box[4] if len(box) == 5 else None
     if score is not None and not _is_number(score):
         raise ImageError("bad_boxes", f"{str(box)[:80]}: the score is not a number")
-    return [x1, y1, x2, y2, math.nan if score is None else float(score)]
+    try:
+        return [x1, y1, x2, y2, math.nan if score is None else float(score)]
+    except OverflowError:
+        raise ImageError("bad_boxes", f"{str(box)[:80]}: the score is not a number") from None

@@ -42,7 +42,7 @@ def export(tmp_path: Path):
             "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
             "COLUMNS": "200",
         }
-        command = [sys.executable, "-m", "sapiens_ray.cli", "export", *arguments]
+        command = [sys.executable, "-m", "sapiens_ray", "export", *arguments]
         return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
     return run

@@ -58,6 +58,11 @@ def test_the_table(command, output):
 
 def test_one_line(command, output):
     assert command("status", output.uri, "-q").out == "6 of 6 (100.0 %): 2 ok, 4 errors; complete\n"
+    Summary("job", output.uri, expected=6, state="failed", message="4 of 6 images are error rows").write(output)
+    said = f"6 of 6 (100.0 %): 2 ok, 4 errors; complete; failed at {written_at(output)}: 4 of 6 images are error rows\n"
+    assert command("status", output.uri, "-q").out == said
+    both = command("status", output.uri, "-q", "--errors")
+    assert both.code == 2 and "--quiet: prints one line" in both.err
 
 
 def test_the_table_with_examples(command, output):

@@ -169,7 +169,8 @@ def test_run_resume_grow_status_and_export(cluster, sapiens_ray, write_job, tmp_
 
     exported = sapiens_ray("export", output, "--format", "lite", "--to", tmp_path / "lite")
     assert exported.code == 0 and "9 images exported, 1 error row skipped\n" in exported.out
-    for place in (output, output / "data", f"{output}/visualizations/x"):
+    (tmp_path / "link").symlink_to(output)
+    for place in (output, output / "data", f"{output}/visualizations/x", tmp_path / "link", f"file://{output}/data"):
         refused = sapiens_ray("export", output, "--format", "lite", "--to", place)
         assert refused.code == 2 and "holds the labels themselves; name another folder" in refused.err
     rows = {row["image_id"]: row for row in read_output(output).to_pylist()}

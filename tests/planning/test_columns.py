@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from sapiens_ray.engine.assemble import make_unit
+from sapiens_ray.engine.assemble import Contents, make_unit
 from sapiens_ray.errors import InputError
 from sapiens_ray.execution.preflight import prepare_job, save_job
 from sapiens_ray.job.config import Job
@@ -85,16 +85,47 @@ def test_a_column_of_boxes_without_boxes_is_refused(write_job, tmp_path, photos,
         (tmp_path / f"x.{kind}").write_text("\n".join(lines))
     said = refusal(write_job(tmp_path / f"x.{kind}", tasks=pose(model, "caption")))
     assert said == (
-        f"tasks[0].boxes.column: 'caption' holds no boxes in the first 6 images of {tmp_path}/x.{kind}: not JSON: "
-        "'photo 0'; write [[x1, y1, x2, y2], …]"
+        f"tasks[0].boxes.column: 'caption' holds no boxes in {tmp_path}/x.{kind}, but 'photo 0' and the like; it "
+        "should hold [[x1, y1, x2, y2], …]"
     )
 
 
-def test_boxes_of_some_first_images_are_enough(write_job, tmp_path, photos, model):
-    cells = [None, "nonsense", [[0, 0, 5, 5]], 7, None, None]
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [None, "nonsense", [[0, 0, 5, 5]], 7, None, None],  # some are boxes
+        [None, None, None, None, "nonsense", "of few"],
+        [[[10, 10, 5, 5]]] * 6,  # wrong ones, but boxes
+        [[], [[0, 0, 10**400, 5]], [[0, 0, 5, 5, 10**400]], "[" * 100_000, "", None],
+    ],
+)
+def test_wrong_boxes_of_some_images_are_errors_of_their_rows(write_job, tmp_path, photos, model, cells):
     lines = [json.dumps({"path": str(file), "boxes": cell}) for file, cell in zip(photos, cells, strict=True)]
     (tmp_path / "x.jsonl").write_text("\n".join(lines))
     assert prepare_job(Job.load(write_job(tmp_path / "x.jsonl", tasks=pose(model, "boxes")))).expected == COUNT
+    for cell in cells:
+        unit = make_unit([Encoded(0, "x", "x", b"x", extra={"boxes": cell})], pa.schema([]), Contents(("boxes",)))
+        assert unit.rows["error_kind"][0].as_py() in (None, "bad_boxes")
+
+
+def test_an_output_that_was_begun_goes_on_with_what_its_column_holds(write_job, tmp_path, photos, model):
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps({"path": str(photos[0]), "boxes": [[0, 0, 5, 5]]}) + "\n")
+    job = Job.load(write_job(path, tasks=pose(model, "boxes")))
+    prepared = prepare_job(job)
+    prepared.settle_unit_size(4)
+    save_job(prepared)
+    others = [json.dumps({"path": str(file), "boxes": "text"}) for file in photos[1:]]
+    path.write_text("\n".join([json.dumps({"path": str(photos[0]), "boxes": "text"}), *others]))
+    assert prepare_job(job).expected == COUNT
+
+
+def test_only_the_columns_of_boxes_of_a_parquet_file_are_looked_at(write_job, tmp_path, photos, model):
+    days = pa.array([3_000_000] * COUNT, pa.date32())  # after the year 9999, where Python's dates end
+    images, boxes = [file.read_bytes() for file in photos], [[[0.0, 0.0, 5.0, 5.0]]] * COUNT
+    pa.parquet.write_table(pa.table({"image": images, "taken": days, "boxes": boxes}), tmp_path / "x.parquet")
+    path = write_job(tmp_path / "x.parquet", tasks=pose(model, "boxes"), input={"columns": ["taken"]})
+    assert prepare_job(Job.load(path)).expected == COUNT
 
 
 def test_only_the_first_tars_are_opened(write_job, tmp_path, tar, monkeypatch):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from sapiens_ray.storage import retries
-from sapiens_ray.storage.retries import at_most, concerns_one_file, is_transient, no_retries, retrying
+from sapiens_ray.storage.retries import concerns_one_file, is_transient, no_retries, retrying
 from sapiens_ray.storage.uris import redact_uri
 
 
@@ -72,10 +72,26 @@ def test_pauses_double_with_a_random_part_until_the_deadline(monkeypatch):
     with pytest.raises(TimeoutError), no_retries():
         retrying(fail)
     assert pauses == []
-    start = now[0]
-    with pytest.raises(TimeoutError), at_most(10), at_most(100):
-        retrying(fail)
-    assert 7 <= now[0] - start <= 10
+
+
+def test_a_storage_that_does_not_answer_is_told_once_in_a_while(monkeypatch, caplog):
+    now = [1000.0]
+    monkeypatch.setattr(
+        retries, "time", SimpleNamespace(sleep=lambda s: now.append(now.pop() + s), monotonic=lambda: now[0])
+    )
+    monkeypatch.setattr(retries, "_deadline_s", 120.0)
+    monkeypatch.setattr(retries, "_told_at", None)
+    monkeypatch.setattr(retries, "random", SimpleNamespace(uniform=lambda low, high: high))
+    for _ in range(2):
+
+        def fail() -> None:
+            raise ConnectionRefusedError("cannot connect to https://me:S3CRET@host/a.jpg")
+
+        with pytest.raises(ConnectionRefusedError):
+            retrying(fail)
+    first = caplog.messages[0]
+    said = "The storage does not answer (cannot connect to https://host/a.jpg); trying again for up to 114 s."
+    assert first == said and 3 <= len(caplog.messages) <= 4, "every minute"
 
 
 def test_a_retry_that_succeeds_returns_its_value(monkeypatch):
