@@ -199,6 +199,8 @@ def _run_job(arguments: argparse.Namespace, events: RunEvents | None) -> int:
             events.ended("stopped", exit_code)
 
     job, _ = _load_job(arguments)
+    if events:
+        events.about(job)
     with leaving_on_signals(before_leaving):  # also while libraries are imported, which expect no exceptions then
         return _label(job, arguments, events)
 

@@ -9,11 +9,16 @@ import sys
 import threading
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from sapiens_ray.cli.answers import error_fields
 from sapiens_ray.output.clock import utc_now
 from sapiens_ray.output.summary import Summary
+from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.tasks.sections import Settings
+
+if TYPE_CHECKING:
+    from sapiens_ray.job.config import Job
 
 PROGRESS_EVERY_S = 1.0  # at most this often; a unit may take milliseconds
 ALIVE_EVERY_S = 10.0  # at least this often; a unit may take minutes
@@ -30,6 +35,7 @@ class RunEvents:
         self._started = False
         self._unread = False  # whether nobody reads events, or the last one is printed
         self._summary: Summary | None = None
+        self._job: Settings = {}
         self._printed_notes = 0
         self._printed_at = 0.0
         self._ended = threading.Event()
@@ -43,6 +49,10 @@ class RunEvents:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._ended.set()
+
+    def about(self, job: Job) -> None:
+        """What the last event says of the job, whatever happens."""
+        self._job = {"name": job.name, "output": redact_uri(job.output.uri)}
 
     def started(self, plan: Settings) -> None:
         """The first event: what will be done."""
@@ -66,7 +76,7 @@ class RunEvents:
     def ended(self, event: str, exit_code: int, error: BaseException | None = None) -> None:
         """The last event: finished, failed, or stopped. Others that come after it are dropped."""
         about = error_fields(error) if error else {"error": None, "kind": None}
-        self._print(event, {**_result(self._summary), **about, "exit_code": exit_code}, last=True)
+        self._print(event, {**_result(self._summary), **self._job, **about, "exit_code": exit_code}, last=True)
         self._ended.set()
         self._unread = True
 

@@ -62,6 +62,7 @@ def describe_plan(prepared: PreparedJob, resources: ResourcePlan | None, cluster
         "images": prepared.expected if prepared.growth.ended else None,
         "subset": str(prepared.subset or ""),
         **asdict(prepared.growth.left_out),
+        "notes": prepared.notes,
         "already_done": prepared.already_done,
         "shards": len(shards),
         "shards_done": sum(done.complete for done in prepared.done.values()),
@@ -129,6 +130,8 @@ def _plan_table(plan: Settings) -> Facts:
     table.add(
         "already done", f"{counted(plan['already_done'], 'image')}, {counted(plan['shards_done'], 'whole shard')}"
     )
+    for note in plan["notes"]:
+        table.add("note", note)
     for model in plan["models"]:
         table.add(model["kind"], _model_text(model))
         table.add_whole("  checkpoint", model["checkpoint"])

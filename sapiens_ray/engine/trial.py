@@ -25,6 +25,8 @@ def _try_task(model: TaskModel) -> str:
     started = time.perf_counter()
     try:
         output = model.task.check_output(*runner.warm_up(height, width))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} It is {model.checkpoint.uri}") from None
     except RuntimeError as error:
         raise CheckpointError(
             f"{model.checkpoint.uri} cannot run a {height} x {width} image: {last_line(error)}"

@@ -14,6 +14,8 @@ from sapiens_ray.execution.authentication import forget_own_token, refuse_disagr
 from sapiens_ray.storage import translate_errors
 from sapiens_ray.tasks.sections import Settings
 
+_started_here = False  # whether `start_ray` started the cluster that this process is connected to
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -58,7 +60,7 @@ def connected_cluster() -> Cluster:
         limit_cpus=max(cpus, limits.get("CPU", 0)),
         limit_gpus=max(gpus, limits.get("GPU", 0)),
         node_gpus=tuple(node.get("GPU", 0.0) for node in nodes),
-        where=f"the cluster of {len(nodes)} node{'s' if len(nodes) != 1 else ''}",
+        where="this machine" if _started_here else f"the cluster of {len(nodes)} node{'s' if len(nodes) != 1 else ''}",
     )
 
 
@@ -101,6 +103,8 @@ def start_ray(address: str | None = None) -> None:
         what = "Ray did not start on this machine (its logs: session_latest/logs in RAY_TMPDIR, or in /tmp/ray)"
     with translate_errors(ClusterError, what), _stderr_to_devnull():
         ray.init(**options)
+    global _started_here
+    _started_here = options["address"] == "local"
 
 
 def _refuse_silent_address(address: str, what: str) -> None:

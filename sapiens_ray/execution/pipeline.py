@@ -36,7 +36,7 @@ from sapiens_ray.output.done import current, done_by_shard
 from sapiens_ray.output.error_rows import errors_in_files
 from sapiens_ray.output.layout import data_file, data_units, sweep
 from sapiens_ray.output.lock import OutputLock
-from sapiens_ray.output.summary import Summary
+from sapiens_ray.output.summary import Summary, is_done
 from sapiens_ray.planning.subset import make_subset
 from sapiens_ray.storage.retries import no_retries, retry_deadline
 from sapiens_ray.storage.uris import redact_uri, redact_uris_in
@@ -116,6 +116,7 @@ class _Run:
             subset=str(prepared.subset or ""),
             errors=errors,
             examples=examples,
+            notes=list(prepared.notes),
         )
         self._note_listing()
 
@@ -136,8 +137,10 @@ class _Run:
     def writing_summary(self) -> Iterator[None]:
         """Write the summary before and after the block, with the reason if the block failed."""
         summary, output = self.summary, self.prepared.output
+        kept = self._nothing_to_do() and is_done(output, summary.subset)  # what that run said of its speed stays
         try:
-            summary.write(output)
+            if not kept:
+                summary.write(output)
             self.report_progress(summary)
             yield
         except BaseException as error:
@@ -148,9 +151,14 @@ class _Run:
                     summary.write(output)
             raise
         else:
-            summary.write(output)
+            if not kept:
+                summary.write(output)
         finally:
             self.report_progress(summary)
+
+    def _nothing_to_do(self) -> bool:
+        prepared = self.prepared
+        return prepared.growth.ended and not prepared.pending and not self.merger.ready()
 
     def label(self, address: str | None, on_ray_ready: Callable[[], None] | None, on_start: OnStart) -> None:
         """The work on Ray: label the pending shards and merge the complete ones. Without work, Ray is not started."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 
@@ -34,7 +34,7 @@ from sapiens_ray.storage import Folder, StorageOptions
 from sapiens_ray.storage.uris import without_query
 from sapiens_ray.tasks import AnyTask
 from sapiens_ray.tasks.foreground import Mask
-from sapiens_ray.tasks.sections import Settings
+from sapiens_ray.tasks.sections import Settings, Visualize
 from sapiens_ray.units import Done, Errors, Ranges, UnitName
 from sapiens_ray.version import __version__
 
@@ -58,6 +58,7 @@ class PreparedJob:
     quarantined: dict[int, Errors]
     subset: Subset | None = None
     restarted: bool = False
+    notes: list[str] = field(default_factory=list)
     unit_size: int = 0  # of this run; see `settle_unit_size`
 
     @property
@@ -215,7 +216,8 @@ def _prepare(
     files = [name for name in written if name.shard not in growth.plan.changed]
     done = done_by_shard(files)
     growth.plan.fill_counts(done)
-    prepared = PreparedJob(job, output, models, growth, done, files, settings, quarantined, subset, restarted)
+    notes = [] if restart or not written else _changed_pictures(output, job)
+    prepared = PreparedJob(job, output, models, growth, done, files, settings, quarantined, subset, restarted, notes)
     _ = prepared.schema  # columns with the same name are refused now, not by the first unit
     return prepared
 
@@ -261,6 +263,22 @@ def _changed_settings(output: Folder, settings: Settings, models: list[PreparedM
         return changes(stored, settings, old_files, new_files, names)
     except (yaml.YAMLError, TypeError, KeyError):
         raise OutputError(f"output.uri: {output.join(JOB_FILE)} was not written by sapiens-ray") from None
+
+
+def _changed_pictures(output: Folder, job: Job) -> list[str]:
+    """A note if the pictures of an output were made with other settings."""
+    try:
+        before = Visualize.model_validate(yaml.safe_load(output.read(JOB_FILE))["job"]["output"]["visualize"])
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):  # of another version
+        return []
+    now = job.output.visualize
+    changed = [name for name in Visualize.model_fields if getattr(before, name) != getattr(now, name)]
+    if not changed:
+        return []
+    return [
+        f"output.visualize: {', '.join(changed)} changed; images that have their row keep the pictures that they have. "
+        "For others, name another output.uri, or label all again with --restart"
+    ]
 
 
 def versions() -> dict[str, str]:

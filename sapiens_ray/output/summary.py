@@ -126,6 +126,15 @@ class Summary:
         return max(0, self.expected - self.images) / self.rate_now
 
 
+def is_done(output: Folder, subset: str) -> bool:
+    """Whether `summary.json` says that the last run labelled these images, all of them."""
+    try:
+        last = json.loads(output.read(SUMMARY_FILE))
+        return bool(last["state"] == "done" and last["subset"] == subset)
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
 def counted(count: int, noun: str, plural: str = "") -> str:
     """A number with its noun: 1 error, 2 errors. plural: if it is not the noun with an s."""
     return f"{count} {noun}" if count == 1 else f"{count} {plural or f'{noun}s'}"

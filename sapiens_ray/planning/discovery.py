@@ -63,7 +63,7 @@ class LeftOut:
         """The message for an input without images."""
         kinds = f"matching {', '.join(settings.include)}" if settings.include else "with a suffix that OpenCV reads"
         message = f"input.uri: no images {kinds} in {', '.join(map(redact_uri, settings.uri))}"
-        if self.videos and not settings.include:
+        if self.videos:
             message += f", but {counted(self.videos, 'video')}: {FRAMES}"
         if self.hidden:
             message += f"; {self._hidden}: input.include may ask for it, as '.hidden/*'"
@@ -225,8 +225,9 @@ class _Search:
             counts = self._kind_in_folder(name, is_file) is not None if is_file else not self._hidden_patterns
             self.left_out.hidden += counts
             return False
-        self.left_out.videos += is_file and name.lower().endswith(VIDEOS)
-        return True
+        is_video = is_file and name.lower().endswith(VIDEOS)
+        self.left_out.videos += is_video and matches(name, self.settings.include)
+        return not is_video
 
     def _is_hidden(self, name: str) -> bool:
         """Whether a name begins with a dot, or is in a folder whose name does, and `include` does not ask for it."""

@@ -152,12 +152,9 @@ class Growth:
         if not self.plan.shards:
             raise InputError(self.left_out.nothing_found(self._job.input))
         if self._old and not self._seen_again:
-            hidden = f". {self.left_out}" if self.left_out else ""
-            if self.left_out.hidden:
-                hidden += "; input.include may ask for hidden ones"
             raise OutputError(
                 f"output.uri: {redact_uri(self._job.output.uri)} holds labels of another input "
-                f"({redact_uri(self.plan.shards[0].uri)}); choose another output.uri for this one{hidden}"
+                f"({redact_uri(self.plan.shards[0].uri)}); choose another output.uri for this one"
             )
         self.ended = True
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 
-NOBODY = "no person found"
+NOBODY, NO_BOXES = "no person found", "no boxes given"
 
 
 class PoseOptions(ModelOptions):
@@ -199,7 +199,8 @@ class Pose(CropTask[PoseOptions]):
         layout = annotate.Layout(photo.shape[1], photo.shape[0])
         title = f"{self.column}: {self.options.keypoints} keypoints"
         if not found:
-            annotate.banner(canvas, NOBODY, layout.text)
+            given = self.options.boxes.source == "column"
+            annotate.banner(canvas, NO_BOXES if given else NOBODY, layout.text)
             return annotate.compose([(title, canvas)])
         parts: set[str] = set()
         for person in persons:

@@ -64,6 +64,7 @@ def test_check(command, machine, write_job, tmp_path, model):
         "hidden": 0,
         "videos": 0,
         "outputs": 0,
+        "notes": [],
         "formats": ["images"],
         "models": [
             {

@@ -151,9 +151,19 @@ def test_run_resume_grow_status_and_export(cluster, sapiens_ray, write_job, tmp_
     assert "8 (7 ok, 1 error)" in first.out and str(output) in first.out
     before = {file.name: file.stat().st_mtime_ns for file in (output / "data").iterdir()}
 
+    speed = json.loads((output / "summary.json").read_text())["images_per_s"]
     again = sapiens_ray("run", path)
+    assert json.loads((output / "summary.json").read_text())["images_per_s"] == speed > 0, (
+        "that of the run that labelled"
+    )
     assert again.code == 0 and "every image already had its row" in again.out
     assert {file.name: file.stat().st_mtime_ns for file in (output / "data").iterdir()} == before
+
+    pictures = sapiens_ray("check", path, "--set", "output.visualize.style=lite")
+    said = " ".join(pictures.out.split())
+    assert (
+        pictures.code == 0 and "output.visualize: style changed; images that have their row keep the pictures" in said
+    )
 
     write_photos(photos / "c", 2)
     grown = sapiens_ray("run", path)

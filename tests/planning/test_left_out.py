@@ -96,6 +96,10 @@ def test_videos_beside_photos_are_counted(write_job, photos):
     assert str(left_out) == "left out: 4 hidden files or folders, 1 video"
     said = message(write_job(photos, name="png", input={"include": ["*.png"]}))
     assert "no images matching *.png" in said and "ffmpeg" not in said
+    said = message(write_job(photos, name="mp4", input={"include": ["*.mp4"]}))
+    assert "no images matching *.mp4" in said and "but 1 video: extract their frames first" in said
+    ids, left_out = listed(write_job(photos, name="all", input={"include": ["*"]}))
+    assert "clip.mp4" not in ids and left_out.videos == 1
 
 
 def test_labels_of_another_job_below_the_photos_are_not_input(write_job, tmp_path, photos):
