@@ -52,7 +52,7 @@ tasks:
             executable = [
                 sys.executable,
                 "-m",
-                "sapiens_ray.cli",
+                "sapiens_ray",
                 "run",
                 str(job),
                 "--address",
