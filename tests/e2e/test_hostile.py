@@ -144,7 +144,7 @@ def test_files_that_are_not_what_their_names_say(cluster, sapiens_ray, write_job
         ("name: one\nname: two\n", "key 'name' is there twice"),
         ("[" * 5000, "nested too deeply"),
         ("# " + "x" * 2_000_000, "the limit is 1048576"),
-        ("\xff\xfe", "cannot be read"),
+        ("\xff\xfe", "holds no text in UTF-8"),
         ("name: 2020-99-99", "not valid YAML: month must be"),
         ("? [1, 2]\n: x", "not valid YAML"),
         ("name: " + "9" * 5001, "not valid YAML: Exceeds the limit"),
