@@ -19,6 +19,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from sapiens_ray import errors as errors  # `except sr.errors.SapiensRayError` needs no other import
 from sapiens_ray.version import __version__
 
 if TYPE_CHECKING:

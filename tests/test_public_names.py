@@ -56,6 +56,12 @@ def test_the_console_script_is_the_command_line():
     assert script.value == "sapiens_ray.cli:main"
 
 
+def test_errors_can_be_caught_without_another_import():
+    code = "import sapiens_ray as sr; print(issubclass(sr.errors.InputError, sr.errors.SapiensRayError))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
 def test_importing_the_package_imports_nothing_heavy():
     """Nor does the command line, whose `--help` would wait for it."""
     heavy = {"ray", "torch", "cv2", "numpy", "pyarrow", "pydantic", "fsspec"}
