@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import ray.cloudpickle
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import actors
+import standing
 
 from sapiens_ray.execution import pipeline
 from sapiens_ray.job.config import Job
@@ -34,12 +33,11 @@ def main() -> None:
     parser.add_argument("--milliseconds", type=float, nargs="+", default=[0, 50])
     parser.add_argument("--model", type=float, default=60, help="milliseconds of the stand-in per image")
     arguments = parser.parse_args()
-    ray.cloudpickle.register_pickle_by_value(actors)
-    actors.stand_in(arguments.model / 1000)
+    standing.stand_in({"seg": arguments.model / 1000}, batch=8)
     print(f"{'latency':>8} {'images/s':>9} {'ratio':>6}")
     with tempfile.TemporaryDirectory() as name, s3_server() as s3:
         folder = Path(name)
-        actors.photos(folder / "photos", arguments.images)
+        standing.photos(folder / "photos", arguments.images)
         write_model(folder / "model.pt2")
         direct = s3.direct
         direct.mkdir("bucket")

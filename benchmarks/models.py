@@ -79,7 +79,7 @@ def measure(path: Path, mode: str, compiling: str, task: str, repeat: int, refer
     seconds = []
     for _ in range(repeat):
         started = time.perf_counter()
-        ((_, _, output),) = runner(images)  # type: ignore[arg-type]
+        ((_, _, output),) = runner(torch.from_numpy(images))
         seconds.append(time.perf_counter() - started)
     found = (output[0] if isinstance(output, tuple) else output).numpy()
     state = runner.module.state_dict() if isinstance(runner.module, torch.nn.Module) else {}

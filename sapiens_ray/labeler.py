@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from sapiens_ray.engine.assemble import Contents, add_masks, make_unit
 from sapiens_ray.engine.draw import draw_one, without_half_labels
+from sapiens_ray.engine.engine import Engine
 from sapiens_ray.engine.host import ModelHost
-from sapiens_ray.engine.models import TaskModel, in_order, resolve_models
+from sapiens_ray.engine.models import TaskModel, resolve_models
 from sapiens_ray.engine.prepare import prepare
 from sapiens_ray.errors import ConfigError, ImageError
 from sapiens_ray.job.config import Job
@@ -86,7 +87,7 @@ class Labeler:
         self.unit_size = unit_size
         self._contents = Contents.of(job)
         self.tasks = [model.task for model in models if isinstance(model, TaskModel)]
-        self._stages = [model.load(ModelHost(job.device)) for model in in_order(models)]
+        self._engine = Engine(models, ModelHost(job.device))
 
     def __call__(
         self,
@@ -143,9 +144,7 @@ class Labeler:
         return next(iter(pictures.values()))
 
     def _label(self, unit: Unit) -> Unit:
-        unit = prepare(unit, self.tasks, self.job.max_pixels)
-        for stage in self._stages:
-            unit = stage(unit)
+        unit = self._engine(prepare(unit, self.tasks, self.job.max_pixels))
         return without_half_labels(unit, self.tasks)
 
     def _units(self, images: AnyImages, columns: Columns) -> Iterator[Unit]:

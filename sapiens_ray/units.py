@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -123,11 +124,30 @@ class Picture:
     data: bytes
 
 
+DeviceUse = dict[str, list[float]]  # numbers that are summed over units; see `add_use`
+
+
+def add_use(one: DeviceUse, other: DeviceUse) -> DeviceUse:
+    """What devices did for two parts of a job.
+
+    By model: network inputs, places in the batches that they were in, and seconds in which the device ran them. Under
+    the name "": seconds that passed, and seconds in which the devices waited for inputs.
+    """
+    names = dict.fromkeys((*one, *other))
+    return {
+        name: [sum(pair) for pair in zip(one.get(name, _NO_USE), other.get(name, _NO_USE), strict=True)]
+        for name in names
+    }
+
+
+_NO_USE = (0.0, 0.0, 0.0)
+
+
 @dataclass(frozen=True)
 class UnitReport:
     """What the last stage reports to the driver about a written unit.
 
-    errors: error rows by kind. examples: up to two error rows of each kind. seconds: time by stage. notes: see
+    errors: error rows by kind. examples: up to two error rows of each kind. seconds: time by stage. notes, device: see
     `Unit`. repeated: how many units and shards the job has started again so far because a worker died; the driver
     fills it in.
     """
@@ -139,6 +159,7 @@ class UnitReport:
     notes: list[str]
     repeated: int = 0
     examples: Examples = field(default_factory=dict)
+    device: DeviceUse = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -159,6 +180,7 @@ class Unit:
         places.
     seconds: time that each stage spent on this unit.
     notes: information for users about the start of the models; each actor adds it once.
+    device: what the devices did for this unit.
     """
 
     shard: int
@@ -168,6 +190,7 @@ class Unit:
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    device: DeviceUse = field(default_factory=dict)
 
     @property
     def name(self) -> UnitName:
@@ -186,6 +209,7 @@ class Unit:
             "rows": pa.LargeListArray.from_arrays(pa.array([0, len(rows)], pa.int64()), rows),
             "seconds": pa.array([list(self.seconds.items())], pa.map_(pa.string(), pa.float64())),
             "notes": pa.array([list(self.notes)], pa.list_(pa.string())),
+            "device": pa.array([list(self.device.items())], pa.map_(pa.string(), pa.list_(pa.float64()))),
         }
         for kind, array in self.inputs.items():
             columns[f"input:{kind}:{'x'.join(map(str, array.shape[1:]))}"] = _wrap_bytes(array)
@@ -210,6 +234,7 @@ class Unit:
             inputs=inputs,
             seconds=dict(block["seconds"][0].as_py()),
             notes=tuple(block["notes"][0].as_py()),
+            device=dict(block["device"][0].as_py()),
         )
 
     def good_rows(self) -> list[int]:
@@ -267,8 +292,9 @@ def join_units(parts: Sequence[Unit], whole: Unit) -> Unit:
     for part in parts:
         seconds.update(part.seconds)
     notes = (*whole.notes, *(note for part in parts for note in part.notes))
+    device = reduce(add_use, (part.device for part in parts), whole.device)
     rows = pa.concat_tables([part.rows for part in parts])
-    return Unit(whole.shard, whole.start, whole.last, rows, inputs, dict(seconds), notes)
+    return Unit(whole.shard, whole.start, whole.last, rows, inputs, dict(seconds), notes, device)
 
 
 def _wrap_bytes(array: np.ndarray) -> pa.Array:

@@ -55,6 +55,8 @@ os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "300")
 # `ray job stop`, and a run that receives a stop signal, must not kill work that is slow only because the machine is.
 os.environ.setdefault("RAY_JOB_STOP_WAIT_TIME_S", "600")
 
+os.environ.setdefault("SAPIENS_RAY_LOGICAL_GPUS", "1")  # tests have clusters with GPUs that do not exist
+
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 

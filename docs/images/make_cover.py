@@ -342,7 +342,7 @@ def draw_stages(canvas: Canvas, x: int, width: int) -> None:
     stages = [
         ("Read", "stream the encoded bytes"),
         ("Prepare", "decode each image once"),
-        ("Infer", "one actor pool per model"),
+        ("Infer", "all models, one actor per GPU"),
         ("Write", "atomic files; reruns resume"),
     ]
     height, gap = 94, 28

@@ -122,6 +122,6 @@ def _result(summary: Summary | None) -> Settings:
     known = summary.to_dict() if summary else {}
     keys = (
         "name", "output", "images", "expected", "ok", "errors", "examples", "already_done", "repeated", "elapsed_s",
-        "images_per_s", "stages",
+        "images_per_s", "device", "stages",
     )  # fmt: skip
     return {key: known.get(key) for key in keys}

@@ -34,7 +34,7 @@ def checked_plan(job: Job, address: str | None, load: bool, subset: Subset | Non
     prepared = prepare_job(job, subset=subset, download=load)
     prepared.growth.discard()
     cluster = _cluster(address)
-    resources = plan_resources(job, cluster)
+    resources = plan_resources(job, prepared.models, cluster)
     plan = describe_plan(prepared, resources, cluster)
     if load:
         for model, about in zip(prepared.models, plan["models"], strict=True):
@@ -67,7 +67,7 @@ def describe_plan(prepared: PreparedJob, resources: ResourcePlan | None, cluster
         "shards": len(shards),
         "shards_done": sum(done.complete for done in prepared.done.values()),
         "formats": sorted({shard.format for shard in shards}),
-        "models": [_about(model, resources, place) for place, model in enumerate(prepared.models)],
+        "models": [_about(model, resources) for model in prepared.models],
         "needs": _needs(resources) if resources else None,
         "cluster": {"where": cluster.where, "nodes": cluster.nodes, "gpus": cluster.gpus, "cpus": cluster.cpus}
         if cluster
@@ -80,9 +80,9 @@ def describe_plan(prepared: PreparedJob, resources: ResourcePlan | None, cluster
     }
 
 
-def _about(model: PreparedModel, resources: ResourcePlan | None, place: int) -> Settings:
+def _about(model: PreparedModel, resources: ResourcePlan | None) -> Settings:
     """A task or a detector, its checkpoint and its actors."""
-    pool = resources.pools[place] if resources else None
+    pool = resources.pool_of(model) if resources else None
     about: Settings
     if isinstance(model, TaskModel):
         options = model.options
@@ -97,6 +97,7 @@ def _about(model: PreparedModel, resources: ResourcePlan | None, place: int) -> 
         "checkpoint": redact_uri(model.checkpoint.uri),
         "bytes": model.checkpoint.size,
         "sha256": model.checkpoint.sha256 or None,
+        "pool": pool.name if pool else None,
         "actors": pool.actors if pool else None,
         "gpus_per_actor": pool.num_gpus if pool else None,
         "cpus_per_actor": pool.num_cpus if pool else None,
@@ -132,6 +133,10 @@ def _plan_table(plan: Settings) -> Facts:
     )
     for note in plan["notes"]:
         table.add("note", note)
+    pools: dict[str, list[Settings]] = {}
+    for model in plan["models"]:
+        pools.setdefault(model["pool"], []).append(model)
+    shared = {name: models for name, models in pools.items() if len(models) > 1}
     for model in plan["models"]:
         table.add(model["kind"], _model_text(model))
         table.add_whole("  checkpoint", model["checkpoint"])
@@ -141,10 +146,13 @@ def _plan_table(plan: Settings) -> Facts:
             table.add("", "not on this machine; downloaded when the job runs, or by check --load")
         else:
             table.add_whole("  sha256", model["sha256"])
-        gpu = f"{_rounded(model['gpus_per_actor'])} GPU and " if model["gpus_per_actor"] else ""
-        table.add("  actors", f"{model['actors']} with {gpu}{_rounded(model['cpus_per_actor'])} CPU each")
+        if model["pool"] not in shared:
+            table.add("  actors", _actors_text(model))
         if model["trial"]:
             table.add("  trial", model["trial"])
+    for models in shared.values():
+        columns = ", ".join(dict.fromkeys(model["column"] for model in models))
+        table.add("actors", f"{_actors_text(models[0])}; each holds {columns}")
     if missing := {model["checkpoint"]: model["bytes"] for model in plan["models"] if model["sha256"] is None}:
         table.add("downloads", f"{counted(len(missing), 'checkpoint')}, about {size(sum(missing.values()))}")
     table.add("needs", _needs_text(plan["needs"], plan["cluster"]))
@@ -152,6 +160,11 @@ def _plan_table(plan: Settings) -> Facts:
     if plan["images"] is None or plan["images"] > plan["already_done"]:
         table.add("", _output_estimate(plan))
     return table
+
+
+def _actors_text(model: Settings) -> str:
+    gpu = f"{_rounded(model['gpus_per_actor'])} GPU and " if model["gpus_per_actor"] else ""
+    return f"{model['actors']} with {gpu}{_rounded(model['cpus_per_actor'])} CPU each"
 
 
 def _model_text(model: Settings) -> str:

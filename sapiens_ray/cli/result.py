@@ -30,12 +30,28 @@ def print_result(summary: Summary, pictures: bool, out: TextIO | None = None) ->
         table.add("time", f"{duration(summary.elapsed)} with the start, {three_digits(summary.rate)} images/s")
         stages = ", ".join(f"{stage} {three_digits(1000 * spent)}" for stage, spent in summary.stages.items())
         table.add("ms per image", stages)
+    for place, line in enumerate(_device_lines(summary)):
+        table.add("" if place else "device", line)
     table.add_whole("labels", f"{summary.output}/{DATA}/*.parquet")
     if pictures:
         table.add_whole("pictures", f"{summary.output}/{PICTURES}/")
     table.print(out)
     if summary.images and "://" not in summary.output:  # object stores may need options that must not be printed
         print(f"{styled('read a row:', DIM, out)}\n{_read_command(summary.output)}", file=out)
+
+
+def _device_lines(summary: Summary) -> list[str]:
+    """What the devices did: how busy they were, and each model on them."""
+    device = summary.device
+    if not device:
+        return []
+    waiting = f", {100 * device['waiting_for_input']:.0f} % waiting for input" if device["busy"] < 0.95 else ""
+    lines = [f"{100 * device['busy']:.0f} % busy{waiting}"]
+    for name, model in device["models"].items():
+        rate = f"{three_digits(model['inputs_per_s'])} inputs/s" if model["inputs_per_s"] else "no inputs"
+        fill = f", batches {100 * model['batch_fill']:.0f} % full" if model["batch_fill"] is not None else ""
+        lines.append(f"{name}: {rate}{fill}")
+    return lines
 
 
 def result_line(summary: Summary) -> str:

@@ -1,4 +1,4 @@
-"""The process in which a model is loaded."""
+"""The process in which models are loaded."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ DEFAULT_BATCH = {"cuda": 8, "cpu": 1}  # on a CPU larger batches are not faster,
 
 @dataclass(frozen=True)
 class ModelHost:
-    """Settings of the process that holds a model.
+    """Settings of the process that holds models.
 
-    device: auto, cpu or cuda. threads: CPU threads of torch; None keeps torch's default. cache: where compiled code is
-    kept for all nodes. drop_input: whether no later stage needs inputs of this model's kind.
+    device: auto, cpu or cuda. threads: CPU threads of torch; None keeps torch's default. workers: threads that make
+    inputs, and as many that encode results. cache: where compiled code is kept for all nodes. kept_inputs: the kinds
+    of inputs that later stages need.
     """
 
     device: str = "auto"
     threads: int | None = None
+    workers: int = 2
     cache: Folder | None = None
-    drop_input: bool = False
+    kept_inputs: frozenset[str] = frozenset()

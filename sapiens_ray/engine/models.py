@@ -18,7 +18,7 @@ from sapiens_ray.tasks.persons import DetectorOptions
 from sapiens_ray.units import PHOTO
 
 if TYPE_CHECKING:
-    from sapiens_ray.engine.inference import ModelStage
+    from sapiens_ray.engine.loaded import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class TaskModel:
         """The columns of the unit that this model adds, which other models may need."""
         return tuple(field.name for field in self.task.fields)
 
-    def load(self, host: ModelHost) -> ModelStage:
+    def load(self, host: ModelHost) -> LoadedModel:
         """Load the model in this process. Raises CheckpointError."""
-        from sapiens_ray.engine.inference import Infer
+        from sapiens_ray.engine.loaded import LoadedTask
 
-        return Infer(self.task, self.checkpoint, host)
+        return LoadedTask(self.task, self.checkpoint, host)
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,11 @@ class DetectorModel:
         """The columns of the unit that this model adds, which other models may need."""
         return (self.options.carried,)
 
-    def load(self, host: ModelHost) -> ModelStage:
+    def load(self, host: ModelHost) -> LoadedModel:
         """Load the model in this process. Raises CheckpointError."""
-        from sapiens_ray.engine.inference import Detect
+        from sapiens_ray.engine.loaded import LoadedDetector
 
-        return Detect(self.options, self.checkpoint, host)
+        return LoadedDetector(self.options, self.checkpoint, host)
 
 
 PreparedModel = TaskModel | DetectorModel
@@ -133,10 +133,9 @@ def in_order(models: Sequence[PreparedModel]) -> list[PreparedModel]:
     waiting = list(models)
     ordered: list[PreparedModel] = []
     while waiting:
-        missing = {column for model in waiting for column in model.makes}
-        ready = [model for model in waiting if not missing & set(model.needs)]
+        ready = _ready(waiting)
         if not ready:
-            raise ConfigError(f"tasks: {', '.join(model.column for model in waiting)} need each other's columns")
+            raise _circle(waiting)
         ordered.append(min(ready, key=lambda model: _rank(model, waiting)))
         waiting.remove(ordered[-1])
     return ordered
@@ -162,7 +161,36 @@ def _rank(model: PreparedModel, waiting: Sequence[PreparedModel]) -> int:
     return 1 if any({*model.makes} & {*other.needs} and _rank(other, others) < 2 for other in others) else 2
 
 
-def last_of_kind(models: Sequence[PreparedModel], position: int) -> bool:
-    """Whether no model after this one has inputs of the same kind."""
-    kind = models[position].input_kind
-    return all(later.input_kind != kind for later in models[position + 1 :])
+def in_pools(models: Sequence[PreparedModel], apart: bool = False) -> list[list[PreparedModel]]:
+    """The models of each actor pool, in the order in which a unit meets them.
+
+    Models share a pool, in one process per actor. A model has its own if its options name actors or GPUs, and all have
+    with `apart`. If such a model stands between two that share, because one needs what it makes and it needs what the
+    other makes, those two are in different pools.
+    """
+    waiting = list(models)
+    pools: list[list[PreparedModel]] = []
+    while waiting:
+        shared: list[PreparedModel] = []
+        while ready := [one for one in _ready(waiting) if not (apart or one.options.has_own_pool)]:
+            shared += ready
+            waiting = [one for one in waiting if one not in ready]
+        if shared:
+            pools.append(in_order(shared))
+        elif own := _ready(waiting):
+            first = min(own, key=lambda model: _rank(model, waiting))
+            pools.append([first])
+            waiting.remove(first)
+        else:
+            raise _circle(waiting)
+    return pools
+
+
+def _ready(waiting: Sequence[PreparedModel]) -> list[PreparedModel]:
+    """Those of the models that need nothing that another one makes."""
+    missing = {column for model in waiting for column in model.makes}
+    return [model for model in waiting if not missing & set(model.needs)]
+
+
+def _circle(waiting: Sequence[PreparedModel]) -> ConfigError:
+    return ConfigError(f"tasks: {', '.join(model.column for model in waiting)} need each other's columns")

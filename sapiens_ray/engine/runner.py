@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ import torch
 from sapiens_ray.engine.host import DEFAULT_BATCH
 from sapiens_ray.errors import first_line
 from sapiens_ray.models.compiling import CompileCache, compile_native, no_compiler, run_eagerly
-from sapiens_ray.models.device import capability, choose_device, empty_cache, out_of_memory, synchronize
+from sapiens_ray.models.device import Lane, capability, choose_device, empty_cache, out_of_memory, synchronize
 from sapiens_ray.models.loading import LoadedModel, load_model
 from sapiens_ray.tasks.base import Average, Output
 
@@ -25,18 +23,9 @@ LARGEST_BATCH = 64  # the largest that `auto` tries
 WORTHWHILE = 1.05  # `auto` takes a larger batch only if images per second grow by at least this factor
 
 
-class Batches(Protocol):
-    """Network inputs in order: an array, or an object that makes them when it is sliced."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, span: slice) -> np.ndarray: ...
-
-
 class Runner:
-    """Holds one model and feeds it full batches.
+    """Holds one model and runs batches. Only one thread may call it at a time.
 
-    Safe to call from several threads: the model runs one batch at a time, and the rest overlaps.
     loaded: the model. batch_size: the current batch size.
     """
 
@@ -69,7 +58,7 @@ class Runner:
         self.module: Callable[[torch.Tensor], Output] = self.loaded.module
         self._mean = torch.tensor(self.loaded.mean_rgb, device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(self.loaded.std_rgb, device=self.device).view(1, 3, 1, 1)
-        self._lock = threading.Lock()
+        self.lane = Lane(self.device)
 
     def warm_up(
         self, height: int, width: int, compiling: str = "none", cache: CompileCache | None = None
@@ -79,14 +68,14 @@ class Runner:
         compiling: none, default or max-autotune. cache: where compiled code is kept; without it nothing is compiled.
         Returns the output and the batch size it is for.
         """
-        black = np.zeros((1, height, width, 3), np.uint8)
+        black = np.zeros((height, width, 3), np.uint8)
         if self.auto:
-            self.batch_size = fitting_batch(lambda size: self._timed(np.repeat(black, size, 0)), LARGEST_BATCH)
+            self.batch_size = fitting_batch(lambda size: self._timed(self.lane.upload([black] * size)), LARGEST_BATCH)
             empty_cache(self.device)  # of the batches that were too large
             self.note(f"batch size {self.batch_size}, found by trying")
         if compiling != "none" and cache is not None:
             self._compile(compiling, cache, black)
-        (_, stop, output), *_ = self(np.repeat(black, self.batch_size, 0))
+        (_, stop, output), *_ = self(self.lane.upload([black] * self.batch_size))
         return output, stop
 
     def _compile(self, compiling: str, cache: CompileCache, black: np.ndarray) -> None:
@@ -102,25 +91,25 @@ class Runner:
         compile_native(self.loaded.native, compiling)
         try:
             with cache.entered(code) as start:
-                self._forward(np.repeat(black, self.batch_size, 0))
+                self._forward(self.lane.upload([black] * self.batch_size))
                 synchronize(self.device)
             self.note(start.line)
         except Exception as error:  # of any kind: from torch and from compilers
-            if isinstance(error, RuntimeError) and out_of_memory(error):
+            if out_of_memory(error):
                 return  # __call__ will find a batch that fits, and compile for it
             run_eagerly(self.loaded.native)
             self.fixed = False
             self.note(f"compiling failed, runs eagerly: {type(error).__name__}: {first_line(error)}")
 
-    def _timed(self, batch: np.ndarray) -> float:
+    def _timed(self, batch: torch.Tensor) -> float:
         self._forward(batch)  # the first run of a size also chooses algorithms
         started = time.perf_counter()
         self._forward(batch)
         synchronize(self.device)
         return time.perf_counter() - started
 
-    def __call__(self, inputs: Batches) -> Iterator[tuple[int, int, Output]]:
-        """Run N x H x W x 3 uint8 BGR through the model; `inputs` is sliced one batch at a time.
+    def __call__(self, inputs: torch.Tensor) -> Iterator[tuple[int, int, Output]]:
+        """Run N x H x W x 3 uint8 BGR, on the device, through the model, in batches.
 
         Yields (start, stop, output) for consecutive batches; `output` is what the model returns, float32, on the
         device. When memory runs out, the batch size is halved for the rest of this process, and the run continues.
@@ -130,7 +119,7 @@ class Runner:
             batch = inputs[start : start + self.batch_size]
             try:
                 output = self._forward(batch)
-            except RuntimeError as error:
+            except Exception as error:
                 ran = self.batch_size if self.fixed else len(batch)
                 if ran == 1 or self.loaded.batch is not None or not out_of_memory(error):
                     raise
@@ -141,10 +130,8 @@ class Runner:
                 continue
             # Outside `except`: its traceback keeps the tensors of the batch that was too large alive.
             empty_cache(self.device)
-            with self._lock:
-                if smaller < self.batch_size:  # another thread may have halved it first
-                    self.batch_size = smaller
-                    self.note(f"out of memory: batches of {smaller} from now on")
+            self.batch_size = smaller
+            self.note(f"out of memory: batches of {smaller} from now on")
 
     def note(self, text: str) -> None:
         """Add a note for the user. `take_notes` returns each note once, in any thread."""
@@ -158,8 +145,8 @@ class Runner:
                 taken.append(self._notes.popleft())
         return taken
 
-    def _forward(self, batch: np.ndarray) -> Output:
-        with self._lock, torch.inference_mode():
+    def _forward(self, batch: torch.Tensor) -> Output:
+        with torch.inference_mode():
             images = self._normalize(batch)
             filled = self.batch_size - len(batch) if self.fixed else 0
             if filled > 0:  # compiled code and some programs take only one shape
@@ -169,16 +156,12 @@ class Runner:
                 return output
             return self.flip_average(output, _float32(self.module(images.flip(-1)), filled), len(batch))
 
-    def _normalize(self, batch: np.ndarray) -> torch.Tensor:
+    def _normalize(self, batch: torch.Tensor) -> torch.Tensor:
         """B x H x W x 3 uint8 BGR to B x 3 x H x W RGB, (x - mean) / std, in the model's dtype, on the device.
 
         Batches are copied to the device as uint8: a quarter of the bytes of float32.
         """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # "not writable": the array is only read
-            pixels = torch.from_numpy(batch)
-        pixels = pixels.to(self.device, non_blocking=True)
-        rgb = pixels.permute(0, 3, 1, 2).flip(1).to(torch.float32, memory_format=torch.contiguous_format)
+        rgb = self.lane.use(batch).permute(0, 3, 1, 2).flip(1).to(torch.float32, memory_format=torch.contiguous_format)
         return rgb.sub_(self._mean).div_(self._std).to(self.loaded.dtype)
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -19,10 +21,11 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from sapiens_ray.engine import watchdog
-from sapiens_ray.errors import JobError
+from sapiens_ray.errors import JobError, last_line
 from sapiens_ray.output.layout import attempts_file, attempts_of
 from sapiens_ray.storage import Folder
 from sapiens_ray.storage.retries import set_retry_deadline
+from sapiens_ray.tasks.sections import Settings
 from sapiens_ray.units import Errors, Unit, UnitName, join_units, set_errors, split_unit
 
 Answer = TypeVar("Answer")
@@ -41,7 +44,7 @@ class Record:
     """What is known about a unit in one stage; a JSON file under `attempts/`.
 
     at: the image that is being tried. deaths: how often the worker died at each image. quarantined: error kind and
-    message of images that are not tried again.
+    message of images that are not tried again. reason: why the worker ended itself at `at`, if it did.
     """
 
     output: Folder
@@ -50,6 +53,7 @@ class Record:
     at: int | None = None
     deaths: dict[int, int] = field(default_factory=dict)
     quarantined: Errors = field(default_factory=dict)
+    reason: str = ""
 
     @property
     def file(self) -> str:
@@ -65,11 +69,14 @@ class Record:
             return record
         record.at = known["at"]
         record.deaths = {int(index): count for index, count in known["deaths"].items()}
+        record.reason = known.get("reason", "")
         record.quarantined = {int(index): (kind, why) for index, (kind, why) in known[_QUARANTINED].items()}
         return record
 
     def save(self) -> None:
-        known = {"at": self.at, "deaths": self.deaths, _QUARANTINED: self.quarantined}
+        known: Settings = {"at": self.at, "deaths": self.deaths, _QUARANTINED: self.quarantined}
+        if self.reason:
+            known["reason"] = self.reason
         self.output.write(self.file, json.dumps(known).encode())
 
     def count_death(self) -> None:
@@ -79,10 +86,11 @@ class Record:
         self.deaths[self.at] = self.deaths.get(self.at, 0) + 1
         if self.deaths[self.at] >= DEATHS_AT_AN_IMAGE:
             why = (
-                f"{self.stage}: the worker died {self.deaths[self.at]} times at this image (a crash, or out of memory)"
+                f"{self.stage}: the worker died {self.deaths[self.at]} times at this image "
+                f"({self.reason or 'a crash, or out of memory'})"
             )
             self.quarantined[self.at] = ("crashed", why)
-        self.at = None
+        self.at, self.reason = None, ""
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,7 @@ class Guard:
 
     def without_images(self) -> AbstractContextManager[None]:
         """A time-out for what no image can be blamed for, such as reading or publishing: it ends this process."""
-        return watchdog.watch(self.timeout_s + self.retry_s, _end_process)
+        return watchdog.watch(self.timeout_s + self.retry_s, end_process)
 
     def _too_long(self, unit: Unit, stage: str, index: int | None) -> None:
         """Quarantine the image that took too long, and end this process."""
@@ -150,7 +158,19 @@ class Guard:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _end_process(index: int | None) -> None:
+def end_process(why: object = None) -> None:
+    """End this process. Ray starts another one, and tries its units again there.
+
+    why: the error of a device that failed; it is told in Ray's logs, and in the row of an image at which that happens
+    again and again.
+    """
+    if isinstance(why, Exception):
+        reason = last_line(why)
+        logging.getLogger("sapiens_ray").error("the device of %s failed: %s", socket.gethostname(), why)
+        with contextlib.suppress(Exception):
+            if _TURNS.record is not None:
+                _TURNS.record.reason = reason
+                _TURNS.record.save()
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -162,6 +182,7 @@ class Turns:
         self._changed = threading.Condition()
         self._inside = 0
         self._waiting = 0  # calls that want to run alone go first
+        self.record: Record | None = None  # of the unit that is alone
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
@@ -195,6 +216,7 @@ _TURNS = Turns()
 
 def _one_by_one(unit: Unit, work: Work, record: Record, instead: Work | None) -> Unit:
     record.count_death()
+    _TURNS.record = record
     finished: list[Unit] = []
     for one in split_unit(unit):
         index = one.start
@@ -209,6 +231,7 @@ def _one_by_one(unit: Unit, work: Work, record: Record, instead: Work | None) ->
             record.save()
         finished.append(work(one))
     record.at = None
+    _TURNS.record = None
     record.save()  # for the next run, in case this one dies before the rows are written
     return join_units(finished, unit)
 

@@ -5,7 +5,7 @@ The work of the stages is in `engine/`, in `execution/reading.py` and in `output
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -14,8 +14,8 @@ from sapiens_ray.engine.draw import draw
 from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.engine.models import PreparedModel
 from sapiens_ray.engine.prepare import prepare
-from sapiens_ray.errors import CheckpointError, JobError
-from sapiens_ray.execution.attempts import DRAW, Guard
+from sapiens_ray.errors import ConfigError, JobError
+from sapiens_ray.execution.attempts import DRAW, Guard, end_process
 from sapiens_ray.execution.coordinator import CoordinatorHandle, work_of
 from sapiens_ray.execution.reading import UnitReader
 from sapiens_ray.output.writing import write_unit
@@ -78,24 +78,29 @@ class PrepareBlock:
         return self.guard.run(unit, "prepare", lambda part: prepare(part, self.tasks, self.max_pixels), Unit.to_block)
 
 
-class ModelBlock:
-    """An actor of a pool. A wrong checkpoint ends the job at the first unit. An exception in the constructor would not:
-    Ray Data would treat it as a lost actor, and try others first."""
+class ModelsBlock:
+    """An actor of a pool: an engine with the models of the pool. Several threads call it, each with a unit.
 
-    def __init__(self, model: PreparedModel, host: ModelHost, guard: Guard) -> None:
+    A wrong checkpoint, or a GPU that is not there, ends the job at the first unit. An exception in the constructor
+    would not: Ray Data would treat it as a lost actor, and try others first.
+    """
+
+    def __init__(self, models: Sequence[PreparedModel], host: ModelHost, guard: Guard, name: str) -> None:
+        from sapiens_ray.engine.engine import Engine  # imports torch, which the driver does without
+
         guard.settle_process()
         self.guard = guard
-        self.name = model.column
-        self.load_error: CheckpointError | None = None
+        self.name = name
+        self.load_error: ConfigError | None = None
         try:
-            self.model = model.load(host)
-        except CheckpointError as error:
+            self.engine = Engine(models, host, end_process)
+        except ConfigError as error:
             self.load_error = error
 
     def __call__(self, block: pa.Table) -> pa.Table:
         if self.load_error:
             raise self.load_error
-        return self.guard.run(Unit.from_block(block), self.name, self.model, Unit.to_block)
+        return self.guard.run(Unit.from_block(block), self.name, self.engine, Unit.to_block)
 
 
 @dataclass(frozen=True)

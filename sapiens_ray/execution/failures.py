@@ -9,12 +9,6 @@ from sapiens_ray import errors
 from sapiens_ray.errors import ImageError, JobError, SapiensRayError, StorageError, error_lines
 from sapiens_ray.storage.uris import redact_uris_in
 
-# By default Ray Data retries without end if a worker dies. Stages count their own attempts (`attempts.py`); these
-# limits are for deaths before that. A call of an actor counts as tried whenever the actor dies, whichever image was the
-# cause.
-TASK_RETRIES = 1000
-ACTOR_TASK_RETRIES = -1
-
 
 def explain(error: Exception) -> SapiensRayError:
     """The exception for a failure inside Ray: our own if one caused the failure, else a JobError with the reason."""
@@ -27,8 +21,8 @@ def explain(error: Exception) -> SapiensRayError:
         return ours
     if isinstance(error, ray.exceptions.WorkerCrashedError | ray.exceptions.OutOfMemoryError):
         return JobError(
-            f"a worker died {TASK_RETRIES + 1} times before it started ({ray_reason(error)}); everything written is "
-            "kept, `sapiens-ray status` shows it, run again to continue"
+            f"a worker died and was not replaced ({ray_reason(error)}); everything written is kept, `sapiens-ray "
+            "status` shows it, run again to continue"
         )
     return JobError(f"{redact_uris_in(ray_reason(error))}; everything written is kept, run again to continue")
 

@@ -1,7 +1,7 @@
 """The path of an image through a job. Read this file first.
 
-    job.yaml -> plan -> read -> prepare -> infer (one actor pool per model) -> draw and write
-                (driver) (tasks)  (tasks)   (actors)                            (tasks)
+    job.yaml -> plan -> read -> prepare -> all models -> draw and write
+                (driver) (tasks)  (tasks)   (actors)      (tasks)
 
 A unit of consecutive images is one row of the Ray dataset from `read` on, and one file at the end. Ray Data
 streams, schedules, applies backpressure and retries; this package plans, implements the stages, and writes. The last
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -169,7 +168,7 @@ class _Run:
             if on_ray_ready:
                 on_ray_ready()
         cluster = connected_cluster() if pending else None
-        resources = plan_resources(prepared.job, cluster) if cluster else None
+        resources = plan_resources(prepared.job, prepared.models, cluster) if cluster else None
         images = prepared.expected if prepared.growth.ended else None
         prepared.settle_unit_size(auto_unit_size(images, prepared.job, resources) if resources else LARGEST_UNIT)
         on_start(prepared, resources, cluster)
@@ -273,9 +272,6 @@ def settings_of_ray_data() -> Iterator[None]:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # failures reach the user as exceptions
     ray.data.DataContext._set_current(context)
     try:
-        with warnings.catch_warnings():
-            # The named parameters that will replace it do not cover retries; pyproject.toml keeps Ray below 2.64.
-            warnings.filterwarnings("ignore", message=".*ray_remote_args_fn.*")
-            yield
+        yield
     finally:
         ray.data.DataContext._set_current(before)

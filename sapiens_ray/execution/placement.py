@@ -3,80 +3,136 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sapiens_ray.engine.host import DEFAULT_BATCH
+from sapiens_ray.engine.models import PreparedModel, in_pools
 from sapiens_ray.errors import ClusterError
 from sapiens_ray.execution.cluster import Cluster
 from sapiens_ray.job.config import Job
-from sapiens_ray.tasks.sections import PoolOptions
 
 # With one thread torch uses other kernels, whose sums differ in the last bits (1e-5 in logits, measured). Labels would
 # then depend on how many actors share a machine.
 LEAST_THREADS = 2
-GPU_ACTOR_THREADS = (
-    4  # CPU threads of torch in an actor with a GPU: class borders are resolved on the device of the logits
-)
+GPU_ACTOR_THREADS = 4  # CPU threads of torch in an actor with a GPU: what is reduced on the CPU is small there
+CPU_ACTOR_WORKERS, GPU_ACTOR_WORKERS = 2, 4  # threads that encode
 
-
+LOGICAL_GPUS = "SAPIENS_RAY_LOGICAL_GPUS"  # if set, GPUs need not exist: to try how a job is placed on a cluster
+SHARED_POOL = "all models"  # name of a pool that holds several; no column has a space
 LARGEST_UNIT = 64  # images
 UNITS_PER_ACTOR = 8
 
 
 @dataclass(frozen=True)
-class ActorNeeds:
-    """The actor pool of one model: number of processes, resources of each, and CPU threads of torch in each."""
+class ActorPool:
+    """A pool of actors: its name, which no other pool of the job has, the models that each actor holds, how many actors
+    there are, and the resources of each. threads: CPU threads of torch. workers: threads that make inputs, and as many
+    that encode results.
+    """
 
+    name: str
+    models: tuple[PreparedModel, ...]
     actors: int
     num_gpus: float
     num_cpus: float
     device: str
     threads: int
+    workers: int
 
 
 @dataclass(frozen=True)
 class ResourcePlan:
-    """Resources of every stage. pools: in the order of `job.models`. `read_cpus` and `work_cpus` differ, so that Ray
-    does not fuse the stages."""
+    """Resources of every stage. pools: in the order in which a unit meets them. `read_cpus` and `work_cpus` differ, so
+    that Ray does not fuse the stages."""
 
-    pools: tuple[ActorNeeds, ...]
+    pools: tuple[ActorPool, ...]
     read_cpus: float
     work_cpus: float
 
+    def pool_of(self, model: PreparedModel) -> ActorPool:
+        """The pool that holds a model."""
+        return next(pool for pool in self.pools if model in pool.models)
 
-def plan_resources(job: Job, cluster: Cluster) -> ResourcePlan:
+
+@dataclass(frozen=True)
+class _Wish:
+    """What the job file asks for a pool. where: the entry that does, such as tasks[0]; empty for the whole job."""
+
+    models: tuple[PreparedModel, ...]
+    actors: int | None
+    num_gpus: float | None
+    where: str
+
+    @property
+    def name(self) -> str:
+        return self.models[0].column if len(self.models) == 1 else "all models"
+
+    def field(self, option: str) -> str:
+        return f"{self.where}.{option}" if self.where else option
+
+
+def plan_resources(job: Job, models: Sequence[PreparedModel], cluster: Cluster) -> ResourcePlan:
     """Choose pools and CPU shares. Raises ClusterError, in one line, if the cluster can never provide them.
 
-    Shares are fractions, so that all stages and all actors fit on any machine at the same time: if actors held every
-    CPU, no stage could feed them, and the job would hang.
+    models: of the job, in the order of `job.models`. Shares are fractions, so that all stages and all actors fit on any
+    machine at the same time: if actors held every CPU, no stage could feed them, and the job would hang.
     """
     on_gpu = job.device == "cuda" or (job.device == "auto" and cluster.limit_gpus > 0)
     if job.device == "cuda" and cluster.limit_gpus == 0:
         raise ClusterError(f"device: cuda was asked for, but {cluster.where} has no GPU; use device: auto")
-    models = job.models
-    counts, gpus = (
-        _gpu_shares(job, cluster) if on_gpu else ([model.actors or 1 for model in models], [0.0] * len(models))
-    )
     if cluster.limit_cpus < 1:
         raise ClusterError(f"{cluster.where} has {cluster.limit_cpus:g} CPUs; a job needs at least one")
-
+    wishes = _wishes(job, models)
+    counts = [wish.actors or 1 for wish in wishes]
+    gpus = [0.0] * len(wishes)
+    if on_gpu:
+        counts, gpus = _gpu_shares(wishes, cluster)
     actors = sum(counts)
+    per_node = max(1, math.ceil(actors / max(1, cluster.nodes)))
     cpus = max(cluster.cpus, 1.0)
     roomy = cpus >= actors + 2
     actor_cpus = 1.0 if roomy else math.floor(0.5 * cpus / actors * 1000) / 1000
     if actor_cpus < 0.001:
-        where = _settings(job, "actors")
+        where = _fields(wishes, "actors")
         raise ClusterError(f"{where}: {actors} actors are too many for the {cpus:g} CPUs of {cluster.where}")
     # Small enough that Ray Data's reservations leave every stage its share while the input is listed.
     work_cpus = 1.0 if roomy else 0.25 if cpus >= 2 else 0.125
-    threads = max(LEAST_THREADS, int(cluster.node_cpus / max(1, math.ceil(actors / max(1, cluster.nodes)))))
-    device = job.device if on_gpu else "cpu"
+    workers = GPU_ACTOR_WORKERS if on_gpu else CPU_ACTOR_WORKERS
+    threads = GPU_ACTOR_THREADS if on_gpu else max(LEAST_THREADS, int(cluster.node_cpus / per_node))
+    # Not auto: an actor that was given a GPU must not run on the CPU without a word.
+    device = ("auto" if os.environ.get(LOGICAL_GPUS) else "cuda") if on_gpu else "cpu"
     pools = tuple(
-        ActorNeeds(count, share, actor_cpus, device, GPU_ACTOR_THREADS if on_gpu else threads)
-        for count, share in zip(counts, gpus, strict=True)
+        ActorPool(name, wish.models, count, share, actor_cpus, device, threads, workers)
+        for name, wish, count, share in zip(_names(wishes), wishes, counts, gpus, strict=True)
     )
     return ResourcePlan(pools, read_cpus=work_cpus / 2, work_cpus=work_cpus)
+
+
+def _names(wishes: Sequence[_Wish]) -> list[str]:
+    """A name for each pool: its model's, or that of shared pools. A unit may meet two pools that are shared, with one
+    between them."""
+    names: list[str] = []
+    for wish in wishes:
+        name = wish.models[0].column if len(wish.models) == 1 else SHARED_POOL
+        again = sum(one.split(" #")[0] == name for one in names)
+        names.append(f"{name} #{again + 1}" if again else name)
+    return names
+
+
+def _wishes(job: Job, models: Sequence[PreparedModel]) -> list[_Wish]:
+    """What the job file says of each pool."""
+    wishes = []
+    apart = job.placement == "separate"
+    for pool in in_pools(models, apart):
+        first = pool[0].options
+        if apart or first.has_own_pool:
+            entry = job.entries[list(models).index(pool[0])]
+            wishes.append(_Wish(tuple(pool), first.actors or job.actors, first.num_gpus or job.num_gpus, entry))
+        else:
+            wishes.append(_Wish(tuple(pool), job.actors, job.num_gpus, ""))
+    return wishes
 
 
 def auto_unit_size(images: int | None, job: Job, resources: ResourcePlan) -> int:
@@ -95,19 +151,18 @@ def auto_unit_size(images: int | None, job: Job, resources: ResourcePlan) -> int
     return max(smallest, min(LARGEST_UNIT, 1 << (max(1, fair).bit_length() - 1)))
 
 
-def _gpu_shares(job: Job, cluster: Cluster) -> tuple[list[int], list[float]]:
-    """Actors of each model, and the GPUs each of them takes. Raises ClusterError if they cannot all be placed.
+def _gpu_shares(wishes: Sequence[_Wish], cluster: Cluster) -> tuple[list[int], list[float]]:
+    """Actors of each pool, and the GPUs each of them takes. Raises ClusterError if they cannot all be placed.
 
-    A fraction cannot span several GPUs. With fewer GPUs than models, every GPU is divided into as many equal parts as
-    needed; parts that are left over go to the models with the fewest actors.
+    A fraction cannot span several GPUs. With fewer GPUs than pools, every GPU is divided into as many equal parts as
+    needed; parts that are left over go to the pools with the fewest actors.
     """
-    models = job.models
-    share = 1 / max(1, math.ceil(len(models) / max(cluster.gpus, 1)))
-    gpus = [model.num_gpus or share for model in models]
-    counts = [model.actors or 1 for model in models]
+    share = 1 / max(1, math.ceil(len(wishes) / max(cluster.gpus, 1)))
+    gpus = [wish.num_gpus or share for wish in wishes]
+    counts = [wish.actors or 1 for wish in wishes]
     needed = sum(count * each for count, each in zip(counts, gpus, strict=True))
     if needed > cluster.limit_gpus + 1e-9:
-        where = _settings(job, "actors", "num_gpus")
+        where = _fields(wishes, "actors", "num_gpus")
         raise ClusterError(
             f"{where}: {sum(counts)} actors need {needed:g} GPUs, but {cluster.where} has "
             f"{cluster.limit_gpus:g}; ask for fewer actors or a smaller num_gpus"
@@ -116,13 +171,13 @@ def _gpu_shares(job: Job, cluster: Cluster) -> tuple[list[int], list[float]]:
         return counts, gpus
     left_out = _not_placed(counts, gpus, cluster)
     if left_out is not None:
-        spelled = ", ".join(_spelled(models, counts, gpus))
+        spelled = [f"{count} x {each:g} {wish.name}" for wish, count, each in zip(wishes, counts, gpus, strict=True)]
         raise ClusterError(
-            f"{job.entries[left_out]}.num_gpus: the actors ({spelled}) do not fit on the GPUs of "
-            f"{cluster.where}: no room is left for one of {models[left_out].column}; ask for fewer actors or a smaller "
+            f"{wishes[left_out].field('num_gpus')}: the actors ({', '.join(spelled)}) do not fit on the GPUs of "
+            f"{cluster.where}: no room is left for one of {wishes[left_out].name}; ask for fewer actors or a smaller "
             "num_gpus"
         )
-    open_ended = [number for number, model in enumerate(models) if model.actors is None]
+    open_ended = [number for number, wish in enumerate(wishes) if wish.actors is None]
     while open_ended:
         fewest = min(open_ended, key=lambda number: counts[number])
         more = [count + (number == fewest) for number, count in enumerate(counts)]
@@ -133,23 +188,14 @@ def _gpu_shares(job: Job, cluster: Cluster) -> tuple[list[int], list[float]]:
     return counts, gpus
 
 
-def _settings(job: Job, *options: str) -> str:
-    """The settings of the job file that ask for actors or GPUs, such as tasks[0].actors, tasks[2].num_gpus."""
-    found = [
-        f"{entry}.{option}"
-        for entry, model in zip(job.entries, job.models, strict=True)
-        for option in options
-        if getattr(model, option) is not None
-    ]
-    return ", ".join(found) or "tasks"
-
-
-def _spelled(models: Sequence[PoolOptions], counts: list[int], gpus: list[float]) -> list[str]:
-    return [f"{count} x {each:g} {model.column}" for model, count, each in zip(models, counts, gpus, strict=True)]
+def _fields(wishes: Sequence[_Wish], *options: str) -> str:
+    """The fields of the job file that ask for actors or GPUs, such as tasks[0].actors, num_gpus."""
+    found = [wish.field(option) for wish in wishes for option in options if getattr(wish, option) is not None]
+    return ", ".join(dict.fromkeys(found)) or "tasks"
 
 
 def _not_placed(counts: list[int], gpus: list[float], cluster: Cluster) -> int | None:
-    """The number of a model with an actor that does not fit, placing the largest shares first; None if all fit."""
+    """The number of a pool with an actor that does not fit, placing the largest shares first; None if all fit."""
     nodes = [[1.0] * int(count) for count in cluster.node_gpus]
     for number in sorted(range(len(gpus)), key=lambda number: -gpus[number]):
         for _ in range(counts[number]):

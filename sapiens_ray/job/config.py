@@ -26,7 +26,14 @@ from sapiens_ray.tasks import TASKS
 from sapiens_ray.tasks.foreground import Mask
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.persons import DetectorOptions
-from sapiens_ray.tasks.sections import PoolOptions, Section, Settings, Visualize, whole_number_or_auto
+from sapiens_ray.tasks.sections import (
+    PoolOptions,
+    Section,
+    Settings,
+    Visualize,
+    whole_above_one,
+    whole_number_or_auto,
+)
 
 if TYPE_CHECKING:
     InputFormat = str
@@ -108,6 +115,20 @@ class Job(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where the models run; auto: on GPUs if the cluster has any, else on CPUs."
     )
+    actors: int | None = Field(
+        None, ge=1, description="Processes that hold the models; default: one per GPU, or one on a CPU machine."
+    )
+    num_gpus: float | None = Field(
+        None,
+        gt=0,
+        description="GPUs of each of these processes; default 1, or an equal share if there are fewer GPUs than "
+        "pools. 0.5 puts two of them on one GPU.",
+    )
+    placement: Literal["together", "separate"] = Field(
+        "together",
+        description="together: every process holds all models, except those with `actors` or `num_gpus` of their own. "
+        "separate: every model has its own processes, for models that do not fit into one GPU together.",
+    )
     cache: str | None = Field(
         None,
         min_length=1,
@@ -142,6 +163,11 @@ class Job(Section):
         description="The job ends with exit code 1 if more than this share of its rows are errors; then a setting is "
         "wrong more often than the images are. Everything written is kept.",
     )
+
+    @field_validator("num_gpus")
+    @classmethod
+    def _whole_above_one(cls, value: float | None) -> float | None:
+        return whole_above_one(value)
 
     @field_validator("unit_size", mode="before")
     @classmethod

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import platform
+import re
+import socket
+import time
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from sapiens_ray.errors import CheckpointError
+from sapiens_ray.errors import ClusterError
 
 
 def choose_device(wanted: str) -> torch.device:
     """`auto`: the GPU given to this process if there is one, else the CPU."""
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError("device: cuda was asked for, but torch finds no GPU in this process")
+        given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        which = f"GPU {given} of {socket.gethostname()}" if given else f"a GPU on {socket.gethostname()}"
+        raise ClusterError(
+            f"device: this process is to use {which}, but torch {torch.__version__} finds none: a torch without CUDA, "
+            "or a driver that does not work. `device: cpu` runs the models on the CPU"
+        )
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
@@ -45,6 +58,103 @@ def empty_cache(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory ran out. TorchScript raises all errors of its operators as plain RuntimeError."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in str(error)
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out. TorchScript raises all errors of its operators as plain RuntimeError, and those that a
+    program raises itself as torch.jit.Error."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(
+        words in str(error) for words in ("out of memory", "_ALLOC_FAILED")
+    )
+
+
+# What CUDA, its libraries and its driver say when they fail. Not "cuda" alone: "tensors on cuda:0 and cpu" is an error
+# of the model.
+_OF_THE_DEVICE = re.compile(
+    r"CUDA error|CUDA driver|CUDA unknown|CUDA-capable device|TORCH_USE_CUDA_DSA|CUBLAS_STATUS|cuBLAS error|"
+    r"CUDNN_STATUS|cuDNN error|CUSOLVER_STATUS|CUFFT_|"
+    r"NCCL|NVML|NVRTC|NVIDIA driver|\bECC\b|\bXid\b|\b[Dd]evice .*\b(lost|gone)\b"
+)
+
+
+def device_failed(error: Exception) -> bool:
+    """Whether the device failed, and not the model or its input: after such an error CUDA needs a new process."""
+    return _OF_THE_DEVICE.search(str(error)) is not None and not out_of_memory(error)
+
+
+Moment = float | torch.cuda.Event  # when the device gets there
+
+
+class Lane:
+    """The way to a device and back: copies to it while it computes, times of its work, and work beside its models.
+
+    On a CPU all of it is done at once, by the thread that asks for it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._pinned: torch.Tensor | None = None
+        if device.type == "cuda":
+            self._copies = torch.cuda.Stream(device)
+            self._beside = torch.cuda.Stream(device, priority=-1)  # short kernels: before those of the models
+
+    def upload(self, arrays: Sequence[np.ndarray]) -> torch.Tensor:
+        """Arrays of one shape, uint8, as one tensor on the device. Call it from one thread.
+
+        Bytes go through pinned memory: from other memory CUDA would copy them twice, and wait for the models.
+        """
+        if self.device.type != "cuda":
+            batch = arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # "not writable": the array is only read
+                return torch.from_numpy(batch)
+        shape = (len(arrays), *arrays[0].shape)
+        pinned = self._pinned
+        if pinned is None or pinned.shape[1:] != shape[1:] or len(pinned) < len(arrays):
+            pinned = self._pinned = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        np.stack(arrays, out=pinned.numpy()[: len(arrays)])
+        with torch.cuda.stream(self._copies):
+            copied = pinned[: len(arrays)].to(self.device, non_blocking=True)
+        self._copies.synchronize()  # this thread has nothing else to do, and the pinned memory is free again
+        return copied
+
+    def use(self, batch: torch.Tensor) -> torch.Tensor:
+        """A batch that `upload` copied, for the thread that runs models: its memory is not used again before."""
+        if batch.is_cuda:
+            batch.record_stream(torch.cuda.current_stream(self.device))
+        return batch
+
+    def moment(self) -> Moment:
+        """When the device is through with what this thread has given it so far."""
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, start: Moment, end: Moment) -> float:
+        """The time between two moments; waits for the second one."""
+        if isinstance(start, torch.cuda.Event) and isinstance(end, torch.cuda.Event):
+            end.synchronize()
+            return float(start.elapsed_time(end)) / 1000
+        assert isinstance(start, float) and isinstance(end, float)
+        return end - start
+
+    @contextlib.contextmanager
+    def beside(self, moment: Moment, output: object) -> Iterator[None]:
+        """Inside the block, work on the output of a model that was complete at this moment is done beside the models
+        that run meanwhile."""
+        if not isinstance(moment, torch.cuda.Event):
+            yield
+            return
+        with torch.cuda.stream(self._beside):
+            self._beside.wait_event(moment)
+            for tensor in _tensors(output):
+                tensor.record_stream(self._beside)
+            yield
+
+
+def _tensors(output: object) -> Iterator[torch.Tensor]:
+    if isinstance(output, torch.Tensor) and output.is_cuda:
+        yield output
+    elif isinstance(output, list | tuple):
+        for one in output:
+            yield from _tensors(one)

@@ -13,7 +13,7 @@ from sapiens_ray.output.error_rows import add_examples
 from sapiens_ray.output.layout import SUMMARY_FILE
 from sapiens_ray.storage import Folder
 from sapiens_ray.tasks.sections import Settings
-from sapiens_ray.units import Examples, UnitReport
+from sapiens_ray.units import DeviceUse, Examples, UnitReport, add_use
 
 
 @dataclass
@@ -42,6 +42,7 @@ class Summary:
     started: float = field(default_factory=time.monotonic)
     elapsed: float = 0.0
     written_at: float = 0.0  # `elapsed` when the file was written last
+    _device: DeviceUse = field(default_factory=dict)
     _seconds: Counter[str] = field(default_factory=Counter)
     _first: tuple[int, float] | None = None  # images and time at the first report, when everything is warm
 
@@ -51,6 +52,7 @@ class Summary:
         self.errors.update(report.errors)
         add_examples(self.examples, report.examples)
         self._seconds.update(report.seconds)
+        self._device = add_use(self._device, report.device)
         self.notes += [note for note in report.notes if note not in self.notes]
         self.repeated = report.repeated
         self.tick()
@@ -79,6 +81,29 @@ class Summary:
     def stages(self) -> dict[str, float]:
         return {stage: spent / max(1, self.labelled) for stage, spent in self._seconds.items()}
 
+    @property
+    def device(self) -> Settings:
+        """What the devices did, as shares of the time since their first batch: busy, waiting_for_input, and waiting for
+        results to be reduced (the rest). By model: network inputs, how full their batches were (batch_fill, 1 for
+        full), and how many the device runs per second (inputs_per_s). Empty without models."""
+        passed, waited, _ = self._device.get("", (0.0, 0.0, 0.0))
+        models = {name: use for name, use in self._device.items() if name}
+        if not passed or not models:
+            return {}
+        busy = min(1.0, sum(seconds for *_, seconds in models.values()) / passed)
+        return {
+            "busy": round(busy, 4),
+            "waiting_for_input": round(min(1 - busy, waited / passed), 4),
+            "models": {
+                name: {
+                    "inputs": round(inputs),
+                    "batch_fill": round(inputs / places, 4) if places else None,
+                    "inputs_per_s": round(inputs / seconds, 3) if seconds else None,
+                }
+                for name, (inputs, places, seconds) in models.items()
+            },
+        }
+
     def tick(self) -> None:
         self.elapsed = time.monotonic() - self.started
 
@@ -98,6 +123,7 @@ class Summary:
             "repeated": self.repeated,
             "elapsed_s": round(self.elapsed, 3),
             "images_per_s": round(self.rate, 3),
+            "device": self.device,
             "stages": {stage: round(spent, 6) for stage, spent in self.stages.items()},
             "notes": self.notes,
             "written_at": utc_now(),
@@ -117,7 +143,8 @@ class Summary:
         left = f", {duration(eta)} left" if eta is not None else ""
         rate = f", {three_digits(self.rate_now)} images/s" if self.rate_now else ""
         repeated = f", {self.repeated} repeated" if self.repeated else ""
-        return f"{self.images}{of} images{share}{rate}, {counted(self.failed, 'error')}{repeated}{left}"
+        busy = f", device {100 * self.device['busy']:.0f} % busy" if self.device else ""
+        return f"{self.images}{of} images{share}{rate}{busy}, {counted(self.failed, 'error')}{repeated}{left}"
 
     def eta(self) -> float | None:
         """Seconds left at the rate since the first unit was done; None while unknown."""

@@ -42,7 +42,7 @@ def write_unit(
     with translate_errors(StorageError, f"cannot write {name.file} and its pictures to {output.uri}"):
         _publish(name, buffer.getbuffer(), pictures, output, run)
     seconds = {**unit.seconds, "write": time.perf_counter() - started}
-    return UnitReport(name.file, table.num_rows, errors, seconds, list(unit.notes), examples=examples_in(table))
+    return UnitReport(name.file, table.num_rows, errors, seconds, list(unit.notes), 0, examples_in(table), unit.device)
 
 
 def _publish(name: UnitName, data: memoryview, pictures: Sequence[Picture], output: Folder, run: str | None) -> None:

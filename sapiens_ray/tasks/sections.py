@@ -18,6 +18,13 @@ def whole_number_or_auto(value: object, most: int) -> object:
     raise ValueError(f"should be a whole number from 1 to {most}, or auto")
 
 
+def whole_above_one(gpus: float | None) -> float | None:
+    """The value, if an actor can have so many GPUs."""
+    if gpus is not None and gpus > 1 and gpus != int(gpus):
+        raise ValueError("above 1 it must be a whole number of GPUs")
+    return gpus
+
+
 class Section(BaseModel):
     """Base of every part of the job file: unknown keys are errors, and objects are immutable."""
 
@@ -52,16 +59,13 @@ class Visualize(Section):
 
 
 class PoolOptions(Section):
-    """The actors that hold a model."""
+    """The actors that hold a model, if it is to have its own: by default, all models of a job share theirs."""
 
     actors: int | None = Field(
-        None, ge=1, description="Processes that hold the model; default: one per GPU, or one on a CPU machine."
+        None, ge=1, description="Processes of its own that hold this model; default: those of the job."
     )
     num_gpus: float | None = Field(
-        None,
-        gt=0,
-        description="GPUs per actor; default 1, or an equal share if there are fewer GPUs than models. 0.5 puts two "
-        "actors on one GPU.",
+        None, gt=0, description="GPUs of each process of its own. 0.5 puts two of them on one GPU."
     )
 
     @property
@@ -69,12 +73,15 @@ class PoolOptions(Section):
         """Name of the model in logs and reports; for a task also the name of its output column."""
         raise NotImplementedError
 
+    @property
+    def has_own_pool(self) -> bool:
+        """Whether the model does not share actors with others."""
+        return self.actors is not None or self.num_gpus is not None
+
     @field_validator("num_gpus")
     @classmethod
     def _whole_above_one(cls, value: float | None) -> float | None:
-        if value is not None and value > 1 and value != int(value):
-            raise ValueError("above 1 it must be a whole number of GPUs")
-        return value
+        return whole_above_one(value)
 
 
 class GivesColumn(Protocol):

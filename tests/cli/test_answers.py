@@ -70,7 +70,7 @@ def test_check(command, machine, write_job, tmp_path, model):
             {
                 "kind": "task", "column": "seg", "task": "seg", "mode": "float32", "compile": "none",
                 "description": "", "checkpoint": str(model), "bytes": model.stat().st_size, "sha256": sha256(model),
-                "actors": 1, "gpus_per_actor": 0.0, "cpus_per_actor": 1.0, "trial": None,
+                "pool": "seg", "actors": 1, "gpus_per_actor": 0.0, "cpus_per_actor": 1.0, "trial": None,
             }
         ],
         "needs": {"gpus": 0.0, "cpus": 1.25},
@@ -107,7 +107,7 @@ def test_the_table_of_check_fits(command, machine, write_job, tmp_path, model):
         "              (torchscript), crop trained",
         "detector      torchscript, label 1, score at least 0.3",
         f"  sha256      {sha256(model)}",
-        "  actors      1 with 0.33 CPU each",
+        "actors        1 with 1 CPU each; each holds seg, persons, detector",
         "needs         at least 1.3 CPUs; this machine has 2 CPUs",
         "              about 120.4 kB of labels and 1.4 MB of pictures still to write",
     ):

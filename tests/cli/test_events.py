@@ -18,8 +18,11 @@ EXAMPLES = {"corrupt": [{"image_id": "1.jpg", "error": "truncated"}]}
 
 def add(summary: Summary, notes: list[str] | None = None) -> None:
     """A unit of four images, in the second second of the run."""
-    summary.add(UnitReport("f", 4, {"corrupt": 1}, {"read": 0.5}, notes or [], 0, EXAMPLES))
+    summary.add(UnitReport("f", 4, {"corrupt": 1}, {"read": 0.5}, notes or [], 0, EXAMPLES, DEVICE))
     summary.elapsed = 2.0
+
+
+DEVICE = {"seg": [12.0, 16.0, 2.0], "": [4.0, 1.0, 0.0]}
 
 
 def printed(capsys) -> list[dict[str, object]]:
@@ -35,6 +38,10 @@ LAST = {
     "name": "job", "output": "/out", "images": 6, "expected": 10, "ok": 5, "errors": {"corrupt": 1},
     "examples": EXAMPLES, "already_done": 2, "repeated": 0, "elapsed_s": 2.0, "images_per_s": 2.0,
     "stages": {"read": 0.125},
+    "device": {
+        "busy": 0.5, "waiting_for_input": 0.25,
+        "models": {"seg": {"inputs": 12, "batch_fill": 0.75, "inputs_per_s": 6.0}},
+    },
 }  # fmt: skip
 
 

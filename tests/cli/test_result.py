@@ -21,13 +21,16 @@ def eighty(monkeypatch):
     monkeypatch.setenv("PATH", "")  # no `python`, so that the command names this one
 
 
+DEVICE = {"seg": [12.0, 16.0, 2.0], "": [4.0, 1.0, 0.0]}
+
+
 def summary(output: str = "/out") -> Summary:
     one = Summary("job", output, expected=12, already_done=4, state="done")
     examples = {
         "corrupt": [{"image_id": "a/1.jpg", "error": "truncated " * 9}, {"image_id": "2/" * 60, "error": "x" * 80}],
         "empty": [{"image_id": "3.jpg", "error": "no bytes"}],
     }
-    one.add(UnitReport("f", 8, {"empty": 1, "corrupt": 2}, {"read": 0.1, "seg": 8.0}, [], 1, examples))
+    one.add(UnitReport("f", 8, {"empty": 1, "corrupt": 2}, {"read": 0.1, "seg": 8.0}, [], 1, examples, DEVICE))
     one.elapsed = 16.0
     return one
 
@@ -51,6 +54,8 @@ def test_the_result_fits_and_shows_two_errors_of_each_kind():
         "repeated      1 unit or shard, because a worker died",
         "time          16 s with the start, 0.500 images/s",
         "ms per image  read 12.5, seg 1000",
+        "device        50 % busy, 25 % waiting for input",
+        "              seg: 6.00 inputs/s, batches 75 % full",
         "labels        /out/data/*.parquet",
         "pictures      /out/visualizations/",
         "read a row:",

@@ -33,7 +33,7 @@ def test_a_job_for_a_script(cluster, command, write_job, tmp_path, monkeypatch):
     last = events[-1]
     assert last["stages"].keys() == {"read", "prepare", "seg", "draw", "write"}
     assert last["elapsed_s"] > 0 and last["images_per_s"] > 0
-    changing = ("time", "stages", "elapsed_s", "images_per_s", "repeated")
+    changing = ("time", "device", "stages", "elapsed_s", "images_per_s", "repeated")
     assert {key: value for key, value in last.items() if key not in changing} == {
         "event": "finished", "name": "job", "output": output, "images": 5, "expected": 5, "ok": 3,
         "errors": {"corrupt": 1, "empty": 1}, "examples": {"corrupt": [SHORT], "empty": [EMPTY]}, "already_done": 0,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sapiens_ray.engine.models import DetectorModel, TaskModel, in_order, last_of_kind, refuse_missing_columns
+from sapiens_ray.engine.models import DetectorModel, TaskModel, in_order, refuse_missing_columns
 from sapiens_ray.errors import ConfigError
 from sapiens_ray.job.config import Job
 from sapiens_ray.models.checkpoint import Checkpoint
@@ -126,9 +126,6 @@ def test_every_order_suits_the_needs_and_lets_photos_go_early(models):
     seeing = [model.column for model in models if model.input_kind == PHOTO]
     wanted = {*seeing, *(name for one in seeing for name in closure(models, one))}
     assert {model.column for model in ordered[: len(wanted)]} == wanted
-    for position, model in enumerate(ordered):
-        later = [other.input_kind for other in ordered[position + 1 :]]
-        assert last_of_kind(ordered, position) == (model.input_kind not in later)
 
 
 @given(graphs(acyclic=False))

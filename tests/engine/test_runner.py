@@ -14,7 +14,7 @@ from sapiens_ray.models.weights import load_torchscript
 
 def test_normalisation_is_as_documented(model):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), np.uint8)
-    normal = Runner(model, "cpu", 2)._normalize(pixels)
+    normal = Runner(model, "cpu", 2)._normalize(torch.from_numpy(pixels))
     expected = (pixels[..., ::-1].astype(np.float32) - np.float32([123.5, 116.5, 103.5])) / np.float32(
         [58.5, 57.0, 57.5]
     )
@@ -26,9 +26,9 @@ def test_batches_are_full_and_cover_everything(model):
     runner = Runner(model, "cpu", 3)
     sizes: list[int] = []
     runner.module = lambda batch: sizes.append(len(batch)) or batch.sum()
-    spans = [(start, stop) for start, stop, _ in runner(np.zeros((8, 4, 4, 3), np.uint8))]
+    spans = [(start, stop) for start, stop, _ in runner(torch.zeros((8, 4, 4, 3), dtype=torch.uint8))]
     assert spans == [(0, 3), (3, 6), (6, 8)] and sizes == [3, 3, 2]
-    assert list(runner(np.empty((0,)))) == []
+    assert list(runner(torch.empty(0))) == []
 
 
 def test_out_of_memory_halves_the_batch_and_the_run_continues(model):
@@ -44,7 +44,7 @@ def test_out_of_memory_halves_the_batch_and_the_run_continues(model):
         return batch
 
     runner.module = hungry
-    spans = [(start, stop) for start, stop, _ in runner(np.zeros((5, 4, 4, 3), np.uint8))]
+    spans = [(start, stop) for start, stop, _ in runner(torch.zeros((5, 4, 4, 3), dtype=torch.uint8))]
     assert spans == [(0, 2), (2, 4), (4, 5)] and tried == [5, 2, 2, 1]
     assert runner.batch_size == 2, "the large batch is not tried again"
 
@@ -78,7 +78,7 @@ def test_out_of_memory_in_a_padded_batch(model):
         return batch
 
     runner.module = hungry
-    photos = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
+    photos = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8))
     ((start, stop, output),) = runner(photos)
     assert (start, stop, len(output), ran, runner.batch_size) == (0, 3, 3, [8, 4], 4)
     assert torch.equal(output, runner._normalize(photos))

@@ -16,6 +16,12 @@ from sapiens_ray.storage.retries import retry_deadline
 from tests.conftest import PATIENCE_S
 
 
+@pytest.fixture(autouse=True)
+def real_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPUs of a plan are those of a user."""
+    monkeypatch.delenv("SAPIENS_RAY_LOGICAL_GPUS", raising=False)
+
+
 @pytest.fixture
 def killed(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Set where the watchdog would have ended this process."""

@@ -17,14 +17,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from sapiens_ray import storage
+from sapiens_ray.engine import engine as engines
 from sapiens_ray.engine import watchdog
 from sapiens_ray.engine.assemble import Contents, make_unit
 from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.engine.prepare import prepare
 from sapiens_ray.errors import CheckpointError, JobError
 from sapiens_ray.execution import blocks
-from sapiens_ray.execution.attempts import DRAW, Guard, Record
-from sapiens_ray.execution.blocks import REPORT, WORK, ModelBlock, PrepareBlock, ReadBlock, WriteBlock
+from sapiens_ray.execution.attempts import DRAW, Guard, Record, end_process
+from sapiens_ray.execution.blocks import REPORT, WORK, ModelsBlock, PrepareBlock, ReadBlock, WriteBlock
 from sapiens_ray.execution.reading import UnitReader
 from sapiens_ray.output.schema import output_schema
 from sapiens_ray.planning.plan import Shard, ShardWork
@@ -165,46 +166,59 @@ def test_images_with_too_many_pixels_are_not_decoded(output):
     assert done.rows["error_kind"].to_pylist() == ["too_large"] and done.inputs == {}
 
 
-class Prepared:
-    """A model that labels images with their position."""
+class Labels:
+    """Stands for an engine: labels images with their position."""
 
-    column = "number"
+    fails: Exception | None = None
 
-    def __init__(self, fails: Exception | None = None) -> None:
-        self.fails = fails
-
-    def load(self, host: ModelHost) -> Any:
-        assert host.device == "cpu"
+    def __init__(self, models: Any, host: ModelHost, on_device_error: Any) -> None:
+        assert host.device == "cpu" and on_device_error is end_process
         if self.fails:
             raise self.fails
-        return self.label
 
-    def label(self, unit: Unit) -> Unit:
+    def __call__(self, unit: Unit) -> Unit:
         numbers = [unit.start + position for position in range(unit.rows.num_rows)]
-        return replace(unit, rows=set_column(unit.rows, self.column, pa.array(numbers, pa.int64())))
+        return replace(unit, rows=set_column(unit.rows, "number", pa.array(numbers, pa.int64())))
+
+
+@pytest.fixture
+def models_block(monkeypatch):
+    """Makes an actor whose engine is of this class."""
+
+    def make(guard: Guard, kind: type[Labels] = Labels) -> ModelsBlock:
+        monkeypatch.setattr(engines, "Engine", kind)
+        return ModelsBlock([], ModelHost("cpu"), guard, "number")
+
+    return make
 
 
 @pytest.mark.parametrize("unfinished", [0, 1])
-def test_a_model_is_called_with_units(output, unfinished):
-    stage = ModelBlock(Prepared(), ModelHost("cpu"), guard(output, unfinished))
+def test_models_are_called_with_units(output, models_block, unfinished):
+    stage = models_block(guard(output, unfinished))
     for _ in range(2):
         done = Unit.from_block(stage(unit_of([b"x", b"y"]).to_block()))
         assert done.rows["number"].to_pylist() == [0, 1]
     assert stage.guard.attempt.ended == ["s000001-00000000-00000002-end.parquet:number"] * 2
 
 
-def test_a_wrong_checkpoint_ends_the_job_at_the_first_unit(output):
-    stage = ModelBlock(Prepared(CheckpointError("another file")), ModelHost("cpu"), guard(output))
+def test_a_wrong_checkpoint_ends_the_job_at_the_first_unit(output, models_block):
+    class Wrong(Labels):
+        fails = CheckpointError("another file")
+
+    class Unlucky(Labels):
+        fails = OSError("for a moment")  # which another actor may not meet
+
+    stage = models_block(guard(output), Wrong)
     for _ in range(2):
         with pytest.raises(CheckpointError, match=r"^another file$"):
             stage(unit_of([b"x"]).to_block())
-    with pytest.raises(OSError, match="for a moment"):  # which another actor may not meet
-        ModelBlock(Prepared(OSError("for a moment")), ModelHost("cpu"), guard(output))
+    with pytest.raises(OSError, match="for a moment"):
+        models_block(guard(output), Unlucky)
 
 
-def test_stages_settle_their_process(output):
+def test_stages_settle_their_process(output, models_block):
     cv2.setNumThreads(2)
-    ModelBlock(Prepared(), ModelHost("cpu"), Guard(output, Attempts(), 600, 7.5))
+    models_block(Guard(output, Attempts(), 600, 7.5))
     assert cv2.getNumThreads() == 1 and storage_retries._deadline_s == 7.5
 
 
@@ -292,25 +306,23 @@ def test_a_block_that_is_not_one_unit_is_refused(output):
             stage(pa.concat_tables([block, block]))
 
 
-def test_stages_of_a_process_take_turns(output):
+def test_units_of_a_process_take_turns(output, models_block):
     """An image that is tried alone is alone in its process."""
     alone, tried = threading.Event(), SimpleNamespace(inside=0, most=0)
 
-    class Slow(Prepared):
-        def label(self, unit: Unit) -> Unit:
+    class Slow(Labels):
+        def __call__(self, unit: Unit) -> Unit:
             tried.inside += 1
             tried.most = max(tried.most, tried.inside)
-            if self is careful:
+            if not alone.is_set():
                 alone.set()
                 other.start()
                 other.join(0.05)  # it must not come in meanwhile; waiting longer would find no more
                 assert other.is_alive()
             tried.inside -= 1
-            return super().label(unit)
+            return super().__call__(unit)
 
-    careful, careless = Slow(), Slow()
-    first = ModelBlock(careful, ModelHost("cpu"), guard(output, 1))
-    second = ModelBlock(careless, ModelHost("cpu"), guard(output))
+    first, second = models_block(guard(output, 1), Slow), models_block(guard(output), Slow)
     other = threading.Thread(target=second, args=(unit_of([b"x"]).to_block(),), daemon=True)
     first(unit_of([b"x"]).to_block())
     other.join(PATIENCE_S)

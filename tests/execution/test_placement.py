@@ -6,16 +6,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sapiens_ray.engine.models import TaskModel
 from sapiens_ray.errors import ClusterError
 from sapiens_ray.execution.cluster import Cluster
-from sapiens_ray.execution.placement import auto_unit_size, plan_resources
+from sapiens_ray.execution.placement import ResourcePlan, auto_unit_size, plan_resources
 from sapiens_ray.job.config import Job
+from sapiens_ray.models.checkpoint import Checkpoint
 
 
-def job(tasks: int = 1, device: str = "auto", **options: object) -> Job:
+def job(tasks: int = 1, device: str = "auto", placement: str = "separate", **options: object) -> Job:
     task = {"task": "seg", "checkpoint": "x", **options}
     named = [{**task, "name": f"t{number}"} for number in range(tasks)]
-    return Job.parse({"input": {"uri": "x"}, "output": {"uri": "y"}, "device": device, "tasks": named})
+    sections = {"input": {"uri": "x"}, "output": {"uri": "y"}, "device": device, "placement": placement}
+    return Job.parse({**sections, "tasks": named})
+
+
+def resources_of(job: Job, cluster: Cluster) -> ResourcePlan:
+    return plan_resources(job, [TaskModel.of(one, Checkpoint("x", 1, "0" * 64)) for one in job.tasks], cluster)
 
 
 def machines(*nodes: tuple[float, float], limit_gpus: float | None = None) -> Cluster:
@@ -26,9 +33,9 @@ def machines(*nodes: tuple[float, float], limit_gpus: float | None = None) -> Cl
     )
 
 
-@given(st.integers(1, 200), st.integers(0, 8), st.integers(1, 3))
-def test_actors_always_leave_room_for_every_stage(cpus, gpus, tasks):
-    placement = plan_resources(job(tasks), machines((cpus, gpus)))
+@given(st.integers(1, 200), st.integers(0, 8), st.integers(1, 3), st.sampled_from(["together", "separate"]))
+def test_actors_always_leave_room_for_every_stage(cpus, gpus, tasks, together):
+    placement = resources_of(job(tasks, placement=together), machines((cpus, gpus)))
     held = sum(pool.actors * pool.num_cpus for pool in placement.pools)
     assert held + placement.work_cpus <= cpus and held + placement.read_cpus <= cpus
     assert placement.read_cpus != placement.work_cpus, "equal shares would let Ray fuse the stages"
@@ -36,10 +43,27 @@ def test_actors_always_leave_room_for_every_stage(cpus, gpus, tasks):
 
 
 def test_defaults():
-    assert plan_resources(job(), machines((16, 4))).pools[0].actors == 4
-    assert plan_resources(job(), machines((16, 0))).pools[0].actors == 1
-    assert [pool.num_gpus for pool in plan_resources(job(2), machines((16, 1))).pools] == [0.5, 0.5]
-    assert plan_resources(job(device="cpu"), machines((16, 4))).pools[0].num_gpus == 0
+    assert resources_of(job(), machines((16, 4))).pools[0].actors == 4
+    assert resources_of(job(), machines((16, 0))).pools[0].actors == 1
+    assert [pool.num_gpus for pool in resources_of(job(2), machines((16, 1))).pools] == [0.5, 0.5]
+    assert resources_of(job(device="cpu"), machines((16, 4))).pools[0].num_gpus == 0
+
+
+def test_all_models_share_the_actors_unless_they_have_their_own():
+    (pool,) = resources_of(job(3, placement="together"), machines((16, 2))).pools
+    assert [model.column for model in pool.models] == ["t0", "t1", "t2"]
+    assert (pool.actors, pool.num_gpus, pool.num_cpus, pool.workers, pool.name) == (2, 1, 1, 4, "all models")
+    tasks = [{"task": "seg", "checkpoint": "x", "name": f"t{n}", **({"actors": 1} if n == 1 else {})} for n in range(3)]
+    own = Job.parse({"input": {"uri": "x"}, "output": {"uri": "y"}, "tasks": tasks, "num_gpus": 0.5})
+    pools = resources_of(own, machines((16, 2))).pools
+    assert [[model.column for model in pool.models] for pool in pools] == [["t0", "t2"], ["t1"]]
+    assert [(pool.actors, pool.num_gpus, pool.name) for pool in pools] == [(3, 0.5, "all models"), (1, 0.5, "t1")]
+
+
+def test_the_wishes_of_the_job_are_named_in_refusals():
+    whole = job(2, placement="together").model_copy(update={"actors": 5})
+    with pytest.raises(ClusterError, match=r"^actors: 5 actors need 5 GPUs, but it has 4; ask for fewer actors"):
+        resources_of(whole, machines((16, 4)))
 
 
 @pytest.mark.parametrize(
@@ -54,12 +78,12 @@ def test_defaults():
 )
 def test_impossible_requests_are_refused(options, nodes, message):
     with pytest.raises(ClusterError, match=message):
-        plan_resources(job(**options), machines(*nodes))
+        resources_of(job(**options), machines(*nodes))
 
 
 @given(st.integers(1, 9), st.lists(st.integers(1, 8), min_size=1, max_size=3))
 def test_every_default_can_be_placed_and_leaves_no_gpu_idle(tasks, nodes):
-    pools = plan_resources(job(tasks), machines(*((32, gpus) for gpus in nodes))).pools
+    pools = resources_of(job(tasks), machines(*((32, gpus) for gpus in nodes))).pools
     parts = round(1 / pools[0].num_gpus)
     assert {pool.num_gpus for pool in pools} == {1 / parts}, "equal shares fit in any order in which Ray places them"
     assert sum(pool.actors for pool in pools) == parts * sum(nodes)
@@ -67,7 +91,7 @@ def test_every_default_can_be_placed_and_leaves_no_gpu_idle(tasks, nodes):
 
 
 def test_a_job_waits_for_gpus_that_an_autoscaler_may_add():
-    placement = plan_resources(job(actors=3), machines((8, 0), limit_gpus=8))
+    placement = resources_of(job(actors=3), machines((8, 0), limit_gpus=8))
     assert placement.pools[0].actors == 3 and placement.pools[0].num_gpus == 1
 
 
@@ -88,11 +112,18 @@ def test_a_job_waits_for_gpus_that_an_autoscaler_may_add():
 )
 def test_the_automatic_unit_size(images, nodes, options, size):
     one = job(**options)
-    assert auto_unit_size(images, one, plan_resources(one, machines(*nodes))) == size
+    assert auto_unit_size(images, one, resources_of(one, machines(*nodes))) == size
 
 
 @given(st.integers(0, 10**8), st.integers(1, 8))
 def test_units_of_two_runs_are_inside_each_other_or_apart(images, actors):
     one = job(actors=actors)
-    size = auto_unit_size(images, one, plan_resources(one, machines((32, 0))))
+    size = auto_unit_size(images, one, resources_of(one, machines((32, 0))))
     assert 64 % size == 0
+
+
+def test_an_actor_with_a_gpu_does_not_run_on_the_cpu_in_silence(monkeypatch):
+    assert resources_of(job(), machines((16, 1))).pools[0].device == "cuda"
+    monkeypatch.setenv("SAPIENS_RAY_LOGICAL_GPUS", "1")
+    assert resources_of(job(), machines((16, 1))).pools[0].device == "auto"
+    assert resources_of(job(device="cpu"), machines((16, 1))).pools[0].device == "cpu"

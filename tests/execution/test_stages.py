@@ -10,7 +10,7 @@ import pytest
 import ray.data
 
 from sapiens_ray.engine.models import DetectorModel, TaskModel
-from sapiens_ray.execution.blocks import ModelBlock, PrepareBlock, ReadBlock, WriteBlock, feed_blocks
+from sapiens_ray.execution.blocks import ModelsBlock, PrepareBlock, ReadBlock, WriteBlock, feed_blocks
 from sapiens_ray.execution.cluster import Cluster
 from sapiens_ray.execution.placement import plan_resources
 from sapiens_ray.execution.preflight import PreparedJob
@@ -19,6 +19,8 @@ from sapiens_ray.job.config import Job
 from sapiens_ray.models.checkpoint import Checkpoint
 from sapiens_ray.planning.plan import Plan
 from sapiens_ray.storage import Folder
+from sapiens_ray.tasks.network import RESIZED
+from sapiens_ray.units import PHOTO
 
 COORDINATOR = object()
 
@@ -31,7 +33,7 @@ def stages_of(cluster: Cluster, *tasks: dict[str, Any], **sections: Any) -> tupl
     growth: Any = SimpleNamespace(plan=Plan([], 7, pa.schema([("key", pa.string())])))
     prepared = PreparedJob(job, Folder("/labels"), models, growth, {}, [], {}, {})
     prepared.settle_unit_size(64)
-    return prepared, job_stages(prepared, plan_resources(job, cluster), COORDINATOR, "this run")
+    return prepared, job_stages(prepared, plan_resources(job, models, cluster), COORDINATOR, "this run")
 
 
 def machine(cpus: float, gpus: float = 0) -> Cluster:
@@ -51,32 +53,38 @@ def test_a_small_job_has_five_stages():
     assert (write.call.run, write.call.unique_ids, write.call.schema) == ("this run", True, prepared.schema)
     guards = [stage.call.guard for stage in (read, prepare, write)] + [seg.arguments[2]]
     assert {(one.output.uri, one.timeout_s, one.retry_s) for one in guards} == {("/labels", 30, 5)}
-    model, host, _ = seg.arguments
-    assert seg.call is ModelBlock and model is prepared.models[0]
-    assert (seg.pool.actors, seg.pool.num_gpus, host.device, host.threads) == (1, 0, "cpu", 4)
-    assert host.drop_input and host.cache is None
+    models, host, _, name = seg.arguments
+    assert seg.call is ModelsBlock and models == tuple(prepared.models) and name == "seg"
+    assert (seg.pool.actors, seg.pool.num_gpus, host.device, host.threads, host.workers) == (1, 0, "cpu", 4, 2)
+    assert not host.kept_inputs and host.cache is None
 
 
-def test_models_stand_in_the_order_in_which_a_unit_meets_them():
+def test_all_models_of_a_job_are_in_one_stage():
+    pose = {"task": "pose", "keypoints": 17, "boxes": "detector"}
+    prepared, stages = stages_of(machine(32), {"task": "depth"}, {"task": "seg"}, pose, cache="/cache/")
+    assert [stage.name for stage in stages] == ["feed", "read", "prepare", "all models", "write"]
+    models, host, *_ = stages[3].arguments
+    assert [model.column for model in models] == ["detector", "persons", "seg", "depth"]
+    assert all(model in prepared.models for model in models) and not host.kept_inputs and host.cache.uri == "/cache"
+
+
+def test_models_with_actors_of_their_own_stand_in_the_order_in_which_a_unit_meets_them():
     pose = {"task": "pose", "keypoints": 17, "boxes": "detector", "actors": 2}
-    prepared, stages = stages_of(
-        machine(32), {"task": "depth", "actors": 3}, {"task": "seg", "actors": 4}, pose, cache="/cache/"
-    )
+    prepared, stages = stages_of(machine(32), {"task": "depth", "actors": 3}, {"task": "seg", "actors": 4}, pose)
     models = stages[3:-1]
     assert [stage.name for stage in models] == ["detector", "persons", "seg", "depth"]
     assert [stage.pool.actors for stage in models] == [1, 2, 4, 3], "each model has its own pool"
-    hosts = [stage.arguments[1] for stage in models]
-    assert [host.drop_input for host in hosts] == [False, True, False, True], "photos, then network inputs"
-    assert {host.cache.uri for host in hosts} == {"/cache"}
-    assert [stage.arguments[0].makes[0] for stage in models] == [
+    kept = [stage.arguments[1].kept_inputs for stage in models]
+    assert kept == [{PHOTO, RESIZED}, {RESIZED}, {RESIZED}, set()], "photos, then network inputs"
+    assert [stage.arguments[0][0].makes[0] for stage in models] == [
         prepared.job.detectors[0].carried, "persons", "seg", "depth",
     ]  # fmt: skip
 
 
-def test_models_share_a_gpu():
-    _, stages = stages_of(machine(16, 1), {"task": "seg"}, {"task": "depth"})
+def test_separate_models_share_a_gpu():
+    _, stages = stages_of(machine(16, 1), {"task": "seg"}, {"task": "depth"}, placement="separate")
     models = stages[3:-1]
-    assert [(stage.pool.num_gpus, stage.arguments[1].device) for stage in models] == [(0.5, "auto")] * 2
+    assert [(stage.pool.num_gpus, stage.arguments[1].device) for stage in models] == [(0.5, "cuda")] * 2
 
 
 def test_all_stages_fit_on_one_cpu():
@@ -94,14 +102,15 @@ def test_ids_from_a_column_may_repeat():
 def test_what_ray_is_told():
     _, stages = stages_of(machine(16, 2), {"task": "seg", "actors": 2})
     one = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
-    read = stages[1].ray_arguments()
-    retries = read.pop("ray_remote_args_fn")
-    assert read == {**one, "num_cpus": 0.5} and retries() == {"max_retries": 1000}
+    assert stages[1].ray_arguments() == {**one, "num_cpus": 0.5}
+    feed = stages[0].ray_arguments()
+    assert feed.pop("compute").size == 1 and feed == {**one, "num_cpus": 0.001}
     seg = stages[3].ray_arguments()
-    restarts, pool = seg.pop("ray_remote_args_fn"), seg.pop("compute")
+    pool = seg.pop("compute")
     assert seg == {**one, "num_cpus": 1.0, "num_gpus": 1.0, "fn_constructor_args": stages[3].arguments}
-    assert restarts() == {"max_task_retries": -1, "max_restarts": -1}
     assert isinstance(pool, ray.data.ActorPoolStrategy) and (pool.min_size, pool.max_size) == (2, 2)
+    assert (pool.max_concurrent_calls_per_actor, pool.max_tasks_in_flight_per_actor) == (4, 6)
+    assert pool.enable_true_multi_threading
 
 
 @pytest.mark.parametrize("tasks", [[{"task": "seg"}], [{"task": "seg"}, {"task": "pose", "keypoints": 17}]])

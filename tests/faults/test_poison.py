@@ -51,9 +51,10 @@ def prepare(self, image):
 def reduce(self, outputs, sizes):
     if (34, 20) in sizes:
         os.kill(os.getpid(), signal.SIGKILL)
-    if (35, 20) in sizes:
-        late()
-        time.sleep(3600)
+    while (35, 20) in sizes:  # the thread that waits for the result is the one that is watched
+        for watch in list(watchdog._watches.values()):
+            watch.deadline = time.monotonic()
+        time.sleep(0.05)
     return plain_reduce(self, outputs, sizes)
 
 def draw(self, photo, row, settings):

@@ -33,7 +33,7 @@ from sapiens_ray.storage import Folder
 path, shared, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 runner = Runner(Path(path), "cpu", 3, 2, mode="bfloat16")
 runner.warm_up(1024, 768, "default", CompileCache("model", Folder(shared, options) if shared else None))
-photos = np.random.default_rng(0).integers(0, 256, (4, 1024, 768, 3), np.uint8)
+photos = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 1024, 768, 3), np.uint8))
 with torch.compiler.set_stance("fail_on_recompile"):  # also for the last batch, which has one image
     found = torch.cat([output for _, _, output in runner(photos)])
 eager = Runner(Path(path), "cpu", 3, 2, mode="bfloat16")
@@ -99,7 +99,7 @@ def test_a_program_of_one_batch_size_gets_full_batches(tmp_path):
 
     torch.export.save(torch.export.export(Foreign(), (torch.zeros(4, 3, 8, 8),)), tmp_path / "foreign.pt2")
     runner = Runner(tmp_path / "foreign.pt2", "cpu", 1)
-    photos = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+    photos = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8))
     spans = [(start, stop, output) for start, stop, output in runner(photos)]
     assert [(start, stop, len(output)) for start, stop, output in spans] == [(0, 4, 4), (4, 6, 2)]
     wanted = Foreign()(runner._normalize(photos))

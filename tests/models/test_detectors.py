@@ -227,7 +227,7 @@ def test_persons_are_found_and_posed(tmp_path):
     detector = {"model": "torchscript", "checkpoint": str(scripted(Bright(), tmp_path / "d.pt2")), "score": 0.5}
     pose = {"task": "pose", "keypoints": 17, "checkpoint": str(tmp_path / "p17.pt2"), "boxes": {"detector": detector}}
     label = sr.Labeler(tasks=[pose, {**pose, "name": "again", "flip_test": True}])
-    assert len(label._stages) == 3
+    assert len(label._engine._models) == 3
     rows = label([halves(255, 204), halves(0, 0), b"junk", halves(0, 204)])
     assert [row["error_kind"] for row in rows] == [None, None, "not_an_image", None]
     assert [len(row["persons"] or []) for row in rows] == [2, 0, 0, 1] and rows[2]["persons"] is None

@@ -134,8 +134,9 @@ def test_crowds_empty_lists_and_boxes_outside(pose17):
 def test_batches_are_full_for_any_number_of_persons(pose17):
     label = labeler(pose17, batch_size=4)
     sizes: list[int] = []
-    model = label._stages[0].runner.module
-    label._stages[0].runner.module = lambda batch: sizes.append(len(batch)) or model(batch)
+    runner = label._engine._models[0].runner
+    model = runner.module
+    runner.module = lambda batch: sizes.append(len(batch)) or model(batch)
     boxes = [[[0, 0, 10, 20]] * count for count in (1, 0, 5, 2, 0, 3)]
     label([photo(40, 50)] * 6, columns={"boxes": boxes})
     assert sizes == [4, 4, 3]
@@ -197,7 +198,7 @@ def test_flip_test_equals_that_of_the_original_pipeline(pose17):
             assert torch.equal(averaged[:, number, :, x], expected)
     runner = Runner(pose17, "cpu", 2, flip_average=lambda output, mirrored, batch: (output, mirrored))
     runner.module = lambda batch: batch
-    batch = np.random.default_rng(0).integers(0, 256, (1, 4, 6, 3), np.uint8)
+    batch = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 4, 6, 3), np.uint8))
     ((_, _, (output, mirrored)),) = runner(batch)
     assert torch.equal(mirrored, output.flip(-1)) and not torch.equal(mirrored, output)
 

@@ -20,11 +20,13 @@ from hypothesis import strategies as st
 
 from sapiens_ray.engine import runner as running
 from sapiens_ray.engine.assemble import BOX_LIST, make_unit
+from sapiens_ray.engine.engine import Engine
 from sapiens_ray.engine.host import ModelHost
-from sapiens_ray.engine.inference import Detect, Infer
+from sapiens_ray.engine.models import DetectorModel, TaskModel
 from sapiens_ray.engine.prepare import prepare
-from sapiens_ray.errors import CheckpointError, ImageError
+from sapiens_ray.errors import CheckpointError, ImageError, JobError
 from sapiens_ray.models import detectors
+from sapiens_ray.models.device import Lane
 from sapiens_ray.sources import Encoded
 from sapiens_ray.tasks.base import CropTask, Size, Task
 from sapiens_ray.tasks.network import NETWORK_HEIGHT, NETWORK_WIDTH, RESIZED
@@ -42,6 +44,7 @@ class FirstPixel(running.Runner):
 
     def __init__(self, *arguments: Any) -> None:
         self.device = torch.device("cpu")
+        self.lane = Lane(self.device)
         self.batch_size = 3
         self.loaded = SimpleNamespace(architecture=None)  # type: ignore[assignment]
         self.sizes: list[int] = []
@@ -58,7 +61,7 @@ class FirstPixel(running.Runner):
         for start in range(0, len(inputs), self.batch_size):
             batch = inputs[start : start + self.batch_size]
             self.sizes.append(len(batch))
-            output = torch.from_numpy(batch[:, 0, 0, 0].astype(np.float32)).reshape(-1, 1, 1, 1)
+            output = batch[:, 0, 0, 0].float().reshape(-1, 1, 1, 1)
             output[output == NOT_FINITE] = float("nan")
             yield start, start + len(batch), output
 
@@ -113,12 +116,13 @@ class People(CropTask[Any]):
 FILE: Any = SimpleNamespace(local_file=lambda: Path("model.pt2"), sha256="0" * 64, uri="model.pt2")
 
 
-def infer(task: Task[Any], batch_size: int = 3, drop_input: bool = False) -> tuple[Infer, FirstPixel]:
+def infer(task: Task[Any], batch_size: int = 3, kept: frozenset[str] = frozenset()) -> tuple[Engine, FirstPixel]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "Runner", FirstPixel)
-        stage = Infer(task, FILE, ModelHost("cpu", drop_input=drop_input))
-    stage.runner.batch_size = batch_size
-    return stage, stage.runner  # type: ignore[return-value]
+        engine = Engine([TaskModel(task, FILE)], ModelHost("cpu", kept_inputs=kept))
+    runner = engine._models[0].runner  # type: ignore[attr-defined]
+    runner.batch_size = batch_size
+    return engine, runner
 
 
 def png(colour: int, width: int = 4, height: int = 3) -> bytes:
@@ -204,13 +208,13 @@ def test_no_row_takes_the_place_of_another(states, batch_size):
     unit = unit_of([colours.get(state, 10 + number) for number, state in enumerate(states)])
     late = {number: ("late", "") for number, state in enumerate(states) if state == "late"}
     unit.rows = set_errors(unit.rows, late)
-    STAGE.runner.batch_size = batch_size
-    done = STAGE(unit)
+    RUNNER.batch_size = batch_size
+    done = ENGINE(unit)
     assert cells(done, "error_kind") == [STATES[state] for state in states]
     assert cells(done, "number") == [[10 + n] if state == "good" else None for n, state in enumerate(states)]
 
 
-STAGE, _ = infer(Number(OPTIONS))
+ENGINE, RUNNER = infer(Number(OPTIONS))
 
 
 def crowd(counts: Sequence[int]) -> tuple[list[int], list[list[list[float]]]]:
@@ -258,7 +262,7 @@ def test_a_person_that_cannot_be_cropped_costs_its_photo():
     assert cells(done, "number") == [[1], None, [5, 6]]
     assert cells(done, "error_kind") == [None, "failed", None]
     assert cells(done, "error")[1] == "number: error: too wide"
-    assert runner.sizes == [2, 2, 2]
+    assert runner.sizes == [2, 1, 2], "in the second batch"
 
 
 def test_a_person_without_finite_output_costs_its_photo():
@@ -304,7 +308,7 @@ class Forgetful(Number):
 
 def test_a_task_that_loses_results_ends_the_job():
     stage, _ = infer(Forgetful(OPTIONS))
-    with pytest.raises(RuntimeError, match="number: reduce gives 2 results for 3 outputs"):
+    with pytest.raises(JobError, match="number: reduce gives 2 results for 3 outputs"):
         stage(unit_of([5, 7, 9], Forgetful(OPTIONS)))
 
 
@@ -333,10 +337,13 @@ def test_results_that_do_not_fit_on_the_gpu_are_reduced_on_the_cpu():
     assert task.tried == [2, 2, 1], "the next batch is tried on the device again"
 
 
-def test_memory_that_runs_out_everywhere_is_not_hidden():
-    task = Hungry(2)
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        infer(task)[0](unit_of([5], task))
+def test_an_image_for_which_there_is_no_memory_anywhere_is_an_error_row():
+    """Two attempts at the batch fail, on the device and on the CPU; then each image is tried alone."""
+    task = Hungry(4)
+    done = infer(task)[0](unit_of([5, 6, 7], task))
+    assert cells(done, "number") == [None, [6], [7]] and task.tried == [3, 3, 1, 1, 1, 1]
+    assert cells(done, "error_kind") == ["out_of_memory", None, None]
+    assert cells(done, "error")[0] == "number: too much"
 
 
 def test_a_model_of_another_kind_ends_the_job():
@@ -350,10 +357,10 @@ def test_a_real_task_on_the_output_of_the_stub(monkeypatch):
     monkeypatch.setattr(FirstPixel, "warm_up", lambda self, *arguments: (torch.zeros(1, 28, 8, 6), 1))
     stage, runner = infer(task, 2)
 
-    def one_class(inputs: np.ndarray) -> Iterator[tuple[int, int, Any]]:
+    def one_class(inputs: torch.Tensor) -> Iterator[tuple[int, int, Any]]:
         for start in range(len(inputs)):
             logits = torch.zeros(1, 28, 8, 6)
-            logits[:, inputs[start, 0, 0, 0]] = 1
+            logits[:, int(inputs[start, 0, 0, 0])] = 1
             yield start, start + 1, logits
 
     monkeypatch.setattr(FirstPixel, "__call__", lambda self, inputs: one_class(inputs))
@@ -366,12 +373,12 @@ def test_a_real_task_on_the_output_of_the_stub(monkeypatch):
     assert runner.device.type == "cpu"
 
 
-@pytest.mark.parametrize("drop_input", [False, True])
-@pytest.mark.parametrize(("task", "dropped"), [(Number(OPTIONS), RESIZED), (People(OPTIONS), PHOTO)])
-def test_the_last_model_of_a_kind_drops_its_inputs(task, dropped, drop_input):
+@pytest.mark.parametrize("kept", [set(), {RESIZED}, {PHOTO}, {RESIZED, PHOTO}])
+@pytest.mark.parametrize("task", [Number(OPTIONS), People(OPTIONS)], ids=["number", "people"])
+def test_only_inputs_that_later_stages_need_are_kept(task, kept):
     unit = with_boxes(unit_of([5], Number(OPTIONS), People(OPTIONS)), [[]])
-    done = infer(task, drop_input=drop_input)[0](unit)
-    assert set(done.inputs) == {RESIZED, PHOTO} - ({dropped} if drop_input else set())
+    done = infer(task, kept=frozenset(kept))[0](unit)
+    assert set(done.inputs) == kept
     assert set(unit.inputs) == {RESIZED, PHOTO}, "the unit that came in is as it was, should it be tried again"
 
 
@@ -380,6 +387,7 @@ class Found(detectors.Detector):
 
     def __init__(self, *arguments: Any) -> None:
         self.seen: list[int] = []
+        self.device = torch.device("cpu")
 
     def __call__(self, photo: np.ndarray) -> np.ndarray:
         colour = int(photo[0, 0, 0])
@@ -398,25 +406,28 @@ ERRORS: dict[int, Exception] = {
 }
 
 
-def detect(monkeypatch: pytest.MonkeyPatch, drop_input: bool = False, score: float = 0.5) -> Detect:
+def detect(monkeypatch: pytest.MonkeyPatch, *scores: float) -> tuple[Engine, list[str], list[list[int]]]:
+    """An engine with detectors; their columns, and the photos that each has seen."""
     monkeypatch.setattr(detectors, "Detector", Found)
-    return Detect(DetectorOptions(score=score), FILE, ModelHost("cpu", drop_input=drop_input))
+    models = [DetectorModel(DetectorOptions(score=score), FILE) for score in scores or (0.5,)]
+    engine = Engine(models, ModelHost("cpu"))
+    return engine, [one.options.carried for one in models], [one.detector.seen for one in engine._models]  # type: ignore[attr-defined]
 
 
 def test_a_detector_gives_every_photo_its_boxes(monkeypatch):
-    stage = detect(monkeypatch)
+    engine, (column,), (seen,) = detect(monkeypatch)
     unit = unit_of([12, None, 10, 14, 11], People(OPTIONS))
     unit.rows = set_errors(unit.rows, {3: ("late", "why")})
-    done = stage(unit)
-    assert cells(done, stage.options.carried) == [[[12, 3, 4, 9, 0.5]] * 2, None, [], None, [[11, 3, 8, 9, 0.5]]]
+    done = engine(unit)
+    assert cells(done, column) == [[[12, 3, 4, 9, 0.5]] * 2, None, [], None, [[11, 3, 8, 9, 0.5]]]
     assert cells(done, "error_kind") == [None, "not_an_image", None, "late", None]
-    assert stage.detector.seen == [0, 12, 10, 11]
+    assert seen == [0, 12, 10, 11]
 
 
 def test_a_photo_on_which_the_detector_fails_costs_one_row(monkeypatch):
-    stage = detect(monkeypatch)
-    done = stage(unit_of([11, 200, 10], People(OPTIONS)))
-    assert cells(done, stage.options.carried) == [[[11, 3, 4, 9, 0.5]], None, []]
+    engine, (column,), _ = detect(monkeypatch)
+    done = engine(unit_of([11, 200, 10], People(OPTIONS)))
+    assert cells(done, column) == [[[11, 3, 4, 9, 0.5]], None, []]
     assert cells(done, "error_kind") == [None, "failed", None]
     assert cells(done, "error")[1] == "detector: ValueError: odd photo"
 
@@ -424,24 +435,21 @@ def test_a_photo_on_which_the_detector_fails_costs_one_row(monkeypatch):
 @pytest.mark.parametrize("colour", [201, 202])
 def test_what_no_photo_has_caused_ends_the_job(monkeypatch, colour):
     with pytest.raises(type(ERRORS[colour]), match=str(ERRORS[colour])):
-        detect(monkeypatch)(unit_of([11, colour], People(OPTIONS)))
+        detect(monkeypatch)[0](unit_of([11, colour], People(OPTIONS)))
 
 
 def test_two_detectors_have_a_column_each_and_one_time(monkeypatch):
-    first, second = detect(monkeypatch), detect(monkeypatch, drop_input=True, score=0.7)
+    engine, columns, _ = detect(monkeypatch, 0.5, 0.7)
     unit = unit_of([11], People(OPTIONS), Number(OPTIONS))
     unit.seconds = {"detector": 100.0}
-    once = first(unit)
-    twice = second(once)
-    assert first.options.carried != second.options.carried
-    assert cells(twice, first.options.carried) == cells(twice, second.options.carried) == [[[11, 3, 4, 9, 0.5]]]
-    assert twice.seconds["detector"] >= once.seconds["detector"] >= 100
-    assert set(once.inputs) == {PHOTO, RESIZED} and set(twice.inputs) == {RESIZED}
+    done = engine(unit)
+    first, second = columns
+    assert first != second and cells(done, first) == cells(done, second) == [[[11, 3, 4, 9, 0.5]]]
+    assert done.seconds["detector"] >= 100
 
 
 @pytest.mark.parametrize("colours", [[], [None]])
 def test_a_detector_leaves_a_unit_without_good_photos_alone(monkeypatch, colours):
-    stage = detect(monkeypatch)
-    done = stage(unit_of(colours, People(OPTIONS)))
-    assert cells(done, stage.options.carried) == [None] * len(colours)
-    assert stage.detector.seen == [0]
+    engine, (column,), (seen,) = detect(monkeypatch)
+    done = engine(unit_of(colours, People(OPTIONS)))
+    assert cells(done, column) == [None] * len(colours) and seen == [0]

@@ -1,0 +1,96 @@
+"""Does the device wait? Jobs with stand-ins that hold it for a given time, against the time that they hold it.
+
+    python benchmarks/engine.py                                   one model, 100 ms per batch of 4
+    python benchmarks/engine.py --milliseconds 20 20 20 20 20     five models in one job
+    python benchmarks/engine.py --milliseconds 60 10 10 10 10 --gpus 4
+
+The figure is the slope between two jobs of different size, so the start does not count: the share of the time in which
+the device was held. Photos of 0.9 megapixels, no pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import ray
+import standing
+
+from sapiens_ray.execution import pipeline
+from sapiens_ray.job.config import Job
+from sapiens_ray.models.stand_ins import write_model
+
+TASKS = ("depth", "normal", "seg", "features", "depth2")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--images", type=int, nargs=2, default=[64, 256], metavar="N")
+    parser.add_argument("--milliseconds", type=float, nargs="+", default=[25.0], help="of each model, per image")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--gpus", type=int, default=0, help="logical GPUs; 0: one actor on the CPU")
+    parser.add_argument("--unit", type=int, default=16)
+    parser.add_argument("--repeat", type=int, default=1)
+    arguments = parser.parse_args()
+    columns = TASKS[: len(arguments.milliseconds)]
+    seconds = {column: each / 1000 for column, each in zip(columns, arguments.milliseconds, strict=True)}
+    standing.stand_in(seconds, arguments.batch)
+    bound = sum(seconds.values()) / max(1, arguments.gpus)
+    print(f"{'images':>12} {'ms per image':>13} {'bound':>7} {'share':>7}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_model(folder / "model.pt2")
+        counts = [16, *arguments.images]  # the first job is slower: it warms everything up
+        for number, count in enumerate(counts):
+            (folder / str(number)).mkdir()
+            standing.photos(folder / str(number) / "photos", count)
+        ray.init(
+            address="local", num_gpus=arguments.gpus, include_dashboard=False, log_to_driver=False,
+            logging_level=logging.ERROR,
+        )  # fmt: skip
+        for again in range(arguments.repeat):
+            spent = []
+            for number, _ in enumerate(counts):
+                job = job_of(columns, folder, number, again, arguments)
+                started = time.perf_counter()
+                summary = pipeline.run(job)
+                spent.append(time.perf_counter() - started)
+                fill = summary.device["models"]
+                stages = ", ".join(f"{name} {use['batch_fill']:.3f} full" for name, use in fill.items()) + "; "
+                stages += ", ".join(f"{stage} {1000 * each:.1f}" for stage, each in summary.stages.items())
+            few, many = arguments.images
+            each = (spent[2] - spent[1]) / (many - few)
+            share = f"{100 * bound / each:.1f}%"
+            print(f"{few:>5} to {many:>4} {1000 * each:>12.1f} {1000 * bound:>7.1f} {share:>7}   {stages}", flush=True)
+
+
+def job_of(columns: tuple[str, ...], folder: Path, number: int, again: int, arguments: argparse.Namespace) -> Job:
+    tasks = [
+        {
+            "task": column.rstrip("2"),
+            "name": column,
+            "checkpoint": str(folder / "model.pt2"),
+            "batch_size": arguments.batch,
+        }
+        for column in columns
+    ]
+    for task in tasks:
+        if task["task"] in ("depth", "normal"):
+            task["mask"] = "none"
+    return Job.parse({
+        "input": {"uri": str(folder / str(number) / "photos")},
+        "output": {"uri": str(folder / f"out-{number}-{again}"), "visualize": {"fraction": 0}},
+        "tasks": tasks, "unit_size": arguments.unit,
+    })  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
