@@ -65,6 +65,8 @@ def main() -> None:
                 spent.append(time.perf_counter() - started)
                 fill = summary.device["models"]
                 stages = ", ".join(f"{name} {use['batch_fill']:.3f} full" for name, use in fill.items()) + "; "
+                busy, waiting = summary.device["busy"], summary.device["waiting_for_input"]
+                stages += f"{100 * busy:.0f} % busy, {100 * waiting:.0f} % waiting for input; "
                 stages += ", ".join(f"{stage} {1000 * each:.1f}" for stage, each in summary.stages.items())
             few, many = arguments.images
             each = (spent[2] - spent[1]) / (many - few)
