@@ -221,11 +221,11 @@ class UnitRun:
         started = time.perf_counter()
         model = self._models[place]
         finished = model.finish(results, row)
-        shared: Row = {}
-        for column in model.fields:
-            if column.name in self._shared[place]:
-                (array,) = _columns(column, [finished.get(column.name)])
-                shared[column.name] = array
+        shared = {
+            column.name: _as_read(column, finished.get(column.name))
+            for column in model.fields
+            if column.name in self._shared[place]
+        }
         return {**finished, _SHARED: shared, _SECONDS: time.perf_counter() - started}
 
     def _joined(self) -> Unit:
@@ -245,10 +245,10 @@ class UnitRun:
         return replace(unit, rows=set_errors(table, errors), seconds=seconds, notes=notes, device=device)
 
 
-def _columns(field: pa.Field, values: list[Any]) -> list[Any]:
-    """The values of a column as Arrow gives them back. Raises ImageError for those that do not have its type."""
+def _as_read(field: pa.Field, value: Any) -> Any:
+    """A value of a column as Arrow gives it back. Raises ImageError if it does not have the type of the column."""
     try:
-        return list(pa.array(values, field.type).to_pylist())
+        return pa.array([value], field.type)[0].as_py()
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         raise ImageError(*error_columns(error, f"column {field.name}")) from None
 

@@ -67,7 +67,7 @@ class _Wish:
 
     @property
     def name(self) -> str:
-        return self.models[0].column if len(self.models) == 1 else "all models"
+        return self.models[0].column if len(self.models) == 1 else SHARED_POOL
 
     def field(self, option: str) -> str:
         return f"{self.where}.{option}" if self.where else option
@@ -113,12 +113,9 @@ def plan_resources(job: Job, models: Sequence[PreparedModel], cluster: Cluster) 
 def _names(wishes: Sequence[_Wish]) -> list[str]:
     """A name for each pool: its model's, or that of shared pools. A unit may meet two pools that are shared, with one
     between them."""
-    names: list[str] = []
-    for wish in wishes:
-        name = wish.models[0].column if len(wish.models) == 1 else SHARED_POOL
-        again = sum(one.split(" #")[0] == name for one in names)
-        names.append(f"{name} #{again + 1}" if again else name)
-    return names
+    names = [wish.name for wish in wishes]
+    earlier = [names[:place].count(name) for place, name in enumerate(names)]
+    return [f"{name} #{again + 1}" if again else name for name, again in zip(names, earlier, strict=True)]
 
 
 def _wishes(job: Job, models: Sequence[PreparedModel]) -> list[_Wish]:

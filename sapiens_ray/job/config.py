@@ -27,11 +27,11 @@ from sapiens_ray.tasks.foreground import Mask
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.persons import DetectorOptions
 from sapiens_ray.tasks.sections import (
+    GpuShare,
     PoolOptions,
     Section,
     Settings,
     Visualize,
-    whole_above_one,
     whole_number_or_auto,
 )
 
@@ -118,9 +118,8 @@ class Job(Section):
     actors: int | None = Field(
         None, ge=1, description="Processes that hold the models; default: one per GPU, or one on a CPU machine."
     )
-    num_gpus: float | None = Field(
+    num_gpus: GpuShare | None = Field(
         None,
-        gt=0,
         description="GPUs of each of these processes; default 1, or an equal share if there are fewer GPUs than "
         "pools. 0.5 puts two of them on one GPU.",
     )
@@ -163,11 +162,6 @@ class Job(Section):
         description="The job ends with exit code 1 if more than this share of its rows are errors; then a setting is "
         "wrong more often than the images are. Everything written is kept.",
     )
-
-    @field_validator("num_gpus")
-    @classmethod
-    def _whole_above_one(cls, value: float | None) -> float | None:
-        return whole_above_one(value)
 
     @field_validator("unit_size", mode="before")
     @classmethod

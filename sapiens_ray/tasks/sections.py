@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    model_validator,
+)
 from pydantic_core import CoreSchema
 
 Settings = dict[str, Any]  # options as JSON values
@@ -18,11 +25,14 @@ def whole_number_or_auto(value: object, most: int) -> object:
     raise ValueError(f"should be a whole number from 1 to {most}, or auto")
 
 
-def whole_above_one(gpus: float | None) -> float | None:
+def whole_above_one(gpus: float) -> float:
     """The value, if an actor can have so many GPUs."""
-    if gpus is not None and gpus > 1 and gpus != int(gpus):
+    if gpus > 1 and gpus != int(gpus):
         raise ValueError("above 1 it must be a whole number of GPUs")
     return gpus
+
+
+GpuShare = Annotated[float, Field(gt=0), AfterValidator(whole_above_one)]  # of one process
 
 
 class Section(BaseModel):
@@ -64,8 +74,8 @@ class PoolOptions(Section):
     actors: int | None = Field(
         None, ge=1, description="Processes of its own that hold this model; default: those of the job."
     )
-    num_gpus: float | None = Field(
-        None, gt=0, description="GPUs of each process of its own. 0.5 puts two of them on one GPU."
+    num_gpus: GpuShare | None = Field(
+        None, description="GPUs of each process of its own. 0.5 puts two of them on one GPU."
     )
 
     @property
@@ -77,11 +87,6 @@ class PoolOptions(Section):
     def has_own_pool(self) -> bool:
         """Whether the model does not share actors with others."""
         return self.actors is not None or self.num_gpus is not None
-
-    @field_validator("num_gpus")
-    @classmethod
-    def _whole_above_one(cls, value: float | None) -> float | None:
-        return whole_above_one(value)
 
 
 class GivesColumn(Protocol):
