@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import pickle
 import tempfile
-import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +51,6 @@ class Detector:
             torch.set_num_threads(threads)
         self.options = options
         self.device = choose_device(device)
-        self._lock = threading.Lock()
         if options.model == TORCHSCRIPT:
             model = load_torchscript(weights, self.device)
             self._forward: Callable[[torch.Tensor], object] = _caller(model)
@@ -74,7 +72,7 @@ class Detector:
             warnings.simplefilter("ignore", UserWarning)  # "not writable": the array is only read
             pixels = torch.from_numpy(seen)
         rgb = pixels.to(self.device).permute(2, 0, 1).flip(0).to(torch.float32) / 255
-        with self._lock, torch.inference_mode():
+        with torch.inference_mode():
             boxes, labels, scores = detections(self._forward(rgb))
         wanted = labels == self.options.label
         boxes, scores = boxes[wanted], scores[wanted]
