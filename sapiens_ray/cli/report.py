@@ -62,7 +62,7 @@ def describe_plan(prepared: PreparedJob, resources: ResourcePlan | None, cluster
         "images": prepared.expected if prepared.growth.ended else None,
         "subset": str(prepared.subset or ""),
         **asdict(prepared.growth.left_out),
-        "notes": prepared.notes,
+        "notes": [*prepared.notes, *(resources.notes if resources else ())],
         "already_done": prepared.already_done,
         "shards": len(shards),
         "shards_done": sum(done.complete for done in prepared.done.values()),
@@ -155,6 +155,8 @@ def _plan_table(plan: Settings) -> Facts:
         table.add("actors", f"{_actors_text(models[0])}; each holds {columns}")
     if missing := {model["checkpoint"]: model["bytes"] for model in plan["models"] if model["sha256"] is None}:
         table.add("downloads", f"{counted(len(missing), 'checkpoint')}, about {size(sum(missing.values()))}")
+    if not any(model["trial"] for model in plan["models"]):
+        table.add("models", "not tried; check --load runs each once")
     table.add("needs", _needs_text(plan["needs"], plan["cluster"]))
     table.add_whole("output", plan["output"])
     if plan["images"] is None or plan["images"] > plan["already_done"]:

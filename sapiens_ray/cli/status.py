@@ -92,10 +92,10 @@ def _print_status(status: Status, examples: Examples) -> None:
 
 
 def _images(status: Status) -> str:
-    """How many images have their row."""
+    """How many images have their row: of how many, unless the last run was a trial, which labels a part."""
     from sapiens_ray.output.summary import counted
 
-    expected = status["expected"]
+    expected = None if status["subset"] else status["expected"]
     share = f" of {expected} ({100 * status['images'] / expected:.1f} %)" if expected else ""
     return f"{status['images']}{share}: {status['ok']} ok, {counted(sum(status['errors'].values()), 'error')}"
 

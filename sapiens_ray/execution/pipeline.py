@@ -171,6 +171,7 @@ class _Run:
         resources = plan_resources(prepared.job, prepared.models, cluster) if cluster else None
         images = prepared.expected if prepared.growth.ended else None
         prepared.settle_unit_size(auto_unit_size(images, prepared.job, resources) if resources else LARGEST_UNIT)
+        self.summary.notes += resources.notes if resources else ()
         on_start(prepared, resources, cluster)
         save_job(prepared)
         for shard in self.merger.ready():

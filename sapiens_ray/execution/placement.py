@@ -20,6 +20,7 @@ GPU_ACTOR_THREADS = 4  # CPU threads of torch in an actor with a GPU: what is re
 CPU_ACTOR_WORKERS, GPU_ACTOR_WORKERS = 2, 4  # threads that encode
 
 LOGICAL_GPUS = "SAPIENS_RAY_LOGICAL_GPUS"  # if set, GPUs need not exist: to try how a job is placed on a cluster
+NO_FIELD = "tasks"  # named in messages if no field of the job file asks for what is wrong
 SHARED_POOL = "all models"  # name of a pool that holds several; no column has a space
 LARGEST_UNIT = 64  # images
 UNITS_PER_ACTOR = 8
@@ -45,11 +46,12 @@ class ActorPool:
 @dataclass(frozen=True)
 class ResourcePlan:
     """Resources of every stage. pools: in the order in which a unit meets them. `read_cpus` and `work_cpus` differ, so
-    that Ray does not fuse the stages."""
+    that Ray does not fuse the stages. notes: for the user, about wishes that do not suit the cluster."""
 
     pools: tuple[ActorPool, ...]
     read_cpus: float
     work_cpus: float
+    notes: tuple[str, ...] = ()
 
     def pool_of(self, model: PreparedModel) -> ActorPool:
         """The pool that holds a model."""
@@ -107,7 +109,25 @@ def plan_resources(job: Job, models: Sequence[PreparedModel], cluster: Cluster) 
         ActorPool(name, wish.models, count, share, actor_cpus, device, threads, workers)
         for name, wish, count, share in zip(_names(wishes), wishes, counts, gpus, strict=True)
     )
-    return ResourcePlan(pools, read_cpus=work_cpus / 2, work_cpus=work_cpus)
+    return ResourcePlan(pools, work_cpus / 2, work_cpus, tuple(_notes(wishes, actors, on_gpu, cluster)))
+
+
+def _notes(wishes: Sequence[_Wish], actors: int, on_gpu: bool, cluster: Cluster) -> list[str]:
+    """What a user should know of wishes that are followed as far as the cluster allows: a job file is for a cluster and
+    for a laptop."""
+    if on_gpu:
+        return []
+    notes = []
+    where = _fields(wishes, "num_gpus")
+    if where != NO_FIELD:
+        notes.append(f"{where}: has no effect here; the models run on the CPUs of {cluster.where}")
+    if actors > max(cluster.limit_cpus, len(wishes)):
+        where = _fields(wishes, "actors")
+        notes.append(
+            f"{where}: {actors} actors share the {cluster.limit_cpus:g} CPUs of {cluster.where}; each holds its models "
+            "in memory, and more than one per CPU is not faster"
+        )
+    return notes
 
 
 def _names(wishes: Sequence[_Wish]) -> list[str]:
@@ -188,7 +208,7 @@ def _gpu_shares(wishes: Sequence[_Wish], cluster: Cluster) -> tuple[list[int], l
 def _fields(wishes: Sequence[_Wish], *options: str) -> str:
     """The fields of the job file that ask for actors or GPUs, such as tasks[0].actors, num_gpus."""
     found = [wish.field(option) for wish in wishes for option in options if getattr(wish, option) is not None]
-    return ", ".join(dict.fromkeys(found)) or "tasks"
+    return ", ".join(dict.fromkeys(found)) or NO_FIELD
 
 
 def _not_placed(counts: list[int], gpus: list[float], cluster: Cluster) -> int | None:

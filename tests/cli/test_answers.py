@@ -108,11 +108,24 @@ def test_the_table_of_check_fits(command, machine, write_job, tmp_path, model):
         "detector      torchscript, label 1, score at least 0.3",
         f"  sha256      {sha256(model)}",
         "actors        1 with 1 CPU each; each holds seg, persons, detector",
+        "models        not tried; check --load runs each once",
         "needs         at least 1.3 CPUs; this machine has 2 CPUs",
         "              about 120.4 kB of labels and 1.4 MB of pictures still to write",
     ):
         assert line in lines, done.out
     assert [line for line in lines if len(line) > 80 and str(tmp_path) not in line] == [], "paths are never broken"
+
+
+def test_wishes_for_a_cluster_are_noted_on_a_laptop(command, machine, write_job, tmp_path):
+    write_photos(tmp_path / "photos", 2)
+    job = write_job(tmp_path / "photos", actors=50, num_gpus=1)
+    plan = answer(command("check", job, "--json"))
+    assert isinstance(plan, dict) and plan["notes"] == [
+        "num_gpus: has no effect here; the models run on the CPUs of this machine",
+        "actors: 50 actors share the 2 CPUs of this machine; each holds its models in memory, and more than one per "
+        "CPU is not faster",
+    ]
+    assert "note          num_gpus: has no effect here; the models run on the CPUs of this" in command("check", job).out
 
 
 def test_a_wrong_command_line(command):

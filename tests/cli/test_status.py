@@ -65,6 +65,13 @@ def test_one_line(command, output):
     assert both.code == 2 and "--quiet: prints one line" in both.err
 
 
+def test_a_trial_is_not_a_share_of_the_input(command, output):
+    trial = Summary("job", output.uri, expected=6, state="done", subset="a sample of 6 images, seed 0")
+    trial.write(output)
+    said = f"6: 2 ok, 4 errors; done at {written_at(output)}: a sample of 6 images, seed 0\n"
+    assert command("status", output.uri, "-q").out == said
+
+
 def test_the_table_with_examples(command, output):
     done = command("status", output.uri, "--errors")
     assert done.out.splitlines()[2:7] == [
