@@ -7,7 +7,8 @@
     │   ├── OutputError           the output belongs to another job, or run     exit 2
     │   └── ClusterError          the cluster can never run the job             exit 2
     ├── JobError              the job could not finish; written rows are kept   exit 1
-    │   └── StorageError          a storage does not answer                     exit 1
+    │   ├── StorageError          a storage does not answer                     exit 1
+    │   └── DeviceFailedError     a GPU fails again and again                   exit 1
     ├── ErrorLimitError       every image has a row, too many are error rows    exit 1
     └── ImageError            one image has no labels: becomes an error row, never ends a job
 
@@ -51,6 +52,10 @@ class JobError(SapiensRayError):
 
 class StorageError(JobError):
     """A storage does not answer, or no longer grants access. The files are fine; run the job again to continue."""
+
+
+class DeviceFailedError(JobError):
+    """A GPU fails again and again, or cannot be used. The job goes on without it if there are others."""
 
 
 class ErrorLimitError(SapiensRayError):

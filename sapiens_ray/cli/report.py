@@ -69,7 +69,7 @@ def describe_plan(prepared: PreparedJob, resources: ResourcePlan | None, cluster
         "formats": sorted({shard.format for shard in shards}),
         "models": [_about(model, resources) for model in prepared.models],
         "needs": _needs(resources) if resources else None,
-        "cluster": {"where": cluster.where, "nodes": cluster.nodes, "gpus": cluster.gpus, "cpus": cluster.cpus}
+        "cluster": {"where": cluster.where, "nodes": len(cluster.nodes), "gpus": cluster.gpus, "cpus": cluster.cpus}
         if cluster
         else None,
         "output": redact_uri(prepared.output.uri),
@@ -99,6 +99,7 @@ def _about(model: PreparedModel, resources: ResourcePlan | None) -> Settings:
         "sha256": model.checkpoint.sha256 or None,
         "pool": pool.name if pool else None,
         "actors": pool.actors if pool else None,
+        "most_actors": pool.most if pool else None,
         "gpus_per_actor": pool.num_gpus if pool else None,
         "cpus_per_actor": pool.num_cpus if pool else None,
         "trial": None,
@@ -166,7 +167,11 @@ def _plan_table(plan: Settings) -> Facts:
 
 def _actors_text(model: Settings) -> str:
     gpu = f"{_rounded(model['gpus_per_actor'])} GPU and " if model["gpus_per_actor"] else ""
-    return f"{model['actors']} with {gpu}{_rounded(model['cpus_per_actor'])} CPU each"
+    more = ""
+    if model["most_actors"] != model["actors"]:
+        limit = f" up to {model['most_actors']}" if model["most_actors"] else ""
+        more = f",{limit or ' more'} if the cluster grows"
+    return f"{model['actors']} with {gpu}{_rounded(model['cpus_per_actor'])} CPU each{more}"
 
 
 def _model_text(model: Settings) -> str:

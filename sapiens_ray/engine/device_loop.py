@@ -47,7 +47,8 @@ class DeviceLoop:
 
     croppers: make network inputs that cost time. backlog: results that wait to be encoded; the device waits while it is
     full. on_device_error: called, in place of going on, with an error of the device itself. batches: how many were run:
-    whoever waits for the device sees from it that it is alive.
+    whoever waits for the device sees from it that it is alive. answered: how many gave their results: errors of a GPU
+    show late.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class DeviceLoop:
         on_device_error: Callable[[Exception], None] | None = None,
     ) -> None:
         self.batches = 0
+        self.answered = 0
         self._clock = threading.Lock()
         self._since: float | None = None
         self._waited = 0.0
@@ -206,6 +208,7 @@ class DeviceLoop:
             return True
         for request, result in zip(ran.requests, results, strict=True):
             request.answer(result)
+        self.answered += 1
         return True
 
     def _reduced(self, model: LoadedModel, requests: list[Request], output: Any) -> list[Any]:

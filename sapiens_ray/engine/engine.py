@@ -52,6 +52,11 @@ class Engine:
         self._numbers = itertools.count()
         weakref.finalize(self, self._loop.close)
 
+    @property
+    def has_worked(self) -> bool:
+        """Whether any batch of photos gave results."""
+        return self._loop.answered > 0
+
     def __call__(self, unit: Unit) -> Unit:
         """The unit with the columns of all models, and without the inputs that nothing needs any more.
 

@@ -14,9 +14,9 @@ from sapiens_ray.engine.draw import draw
 from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.engine.models import PreparedModel
 from sapiens_ray.engine.prepare import prepare
-from sapiens_ray.errors import ConfigError, JobError
+from sapiens_ray.errors import ConfigError, DeviceFailedError, JobError, SapiensRayError
 from sapiens_ray.execution.attempts import DRAW, Guard, end_process
-from sapiens_ray.execution.coordinator import CoordinatorHandle, work_of
+from sapiens_ray.execution.coordinator import CoordinatorHandle, DeviceReports, work_of
 from sapiens_ray.execution.reading import UnitReader
 from sapiens_ray.output.writing import write_unit
 from sapiens_ray.planning.plan import ShardWork
@@ -81,21 +81,37 @@ class PrepareBlock:
 class ModelsBlock:
     """An actor of a pool: an engine with the models of the pool. Several threads call it, each with a unit.
 
-    A wrong checkpoint, or a GPU that is not there, ends the job at the first unit. An exception in the constructor
-    would not: Ray Data would treat it as a lost actor, and try others first.
+    A wrong checkpoint, or a GPU that is broken or not there, is an error of the first unit. An exception in the
+    constructor would not end the job: Ray Data would treat it as a lost actor, and try others first.
     """
 
-    def __init__(self, models: Sequence[PreparedModel], host: ModelHost, guard: Guard, name: str) -> None:
+    def __init__(
+        self, models: Sequence[PreparedModel], host: ModelHost, guard: Guard, name: str, coordinator: CoordinatorHandle
+    ) -> None:
         from sapiens_ray.engine.engine import Engine  # imports torch, which the driver does without
+        from sapiens_ray.models.device import NoDeviceError, device_failed
 
         guard.settle_process()
         self.guard = guard
         self.name = name
-        self.load_error: ConfigError | None = None
+        self.reports = DeviceReports(coordinator)
+        self.load_error: SapiensRayError | None = None
         try:
-            self.engine = Engine(models, host, end_process)
-        except ConfigError as error:
+            self.reports.refuse_if_broken()
+            self.engine = Engine(models, host, self._device_failed)
+        except NoDeviceError as error:
+            self.load_error = self.reports.missing(error)
+        except (ConfigError, DeviceFailedError) as error:
             self.load_error = error
+        except Exception as error:
+            if device_failed(error):
+                self.reports.failed(error, starting=True)
+                end_process(error)
+            raise
+
+    def _device_failed(self, error: Exception) -> None:
+        self.reports.failed(error, worked=self.engine.has_worked)
+        end_process(error)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         if self.load_error:

@@ -6,8 +6,9 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sapiens_ray.errors import ClusterError
 from sapiens_ray.execution.authentication import forget_own_token, refuse_disagreement, use_own_token
@@ -17,26 +18,53 @@ from sapiens_ray.tasks.sections import Settings
 _started_here = False  # whether `start_ray` started the cluster that this process is connected to
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """Resources of a cluster: in total, on its largest node, and the limits up to which an autoscaler may grow it."""
+class Node(NamedTuple):
+    """The resources of a machine, and Ray's id of it."""
 
     cpus: float
-    gpus: float
-    node_cpus: float
-    nodes: int
+    gpus: float = 0.0
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The machines of a cluster, and the totals up to which an autoscaler may grow it."""
+
+    nodes: tuple[Node, ...]
     limit_cpus: float
     limit_gpus: float
-    node_gpus: tuple[float, ...]
     where: str
+
+    @classmethod
+    def of(cls, nodes: Sequence[Node], where: str, limit_cpus: float = 0, limit_gpus: float = 0) -> Cluster:
+        """The cluster with these nodes. Limits below what is there already count as none."""
+        cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+        return cls(tuple(nodes), max(cpus, limit_cpus), max(gpus, limit_gpus), where)
+
+    @property
+    def cpus(self) -> float:
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        return sum(node.gpus for node in self.nodes)
+
+    @property
+    def node_cpus(self) -> float:
+        """Of the largest node."""
+        return max((node.cpus for node in self.nodes), default=0.0)
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether an autoscaler may add nodes, whose shapes are not known."""
+        return self.limit_cpus > self.cpus or self.limit_gpus > self.gpus
 
 
 def this_machine() -> Cluster:
     """The cluster that a local run would start."""
     import torch
 
-    cpus, gpus = _usable_cpus(), torch.cuda.device_count()
-    return Cluster(cpus, gpus, cpus, 1, cpus, gpus, (float(gpus),), "this machine")
+    return Cluster.of([Node(_usable_cpus(), torch.cuda.device_count())], "this machine")
 
 
 def _usable_cpus() -> int:
@@ -49,19 +77,14 @@ def connected_cluster() -> Cluster:
     """The cluster that Ray is connected to."""
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
+    nodes = [
+        Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0), node["NodeID"])
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
     limits = _autoscaler_limits()
-    return Cluster(
-        cpus=cpus,
-        gpus=gpus,
-        node_cpus=max((node.get("CPU", 0.0) for node in nodes), default=0.0),
-        nodes=len(nodes),
-        limit_cpus=max(cpus, limits.get("CPU", 0)),
-        limit_gpus=max(gpus, limits.get("GPU", 0)),
-        node_gpus=tuple(node.get("GPU", 0.0) for node in nodes),
-        where="this machine" if _started_here else f"the cluster of {len(nodes)} node{'s' if len(nodes) != 1 else ''}",
-    )
+    several = f"the cluster of {len(nodes)} node{'s' if len(nodes) != 1 else ''}"
+    return Cluster.of(nodes, "this machine" if _started_here else several, limits.get("CPU", 0), limits.get("GPU", 0))
 
 
 def _autoscaler_limits() -> dict[str, float]:

@@ -1,4 +1,5 @@
-"""The actor that all stages of a job call. It knows which shards are to be read, and which units were started before.
+"""The actor that all stages of a job call. It knows which shards are to be read, which units were started before, and
+which GPUs failed.
 
 It runs on the driver's node. If it dies, Ray restarts it, and `Feeder` sends it the shards again. Units in progress
 then count as never started, which costs them one more attempt.
@@ -14,6 +15,9 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from sapiens_ray.errors import ClusterError, DeviceFailedError, last_line
+from sapiens_ray.execution.devices import FAILED_STARTS, Device, Devices, own_device
+
 if TYPE_CHECKING:  # the actor itself needs none of it, and starts faster
     from sapiens_ray.execution.attempts import Attempt
     from sapiens_ray.planning.plan import ShardWork
@@ -22,6 +26,7 @@ CoordinatorHandle = Any  # Ray's handle of a `Coordinator` actor
 Text = str  # a `ShardWork` as JSON
 
 FEED_EVERY_S = 0.2
+TELL_WITHIN_S = 10.0  # a process that is about to end waits for so long
 STOP_WITHIN_S = 1.0  # `ray job stop` does not wait for long
 
 
@@ -33,6 +38,7 @@ class Coordinator:
         self._ended = False
         self._started: Counter[str] = Counter()
         self._repeated = 0
+        self._devices = Devices()
 
     async def offer(self, first: int, work: list[Text], ended: bool) -> tuple[int, int]:
         """Add work, from number `first` on. Returns how many pieces of work are known (fewer than were sent if the
@@ -59,6 +65,15 @@ class Coordinator:
 
     async def end(self, what: str) -> None:
         self._started.pop(what, None)
+
+    async def device_failed(self, device: Device, reason: str, starting: bool, worked: bool) -> bool:
+        return self._devices.failed(device, reason, starting, worked)
+
+    async def reason_if_broken(self, device: Device) -> str:
+        return self._devices.broken().get(device, "")
+
+    async def broken_devices(self) -> dict[Device, str]:
+        return self._devices.broken()
 
 
 def start_coordinator() -> CoordinatorHandle:
@@ -95,6 +110,39 @@ def work_of(coordinator: CoordinatorHandle) -> Iterator[Text]:
     while (work := ray.get(coordinator.work.remote(number))) is not None:
         yield work
         number += 1
+
+
+class DeviceReports:
+    """An actor's view of its own GPU. Without a GPU it does nothing."""
+
+    def __init__(self, coordinator: CoordinatorHandle) -> None:
+        self._coordinator, self._device = coordinator, own_device()
+
+    def refuse_if_broken(self) -> None:
+        """Raise DeviceFailedError if this GPU failed again and again."""
+        import ray
+
+        if self._device is not None:
+            reason = ray.get(self._coordinator.reason_if_broken.remote(self._device))
+            if reason:
+                raise DeviceFailedError(f"{self._device}: {reason}")
+
+    def failed(self, error: Exception, starting: bool = False, worked: bool = False) -> bool:
+        """Report a failure. Returns whether the GPU is broken, as far as the coordinator can be asked."""
+        import ray
+
+        if self._device is None:
+            return False
+        with contextlib.suppress(Exception):  # the process is about to end; a count that is lost costs one more try
+            count = self._coordinator.device_failed.remote(self._device, last_line(error), starting, worked)
+            return bool(ray.get(count, timeout=TELL_WITHIN_S))
+        return False
+
+    def missing(self, error: ClusterError) -> DeviceFailedError:
+        """Report that torch does not find the GPU of this actor. Returns the error to raise."""
+        for _ in range(FAILED_STARTS):
+            self.failed(error, starting=True)
+        return DeviceFailedError(str(error))
 
 
 class Feeder:

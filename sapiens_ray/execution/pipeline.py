@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from sapiens_ray.errors import ErrorLimitError, JobError
+from sapiens_ray.errors import DeviceFailedError, ErrorLimitError, JobError
 from sapiens_ray.execution.attempts import forget
 from sapiens_ray.execution.blocks import REPORT
 from sapiens_ray.execution.cluster import Cluster, connected_cluster, start_ray
 from sapiens_ray.execution.coordinator import CoordinatorHandle, Feeder, start_coordinator
+from sapiens_ray.execution.devices import Broken, BrokenDevicesError, usable
 from sapiens_ray.execution.failures import explain
+from sapiens_ray.execution.left_out import LeftOut
 from sapiens_ray.execution.merging import Merger
 from sapiens_ray.execution.placement import LARGEST_UNIT, ResourcePlan, auto_unit_size, plan_resources
 from sapiens_ray.execution.preflight import PreparedJob, open_output, prepare_job, save_job
@@ -85,15 +87,21 @@ def run(
     output = open_output(job)
     with retry_deadline(job.storage_retry_s), OutputLock(output, on_wait) as lock, contextlib.ExitStack() as cleanup:
         prepared = prepare_job(job, redo_changed, LISTING_S, restart, subset)
-        cleanup.callback(prepared.growth.discard)
+        cleanup.callback(lambda: prepared.growth.discard())
         if restart:
             delete_results(output)
         elif retry_errors:
             drop_error_rows(output)
             prepared.recount()
+        left_out = LeftOut()
+        cleanup.callback(left_out.release)
         this = _Run(prepared, lock, on_progress or (lambda summary: None))
         with this.writing_summary():
-            this.label(address, on_ray_ready, on_start)
+            while broken := this.label(address, on_ray_ready, on_start, left_out):
+                this.leave_out(broken, left_out)
+                prepared.growth.discard()
+                prepared = prepare_job(job, listing_s=LISTING_S, subset=subset)
+                this.go_on_with(prepared)
             lock.check()
             this.finish()
     return this.summary
@@ -117,6 +125,24 @@ class _Run:
             examples=examples,
             notes=list(prepared.notes),
         )
+        self._note_listing()
+
+    def leave_out(self, broken: Broken, left_out: LeftOut) -> None:
+        """Note which GPUs are broken, and occupy them. Raises JobError if none is left to go on with."""
+        self.summary.notes += [f"{device} is left out: {reason}" for device, reason in broken.items()]
+        if not usable(connected_cluster(), {*broken, *left_out.devices}).limit_gpus:
+            said = "; ".join(f"{device}: {reason}" for device, reason in broken.items())
+            raise JobError(f"{said}; no other GPU is there; everything written is kept, run again to continue")
+        left_out.add(broken)
+
+    def go_on_with(self, prepared: PreparedJob) -> None:
+        """Go on with the images that are left, after the pipeline broke down. Some reports of units were lost."""
+        summary = self.summary
+        self.prepared = prepared
+        self.merger = Merger(prepared.output, prepared.files, self.lock.run)
+        summary.labelled = prepared.already_done - summary.already_done
+        summary.errors, summary.examples = errors_in_files(prepared.output, prepared.files)
+        self._listed = False
         self._note_listing()
 
     def _note_listing(self) -> None:
@@ -159,15 +185,20 @@ class _Run:
         prepared = self.prepared
         return prepared.growth.ended and not prepared.pending and not self.merger.ready()
 
-    def label(self, address: str | None, on_ray_ready: Callable[[], None] | None, on_start: OnStart) -> None:
-        """The work on Ray: label the pending shards and merge the complete ones. Without work, Ray is not started."""
+    def label(
+        self, address: str | None, on_ray_ready: Callable[[], None] | None, on_start: OnStart, left_out: LeftOut
+    ) -> Broken:
+        """The work on Ray: label the pending shards and merge the complete ones. Without work, Ray is not started.
+
+        Returns the broken GPUs if the pipeline has to be built again without them.
+        """
         prepared = self.prepared
         pending = prepared.pending or not prepared.growth.ended
         if pending or self.merger.ready():
             start_ray(address)
             if on_ray_ready:
                 on_ray_ready()
-        cluster = connected_cluster() if pending else None
+        cluster = usable(connected_cluster(), left_out.devices) if pending else None
         resources = plan_resources(prepared.job, prepared.models, cluster) if cluster else None
         images = prepared.expected if prepared.growth.ended else None
         prepared.settle_unit_size(auto_unit_size(images, prepared.job, resources) if resources else LARGEST_UNIT)
@@ -176,10 +207,14 @@ class _Run:
         save_job(prepared)
         for shard in self.merger.ready():
             self.merger.start(shard)
-        if resources:
-            for report in execute(prepared, resources, self.lock):
+        broken: Broken = {}
+        try:
+            for report in execute(prepared, resources, self.lock) if resources else ():
                 self._count(report)
+        except BrokenDevicesError as error:
+            broken = error.devices
         self.merger.wait()
+        return broken
 
     def _count(self, report: UnitReport) -> None:
         """Count a written unit."""
@@ -223,12 +258,14 @@ class _Run:
 def execute(prepared: PreparedJob, resources: ResourcePlan, lock: OutputLock) -> Iterator[UnitReport]:
     """Build the dataset and yield the report of every unit when it is written.
 
-    Raises JobError, the CheckpointError of an actor, or the exception that ended the listing, which runs in parallel.
+    Raises JobError, the CheckpointError of an actor, BrokenDevicesError, or the exception that ended the listing, which
+    runs in parallel.
     """
     import ray
 
     coordinator = start_coordinator()
     feeder = Feeder(coordinator, prepared.work(lock.check))
+    broken: Broken = {}
     try:
         with settings_of_ray_data():
             dataset = build_dataset(prepared, resources, coordinator, lock.run)
@@ -236,10 +273,17 @@ def execute(prepared: PreparedJob, resources: ResourcePlan, lock: OutputLock) ->
             for text in pa.table(block)[REPORT].to_pylist():
                 yield replace(UnitReport.from_json(text), repeated=feeder.repeated)
     except ray.exceptions.RayError as error:
-        raise explain(error) from error
+        reason = explain(error)
+        if not isinstance(reason, DeviceFailedError):
+            raise reason from error
+        broken = ray.get(coordinator.broken_devices.remote())
+        if not broken:  # the coordinator was restarted meanwhile
+            raise reason from error
     finally:
         prepared.growth.stop()
         feeder.stop()
+    if broken:  # not inside `except`: the traceback of Ray's error keeps the actors alive, and their GPUs
+        raise BrokenDevicesError(broken)
     if feeder.failed is not None:
         raise feeder.failed
 
@@ -266,6 +310,9 @@ def settings_of_ray_data() -> Iterator[None]:
     # Smaller than any unit: every unit is a separate block, sent downstream as soon as it is made.
     context.target_max_block_size = 1
     context.max_consecutive_actor_init_deaths = 5  # by default the job ends at the first death while a model loads
+    # By default pools shrink while the input is slow. Then models would be loaded, and compiled, again and again.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = -1.0
     context.execution_no_progress_timeout_s = 7200  # by default a job fails after waiting half an hour for GPUs
     context.enable_progress_bars = False  # our progress bar counts images
     context.print_on_execution_start = False

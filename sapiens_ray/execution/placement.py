@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from sapiens_ray.engine.host import DEFAULT_BATCH
 from sapiens_ray.engine.models import PreparedModel, in_pools
 from sapiens_ray.errors import ClusterError
-from sapiens_ray.execution.cluster import Cluster
+from sapiens_ray.execution.cluster import Cluster, Node
 from sapiens_ray.job.config import Job
+from sapiens_ray.tasks.sections import PoolSize
 
 # With one thread torch uses other kernels, whose sums differ in the last bits (1e-5 in logits, measured). Labels would
 # then depend on how many actors share a machine.
@@ -29,13 +30,18 @@ UNITS_PER_ACTOR = 8
 @dataclass(frozen=True)
 class ActorPool:
     """A pool of actors: its name, which no other pool of the job has, the models that each actor holds, how many actors
-    there are, and the resources of each. threads: CPU threads of torch. workers: threads that make inputs, and as many
-    that encode results.
+    there are, and the resources of each.
+
+    actors: at the start. most: up to which the pool grows when the cluster does; None for as many as it allows. least:
+    actors that it has even where another pool could use their place. threads: CPU threads of torch. workers: threads
+    that make inputs, and as many that encode results.
     """
 
     name: str
     models: tuple[PreparedModel, ...]
     actors: int
+    least: int
+    most: int | None
     num_gpus: float
     num_cpus: float
     device: str
@@ -63,9 +69,17 @@ class _Wish:
     """What the job file asks for a pool. where: the entry that does, such as tasks[0]; empty for the whole job."""
 
     models: tuple[PreparedModel, ...]
-    actors: int | None
+    actors: PoolSize | None
     num_gpus: float | None
     where: str
+
+    @property
+    def least(self) -> int:
+        return self.actors.min if self.actors else 1
+
+    @property
+    def most(self) -> int | None:
+        return self.actors.max if self.actors else None
 
     @property
     def name(self) -> str:
@@ -87,29 +101,71 @@ def plan_resources(job: Job, models: Sequence[PreparedModel], cluster: Cluster) 
     if cluster.limit_cpus < 1:
         raise ClusterError(f"{cluster.where} has {cluster.limit_cpus:g} CPUs; a job needs at least one")
     wishes = _wishes(job, models)
-    counts = [wish.actors or 1 for wish in wishes]
-    gpus = [0.0] * len(wishes)
     if on_gpu:
         counts, gpus = _gpu_shares(wishes, cluster)
+        sizes = [wish.most for wish in wishes]
+    else:
+        machines = max(1, sum(node.cpus >= 1 for node in cluster.nodes))
+        counts, gpus = [wish.least if wish.actors else machines for wish in wishes], [0.0] * len(wishes)
+        sizes = [wish.most if wish.actors else count for wish, count in zip(wishes, counts, strict=True)]
     actors = sum(counts)
-    per_node = max(1, math.ceil(actors / max(1, cluster.nodes)))
-    cpus = max(cluster.cpus, 1.0)
-    roomy = cpus >= actors + 2
-    actor_cpus = 1.0 if roomy else math.floor(0.5 * cpus / actors * 1000) / 1000
-    if actor_cpus < 0.001:
-        where = _fields(wishes, "actors")
-        raise ClusterError(f"{where}: {actors} actors are too many for the {cpus:g} CPUs of {cluster.where}")
-    # Small enough that Ray Data's reservations leave every stage its share while the input is listed.
-    work_cpus = 1.0 if roomy else 0.25 if cpus >= 2 else 0.125
+    actor_cpus, work_cpus = _cpu_shares(wishes, counts, gpus, cluster)
+    per_node = max(1, math.ceil(actors / len(cluster.nodes)))
     workers = GPU_ACTOR_WORKERS if on_gpu else CPU_ACTOR_WORKERS
     threads = GPU_ACTOR_THREADS if on_gpu else max(LEAST_THREADS, int(cluster.node_cpus / per_node))
     # Not auto: an actor that was given a GPU must not run on the CPU without a word.
     device = ("auto" if os.environ.get(LOGICAL_GPUS) else "cuda") if on_gpu else "cpu"
     pools = tuple(
-        ActorPool(name, wish.models, count, share, actor_cpus, device, threads, workers)
-        for name, wish, count, share in zip(_names(wishes), wishes, counts, gpus, strict=True)
+        ActorPool(
+            name,
+            wish.models,
+            count,
+            wish.least if wish.actors else count,
+            most,
+            share,
+            actor_cpus,
+            device,
+            threads,
+            workers,
+        )
+        for name, wish, count, most, share in zip(_names(wishes), wishes, counts, sizes, gpus, strict=True)
     )
     return ResourcePlan(pools, work_cpus / 2, work_cpus, tuple(_notes(wishes, actors, on_gpu, cluster)))
+
+
+def _cpu_shares(
+    wishes: Sequence[_Wish], counts: Sequence[int], gpus: Sequence[float], cluster: Cluster
+) -> tuple[float, float]:
+    """CPUs of an actor, and of a task of the other stages.
+
+    Whole CPUs where there are enough of them, also counting those that an autoscaler may add; else fractions.
+    """
+    cpus, actors = max(cluster.limit_cpus, 1.0), sum(counts)
+    if cluster.may_grow and any(gpus):
+        open_ended = [share for wish, share in zip(wishes, gpus, strict=True) if wish.most is None]
+        actors = max(actors, int(cluster.limit_gpus / min(open_ended)) if open_ended else 0)
+    roomy = cpus >= actors + 2
+    actor_cpus = 1.0 if roomy else _floor(0.5 * cpus / actors)
+    if any(gpus) and not cluster.may_grow:
+        actor_cpus = min(_on_node(node, actors / cluster.gpus, roomy) for node in cluster.nodes if node.gpus)
+    if actor_cpus < 0.001:
+        where = _fields(wishes, "actors")
+        raise ClusterError(f"{where}: {actors} actors are too many for the {cpus:g} CPUs of {cluster.where}")
+    # Small enough that Ray Data's reservations leave every stage its share while the input is listed.
+    return actor_cpus, 1.0 if roomy else 0.25 if cpus >= 2 else 0.125
+
+
+def _on_node(node: Node, actors_per_gpu: float, roomy: bool) -> float:
+    """CPUs of an actor with a GPU of this node: a quarter of what there is for each, up to what its threads use."""
+    each = node.cpus / max(1.0, math.ceil(node.gpus * actors_per_gpu))
+    if roomy and each > 1:
+        return float(min(GPU_ACTOR_WORKERS, max(1, int(each / 4))))
+    return _floor(0.5 * each)
+
+
+def _floor(cpus: float) -> float:
+    """In thousandths of a CPU."""
+    return math.floor(1000 * cpus) / 1000
 
 
 def _notes(wishes: Sequence[_Wish], actors: int, on_gpu: bool, cluster: Cluster) -> list[str]:
@@ -176,7 +232,7 @@ def _gpu_shares(wishes: Sequence[_Wish], cluster: Cluster) -> tuple[list[int], l
     """
     share = 1 / max(1, math.ceil(len(wishes) / max(cluster.gpus, 1)))
     gpus = [wish.num_gpus or share for wish in wishes]
-    counts = [wish.actors or 1 for wish in wishes]
+    counts = [wish.least for wish in wishes]
     needed = sum(count * each for count, each in zip(counts, gpus, strict=True))
     if needed > cluster.limit_gpus + 1e-9:
         where = _fields(wishes, "actors", "num_gpus")
@@ -184,9 +240,9 @@ def _gpu_shares(wishes: Sequence[_Wish], cluster: Cluster) -> tuple[list[int], l
             f"{where}: {sum(counts)} actors need {needed:g} GPUs, but {cluster.where} has "
             f"{cluster.limit_gpus:g}; ask for fewer actors or a smaller num_gpus"
         )
-    if cluster.limit_gpus > cluster.gpus:  # future nodes decide
-        return counts, gpus
     left_out = _not_placed(counts, gpus, cluster)
+    if left_out is not None and cluster.limit_gpus > cluster.gpus:  # future nodes decide
+        return counts, gpus
     if left_out is not None:
         spelled = [f"{count} x {each:g} {wish.name}" for wish, count, each in zip(wishes, counts, gpus, strict=True)]
         raise ClusterError(
@@ -194,9 +250,12 @@ def _gpu_shares(wishes: Sequence[_Wish], cluster: Cluster) -> tuple[list[int], l
             f"{cluster.where}: no room is left for one of {wishes[left_out].name}; ask for fewer actors or a smaller "
             "num_gpus"
         )
-    open_ended = [number for number, wish in enumerate(wishes) if wish.actors is None]
+    open_ended = list(range(len(wishes)))
     while open_ended:
         fewest = min(open_ended, key=lambda number: counts[number])
+        if counts[fewest] == wishes[fewest].most:
+            open_ended.remove(fewest)
+            continue
         more = [count + (number == fewest) for number, count in enumerate(counts)]
         if _not_placed(more, gpus, cluster) is None:
             counts = more
@@ -213,7 +272,7 @@ def _fields(wishes: Sequence[_Wish], *options: str) -> str:
 
 def _not_placed(counts: list[int], gpus: list[float], cluster: Cluster) -> int | None:
     """The number of a pool with an actor that does not fit, placing the largest shares first; None if all fit."""
-    nodes = [[1.0] * int(count) for count in cluster.node_gpus]
+    nodes = [[1.0] * int(node.gpus) for node in cluster.nodes]
     for number in sorted(range(len(gpus)), key=lambda number: -gpus[number]):
         for _ in range(counts[number]):
             if not _take(nodes, gpus[number]):

@@ -22,6 +22,7 @@ Arguments = dict[str, Any]  # of `Dataset.map_batches`
 
 FEED_CPUS = 0.001
 UNITS_AT_A_TIME = 4  # in one actor: their batches are filled from each other, and one's results are encoded meanwhile
+READERS_PER_ACTOR = 8  # a GPU takes up to 80 photos a second; one stream from S3 gives 10 of 5 MB
 UNITS_SENT = 6  # to one actor: two more are fetched before it needs them
 
 
@@ -51,12 +52,17 @@ class StageSpec:
             # Without a limit Ray Data reserves CPUs for more tasks than there is work for.
             tasks = {"compute": ray.data.TaskPoolStrategy(self.tasks_at_a_time)} if self.tasks_at_a_time else {}
             return {**one, **tasks}
+        # Else Ray puts several actors on one machine while others have none.
+        spread = {} if self.pool.num_gpus or self.pool.most == 1 else {"scheduling_strategy": "SPREAD"}
         return {
             **one,
+            **spread,
             "num_gpus": self.pool.num_gpus,
             "fn_constructor_args": self.arguments,
             "compute": ray.data.ActorPoolStrategy(
-                size=self.pool.actors,
+                min_size=self.pool.least,
+                max_size=self.pool.most,
+                initial_size=self.pool.actors,
                 max_concurrent_calls_per_actor=UNITS_AT_A_TIME,
                 max_tasks_in_flight_per_actor=UNITS_SENT,
                 enable_true_multi_threading=True,  # else Ray Data runs one call at a time
@@ -76,19 +82,26 @@ def job_stages(
     write = WriteBlock(tasks, job.output.visualize, unique_ids, prepared.schema, run_id, guard)
     return [
         StageSpec("feed", partial(feed_blocks, coordinator=coordinator), FEED_CPUS, tasks_at_a_time=1),
-        StageSpec("read", ReadBlock(reader, guard), resources.read_cpus),
+        StageSpec("read", ReadBlock(reader, guard), resources.read_cpus, tasks_at_a_time=_readers(resources)),
         StageSpec("prepare", PrepareBlock(tasks, job.max_pixels, guard), resources.work_cpus),
-        *_model_stages(prepared.job, resources, guard),
+        *_model_stages(prepared.job, resources, guard, coordinator),
         StageSpec("write", write, resources.work_cpus),
     ]
 
 
-def _model_stages(job: Job, resources: ResourcePlan, guard: Guard) -> list[StageSpec]:
+def _readers(resources: ResourcePlan) -> int | None:
+    """How many shards are read at a time, at the most. None if pools may grow: more actors need more readers."""
+    actors = max(pool.actors for pool in resources.pools)
+    return None if any(pool.most != pool.actors for pool in resources.pools) else READERS_PER_ACTOR * actors
+
+
+def _model_stages(job: Job, resources: ResourcePlan, guard: Guard, coordinator: CoordinatorHandle) -> list[StageSpec]:
     stages = []
     for place, pool in enumerate(resources.pools):
         later = frozenset(model.input_kind for after in resources.pools[place + 1 :] for model in after.models)
         host = ModelHost(pool.device, pool.threads, pool.workers, cache_of(job), later)
-        stages.append(StageSpec(pool.name, ModelsBlock, pool.num_cpus, pool, (pool.models, host, guard, pool.name)))
+        arguments = (pool.models, host, guard, pool.name, coordinator)
+        stages.append(StageSpec(pool.name, ModelsBlock, pool.num_cpus, pool, arguments))
     return stages
 
 

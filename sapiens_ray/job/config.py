@@ -29,6 +29,7 @@ from sapiens_ray.tasks.persons import DetectorOptions
 from sapiens_ray.tasks.sections import (
     GpuShare,
     PoolOptions,
+    PoolSize,
     Section,
     Settings,
     Visualize,
@@ -115,8 +116,10 @@ class Job(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where the models run; auto: on GPUs if the cluster has any, else on CPUs."
     )
-    actors: int | None = Field(
-        None, ge=1, description="Processes that hold the models; default: one per GPU, or one on a CPU machine."
+    actors: PoolSize | None = Field(
+        None,
+        description="Processes that hold the models, a number or {min: 1, max: 8}; default: one per GPU, more if the "
+        "cluster gets more; without GPUs one per machine.",
     )
     num_gpus: GpuShare | None = Field(
         None,

@@ -18,12 +18,16 @@ import torch
 from sapiens_ray.errors import ClusterError
 
 
+class NoDeviceError(ClusterError):
+    """A process that was given a GPU finds none."""
+
+
 def choose_device(wanted: str) -> torch.device:
-    """`auto`: the GPU given to this process if there is one, else the CPU."""
+    """`auto`: the GPU given to this process if there is one, else the CPU. Raises NoDeviceError."""
     if wanted == "cuda" and not torch.cuda.is_available():
         given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         which = f"GPU {given} of {socket.gethostname()}" if given else f"a GPU on {socket.gethostname()}"
-        raise ClusterError(
+        raise NoDeviceError(
             f"device: this process is to use {which}, but torch {torch.__version__} finds none: a torch without CUDA, "
             "or a driver that does not work. `device: cpu` runs the models on the CPU"
         )

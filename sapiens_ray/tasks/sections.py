@@ -68,11 +68,39 @@ class Visualize(Section):
         return 0 if self.style == "lite" else min(LEAST_SIDE, self.max_side)
 
 
+class PoolSize(Section):
+    """How many actors a pool has; a plain number stands for both ends. max: None for as many as the cluster allows."""
+
+    min: int = Field(1, ge=1, description="Actors that the job waits for.")
+    max: int | None = Field(None, ge=1, description="Default: as many as the cluster allows.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_number(cls, value: object) -> object:
+        if isinstance(value, dict | PoolSize):
+            return value
+        if type(value) is int and value >= 1:
+            return {"min": value, "max": value}
+        raise ValueError("should be a whole number from 1 on, or {min: 1, max: 8}")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> PoolSize:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max {self.max} is less than min {self.min}")
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> Settings:
+        return {"anyOf": [{"type": "integer", "minimum": 1}, handler(core)]}
+
+
 class PoolOptions(Section):
     """The actors that hold a model, if it is to have its own: by default, all models of a job share theirs."""
 
-    actors: int | None = Field(
-        None, ge=1, description="Processes of its own that hold this model; default: those of the job."
+    actors: PoolSize | None = Field(
+        None,
+        description="Processes of its own that hold this model, a number or {min: 1, max: 8}; default: those of the "
+        "job.",
     )
     num_gpus: GpuShare | None = Field(
         None, description="GPUs of each process of its own. 0.5 puts two of them on one GPU."

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sapiens_ray.cli import report
-from sapiens_ray.execution.cluster import Cluster
+from sapiens_ray.execution.cluster import Cluster, Node
 from sapiens_ray.models import catalogue, conversion
 from sapiens_ray.models.inspection import inspect
 from tests.conftest import Finished, write_photos
@@ -27,7 +27,7 @@ def eighty(monkeypatch):
 @pytest.fixture
 def machine(monkeypatch):
     """A machine of two CPUs."""
-    two = Cluster(2.0, 0.0, 2.0, 1, 2.0, 0.0, (0.0,), "this machine")
+    two = Cluster.of([Node(2.0)], "this machine")
     monkeypatch.setattr(report, "this_machine", lambda: two)
 
 
@@ -70,7 +70,8 @@ def test_check(command, machine, write_job, tmp_path, model):
             {
                 "kind": "task", "column": "seg", "task": "seg", "mode": "float32", "compile": "none",
                 "description": "", "checkpoint": str(model), "bytes": model.stat().st_size, "sha256": sha256(model),
-                "pool": "seg", "actors": 1, "gpus_per_actor": 0.0, "cpus_per_actor": 1.0, "trial": None,
+                "pool": "seg", "actors": 1, "most_actors": 1,
+                    "gpus_per_actor": 0.0, "cpus_per_actor": 1.0, "trial": None,
             }
         ],
         "needs": {"gpus": 0.0, "cpus": 1.25},

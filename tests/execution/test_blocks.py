@@ -24,7 +24,7 @@ from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.engine.prepare import prepare
 from sapiens_ray.errors import CheckpointError, JobError
 from sapiens_ray.execution import blocks
-from sapiens_ray.execution.attempts import DRAW, Guard, Record, end_process
+from sapiens_ray.execution.attempts import DRAW, Guard, Record
 from sapiens_ray.execution.blocks import REPORT, WORK, ModelsBlock, PrepareBlock, ReadBlock, WriteBlock
 from sapiens_ray.execution.reading import UnitReader
 from sapiens_ray.output.schema import output_schema
@@ -172,7 +172,7 @@ class Labels:
     fails: Exception | None = None
 
     def __init__(self, models: Any, host: ModelHost, on_device_error: Any) -> None:
-        assert host.device == "cpu" and on_device_error is end_process
+        assert host.device == "cpu"
         if self.fails:
             raise self.fails
 
@@ -187,7 +187,7 @@ def models_block(monkeypatch):
 
     def make(guard: Guard, kind: type[Labels] = Labels) -> ModelsBlock:
         monkeypatch.setattr(engines, "Engine", kind)
-        return ModelsBlock([], ModelHost("cpu"), guard, "number")
+        return ModelsBlock([], ModelHost("cpu"), guard, "number", object())
 
     return make
 

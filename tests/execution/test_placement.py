@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from sapiens_ray.engine.models import TaskModel
 from sapiens_ray.errors import ClusterError
-from sapiens_ray.execution.cluster import Cluster
-from sapiens_ray.execution.placement import ResourcePlan, auto_unit_size, plan_resources
+from sapiens_ray.execution.cluster import Cluster, Node
+from sapiens_ray.execution.placement import ActorPool, ResourcePlan, auto_unit_size, plan_resources
 from sapiens_ray.job.config import Job
 from sapiens_ray.models.checkpoint import Checkpoint
+from sapiens_ray.tasks.sections import PoolSize
 
 
 def job(tasks: int = 1, device: str = "auto", placement: str = "separate", **options: object) -> Job:
@@ -25,12 +26,8 @@ def resources_of(job: Job, cluster: Cluster) -> ResourcePlan:
     return plan_resources(job, [TaskModel.of(one, Checkpoint("x", 1, "0" * 64)) for one in job.tasks], cluster)
 
 
-def machines(*nodes: tuple[float, float], limit_gpus: float | None = None) -> Cluster:
-    cpus, gpus = sum(node[0] for node in nodes), sum(node[1] for node in nodes)
-    limit = gpus if limit_gpus is None else limit_gpus
-    return Cluster(
-        cpus, gpus, max(node[0] for node in nodes), len(nodes), cpus, limit, tuple(n[1] for n in nodes), "it"
-    )
+def machines(*nodes: tuple[float, float], limit_cpus: float = 0, limit_gpus: float = 0) -> Cluster:
+    return Cluster.of([Node(*node) for node in nodes], "it", limit_cpus, limit_gpus)
 
 
 @given(st.integers(1, 200), st.integers(0, 8), st.integers(1, 3), st.sampled_from(["together", "separate"]))
@@ -52,7 +49,7 @@ def test_defaults():
 def test_all_models_share_the_actors_unless_they_have_their_own():
     (pool,) = resources_of(job(3, placement="together"), machines((16, 2))).pools
     assert [model.column for model in pool.models] == ["t0", "t1", "t2"]
-    assert (pool.actors, pool.num_gpus, pool.num_cpus, pool.workers, pool.name) == (2, 1, 1, 4, "all models")
+    assert (pool.actors, pool.num_gpus, pool.num_cpus, pool.workers, pool.name) == (2, 1, 2, 4, "all models")
     tasks = [{"task": "seg", "checkpoint": "x", "name": f"t{n}", **({"actors": 1} if n == 1 else {})} for n in range(3)]
     own = Job.parse({"input": {"uri": "x"}, "output": {"uri": "y"}, "tasks": tasks, "num_gpus": 0.5})
     pools = resources_of(own, machines((16, 2))).pools
@@ -61,7 +58,7 @@ def test_all_models_share_the_actors_unless_they_have_their_own():
 
 
 def test_the_wishes_of_the_job_are_named_in_refusals():
-    whole = job(2, placement="together").model_copy(update={"actors": 5})
+    whole = job(2, placement="together").model_copy(update={"actors": PoolSize(min=5, max=5)})
     with pytest.raises(ClusterError, match=r"^actors: 5 actors need 5 GPUs, but it has 4; ask for fewer actors"):
         resources_of(whole, machines((16, 4)))
 
@@ -93,6 +90,46 @@ def test_every_default_can_be_placed_and_leaves_no_gpu_idle(tasks, nodes):
 def test_a_job_waits_for_gpus_that_an_autoscaler_may_add():
     placement = resources_of(job(actors=3), machines((8, 0), limit_gpus=8))
     assert placement.pools[0].actors == 3 and placement.pools[0].num_gpus == 1
+
+
+def sizes(pool: ActorPool) -> tuple[int, int, int | None]:
+    return pool.least, pool.actors, pool.most
+
+
+@pytest.mark.parametrize(
+    ("actors", "nodes", "limit", "expected"),
+    [
+        (None, [(16, 4)], 0, (4, 4, None)),  # a node that joins is used
+        (None, [(8, 0), (16, 2)], 64, (2, 2, None)),  # what is there is used at once
+        (None, [(8, 0)], 64, (1, 1, None)),
+        (3, [(16, 4)], 0, (3, 3, 3)),
+        ({"min": 2, "max": 3}, [(16, 4)], 0, (2, 3, 3)),
+        ({"min": 2}, [(16, 4)], 0, (2, 4, None)),
+        ({"min": 2, "max": 8}, [(16, 1)], 8, (2, 2, 8)),  # waits for the second
+        ({"max": 6}, [(16, 0)], 0, (1, 1, 6)),  # on CPUs
+        (None, [(16, 0)] * 3, 0, (3, 3, 3)),  # one per machine
+    ],
+)
+def test_pools_grow_with_the_cluster(actors, nodes, limit, expected):
+    (pool,) = resources_of(job(actors=actors), machines(*nodes, limit_cpus=8 * limit, limit_gpus=limit)).pools
+    assert sizes(pool) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "limits", "actor", "work"),
+    [
+        ([(16, 1)], (0, 0), 4, 1),  # as its threads use
+        ([(96, 8)] * 2, (0, 0), 3, 1),
+        ([(128, 0), (8, 4)], (0, 0), 1, 1),  # two for each: the other CPUs are for the other stages
+        ([(128, 0), (2, 4)], (0, 0), 0.25, 1),  # or the fourth actor would find no CPU on its node
+        ([(2, 2)], (0, 0), 0.5, 0.25),
+        ([(0, 0)], (512, 64), 1, 1),  # a head without CPUs: the nodes to come decide
+        ([(1, 0)], (2, 4), 0.25, 0.25),
+    ],
+)
+def test_cpu_shares_follow_from_the_shape_of_the_nodes(nodes, limits, actor, work):
+    placement = resources_of(job(), machines(*nodes, limit_cpus=limits[0], limit_gpus=limits[1]))
+    assert (placement.pools[0].num_cpus, placement.work_cpus) == (actor, work)
 
 
 @pytest.mark.parametrize(

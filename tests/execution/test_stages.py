@@ -11,7 +11,7 @@ import ray.data
 
 from sapiens_ray.engine.models import DetectorModel, TaskModel
 from sapiens_ray.execution.blocks import ModelsBlock, PrepareBlock, ReadBlock, WriteBlock, feed_blocks
-from sapiens_ray.execution.cluster import Cluster
+from sapiens_ray.execution.cluster import Cluster, Node
 from sapiens_ray.execution.placement import plan_resources
 from sapiens_ray.execution.preflight import PreparedJob
 from sapiens_ray.execution.stages import StageSpec, job_stages
@@ -37,7 +37,7 @@ def stages_of(cluster: Cluster, *tasks: dict[str, Any], **sections: Any) -> tupl
 
 
 def machine(cpus: float, gpus: float = 0) -> Cluster:
-    return Cluster(cpus, gpus, cpus, 1, cpus, gpus, (gpus,), "this machine")
+    return Cluster.of([Node(cpus, gpus)], "this machine")
 
 
 def test_a_small_job_has_five_stages():
@@ -53,8 +53,9 @@ def test_a_small_job_has_five_stages():
     assert (write.call.run, write.call.unique_ids, write.call.schema) == ("this run", True, prepared.schema)
     guards = [stage.call.guard for stage in (read, prepare, write)] + [seg.arguments[2]]
     assert {(one.output.uri, one.timeout_s, one.retry_s) for one in guards} == {("/labels", 30, 5)}
-    models, host, _, name = seg.arguments
-    assert seg.call is ModelsBlock and models == tuple(prepared.models) and name == "seg"
+    models, host, _, name, coordinator = seg.arguments
+    assert seg.call is ModelsBlock and models == tuple(prepared.models)
+    assert (name, coordinator) == ("seg", COORDINATOR)
     assert (seg.pool.actors, seg.pool.num_gpus, host.device, host.threads, host.workers) == (1, 0, "cpu", 4, 2)
     assert not host.kept_inputs and host.cache is None
 
@@ -102,15 +103,32 @@ def test_ids_from_a_column_may_repeat():
 def test_what_ray_is_told():
     _, stages = stages_of(machine(16, 2), {"task": "seg", "actors": 2})
     one = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
-    assert stages[1].ray_arguments() == {**one, "num_cpus": 0.5}
+    read = stages[1].ray_arguments()
+    assert read.pop("compute").size == 16 and read == {**one, "num_cpus": 0.5}
+    assert stages[2].ray_arguments() == {**one, "num_cpus": 1.0}
     feed = stages[0].ray_arguments()
     assert feed.pop("compute").size == 1 and feed == {**one, "num_cpus": 0.001}
     seg = stages[3].ray_arguments()
     pool = seg.pop("compute")
-    assert seg == {**one, "num_cpus": 1.0, "num_gpus": 1.0, "fn_constructor_args": stages[3].arguments}
-    assert isinstance(pool, ray.data.ActorPoolStrategy) and (pool.min_size, pool.max_size) == (2, 2)
+    assert seg == {**one, "num_cpus": 2.0, "num_gpus": 1.0, "fn_constructor_args": stages[3].arguments}
+    assert isinstance(pool, ray.data.ActorPoolStrategy)
+    assert (pool.min_size, pool.initial_size, pool.max_size) == (2, 2, 2)
     assert (pool.max_concurrent_calls_per_actor, pool.max_tasks_in_flight_per_actor) == (4, 6)
     assert pool.enable_true_multi_threading
+
+
+def test_what_ray_is_told_of_a_pool_that_may_grow():
+    _, stages = stages_of(machine(16, 2), {"task": "seg"}, actors={"max": 5})
+    pool = stages[3].ray_arguments()["compute"]
+    assert (pool.min_size, pool.initial_size, pool.max_size) == (1, 2, 5)
+    assert "compute" not in stages[1].ray_arguments(), "more actors need more readers"
+
+
+def test_actors_without_gpus_are_on_different_machines():
+    three = Cluster.of([Node(4)] * 3, "three machines")
+    _, stages = stages_of(three, {"task": "seg"})
+    assert stages[3].ray_arguments()["scheduling_strategy"] == "SPREAD"
+    assert stages[3].pool is not None and stages[3].pool.actors == 3
 
 
 @pytest.mark.parametrize("tasks", [[{"task": "seg"}], [{"task": "seg"}, {"task": "pose", "keypoints": 17}]])

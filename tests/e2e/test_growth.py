@@ -1,0 +1,113 @@
+"""Clusters that change while a job runs: nodes with logical GPUs join, and are lost for good."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import AutoscalingCluster, Cluster
+
+from tests.conftest import PATIENCE_S, ROOT, read_output, write_photos
+
+COUNT = 300
+GPUS = "GPU"
+
+
+@pytest.fixture
+def job(write_job, tmp_path: Path, model: Path) -> Path:
+    """A job whose actors take a GPU each."""
+    write_photos(tmp_path / "photos", COUNT)
+    task = {"task": "seg", "checkpoint": str(model)}
+    return Path(write_job(tmp_path / "photos", tasks=[task], unit_size=4, output={"visualize": {"fraction": 0}}))
+
+
+def started(job: Path, address: str) -> subprocess.Popen[str]:
+    """The driver, with models that take their time."""
+    command = [sys.executable, "-m", "tests.e2e.slow_job", str(job), address, "0.25"]
+    env = {**os.environ, "SAPIENS_RAY_LOGICAL_GPUS": "1"}
+    env.pop("RAY_ADDRESS", None)
+    log = job.with_suffix(".log").open("w")
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log, text=True)
+
+
+def gpus_in_use() -> int:
+    total, free = ray.cluster_resources().get(GPUS, 0), ray.available_resources().get(GPUS, 0)
+    return round(total - free)
+
+
+def wait_for_gpus(count: int, driver: subprocess.Popen[str], job: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while gpus_in_use() != count:
+        log = job.with_suffix(".log").read_text()
+        assert driver.poll() is None and time.monotonic() < deadline, f"{gpus_in_use()} GPUs in use\n{log}"
+        time.sleep(0.5)
+
+
+def finished(driver: subprocess.Popen[str], job: Path, output: Path) -> None:
+    code = driver.wait(PATIENCE_S)
+    assert code == 0, job.with_suffix(".log").read_text()[-3000:]
+    table = read_output(output)
+    assert table.num_rows == COUNT and table["error_kind"].null_count == COUNT and table["seg"].null_count == 0
+
+
+@pytest.fixture
+def nodes() -> Iterator[Any]:
+    head = {"num_cpus": 2, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+def test_one_to_four_nodes_and_back(nodes, job, tmp_path):
+    gpu = {"num_cpus": 1, "num_gpus": 1}
+    added = [nodes.add_node(**gpu)]
+    driver = started(job, nodes.address)
+    wait_for_gpus(1, driver, job)
+    added += [nodes.add_node(**gpu) for _ in range(3)]
+    wait_for_gpus(4, driver, job)
+    for node in added[:3]:  # lost for good, with the units that their actors have
+        nodes.remove_node(node, allow_graceful=False)
+    finished(driver, job, tmp_path / "job-out")
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+def test_a_pool_of_fixed_size_ends_without_the_node_that_was_lost(nodes, job, tmp_path):
+    job.write_text(job.read_text() + "\nactors: 2\n")
+    first, _ = (nodes.add_node(num_cpus=1, num_gpus=1) for _ in range(2))
+    driver = started(job, nodes.address)
+    wait_for_gpus(2, driver, job)
+    nodes.remove_node(first, allow_graceful=False)
+    finished(driver, job, tmp_path / "job-out")
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+def test_an_autoscaler_adds_nodes_and_takes_them_back(job, tmp_path):
+    """The head has no GPU; nodes come when the job asks for them, and go when it is over."""
+    kind = {"resources": {"CPU": 2, GPUS: 1}, "node_config": {}, "min_workers": 0, "max_workers": 3}
+    cluster = AutoscalingCluster(head_resources={"CPU": 2}, worker_node_types={"gpu": kind}, idle_timeout_minutes=0.1)
+    cluster.start()
+    try:
+        ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+        driver = started(job, ray.get_runtime_context().gcs_address)
+        wait_for_gpus(3, driver, job)
+        finished(driver, job, tmp_path / "job-out")
+        deadline = time.monotonic() + PATIENCE_S
+        while ray.cluster_resources().get(GPUS, 0):
+            assert time.monotonic() < deadline
+            time.sleep(1)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
