@@ -26,6 +26,7 @@ from sapiens_ray.execution.cluster import Cluster, connected_cluster, start_ray
 from sapiens_ray.execution.coordinator import CoordinatorHandle, Feeder, start_coordinator
 from sapiens_ray.execution.failures import explain
 from sapiens_ray.execution.merging import Merger
+from sapiens_ray.execution.metrics import RunMetrics
 from sapiens_ray.execution.placement import LARGEST_UNIT, ResourcePlan, auto_unit_size, plan_resources
 from sapiens_ray.execution.preflight import PreparedJob, open_output, prepare_job, save_job
 from sapiens_ray.execution.redo import delete_results, drop_error_rows
@@ -177,16 +178,19 @@ class _Run:
         for shard in self.merger.ready():
             self.merger.start(shard)
         if resources:
-            for report in execute(prepared, resources, self.lock):
-                self._count(report)
+            metrics = RunMetrics(self.summary)
+            with metrics.shown():
+                for report in execute(prepared, resources, self.lock):
+                    self._count(report, metrics)
         self.merger.wait()
 
-    def _count(self, report: UnitReport) -> None:
+    def _count(self, report: UnitReport, metrics: RunMetrics) -> None:
         """Count a written unit."""
         self.lock.check()
         summary = self.summary
         self._note_listing()
         summary.add(report)
+        metrics.add(report)
         self.merger.add(report.file)
         if summary.elapsed - summary.written_at > WRITE_SUMMARY_EVERY_S:
             summary.write(self.prepared.output)
