@@ -28,6 +28,7 @@ from sapiens_ray.execution.devices import Broken, BrokenDevicesError, usable
 from sapiens_ray.execution.failures import explain
 from sapiens_ray.execution.left_out import LeftOut
 from sapiens_ray.execution.merging import Merger
+from sapiens_ray.execution.metrics import RunMetrics
 from sapiens_ray.execution.placement import LARGEST_UNIT, ResourcePlan, auto_unit_size, plan_resources
 from sapiens_ray.execution.preflight import PreparedJob, open_output, prepare_job, save_job
 from sapiens_ray.execution.redo import delete_results, drop_error_rows
@@ -208,20 +209,24 @@ class _Run:
         for shard in self.merger.ready():
             self.merger.start(shard)
         broken: Broken = {}
-        try:
-            for report in execute(prepared, resources, self.lock) if resources else ():
-                self._count(report)
-        except BrokenDevicesError as error:
-            broken = error.devices
+        if resources:
+            metrics = RunMetrics(self.summary)
+            try:
+                with metrics.shown():
+                    for report in execute(prepared, resources, self.lock):
+                        self._count(report, metrics)
+            except BrokenDevicesError as error:
+                broken = error.devices
         self.merger.wait()
         return broken
 
-    def _count(self, report: UnitReport) -> None:
+    def _count(self, report: UnitReport, metrics: RunMetrics) -> None:
         """Count a written unit."""
         self.lock.check()
         summary = self.summary
         self._note_listing()
         summary.add(report)
+        metrics.add(report)
         self.merger.add(report.file)
         if summary.elapsed - summary.written_at > WRITE_SUMMARY_EVERY_S:
             summary.write(self.prepared.output)
