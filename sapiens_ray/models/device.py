@@ -115,6 +115,22 @@ def no_tf32(device: torch.device) -> str | None:
     return None
 
 
+def channels_last(kind: str, dtype: torch.dtype, matmul: str) -> bool:
+    """Whether convolutions with weights of this dtype run in channels-last order. kind: of the device, cpu or cuda.
+
+    On a CPU all do (oneDNN). On CUDA those do that run on tensor cores, which want this order: cuDNN would transpose
+    their maps back and forth. Strict float32 does not run there, and stays as it is.
+    """
+    return kind == "cpu" or (kind == "cuda" and (dtype == torch.bfloat16 or matmul == "tf32"))
+
+
+def arrange_convolutions(module: torch.nn.Module, kind: str, matmul: str) -> None:
+    """Put the weights of convolutions into the order that is best for a device; their maps follow it."""
+    for weights in module.parameters():
+        if weights.ndim == 4 and channels_last(kind, weights.dtype, matmul):
+            weights.data = weights.data.to(memory_format=torch.channels_last)
+
+
 Moment = float | torch.cuda.Event  # when the device gets there
 
 
