@@ -45,6 +45,7 @@ from gpu_parts import (
     architecture,
     by_driver,
     bytes_of,
+    floating_point_operations,
     forget_peak,
     head,
     noise,
@@ -63,7 +64,7 @@ from sapiens_ray.errors import ImageError
 from sapiens_ray.job.config import Job
 from sapiens_ray.labeler import Labeler
 from sapiens_ray.models.compiling import CompileCache
-from sapiens_ray.models.device import Lane, choose_device, empty_cache
+from sapiens_ray.models.device import Lane, choose_device, empty_cache, float32_products
 from sapiens_ray.tasks.argmax import upsampled_argmax
 
 SAMPLES = Path(sapiens_ray.__file__).parent / "samples"
@@ -130,7 +131,8 @@ class Bench:
             row |= {f"b{batch}": speed}
             row["peaks"][f"b{batch}"] = peak_gb(self.device)
             if speed >= row.get("best", 0.0):
-                row |= {"best": speed, "GB": row["peaks"][f"b{batch}"]}
+                rate = speed * floating_point_operations(task, size) / 1e12
+                row |= {"best": speed, "GB": row["peaks"][f"b{batch}"], "TF/s": rate}
         row["notes"] = [note for note in runner.take_notes() if "batches of" not in note]
         return row
 
@@ -147,6 +149,20 @@ class Bench:
             cases.append((rank, len(cases), case))
         for *_, (size, task, mode, compiling) in sorted(cases):
             yield (task, size, mode, compiling), functools.partial(self.model_row, task, size, mode, compiling)
+
+    def ceiling_row(self, mode: str) -> dict[str, Any]:
+        """The rate of one large matrix product, which no model exceeds."""
+        side = 512 if self.asked.small else 8192
+        dtype = torch.bfloat16 if mode == "bfloat16" else torch.float32
+        torch.manual_seed(0)
+        one, other = (torch.randn(side, side, device=self.device, dtype=dtype) for _ in range(2))
+        with torch.inference_mode(), float32_products("tf32" if mode == "tf32" else "strict"):
+            return {"TF/s": 2 * side**3 / self.seconds(lambda: one @ other) / 1e12}
+
+    def ceiling_rows(self) -> Rows:
+        for mode in self.asked.modes:
+            if mode != "torchscript":
+                yield (mode,), functools.partial(self.ceiling_row, mode)
 
     # -- one batch, step by step -------------------------------------------------------------------------------------
 
@@ -340,6 +356,9 @@ def main() -> None:
         bench = Bench(asked, Path(name), device)
         of = f"{bench.size}, batches of {bench.batch}"
         tables: dict[str, tuple[str, list[tuple[str, int]], Rows]] = {
+            "ceiling": (
+                "a large matrix product, TFLOP/s", [("mode", 9), ("TF/s", 8)], bench.ceiling_rows(),
+            ),
             "choices": (
                 f"milliseconds of ours and of the other way; {of}",
                 [("choice", 46), ("ours", 9), ("other", 9), ("ratio", 7)], bench.choice_rows(),
@@ -360,9 +379,9 @@ def main() -> None:
                  ("waiting", 8), ("NVML", 6)], bench.job_rows(),
             ),
             "models": (
-                "images/s of the model alone, by batch size; GB: at the best one",
+                "images/s of the model alone, by batch size; GB and TFLOP/s at the best one",
                 [("task", 8), ("size", 5), ("mode", 11), ("compile", 7), *((f"b{one}", 6) for one in asked.batches),
-                 ("GB", 6)], bench.model_rows(),
+                 ("GB", 6), ("TF/s", 6)], bench.model_rows(),
             ),
         }  # fmt: skip
         chosen = {section: until for section, until in SECTIONS.items() if section in asked.sections}

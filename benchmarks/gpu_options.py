@@ -9,7 +9,8 @@ from gpu_parts import TASKS, TINY
 from models import LAYERS
 
 MODES = ("bfloat16", "tf32", "strict", "torchscript")
-SECTIONS = {"choices": 0.08, "equality": 0.25, "split": 0.4, "job": 0.65, "models": 1.0}  # and when each must end
+# And the share of the minutes after which each must end.
+SECTIONS = {"ceiling": 0.02, "choices": 0.08, "equality": 0.25, "split": 0.4, "job": 0.65, "models": 1.0}
 PHOTOS = {"0.9 MP": (1280, 720), "8 MP": (3264, 2448)}  # width and height
 SMALL_PHOTOS = {"0.1 MP": (384, 288), "0.3 MP": (640, 480)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from models import HEADS, LAYERS
+from torch.utils.flop_counter import FlopCounterMode
 
 from sapiens_ray.errors import last_line
 from sapiens_ray.models.device import empty_cache, out_of_memory
@@ -54,6 +56,17 @@ def architecture(task: str, size: str) -> SapiensArchitecture:
     if kind == "pose":
         channels = int(task.removeprefix("pose"))
     return SapiensArchitecture(kind, width, layers, heads, 4 * width, deconv, conv, channels, head, last)
+
+
+@functools.cache
+def floating_point_operations(task: str, size: str) -> int:
+    """Of the matrix products and convolutions of one image; a multiplication and an addition are two."""
+    about = architecture(task, size)
+    with torch.device("meta"), torch.inference_mode():  # shapes without values
+        model, image = Sapiens(about).eval(), torch.empty(1, 3, *about.input_size)
+        with FlopCounterMode(display=False) as counter:
+            model(image)
+    return int(counter.get_total_flops())
 
 
 class Models:

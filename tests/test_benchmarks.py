@@ -24,7 +24,7 @@ def test_gpu_benchmark_measures_everything_on_any_machine(tmp_path):
     assert lines[0] == f"python {' '.join(command)}"
     assert lines[1].startswith("device   CPU, ") and f"torch {torch.__version__}, " in lines[2]
     assert [line.split(":")[0] for line in lines if line.startswith("== ")] == [
-        "== choices", "== equality", "== split", "== job", "== models",
+        "== ceiling", "== choices", "== equality", "== split", "== job", "== models",
     ]  # fmt: skip
     assert lines[-1].endswith(" s; 0 rows skipped for lack of time (--minutes)")
     assert max(map(len, lines[1:])) <= 100
@@ -46,6 +46,9 @@ def test_gpu_benchmark_measures_everything_on_any_machine(tmp_path):
     assert {row["mode"] for row in tables["models"]} == {"bfloat16", "tf32", "strict", "torchscript"}
     for row in tables["models"]:
         assert row["b1"] > 0 and row["b2"] > 0 and row["best"] == max(row["b1"], row["b2"]) and row["GB"] > 0
+        assert row["TF/s"] > 0
+    assert [row["mode"] for row in tables["ceiling"]] == ["bfloat16", "tf32", "strict"]
+    assert all(row["TF/s"] > 0 for row in tables["ceiling"])
     for row in tables["split"]:
         assert all(row[step] > 0 for step in ("copy in", "forward", "reduce", "of it copy", "encode"))
         assert row["of it copy"] < row["forward"]
