@@ -99,7 +99,9 @@ class LoadedTask(LoadedModel):
         self.enters_with_columns = isinstance(task, CropTask)
         options = task.options
         path = checkpoint.local_file()
-        self.runner = Runner(path, host.device, options.batch_size, host.threads, task.flip_average, options.mode)
+        self.runner = Runner(
+            path, host.device, options.batch_size, host.threads, task.flip_average, options.mode, options.matmul
+        )
         self.lane = self.runner.lane
         if self.runner.loaded.architecture:
             refuse_other_task(self.runner.loaded.architecture, str(path), options)

@@ -15,7 +15,16 @@ import torch
 from sapiens_ray.engine.host import DEFAULT_BATCH
 from sapiens_ray.errors import first_line
 from sapiens_ray.models.compiling import CompileCache, compile_native, no_compiler, run_eagerly
-from sapiens_ray.models.device import Lane, capability, choose_device, empty_cache, out_of_memory, synchronize
+from sapiens_ray.models.device import (
+    Lane,
+    capability,
+    choose_device,
+    empty_cache,
+    float32_products,
+    no_tf32,
+    out_of_memory,
+    synchronize,
+)
 from sapiens_ray.models.loading import LoadedModel, load_model
 from sapiens_ray.tasks.base import Average, Output
 
@@ -37,19 +46,23 @@ class Runner:
         threads: int | None = None,
         flip_average: Average | None = None,
         mode: str = "float32",
+        matmul: str = "strict",
     ) -> None:
         """Load the model, without running it: `warm_up` does that. Raises CheckpointError.
 
         threads: CPU threads of torch in this process. flip_average: combines the outputs for a batch and for the
-        mirrored batch; None if no mirrored batch is run.
+        mirrored batch; None if no mirrored batch is run. matmul: how CUDA multiplies float32, strict or tf32.
         """
         if threads:
             torch.set_num_threads(threads)
         self.flip_average = flip_average
         self.device = choose_device(device)
-        self.mode = mode
+        self.mode, self.matmul = mode, matmul
         self._notes: collections.deque[str] = collections.deque()
-        self.loaded: LoadedModel = load_model(checkpoint, mode, self.device)
+        without = no_tf32(self.device) if matmul == "tf32" else None
+        if without:
+            self.note(f"matmul: tf32 has no effect: {without}")
+        self.loaded: LoadedModel = load_model(checkpoint, mode, self.device, matmul)
         self.auto = batch_size == "auto" and self.device.type != "cpu"
         self.batch_size = batch_size if isinstance(batch_size, int) else DEFAULT_BATCH[self.device.type]
         self.fixed = self.loaded.batch is not None  # every batch has the same shape: short ones are padded
@@ -87,7 +100,8 @@ class Runner:
             self.note(f"not compiled, runs eagerly: {missing}")
             return
         self.fixed = True
-        code = [self.mode, compiling, self.device.type, capability(self.device), f"batch {self.batch_size}"]
+        mode = self.mode if self.matmul == "strict" else f"{self.mode} {self.matmul}"
+        code = [mode, compiling, self.device.type, capability(self.device), f"batch {self.batch_size}"]
         compile_native(self.loaded.native, compiling)
         try:
             with cache.entered(code) as start:
@@ -146,7 +160,7 @@ class Runner:
         return taken
 
     def _forward(self, batch: torch.Tensor) -> Output:
-        with torch.inference_mode():
+        with torch.inference_mode(), float32_products(self.matmul):
             images = self._normalize(batch)
             filled = self.batch_size - len(batch) if self.fixed else 0
             if filled > 0:  # compiled code and some programs take only one shape

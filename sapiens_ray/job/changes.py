@@ -12,6 +12,7 @@ from sapiens_ray.tasks.sections import Settings
 Files = Mapping[str, str]  # SHA-256 of a checkpoint to its path or name
 CHOICES = ("boxes", "mask")  # sections that are stored with their `source` and all their keys
 MODES = {"torchscript": "float32"}  # how modes are stored, if not as they are written today
+UNRECORDED = {"matmul": "strict"}  # what settings that are not stored at their default are then
 FILES = {"sha256": "checkpoint", "detector_sha256": "boxes.detector"}  # field of a digest to that of the file
 
 
@@ -53,7 +54,7 @@ def _of_task(where: str, old: Settings, new: Settings, old_files: Files, new_fil
         return [f"{where}: was {old['task']}, now {new['task']}"]
     lines = []
     for key in sorted({*old, *new}):
-        before, after = old.get(key), new.get(key)
+        before, after = (settings.get(key, UNRECORDED.get(key)) for settings in (old, new))
         if before == after:
             continue
         if key in FILES:

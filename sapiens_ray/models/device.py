@@ -7,10 +7,12 @@ import os
 import platform
 import re
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,6 +84,55 @@ _OF_THE_DEVICE = re.compile(
 def device_failed(error: Exception) -> bool:
     """Whether the device failed, and not the model or its input: after such an error CUDA needs a new process."""
     return _OF_THE_DEVICE.search(str(error)) is not None and not out_of_memory(error)
+
+
+_products = threading.RLock()
+# What `matmul` means in the words of torch. "none" is not used: it takes TF32 from a setting of the whole process.
+_PRECISIONS = {"strict": "ieee", "tf32": "tf32"}
+
+
+@contextlib.contextmanager
+def float32_products(matmul: str) -> Iterator[None]:
+    """Inside the block, CUDA multiplies float32 matrices, and float32 maps with cuDNN, as `matmul` says.
+
+    strict: in float32. tf32: factors may be rounded to the 10 mantissa bits of TF32. The setting belongs to the process
+    and decides which kernels are started, so blocks of several threads wait for each other. It has no effect on a CPU.
+    """
+    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    with _products:
+        before = [place.fp32_precision for place in places]
+        try:
+            for place in places:
+                place.fp32_precision = _PRECISIONS[matmul]
+            yield
+        finally:
+            for place, precision in zip(places, before, strict=True):
+                place.fp32_precision = precision
+
+
+def no_tf32(device: torch.device) -> str | None:
+    """The reason why a device has no TF32; None if it has it."""
+    if device.type != "cuda":
+        return "the model runs on a CPU"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return f"{torch.cuda.get_device_name(device)} is older than Ampere"
+    return None
+
+
+def channels_last(kind: str, dtype: torch.dtype, matmul: str) -> bool:
+    """Whether convolutions with weights of this dtype run in channels-last order. kind: of the device, cpu or cuda.
+
+    On a CPU all do (oneDNN). On CUDA those do that run on tensor cores, which want this order: cuDNN would transpose
+    their maps back and forth. Strict float32 does not run there, and stays as it is.
+    """
+    return kind == "cpu" or (kind == "cuda" and (dtype == torch.bfloat16 or matmul == "tf32"))
+
+
+def arrange_convolutions(module: torch.nn.Module, kind: str, matmul: str) -> None:
+    """Put the weights of convolutions into the order that is best for a device; their maps follow it."""
+    for weights in module.parameters():
+        if weights.ndim == 4 and channels_last(kind, weights.dtype, matmul):
+            weights.data = weights.data.to(memory_format=torch.channels_last)
 
 
 Moment = float | torch.cuda.Event  # when the device gets there

@@ -13,6 +13,7 @@ from torch.export.passes import move_to_device_pass
 from sapiens_ray.errors import CheckpointError
 from sapiens_ray.models.architectures import Architecture, NativeModel, Triple, recognise
 from sapiens_ray.models.checkpoint import FileFormat, format_of
+from sapiens_ray.models.device import arrange_convolutions
 from sapiens_ray.models.exported import load_export
 from sapiens_ray.models.sapiens import SapiensFamily
 from sapiens_ray.models.weights import load_torchscript, read_weights
@@ -43,8 +44,8 @@ class LoadedModel:
         return self.native.architecture if self.native else None
 
 
-def load_model(path: Path, mode: str, device: torch.device) -> LoadedModel:
-    """A checkpoint of any file format as a model. Raises CheckpointError.
+def load_model(path: Path, mode: str, device: torch.device, matmul: str = "strict") -> LoadedModel:
+    """A checkpoint of any file format as a model. matmul: how it will be run. Raises CheckpointError.
 
     mode float32: a TorchScript program as it is; other files as the native module in float32. mode bfloat16: the
     native module with its large matrix products in bfloat16; TorchScript programs of other models are cast. Exported
@@ -61,8 +62,7 @@ def load_model(path: Path, mode: str, device: torch.device) -> LoadedModel:
     if recognised:
         family, tensors = recognised
         native = family.build(tensors, str(path), dtype, device)
-        if device.type == "cpu":  # faster with oneDNN's convolutions; cuDNN chooses the layout itself
-            native.to(memory_format=torch.channels_last)
+        arrange_convolutions(native, device.type, matmul)
         return LoadedModel(
             native, file_format or "pickle", torch.float32,
             native=native, mean_rgb=family.mean_rgb, std_rgb=family.std_rgb,

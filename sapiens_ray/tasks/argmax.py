@@ -5,7 +5,8 @@ every pixel between them has that class, so only pixels on class borders need th
 given cells, a class can only win if its largest corner reaches the highest of the smallest corners of all classes,
 which leaves a few of the 28. Up to the rounding of ties, the result equals
 `interpolate(..., mode="bilinear", align_corners=False).argmax(0)`. On a CPU it is several times faster for large
-photos (benchmarks/argmax.py).
+photos (benchmarks/argmax.py). A GPU upsamples everything, a few classes at a time: each of the steps above has a size
+that only the GPU knows, and would wait for it.
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ WORTH_IT = 3  # up to this many pixels per cell, upsampling everything is cheape
 MOSTLY_MIXED = 0.25  # likewise if a larger share of the cells is on class borders
 
 
-def upsampled_argmax(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
+def upsampled_argmax(logits: torch.Tensor, height: int, width: int, everything: bool | None = None) -> torch.Tensor:
     """C x h x w float32 logits to a height x width uint8 class map: the arg-max after bilinear resizing
-    (`align_corners=False`). If logits are equal, the first class wins, as with `torch.argmax`."""
+    (`align_corners=False`). If logits are equal, the first class wins, as with `torch.argmax`.
+
+    everything: whether to upsample all logits; None: on a GPU, and on a CPU where it is cheaper.
+    """
     _, h, w = logits.shape
-    if height * width <= WORTH_IT * h * w:
+    if everything is None:
+        everything = not logits.is_cpu or height * width <= WORTH_IT * h * w
+    if everything:
         return _plain(logits, height, width)
     top, weight_y = _axis(h, height, logits)
     left, weight_x = _axis(w, width, logits)

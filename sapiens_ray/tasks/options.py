@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from sapiens_ray.tasks.foreground import Mask
 from sapiens_ray.tasks.network import NETWORK_HEIGHT, NETWORK_WIDTH
@@ -42,6 +42,11 @@ class ModelOptions(PoolOptions):
         description="float32: as Sapiens-Lite's scripts run the models; TorchScript programs run as they are. "
         "bfloat16: faster, half the memory. torchscript: the older name of float32.",
     )
+    matmul: Literal["strict", "tf32"] = Field(
+        "strict",
+        description="How an NVIDIA GPU multiplies float32, in mode float32. strict: in float32. tf32: with factors "
+        "rounded to 10 mantissa bits, on tensor cores (Ampere and later). No effect on a CPU.",
+    )
     compile: Literal["none", "default", "max-autotune"] = Field(
         "none",
         description="Compile with torch.compile: default takes seconds, max-autotune minutes, once per kind of machine "
@@ -57,6 +62,13 @@ class ModelOptions(PoolOptions):
     @classmethod
     def _one_name(cls, value: str) -> str:
         return "float32" if value == "torchscript" else value
+
+    @field_validator("matmul")
+    @classmethod
+    def _not_of_bfloat16(cls, value: str, info: ValidationInfo) -> str:
+        if value == "tf32" and info.data.get("mode") == "bfloat16":
+            raise ValueError("tf32 is for mode float32: in mode bfloat16 the products are rounded more than that")
+        return value
 
     @field_validator("batch_size", mode="before")
     @classmethod
@@ -125,6 +137,8 @@ class ModelOptions(PoolOptions):
     def result_settings(self) -> Settings:
         """The options that decide the labels: not the location of the file, and not how fast the model runs."""
         skipped = {"checkpoint", "sha256", "compile", "batch_size", "actors", "num_gpus"}
+        if self.matmul == "strict":
+            skipped.add("matmul")  # so that outputs that were begun before there was a choice are continued
         settings = self.model_dump(mode="json", exclude=skipped)
         unnamed = self.model_copy(update={"name": None}).column
         # Under its older name, so that outputs that were begun with it are continued.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 
 from sapiens_ray.engine.runner import Runner
 from sapiens_ray.errors import CheckpointError
+from sapiens_ray.models.device import float32_products
 from sapiens_ray.models.loading import load_model
 from sapiens_ray.models.weights import load_torchscript
 
@@ -86,3 +90,61 @@ def test_out_of_memory_in_a_padded_batch(model):
     runner.batch_size, runner.module = 1, lambda batch: hungry(torch.cat([batch] * 5))
     with pytest.raises(torch.cuda.OutOfMemoryError):
         list(runner(photos))
+
+
+def precisions() -> tuple[str, str]:
+    """How CUDA would multiply float32 matrices and maps now."""
+    return torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+
+
+class Watching(torch.nn.Module):
+    """Notes the settings that a model runs under."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, str]] = []
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        self.seen.append(precisions())
+        if len(batch) > 2:
+            raise ValueError("three images")
+        return batch
+
+
+def test_each_model_multiplies_as_its_task_says(model):
+    """Two models of one process, in turns; what other code of the process has set comes back, also after an error."""
+    before = precisions()
+    strict, tf32 = Runner(model, "cpu", 4), Runner(model, "cpu", 4, matmul="tf32")
+    strict.module, tf32.module = Watching(), Watching()
+    photo = torch.zeros((1, 4, 4, 3), dtype=torch.uint8)
+    for runner in (strict, tf32, strict, tf32):
+        list(runner(photo))
+        assert precisions() == before
+    assert strict.module.seen == [("ieee", "ieee")] * 2 and tf32.module.seen == [("tf32", "tf32")] * 2
+    with pytest.raises(ValueError, match="three images"):
+        list(tf32(photo.expand(3, -1, -1, -1)))
+    assert precisions() == before
+
+
+def test_models_of_several_threads_do_not_change_each_others_products():
+    before = precisions()
+    inside = threading.Barrier(2)
+
+    def run(matmul: str, precision: str) -> bool:
+        inside.wait()
+        good = True
+        for _ in range(200):
+            with float32_products(matmul):
+                good &= precisions() == (precision, precision)
+        return good
+
+    with ThreadPoolExecutor(2) as threads:
+        assert all(threads.map(run, ("strict", "tf32"), ("ieee", "tf32")))
+    assert precisions() == before
+
+
+def test_a_model_on_a_cpu_says_that_it_has_no_tf32(model):
+    assert Runner(model, "cpu", 1, matmul="tf32").take_notes() == [
+        "matmul: tf32 has no effect: the model runs on a CPU"
+    ]
+    assert Runner(model, "cpu", 1).take_notes() == []

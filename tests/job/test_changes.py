@@ -49,6 +49,7 @@ def test_nothing_changed():
         (["input", "id_column"], "name", "input.id_column: was not given, now name"),
         (["tasks", 0, "name"], "parts", "tasks[0].name: was not given, now parts"),
         (["tasks", 0, "mode"], "bfloat16", "tasks[0].mode: was float32, now bfloat16"),
+        (["tasks", 0, "matmul"], "tf32", "tasks[0].matmul: was strict, now tf32"),
         (["tasks", 1, "keypoints"], 133, "tasks[1].keypoints: was 17, now 133"),
         (["tasks", 1, "flip_test"], True, "tasks[1].flip_test: was false, now true"),
         (["tasks", 1, "boxes", "detector", "score"], 0.5, "tasks[1].boxes.detector.score: was 0.3, now 0.5"),

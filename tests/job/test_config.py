@@ -139,6 +139,18 @@ def test_float32_is_the_default_and_was_called_torchscript(write, checkpoint):
     assert settings[0]["tasks"][0]["mode"] == "torchscript"
 
 
+def test_tf32_is_recorded_and_strict_products_are_not(write):
+    """Outputs that were begun before there was a choice have no such setting, and are continued."""
+    task = {"task": "seg", "checkpoint": "m.pth"}
+    none, strict, tf32 = (
+        Job.load(write({**MINIMAL, "tasks": [{**task, **matmul}]})).result_settings(["abc"])
+        for matmul in ({}, {"matmul": "strict"}, {"matmul": "tf32"})
+    )
+    assert none == strict and "matmul" not in none["tasks"][0]
+    assert tf32["tasks"][0] == {**none["tasks"][0], "matmul": "tf32"}
+    assert fingerprint(tf32) != fingerprint(none)
+
+
 def test_overrides_may_be_written_as_messages_write_fields(write):
     job = Job.load(write(MINIMAL), ["tasks[0].mode=bfloat16", "tasks.0.batch_size=3"])
     assert (job.tasks[0].mode, job.tasks[0].batch_size) == ("bfloat16", 3)
@@ -196,6 +208,11 @@ def test_equivalent_settings_have_the_same_fingerprint():
         ({"task": "pose", "keypoints": 17, "boxes": {"detector": {"model": "torchscript"}}}, "needs a `checkpoint`"),
         ({"task": "pose", "keypoints": 17, "boxes": "detectors"}, "should be one of none, seg, detector"),
         ({"task": "seg", "checkpoint": ""}, "tasks[0].checkpoint: is empty"),
+        ({"task": "seg", "checkpoint": "a", "matmul": "tf16"}, "tasks[0].matmul: input should be 'strict' or 'tf32'"),
+        (
+            {"task": "seg", "checkpoint": "a", "matmul": "tf32", "mode": "bfloat16"},
+            "tasks[0].matmul: tf32 is for mode float32",
+        ),
         ({"task": "seg", "checkpoint": None}, "tasks[0].checkpoint: has no value"),
         (
             {"task": "depht"},

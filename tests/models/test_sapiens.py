@@ -14,12 +14,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sapiens_ray.errors import CheckpointError
+from sapiens_ray.models.device import arrange_convolutions
 from sapiens_ray.models.heads import InstanceNorm
 from sapiens_ray.models.loading import load_model
-from sapiens_ray.models.sapiens import Sapiens, SapiensFamily
+from sapiens_ray.models.sapiens import Sapiens, SapiensFamily, tensors_of
 from sapiens_ray.models.vit import interpolate_pos_embed
+from sapiens_ray.models.weights import read_weights
 from tests.conftest import SHARED
 from tests.small_models import TASKS, images, output, small, write
+
+PARTS = ("patch_embed", "deconv_layers", "conv_layers", "conv_seg")  # with convolutions
 
 CPU = torch.device("cpu")
 CONVERT = SHARED / "parity" / "convert"
@@ -230,6 +234,34 @@ def test_instance_norm_of_large_maps_far_from_zero(mean):
         wanted = (exact - exact.mean((2, 3), keepdim=True)) / exact.std((2, 3), correction=0, keepdim=True)
         error = (InstanceNorm()(given).double() - wanted).square().mean().sqrt()
         assert error < limit, (dtype, mean, float(error))
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "matmul", "ordered"),
+    [
+        ("cpu", torch.float32, "strict", {"patch_embed", "deconv_layers", "conv_layers", "conv_seg"}),
+        ("cpu", torch.bfloat16, "strict", {"patch_embed", "deconv_layers", "conv_layers", "conv_seg"}),
+        ("cuda", torch.float32, "strict", set()),
+        ("cuda", torch.float32, "tf32", {"patch_embed", "deconv_layers", "conv_layers", "conv_seg"}),
+        ("cuda", torch.bfloat16, "strict", {"deconv_layers", "conv_layers"}),  # the others stay float32
+    ],
+)
+def test_convolutions_are_arranged_by_device(tmp_path, kind, dtype, matmul, ordered):
+    """The order decides how fast they run, and not what they give. Here all orders run on a CPU."""
+    path = write(tmp_path / "model.pth", small("seg"), "pth")
+    plain, arranged = (SapiensFamily().build(tensors_of(read_weights(path)), "x", dtype, CPU) for _ in range(2))
+    before = {name: weights.clone() for name, weights in arranged.named_parameters()}
+    arrange_convolutions(arranged, kind, matmul)
+    found = set()
+    for name, weights in arranged.named_parameters():
+        assert torch.equal(weights, before[name])
+        if weights.ndim == 4 and weights.stride()[1] == 1 and weights.stride() != before[name].stride():
+            found.add(next(part for part in name.split(".") if part in PARTS))
+    assert found == ordered
+    batch = images(plain, 1)
+    wanted = output(plain, batch)
+    error = (output(arranged, batch) - wanted).square().mean().sqrt() / wanted.std()
+    assert error < (1e-5 if dtype == torch.float32 else 0.02)
 
 
 def test_traced_programs_do_not_contain_the_cpu_loop(tmp_path):

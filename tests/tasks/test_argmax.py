@@ -94,3 +94,18 @@ def test_plain_upsampling_in_parts_is_the_same(monkeypatch):
     whole = upsampled_argmax(logits, 40, 50)
     monkeypatch.setattr(argmax, "VALUES_AT_ONCE", 40 * 50 * 3)
     assert torch.equal(upsampled_argmax(logits, 40, 50), whole)
+
+
+@pytest.mark.parametrize(("height", "width"), [(47, 33), (1500, 2000)])
+def test_what_a_gpu_does_gives_the_same(height, width):
+    """It upsamples everything, whatever the size of the photo; in parts that bound its memory."""
+    coarse = torch.randn(1, 28, 16, 12, generator=torch.Generator().manual_seed(2))
+    logits = torch.nn.functional.interpolate(coarse, (512, 384), mode="bicubic")[0]
+    chosen = upsampled_argmax(logits, height, width, everything=True)
+    differ = chosen != upsampled_argmax(logits, height, width, everything=False)
+    assert chosen.dtype == torch.uint8 and differ.float().mean() < 1e-5
+
+
+def test_a_gpu_is_not_waited_for():
+    """On any device but a CPU everything is upsampled: nothing there asks for a value. `meta` has no values."""
+    assert upsampled_argmax(torch.empty(28, 16, 12, device="meta"), 2000, 1500).shape == (2000, 1500)
