@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -132,6 +133,84 @@ def test_auto_finds_the_batch_size_that_fits():
 
     with pytest.raises(RuntimeError, match="shapes"):
         fitting_batch(broken, 64)
+
+
+ENTER = """
+import os, sys, time
+from pathlib import Path
+from sapiens_ray.models.compiling import CompileCache
+host, name, signals = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+print("asks", flush=True)
+with CompileCache("model", None, host).entered(["a"]) as start:
+    kernel = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "kernel.so"
+    found = kernel.exists()
+    if not found:
+        kernel.parent.mkdir(parents=True)
+        kernel.write_text(name)
+    (signals / f"{name} is inside").touch()
+    while not (signals / f"{name} may go").exists():
+        time.sleep(0.02)
+print(name, "found" if found else "made", start.line, flush=True)
+"""
+
+
+def test_processes_of_a_node_wait_for_each_other_and_nodes_with_one_home_do_not(tmp_path):
+    cache, signals = tmp_path / "cache", tmp_path / "signals"
+    signals.mkdir()
+
+    def enter(host: str, name: str) -> subprocess.Popen[str]:
+        started = subprocess.Popen(
+            [sys.executable, "-c", ENTER, host, name, str(signals)], stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "SAPIENS_RAY_CACHE": str(cache)},
+        )  # fmt: skip
+        assert started.stdout is not None and started.stdout.readline() == "asks\n"
+        return started
+
+    def until_inside(name: str) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not (signals / f"{name} is inside").exists():
+            assert time.monotonic() < end, name
+            time.sleep(0.02)
+
+    def said(process: subprocess.Popen[str]) -> str:
+        return process.communicate(timeout=PATIENCE_S)[0]
+
+    first = enter("one", "first")
+    until_inside("first")
+    second, other = enter("one", "second"), enter("two", "other")
+    try:
+        until_inside("other")  # while the first process of node one has the lock of that node
+        assert not (signals / "second is inside").exists()
+        for name in ("second", "first"):
+            (signals / f"{name} may go").touch()
+        assert said(first).startswith("first made compiled in ")
+        until_inside("second")
+        assert said(second).startswith("second found compiled code from ")
+        (signals / "other may go").touch()
+        assert said(other).startswith("other made compiled in ")
+    finally:
+        for process in (first, second, other):
+            process.kill()
+    (entry,) = [path for path in (cache / "compiled").iterdir() if path.is_dir()]
+    assert (entry / "inductor" / "kernel.so").read_text() == "first", "the code of the faster node stays, whole"
+
+
+def test_code_that_a_killed_process_left_is_completed(tmp_path, monkeypatch):
+    from sapiens_ray.models.compiling import CompileCache
+
+    monkeypatch.setenv("SAPIENS_RAY_CACHE", str(tmp_path))
+    cache = CompileCache("model", None, "one")
+    with pytest.raises(ZeroDivisionError), cache.entered(["a"]):
+        kernel = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "kernel.so"
+        kernel.parent.mkdir(parents=True)
+        kernel.touch()
+        raise ZeroDivisionError
+    (left,) = [path for path in (tmp_path / "compiled").iterdir() if path.is_dir()]
+    published = left.with_name(left.name.removesuffix(".one"))
+    (published / "of an earlier version").mkdir(parents=True)  # which compiled here, and was killed
+    with cache.entered(["a"]):
+        assert (Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "kernel.so").exists()
+    assert (published / "inductor" / "kernel.so").exists() and not left.exists()
 
 
 def test_the_compile_cache_works_on_any_storage(tmp_path):
