@@ -103,7 +103,7 @@ class LoadedTask(LoadedModel):
         self.lane = self.runner.lane
         if self.runner.loaded.architecture:
             refuse_other_task(self.runner.loaded.architecture, str(path), options)
-        self._checkpoint, self._cache = checkpoint, host.cache
+        self._checkpoint, self._cache, self._settled = checkpoint, host.cache, host.settled
 
     def warm_up(self) -> None:
         from sapiens_ray.models.compiling import CompileCache
@@ -112,7 +112,7 @@ class LoadedTask(LoadedModel):
         compiled = CompileCache(self._checkpoint.sha256, self._cache)
         height, width = options.network_size
         try:
-            self.task.check_output(*self.runner.warm_up(height, width, options.compile, compiled))
+            self.task.check_output(*self.runner.warm_up(height, width, options.compile, compiled, self._settled))
         except CheckpointError as error:
             raise CheckpointError(f"{error} It is {self._checkpoint.uri}") from None
 

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from sapiens_ray.engine.assemble import Contents
-from sapiens_ray.engine.host import ModelHost
+from sapiens_ray.engine.host import ModelHost, Settled
 from sapiens_ray.execution.attempts import Guard
 from sapiens_ray.execution.blocks import ModelsBlock, PrepareBlock, ReadBlock, WriteBlock, feed_blocks
-from sapiens_ray.execution.coordinator import CoordinatorHandle, attempts_at
+from sapiens_ray.execution.coordinator import CoordinatorHandle, attempts_at, settled_at
 from sapiens_ray.execution.placement import ActorPool, ResourcePlan
 from sapiens_ray.execution.preflight import PreparedJob
 from sapiens_ray.execution.reading import UnitReader
@@ -78,16 +78,16 @@ def job_stages(
         StageSpec("feed", partial(feed_blocks, coordinator=coordinator), FEED_CPUS, tasks_at_a_time=1),
         StageSpec("read", ReadBlock(reader, guard), resources.read_cpus),
         StageSpec("prepare", PrepareBlock(tasks, job.max_pixels, guard), resources.work_cpus),
-        *_model_stages(prepared.job, resources, guard),
+        *_model_stages(prepared.job, resources, guard, settled_at(coordinator)),
         StageSpec("write", write, resources.work_cpus),
     ]
 
 
-def _model_stages(job: Job, resources: ResourcePlan, guard: Guard) -> list[StageSpec]:
+def _model_stages(job: Job, resources: ResourcePlan, guard: Guard, settled: Settled) -> list[StageSpec]:
     stages = []
     for place, pool in enumerate(resources.pools):
         later = frozenset(model.input_kind for after in resources.pools[place + 1 :] for model in after.models)
-        host = ModelHost(pool.device, pool.threads, pool.workers, cache_of(job), later)
+        host = ModelHost(pool.device, pool.threads, pool.workers, cache_of(job), later, settled)
         stages.append(StageSpec(pool.name, ModelsBlock, pool.num_cpus, pool, (pool.models, host, guard, pool.name)))
     return stages
 

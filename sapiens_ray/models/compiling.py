@@ -31,6 +31,7 @@ from sapiens_ray.storage import Folder
 # CUDA graphs return outputs in their own memory, which the next batch would overwrite while the last is reduced.
 _INDUCTOR_MODES = {"default": "default", "max-autotune": "max-autotune-no-cudagraphs"}
 _COMPLETE = "complete"
+_SHAPES = 64  # batch sizes of all models of a process, tried ones and halved ones included
 
 
 def no_compiler(device: torch.device) -> str | None:
@@ -47,6 +48,8 @@ def no_compiler(device: torch.device) -> str | None:
 
 def compile_native(model: NativeModel, compiling: str) -> None:
     """Compile the model's parts when they first run. The code is specific to the shape of the batch."""
+    # torch counts shapes by function, and all models of a process share theirs. After too many it would run eagerly.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
     for part in model.compiled_parts():
         part.compile(mode=_INDUCTOR_MODES[compiling], dynamic=False)
 

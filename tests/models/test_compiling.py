@@ -1,5 +1,4 @@
-"""Compiled models: fixed shapes, a cache for other processes and nodes, machines without a compiler. Automatic batch
-sizes."""
+"""Compiled models: fixed shapes, a cache for other processes and nodes, machines without a compiler."""
 
 from __future__ import annotations
 
@@ -11,13 +10,14 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
 import pytest
 import torch
 
-from sapiens_ray.engine.runner import Runner, fitting_batch
+from sapiens_ray.engine.runner import Runner
 from sapiens_ray.storage import Folder
 from tests.conftest import PATIENCE_S
 from tests.small_models import small, write
@@ -81,6 +81,32 @@ def test_a_compiler_that_fails_leaves_an_eager_model(tmp_path):
     assert seen["error"] == 0
 
 
+def test_as_many_batch_sizes_as_needed_are_compiled(monkeypatch):
+    """torch stops compiling a function, with a line in a log, when it has code for eight shapes."""
+    from sapiens_ray.models.compiling import compile_native
+
+    class Part(torch.nn.Module):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            return batch + 1
+
+        def compile(self, *, mode: str, dynamic: bool) -> None:  # as torch does, without its slow compiler
+            super().compile(backend=graph, dynamic=dynamic)
+
+    def graph(module: torch.fx.GraphModule, inputs: object) -> torch.fx.GraphModule:
+        shapes.append(1)
+        return module
+
+    shapes: list[int] = []
+    parts = [Part(), Part()]
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    compile_native(SimpleNamespace(compiled_parts=lambda: parts), "default")  # type: ignore[arg-type]
+    for size in range(2, 14):
+        for part in parts:
+            part(torch.zeros(size))
+    assert len(shapes) == 12
+    torch._dynamo.reset()
+
+
 def test_programs_that_run_as_they_are_are_not_compiled(tmp_path, model):
     from sapiens_ray.models.compiling import CompileCache
 
@@ -107,32 +133,6 @@ def test_a_program_of_one_batch_size_gets_full_batches(tmp_path):
     assert torch.equal(torch.cat([output for _, _, output in spans]), wanted)
     # For a Sapiens model the weights are used, not the program.
     assert Runner(tmp_path / "x.pt2", "cpu", 1).loaded.batch is None
-
-
-def test_auto_finds_the_batch_size_that_fits():
-    tried: list[int] = []
-
-    def seconds(fits: int, gain: int):
-        def run(size: int) -> float:
-            tried.append(size)
-            if size > fits:
-                raise torch.cuda.OutOfMemoryError("too much")
-            return max(1.0, size / gain)  # batches of up to `gain` images take as long as one image
-
-        return run
-
-    assert fitting_batch(seconds(fits=20, gain=64), 64) == 16 and tried == [1, 2, 4, 8, 16, 32]
-    assert fitting_batch(seconds(fits=1000, gain=1000), 64) == 64
-    assert fitting_batch(seconds(fits=1000, gain=8), 64) == 8, "a larger batch does not give more images per second"
-    assert fitting_batch(seconds(fits=1, gain=8), 64) == 1
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        fitting_batch(seconds(fits=0, gain=8), 64)
-
-    def broken(size: int) -> float:
-        raise RuntimeError("shapes do not fit")
-
-    with pytest.raises(RuntimeError, match="shapes"):
-        fitting_batch(broken, 64)
 
 
 ENTER = """
