@@ -75,18 +75,22 @@ class RayCluster:
     dashboard: str
 
 
-def start_cluster(folder: str, cpus: int = 2, gpus: int = 0) -> tuple[subprocess.Popen[bytes], RayCluster]:
-    port, dashboard, agent = free_port(), free_port(), free_port()
+def start_cluster(
+    folder: str, cpus: int = 2, gpus: int = 0, *options: str, port: int | None = None, **variables: str
+) -> tuple[subprocess.Popen[bytes], RayCluster]:
+    """Start a head node. options: more of them for `ray start`. variables: of its environment."""
+    port, dashboard, agent = port or free_port(), free_port(), free_port()
     ray = Path(sys.executable).parent / "ray"
     command = [
         str(ray), "start", "--head", "--block", f"--port={port}", f"--num-cpus={cpus}", f"--num-gpus={gpus}",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
         f"--temp-dir={folder}",
-        "--disable-usage-stats", f"--object-store-memory={2 << 30}",
+        "--disable-usage-stats", f"--object-store-memory={2 << 30}", *options,
     ]  # fmt: skip
     log = (Path(folder) / "head.log").open("wb")
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"  # submitted jobs run this environment's python
+    env |= variables
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)
     cluster = RayCluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}")
     deadline = time.monotonic() + PATIENCE_S

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from sapiens_ray.engine.assemble import BOX_LIST
-from sapiens_ray.engine.host import ModelHost
+from sapiens_ray.engine.host import DEFAULT_BATCH, ModelHost
 from sapiens_ray.errors import CheckpointError, ImageError, JobError
 from sapiens_ray.models.checkpoint import Checkpoint
 from sapiens_ray.tasks import AnyTask, CropTask
@@ -26,6 +26,7 @@ from sapiens_ray.units import Row, Unit
 if TYPE_CHECKING:
     import torch
 
+    from sapiens_ray.models.detectors import Found
     from sapiens_ray.models.device import Lane
 
 MakeInput = Callable[[], np.ndarray]  # gives a network input, h x w x 3 uint8 BGR
@@ -105,7 +106,7 @@ class LoadedTask(LoadedModel):
         self.lane = self.runner.lane
         if self.runner.loaded.architecture:
             refuse_other_task(self.runner.loaded.architecture, str(path), options)
-        self._checkpoint, self._cache = checkpoint, host.cache
+        self._checkpoint, self._cache, self._settled = checkpoint, host.cache, host.settled
 
     def warm_up(self) -> None:
         from sapiens_ray.models.compiling import CompileCache
@@ -114,7 +115,7 @@ class LoadedTask(LoadedModel):
         compiled = CompileCache(self._checkpoint.sha256, self._cache)
         height, width = options.network_size
         try:
-            self.task.check_output(*self.runner.warm_up(height, width, options.compile, compiled))
+            self.task.check_output(*self.runner.warm_up(height, width, options.compile, compiled, self._settled))
         except CheckpointError as error:
             raise CheckpointError(f"{error} It is {self._checkpoint.uri}") from None
 
@@ -171,17 +172,18 @@ class LoadedTask(LoadedModel):
 
 
 class LoadedDetector(LoadedModel):
-    """A person detector, which sees one photo at a time."""
+    """A person detector, which runs photos of one size together."""
 
     def __init__(self, options: DetectorOptions, checkpoint: Checkpoint, host: ModelHost) -> None:
         """Load the detector, which is never compiled. Raises CheckpointError."""
         from sapiens_ray.models.detectors import Detector
-        from sapiens_ray.models.device import Lane
+        from sapiens_ray.models.device import choose_device
 
         self.options, self.column = options, options.column
         self.fields = [pa.field(options.carried, BOX_LIST)]
-        self.detector = Detector(options, checkpoint.local_file(), host.device, host.threads)
-        self.lane = Lane(self.detector.device)
+        batch_size = DEFAULT_BATCH[choose_device(host.device).type]
+        self.detector = Detector(options, checkpoint.local_file(), host.device, host.threads, batch_size)
+        self.lane = self.detector.lane
 
     def warm_up(self) -> None:
         with contextlib.suppress(Exception):  # any problem also shows on photos, and is reported there
@@ -193,14 +195,24 @@ class LoadedDetector(LoadedModel):
     def requests(self, array: np.ndarray, row: Row) -> list[MakeInput]:
         return [lambda: array]
 
-    def stage(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
-        return inputs
+    @property
+    def batch_size(self) -> int:
+        return self.detector.batch_size
 
-    def forward(self, batch: list[np.ndarray]) -> Iterator[Piece]:
-        yield from ((place, place + 1, [self.detector(photo)]) for place, photo in enumerate(batch))
+    def stage(self, inputs: list[np.ndarray]) -> list[torch.Tensor]:
+        return self.detector.stage(inputs)
 
-    def reduce(self, output: list[np.ndarray], sizes: list[Size]) -> list[np.ndarray]:
-        return output
+    def forward(self, batch: list[torch.Tensor]) -> Iterator[Piece]:
+        yield 0, len(batch), self.detector.forward(batch)
+
+    def reduce(self, output: Found, sizes: list[Size]) -> list[Any]:
+        return [self._persons(*one) for one in zip(*output, sizes, strict=True)]
+
+    def _persons(self, boxes: torch.Tensor, labels: torch.Tensor, scores: torch.Tensor, size: Size) -> Any:
+        try:
+            return self.detector.persons(boxes, labels, scores, size)
+        except ImageError as error:
+            return error
 
     def finish(self, results: list[np.ndarray], row: Row) -> Row:
         return {self.options.carried: results[0].tolist()}

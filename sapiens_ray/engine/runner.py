@@ -6,13 +6,15 @@ import collections
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
-from sapiens_ray.engine.host import DEFAULT_BATCH
+from sapiens_ray.engine.batch_size import around, chosen, timed
+from sapiens_ray.engine.host import DEFAULT_BATCH, Settled, settled_alone
 from sapiens_ray.errors import first_line
 from sapiens_ray.models.compiling import CompileCache, compile_native, no_compiler, run_eagerly
 from sapiens_ray.models.device import (
@@ -28,14 +30,11 @@ from sapiens_ray.models.device import (
 from sapiens_ray.models.loading import LoadedModel, load_model
 from sapiens_ray.tasks.base import Average, Output
 
-LARGEST_BATCH = 64  # the largest that `auto` tries
-WORTHWHILE = 1.05  # `auto` takes a larger batch only if images per second grow by at least this factor
-
 
 class Runner:
     """Holds one model and runs batches. Only one thread may call it at a time.
 
-    loaded: the model. batch_size: the current batch size.
+    loaded: the model. batch_size: the current batch size. clock: gives seconds.
     """
 
     def __init__(
@@ -72,55 +71,113 @@ class Runner:
         self._mean = torch.tensor(self.loaded.mean_rgb, device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(self.loaded.std_rgb, device=self.device).view(1, 3, 1, 1)
         self.lane = Lane(self.device)
+        self.clock = time.perf_counter
+        self._lines: dict[int, str] = {}  # what is to be said of the code that was compiled, by batch size
+        self._failed = ""  # why nothing is compiled any more
 
     def warm_up(
-        self, height: int, width: int, compiling: str = "none", cache: CompileCache | None = None
+        self,
+        height: int,
+        width: int,
+        compiling: str = "none",
+        cache: CompileCache | None = None,
+        settled: Settled = settled_alone,
     ) -> tuple[Output, int]:
         """Choose the batch size, compile, then run once on black images of the size of the real inputs.
 
         compiling: none, default or max-autotune. cache: where compiled code is kept; without it nothing is compiled.
+        settled: gives the batch size that another process has found for the same model, mode and kind of device.
         Returns the output and the batch size it is for.
         """
         black = np.zeros((height, width, 3), np.uint8)
+        compiled = None
+        if compiling != "none" and cache is not None and self._can_compile():
+            compiled = partial(self._compiled, compiling, cache, black)
         if self.auto:
-            self.batch_size = fitting_batch(lambda size: self._timed(self.lane.upload([black] * size)), LARGEST_BATCH)
-            empty_cache(self.device)  # of the batches that were too large
+            kind = [cache.model if cache else "", *self._kind(compiling if compiled else "none"), f"{height} x {width}"]
+            kind.append("alone" if self.flip_average is None else "and mirrored")
+            self.batch_size = settled(", ".join(kind), lambda: self._fitting(black, compiled))
             self.note(f"batch size {self.batch_size}, found by trying")
-        if compiling != "none" and cache is not None:
-            self._compile(compiling, cache, black)
+        if compiled:
+            try:
+                self.note(compiled())
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise  # else __call__ will find a batch that fits, and compile for it
         (_, stop, output), *_ = self(self.lane.upload([black] * self.batch_size))
         return output, stop
 
-    def _compile(self, compiling: str, cache: CompileCache, black: np.ndarray) -> None:
+    def _kind(self, compiling: str) -> list[str]:
+        """What the speed of this model depends on, and code that is compiled for it, beside shapes."""
+        mode = self.mode if self.matmul == "strict" else f"{self.mode} {self.matmul}"
+        return [mode, compiling, self.device.type, capability(self.device)]
+
+    def _can_compile(self) -> bool:
         if self.loaded.native is None:
             self.note(f"not compiled: a {self.loaded.format} program runs as it is in mode {self.mode}")
-            return
+            return False
         missing = no_compiler(self.device)
         if missing:
             self.note(f"not compiled, runs eagerly: {missing}")
-            return
+        return not missing
+
+    def _compiled(self, compiling: str, cache: CompileCache, black: np.ndarray) -> str:
+        """Compile for the batch size of now, unless that was done. Returns a line about it. Raises if memory runs out;
+        after any other error the model runs eagerly."""
+        line = self._failed or self._lines.get(self.batch_size)
+        if line:
+            return line
+        native = self.loaded.native
+        assert native is not None
         self.fixed = True
-        mode = self.mode if self.matmul == "strict" else f"{self.mode} {self.matmul}"
-        code = [mode, compiling, self.device.type, capability(self.device), f"batch {self.batch_size}"]
-        compile_native(self.loaded.native, compiling)
+        compile_native(native, compiling)
         try:
-            with cache.entered(code) as start:
+            with cache.entered([*self._kind(compiling), f"batch {self.batch_size}"]) as start:
                 self._forward(self.lane.upload([black] * self.batch_size))
                 synchronize(self.device)
-            self.note(start.line)
         except Exception as error:  # of any kind: from torch and from compilers
             if out_of_memory(error):
-                return  # __call__ will find a batch that fits, and compile for it
-            run_eagerly(self.loaded.native)
+                raise
+            run_eagerly(native)
             self.fixed = False
-            self.note(f"compiling failed, runs eagerly: {type(error).__name__}: {first_line(error)}")
+            self._failed = f"compiling failed, runs eagerly: {type(error).__name__}: {first_line(error)}"
+            return self._failed
+        self._lines[self.batch_size] = start.line
+        return start.line
 
-    def _timed(self, batch: torch.Tensor) -> float:
-        self._forward(batch)  # the first run of a size also chooses algorithms
-        started = time.perf_counter()
+    def _fitting(self, black: np.ndarray, compiled: Callable[[], str] | None) -> int:
+        """The batch size to use, found by running batches of black images. compiled: compiles for the batch size of
+        now."""
+        medians = timed(lambda size: self._timed(black, size))
+        empty_cache(self.device)  # of the batch that was too large
+        size = chosen(medians)
+        if compiled is None:
+            return size
+
+        def compiled_and_timed(size: int) -> float:
+            self.batch_size = size
+            compiled()
+            return self._timed(black, size)
+
+        near = around(size, medians)
+        try:
+            medians = timed(compiled_and_timed, near)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            medians = {}
+        empty_cache(self.device)
+        if self._failed:
+            return size
+        return chosen(medians) if medians else max(1, near[0] // 2)
+
+    def _timed(self, black: np.ndarray, size: int) -> float:
+        self.batch_size = size  # compiled code is always given so many
+        batch = self.lane.upload([black] * size)
+        started = self.clock()
         self._forward(batch)
         synchronize(self.device)
-        return time.perf_counter() - started
+        return self.clock() - started
 
     def __call__(self, inputs: torch.Tensor) -> Iterator[tuple[int, int, Output]]:
         """Run N x H x W x 3 uint8 BGR, on the device, through the model, in batches.
@@ -184,25 +241,3 @@ def _float32(output: Output, filled: int) -> Output:
     if isinstance(output, torch.Tensor):
         return (output[:-filled] if filled > 0 else output).float()
     return tuple(_float32(one, filled) for one in output) if isinstance(output, list | tuple) else output
-
-
-def fitting_batch(seconds: Callable[[int], float], largest: int) -> int:
-    """The batch size to use: doubled until memory is full or images per second no longer grow.
-
-    seconds: runs one batch of a size and returns its time; errors of the model are raised. If not even one image fits,
-    that error is raised.
-    """
-    best, speed = 1, 1 / seconds(1)
-    size = 2
-    while size <= largest:
-        try:
-            now = size / seconds(size)
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            break
-        if now < speed * WORTHWHILE:
-            break
-        best, speed = size, now
-        size *= 2
-    return best

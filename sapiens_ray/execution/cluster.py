@@ -15,6 +15,7 @@ from sapiens_ray.execution.authentication import forget_own_token, refuse_disagr
 from sapiens_ray.storage import translate_errors
 from sapiens_ray.tasks.sections import Settings
 
+THIS_MACHINE = "this machine"
 _started_here = False  # whether `start_ray` started the cluster that this process is connected to
 
 
@@ -34,12 +35,13 @@ class Cluster:
     limit_cpus: float
     limit_gpus: float
     where: str
+    is_one_machine: bool = False  # started by us, or to be: it never grows
 
     @classmethod
     def of(cls, nodes: Sequence[Node], where: str, limit_cpus: float = 0, limit_gpus: float = 0) -> Cluster:
         """The cluster with these nodes. Limits below what is there already count as none."""
         cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-        return cls(tuple(nodes), max(cpus, limit_cpus), max(gpus, limit_gpus), where)
+        return cls(tuple(nodes), max(cpus, limit_cpus), max(gpus, limit_gpus), where, where == THIS_MACHINE)
 
     @property
     def cpus(self) -> float:
@@ -64,7 +66,7 @@ def this_machine() -> Cluster:
     """The cluster that a local run would start."""
     import torch
 
-    return Cluster.of([Node(_usable_cpus(), torch.cuda.device_count())], "this machine")
+    return Cluster.of([Node(_usable_cpus(), torch.cuda.device_count())], THIS_MACHINE)
 
 
 def _usable_cpus() -> int:
@@ -84,7 +86,7 @@ def connected_cluster() -> Cluster:
     ]
     limits = _autoscaler_limits()
     several = f"the cluster of {len(nodes)} node{'s' if len(nodes) != 1 else ''}"
-    return Cluster.of(nodes, "this machine" if _started_here else several, limits.get("CPU", 0), limits.get("GPU", 0))
+    return Cluster.of(nodes, THIS_MACHINE if _started_here else several, limits.get("CPU", 0), limits.get("GPU", 0))
 
 
 def _autoscaler_limits() -> dict[str, float]:

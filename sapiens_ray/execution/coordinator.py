@@ -1,8 +1,8 @@
 """The actor that all stages of a job call. It knows which shards are to be read, which units were started before, and
-which GPUs failed.
+which GPUs failed, and which batch sizes were found.
 
 It runs on the driver's node. If it dies, Ray restarts it, and `Feeder` sends it the shards again. Units in progress
-then count as never started, which costs them one more attempt.
+then count as never started, which costs them one more attempt. Actors that start later find their batch size again.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
+import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from sapiens_ray.errors import ClusterError, DeviceFailedError, last_line
 from sapiens_ray.execution.devices import FAILED_STARTS, Device, Devices, own_device
 
 if TYPE_CHECKING:  # the actor itself needs none of it, and starts faster
+    from sapiens_ray.engine.host import Settled
     from sapiens_ray.execution.attempts import Attempt
     from sapiens_ray.planning.plan import ShardWork
 
@@ -28,12 +31,18 @@ Text = str  # a `ShardWork` as JSON
 FEED_EVERY_S = 0.2
 TELL_WITHIN_S = 10.0  # a process that is about to end waits for so long
 STOP_WITHIN_S = 1.0  # `ray job stop` does not wait for long
+ASK_EVERY_S = 1.0  # whether another process has found a number
+LEASE_S = 60.0  # a process that finds a number says this often that it is alive, or another one finds it
+RENEW_EVERY_S = 10.0
 
 
 class Coordinator:
     """The actor's methods."""
 
-    def __init__(self) -> None:
+    def __init__(self, lease_s: float = LEASE_S) -> None:
+        self._lease_s = lease_s
+        self._settled: dict[str, int] = {}
+        self._finding: dict[str, tuple[str, float]] = {}  # who finds a number, and until when
         self._work: list[Text] = []
         self._ended = False
         self._started: Counter[str] = Counter()
@@ -75,9 +84,30 @@ class Coordinator:
     async def broken_devices(self) -> dict[Device, str]:
         return self._devices.broken()
 
+    async def ask(self, what: str, who: str) -> tuple[int | None, bool]:
+        """Ask for a number. Returns it, or None while it is not known, and whether the process that asks is to find it.
+        That process asks again and again, to say that it is alive."""
+        if what in self._settled:
+            return self._settled[what], False
+        now = time.monotonic()
+        holder, until = self._finding.get(what, (who, now))
+        if holder != who and now < until:
+            return None, False
+        self._finding[what] = who, now + self._lease_s
+        return None, True
 
-def start_coordinator() -> CoordinatorHandle:
-    """Start the actor on this node. Returns its handle."""
+    async def settle(self, what: str, number: int) -> int:
+        """Tell a number that was found. Returns the one that counts: the first that was told."""
+        return self._settled.setdefault(what, number)
+
+    async def give_up(self, what: str, who: str) -> None:
+        """Let another process find a number at once, after an error."""
+        if self._finding.get(what, ("", 0.0))[0] == who:
+            del self._finding[what]
+
+
+def start_coordinator(lease_s: float = LEASE_S) -> CoordinatorHandle:
+    """Start the actor on this node. Returns its handle. lease_s: see `LEASE_S`."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -85,7 +115,7 @@ def start_coordinator() -> CoordinatorHandle:
     actor: CoordinatorHandle = ray.remote(Coordinator)
     return actor.options(
         num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=1000, scheduling_strategy=here
-    ).remote()
+    ).remote(lease_s)
 
 
 def attempts_at(coordinator: CoordinatorHandle) -> Attempt:
@@ -100,6 +130,38 @@ def _attempt(coordinator: CoordinatorHandle, what: str) -> Iterator[int]:
     yield ray.get(coordinator.begin.remote(what))
     # An exception ends the job, so it does not matter that the attempt is not counted as ended.
     coordinator.end.remote(what)
+
+
+def settled_at(coordinator: CoordinatorHandle) -> Settled:
+    """The function with which the processes of a job agree on numbers that depend on the kind of device."""
+    return partial(_settled, coordinator)
+
+
+def _settled(coordinator: CoordinatorHandle, what: str, find: Callable[[], int]) -> int:
+    import ray
+
+    who = uuid.uuid4().hex
+    while True:
+        number, mine = ray.get(coordinator.ask.remote(what, who))
+        if number is not None:
+            return int(number)
+        if mine:
+            break
+        time.sleep(ASK_EVERY_S)
+    found = threading.Event()
+
+    def renew() -> None:
+        while not found.wait(RENEW_EVERY_S):
+            coordinator.ask.remote(what, who)
+
+    threading.Thread(target=renew, name="renew", daemon=True).start()
+    try:
+        return int(ray.get(coordinator.settle.remote(what, find())))
+    except BaseException:
+        coordinator.give_up.remote(what, who)
+        raise
+    finally:
+        found.set()
 
 
 def work_of(coordinator: CoordinatorHandle) -> Iterator[Text]:

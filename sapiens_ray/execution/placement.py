@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sapiens_ray.engine.host import DEFAULT_BATCH
 from sapiens_ray.engine.models import PreparedModel, in_pools
@@ -96,11 +96,11 @@ def plan_resources(job: Job, models: Sequence[PreparedModel], cluster: Cluster) 
     machine at the same time: if actors held every CPU, no stage could feed them, and the job would hang.
     """
     on_gpu = job.device == "cuda" or (job.device == "auto" and cluster.limit_gpus > 0)
+    wishes = _wishes(job, models)
     if job.device == "cuda" and cluster.limit_gpus == 0:
-        raise ClusterError(f"device: cuda was asked for, but {cluster.where} has no GPU; use device: auto")
+        cluster = _promised(wishes, cluster)
     if cluster.limit_cpus < 1:
         raise ClusterError(f"{cluster.where} has {cluster.limit_cpus:g} CPUs; a job needs at least one")
-    wishes = _wishes(job, models)
     if on_gpu:
         counts, gpus = _gpu_shares(wishes, cluster)
         sizes = [wish.most for wish in wishes]
@@ -131,6 +131,20 @@ def plan_resources(job: Job, models: Sequence[PreparedModel], cluster: Cluster) 
         for name, wish, count, most, share in zip(_names(wishes), wishes, counts, sizes, gpus, strict=True)
     )
     return ResourcePlan(pools, work_cpus / 2, work_cpus, tuple(_notes(wishes, actors, on_gpu, cluster)))
+
+
+def _promised(wishes: Sequence[_Wish], cluster: Cluster) -> Cluster:
+    """A cluster without GPUs, with those that the job file says will come. Raises ClusterError if it says nothing.
+
+    Ray does not tell up to which size its autoscalers will grow a cluster. So the user says it.
+    """
+    if cluster.is_one_machine or not all(wish.actors for wish in wishes):
+        advice = "" if cluster.is_one_machine else "; if an autoscaler will add some, say how many: actors: {max: 8}"
+        raise ClusterError(f"device: cuda was asked for, but {cluster.where} has no GPU; use device: auto{advice}")
+    actors = sum(wish.most or wish.least for wish in wishes)
+    gpus = sum((wish.most or wish.least) * (wish.num_gpus or 1) for wish in wishes)
+    cpus = cluster.limit_cpus + 2 * actors  # one for each actor, and one to feed it
+    return replace(cluster, limit_cpus=cpus, limit_gpus=gpus)
 
 
 def _cpu_shares(

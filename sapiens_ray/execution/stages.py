@@ -11,7 +11,7 @@ from sapiens_ray.engine.assemble import Contents
 from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.execution.attempts import Guard
 from sapiens_ray.execution.blocks import ModelsBlock, PrepareBlock, ReadBlock, WriteBlock, feed_blocks
-from sapiens_ray.execution.coordinator import CoordinatorHandle, attempts_at
+from sapiens_ray.execution.coordinator import CoordinatorHandle, attempts_at, settled_at
 from sapiens_ray.execution.placement import ActorPool, ResourcePlan
 from sapiens_ray.execution.preflight import PreparedJob
 from sapiens_ray.execution.reading import UnitReader
@@ -99,7 +99,7 @@ def _model_stages(job: Job, resources: ResourcePlan, guard: Guard, coordinator: 
     stages = []
     for place, pool in enumerate(resources.pools):
         later = frozenset(model.input_kind for after in resources.pools[place + 1 :] for model in after.models)
-        host = ModelHost(pool.device, pool.threads, pool.workers, cache_of(job), later)
+        host = ModelHost(pool.device, pool.threads, pool.workers, cache_of(job), later, settled_at(coordinator))
         arguments = (pool.models, host, guard, pool.name, coordinator)
         stages.append(StageSpec(pool.name, ModelsBlock, pool.num_cpus, pool, arguments))
     return stages

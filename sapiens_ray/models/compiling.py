@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import io
 import os
+import platform
 import shutil
 import time
 import zipfile
@@ -30,6 +31,7 @@ from sapiens_ray.storage import Folder
 # CUDA graphs return outputs in their own memory, which the next batch would overwrite while the last is reduced.
 _INDUCTOR_MODES = {"default": "default", "max-autotune": "max-autotune-no-cudagraphs"}
 _COMPLETE = "complete"
+_SHAPES = 64  # batch sizes of all models of a process, tried ones and halved ones included
 
 
 def no_compiler(device: torch.device) -> str | None:
@@ -46,6 +48,8 @@ def no_compiler(device: torch.device) -> str | None:
 
 def compile_native(model: NativeModel, compiling: str) -> None:
     """Compile the model's parts when they first run. The code is specific to the shape of the batch."""
+    # torch counts shapes by function, and all models of a process share theirs. After too many it would run eagerly.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
     for part in model.compiled_parts():
         part.compile(mode=_INDUCTOR_MODES[compiling], dynamic=False)
 
@@ -69,24 +73,31 @@ class CompileCache:
     The code in it is executed: anybody with write access to it can run programs on the nodes.
     """
 
-    def __init__(self, model: str, shared: Folder | None) -> None:
-        """model: SHA-256 of the checkpoint. shared: where archives are kept; None: code stays on this node."""
+    def __init__(self, model: str, shared: Folder | None, host: str | None = None) -> None:
+        """model: SHA-256 of the checkpoint. shared: where archives are kept; None: code stays on this node. host: the
+        name of this node, which other nodes with the same home folder do not have."""
         self.model, self.shared = model, shared
+        self.host = host or platform.node()
 
     @contextlib.contextmanager
     def entered(self, kind: Sequence[str]) -> Iterator[Start]:
         """Compile inside the block, with the code that is kept for this model, torch version and `kind` (machine, mode
         and batch).
 
-        Only one process per node compiles at a time; the others then load its code. New code is kept when the block
-        ends. Afterwards the line of the yielded Start says what happened, and how long it took.
+        Only one process per node compiles at a time; the others then load its code. Nodes that share a home folder do
+        not wait for each other: each compiles in a folder of its own, and the first that is ready publishes it. New
+        code is kept when the block ends. Afterwards the line of the yielded Start says what happened, and how long it
+        took.
         """
         key = hashlib.sha256("\0".join([self.model, torch.__version__, *kind]).encode()).hexdigest()[:32]
-        local = cache_folder() / "compiled" / key
-        local.mkdir(parents=True, exist_ok=True)
+        published = cache_folder() / "compiled" / key
+        own = published.with_name(f"{key}.{self.host}")  # what a killed process left in it is used
+        published.parent.mkdir(parents=True, exist_ok=True)
         start, started = Start(), time.perf_counter()
-        with FileLock(local.with_suffix(".lock")):
-            there = f"{local}" if (local / _COMPLETE).exists() else None
+        with FileLock(own.with_name(f"{own.name}.lock")):
+            there = f"{published}" if (published / _COMPLETE).exists() else None
+            local = published if there else own
+            local.mkdir(exist_ok=True)
             problem = ""
             if there is None and self.shared is not None:
                 there, problem = self._fetched(key, local)
@@ -96,7 +107,7 @@ class CompileCache:
                 yield start
             seconds = time.perf_counter() - started
             new = there is None or _files(local) != before
-            kept: Path | str = local
+            kept: Path | str = published
             if self.shared is not None:
                 try:
                     # Code that this node compiled for an earlier job may not be in the shared cache yet.
@@ -109,7 +120,8 @@ class CompileCache:
                 start.line = f"compiled in {seconds:.1f} s, kept in {kept}{problem}"
             else:
                 start.line = f"compiled code from {there} ready in {seconds:.1f} s{problem}"
-            (local / _COMPLETE).touch()
+            if local != published:
+                _publish(local, published)
 
     def _fetched(self, key: str, local: Path) -> tuple[str | None, str]:
         """Unpack the shared archive. Returns its URI, or None and why it cannot be used (empty if it is missing)."""
@@ -123,6 +135,19 @@ class CompileCache:
         except Exception as error:
             return None, f"; {self.shared.join(name)} cannot be used: {type(error).__name__}: {first_line(error)}"
         return self.shared.join(name), ""
+
+
+def _publish(folder: Path, published: Path) -> None:
+    """Give a complete folder its final name, in one step. If another node was faster, its code stays."""
+    (folder / _COMPLETE).touch()
+    if published.exists() and not (published / _COMPLETE).exists():
+        shutil.rmtree(published)  # an earlier version of this package was killed while it compiled there
+    try:
+        folder.rename(published)
+    except OSError:
+        if not (published / _COMPLETE).exists():
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _files(folder: Path) -> set[str]:

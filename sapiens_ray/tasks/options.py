@@ -55,7 +55,7 @@ class ModelOptions(PoolOptions):
     batch_size: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] | None = Field(
         None,
         description="Images (for pose: persons) per forward pass; default: 8 on a GPU, 1 on a CPU. auto: found by "
-        "trying, on a GPU.",
+        "trying, on a GPU, once for all actors on GPUs of one kind.",
     )
 
     @field_validator("mode")

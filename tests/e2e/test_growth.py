@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +14,9 @@ from typing import Any
 
 import pytest
 import ray
-from ray.cluster_utils import AutoscalingCluster, Cluster
+from ray.cluster_utils import Cluster
 
-from tests.conftest import PATIENCE_S, ROOT, read_output, write_photos
+from tests.conftest import PATIENCE_S, ROOT, free_port, read_output, start_cluster, stop_cluster, write_photos
 
 COUNT = 300
 GPUS = "GPU"
@@ -92,22 +94,56 @@ def test_a_pool_of_fixed_size_ends_without_the_node_that_was_lost(nodes, job, tm
     finished(driver, job, tmp_path / "job-out")
 
 
+# As Ray's `AutoscalingCluster` has it. That one reads a file that is not in the wheel, and stops all Ray of a machine.
+AUTOSCALER = {
+    "cluster_name": "fake",
+    "max_workers": 3,
+    "available_node_types": {
+        "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
+        "gpu": {
+            "resources": {"CPU": 2, GPUS: 1, "memory": 1 << 40},
+            "node_config": {},
+            "min_workers": 0,
+            "max_workers": 3,
+        },
+    },
+    "head_node_type": "ray.head.default",
+    "idle_timeout_minutes": 0.1,
+    "upscaling_speed": 1.0,
+    "auth": {},
+    "file_mounts": {},
+    "cluster_synced_files": [],
+    "initialization_commands": [],
+    **{f"{whose}setup_commands": [] for whose in ("", "head_", "worker_")},
+    **{f"{whose}_start_ray_commands": [] for whose in ("head", "worker")},
+}
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
 def test_an_autoscaler_adds_nodes_and_takes_them_back(job, tmp_path):
     """The head has no GPU; nodes come when the job asks for them, and go when it is over."""
-    kind = {"resources": {"CPU": 2, GPUS: 1}, "node_config": {}, "min_workers": 0, "max_workers": 3}
-    cluster = AutoscalingCluster(head_resources={"CPU": 2}, worker_node_types={"gpu": kind}, idle_timeout_minutes=0.1)
-    cluster.start()
-    try:
-        ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
-        driver = started(job, ray.get_runtime_context().gcs_address)
-        wait_for_gpus(3, driver, job)
-        finished(driver, job, tmp_path / "job-out")
-        deadline = time.monotonic() + PATIENCE_S
-        while ray.cluster_resources().get(GPUS, 0):
-            assert time.monotonic() < deadline
-            time.sleep(1)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    job.write_text(job.read_text() + "\ndevice: cuda\nactors: {max: 3}\n")
+    config = tmp_path / "autoscaler.json"
+    port = free_port()
+    provider = {
+        "type": "external",
+        "module": "tests.e2e.fake_nodes.FakeNodes",
+        "gcs_address": f"{ray.util.get_node_ip_address()}:{port}",
+    }
+    config.write_text(json.dumps({**AUTOSCALER, "provider": provider}))
+    fake = {"RAY_FAKE_CLUSTER": "1", "PYTHONPATH": str(ROOT), "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    with tempfile.TemporaryDirectory(prefix="sr-", ignore_cleanup_errors=True) as folder:
+        process, cluster = start_cluster(folder, 2, 0, f"--autoscaling-config={config}", port=port, **fake)
+        try:
+            ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+            driver = started(job, cluster.address)
+            wait_for_gpus(3, driver, job)
+            finished(driver, job, tmp_path / "job-out")
+            deadline = time.monotonic() + PATIENCE_S
+            while ray.cluster_resources().get(GPUS, 0):
+                assert time.monotonic() < deadline
+                time.sleep(1)
+        finally:
+            ray.shutdown()
+            stop_cluster(process)

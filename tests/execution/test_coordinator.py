@@ -6,12 +6,21 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sapiens_ray.errors import InputError
 from sapiens_ray.execution.cluster import start_ray
-from sapiens_ray.execution.coordinator import Coordinator, Feeder, attempts_at, start_coordinator, work_of
+from sapiens_ray.execution.coordinator import (
+    Coordinator,
+    Feeder,
+    attempts_at,
+    settled_at,
+    start_coordinator,
+    work_of,
+)
 from sapiens_ray.planning.plan import Shard, ShardWork
 from tests.conftest import PATIENCE_S
 
@@ -91,6 +100,103 @@ def test_attempts_are_counted_until_one_ends():
         assert await coordinator.offer(0, [], False) == (0, 2), "two attempts were repeated"
 
     asyncio.run(scene())
+
+
+def test_one_process_finds_a_number_and_the_others_get_it():
+    async def scene() -> None:
+        coordinator = Coordinator()
+        assert await coordinator.ask("batch", "first") == (None, True)
+        assert await coordinator.ask("batch", "second") == (None, False)
+        assert await coordinator.ask("batch", "first") == (None, True), "it says that it is alive"
+        assert await coordinator.ask("batch of another kind", "second") == (None, True)
+        await coordinator.give_up("batch", "second")
+        assert await coordinator.ask("batch", "third") == (None, False), "only who finds it may give up"
+        await coordinator.give_up("batch", "first")
+        await coordinator.give_up("batch", "first")
+        assert await coordinator.ask("batch", "third") == (None, True)
+        assert await coordinator.settle("batch", 16) == 16
+        assert await coordinator.settle("batch", 8) == 16, "all have the same"
+        assert await coordinator.ask("batch", "second") == (16, False)
+
+    asyncio.run(scene())
+
+
+def test_a_process_that_no_longer_says_that_it_is_alive_is_replaced():
+    async def scene() -> None:
+        coordinator = Coordinator(lease_s=0.0)
+        assert await coordinator.ask("batch", "first") == (None, True)
+        assert await coordinator.ask("batch", "second") == (None, True)
+
+    asyncio.run(scene())
+
+
+class Host:
+    """A process that holds models, and needs a batch size."""
+
+    def __init__(self, settled: Any, folder: Path, finds: int) -> None:
+        self.settled, self.folder, self.finds = settled, folder, finds
+
+    def batch_size(self) -> int:
+        return int(self.settled("batch", self.find))
+
+    def find(self) -> int:
+        """Find it as soon as that is allowed."""
+        (self.folder / f"{self.finds} is found").touch()
+        while not (self.folder / f"{self.finds} may be told").exists():
+            time.sleep(0.02)
+        if self.finds < 0:
+            raise ValueError("nothing fits")
+        return self.finds
+
+
+def hosts(settled: Any, folder: Path, *finds: int) -> list[Any]:
+    import ray
+
+    return [ray.remote(Host).options(num_cpus=0).remote(settled, folder, number) for number in finds]
+
+
+def test_hosts_of_a_job_agree_on_what_one_of_them_finds(cluster, tmp_path):
+    import ray
+
+    start_ray()
+    coordinator = start_coordinator()
+    settled = settled_at(coordinator)
+    broken, first, second = hosts(settled, tmp_path, -1, 8, 16)
+    try:
+        fails = broken.batch_size.remote()
+        until((tmp_path / "-1 is found").exists)
+        found = first.batch_size.remote()
+        assert ray.wait([found], timeout=0.5)[1] and not (tmp_path / "8 is found").exists(), "it waits"
+        (tmp_path / "-1 may be told").touch()
+        with pytest.raises(ValueError, match="nothing fits"):
+            ray.get(fails)
+        until((tmp_path / "8 is found").exists)
+        waits = second.batch_size.remote()
+        (tmp_path / "8 may be told").touch()
+        assert ray.get([found, waits], timeout=PATIENCE_S) == [8, 8]
+        assert not (tmp_path / "16 is found").exists()
+        assert settled("batch", lambda: 32) == 8
+    finally:
+        for actor in (broken, first, second, coordinator):
+            ray.kill(actor)
+
+
+def test_a_host_that_dies_while_it_finds_a_number_is_replaced(cluster, tmp_path):
+    import ray
+
+    start_ray()
+    coordinator = start_coordinator(lease_s=2.0)
+    dies, lives = hosts(settled_at(coordinator), tmp_path, 8, 16)
+    try:
+        dies.batch_size.remote()
+        until((tmp_path / "8 is found").exists)
+        found = lives.batch_size.remote()
+        ray.kill(dies)
+        (tmp_path / "16 may be told").touch()
+        assert ray.get(found, timeout=PATIENCE_S) == 16
+    finally:
+        for actor in (lives, coordinator):
+            ray.kill(actor)
 
 
 def test_a_job_on_ray_gets_all_work_though_its_coordinator_dies(cluster):

@@ -69,7 +69,7 @@ def test_the_wishes_of_the_job_are_named_in_refusals():
         ({"actors": 5}, [(16, 4)], r"^tasks\[0\]\.actors: 5 actors need 5 GPUs, but it has 4"),
         ({"actors": 1, "num_gpus": 2}, [(8, 1)] * 4, r"^tasks\[0\]\.num_gpus: .* no room is left for one of t0"),
         ({"actors": 3, "num_gpus": 0.6}, [(8, 1)] * 2, "3 x 0.6 t0"),
-        ({"device": "cuda"}, [(8, 0)], "it has no GPU"),
+        ({"device": "cuda"}, [(8, 0)], r"has no GPU; use device: auto; if an autoscaler .*: actors: {max: 8}$"),
         ({"actors": 5000}, [(4, 0)], r"^tasks\[0\]\.actors: 5000 actors are too many for the 4 CPUs"),
     ],
 )
@@ -85,6 +85,14 @@ def test_every_default_can_be_placed_and_leaves_no_gpu_idle(tasks, nodes):
     assert {pool.num_gpus for pool in pools} == {1 / parts}, "equal shares fit in any order in which Ray places them"
     assert sum(pool.actors for pool in pools) == parts * sum(nodes)
     assert max(pool.actors for pool in pools) - min(pool.actors for pool in pools) <= 1
+
+
+def test_a_job_waits_for_gpus_that_its_file_promises():
+    placement = resources_of(job(device="cuda", actors={"max": 3}), machines((2, 0)))
+    (pool,) = placement.pools
+    assert sizes(pool) == (1, 1, 3) and (pool.num_gpus, pool.num_cpus, placement.work_cpus) == (1, 1, 1)
+    with pytest.raises(ClusterError, match=r"this machine has no GPU; use device: auto$"):
+        resources_of(job(device="cuda", actors={"max": 3}), Cluster.of([Node(2)], "this machine"))
 
 
 def test_a_job_waits_for_gpus_that_an_autoscaler_may_add():

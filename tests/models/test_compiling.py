@@ -1,5 +1,4 @@
-"""Compiled models: fixed shapes, a cache for other processes and nodes, machines without a compiler. Automatic batch
-sizes."""
+"""Compiled models: fixed shapes, a cache for other processes and nodes, machines without a compiler."""
 
 from __future__ import annotations
 
@@ -8,15 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
 import pytest
 import torch
 
-from sapiens_ray.engine.runner import Runner, fitting_batch
+from sapiens_ray.engine.runner import Runner
 from sapiens_ray.storage import Folder
 from tests.conftest import PATIENCE_S
 from tests.small_models import small, write
@@ -80,6 +81,32 @@ def test_a_compiler_that_fails_leaves_an_eager_model(tmp_path):
     assert seen["error"] == 0
 
 
+def test_as_many_batch_sizes_as_needed_are_compiled(monkeypatch):
+    """torch stops compiling a function, with a line in a log, when it has code for eight shapes."""
+    from sapiens_ray.models.compiling import compile_native
+
+    class Part(torch.nn.Module):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            return batch + 1
+
+        def compile(self, *, mode: str, dynamic: bool) -> None:  # as torch does, without its slow compiler
+            super().compile(backend=graph, dynamic=dynamic)
+
+    def graph(module: torch.fx.GraphModule, inputs: object) -> torch.fx.GraphModule:
+        shapes.append(1)
+        return module
+
+    shapes: list[int] = []
+    parts = [Part(), Part()]
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    compile_native(SimpleNamespace(compiled_parts=lambda: parts), "default")  # type: ignore[arg-type]
+    for size in range(2, 14):
+        for part in parts:
+            part(torch.zeros(size))
+    assert len(shapes) == 12
+    torch._dynamo.reset()
+
+
 def test_programs_that_run_as_they_are_are_not_compiled(tmp_path, model):
     from sapiens_ray.models.compiling import CompileCache
 
@@ -108,30 +135,82 @@ def test_a_program_of_one_batch_size_gets_full_batches(tmp_path):
     assert Runner(tmp_path / "x.pt2", "cpu", 1).loaded.batch is None
 
 
-def test_auto_finds_the_batch_size_that_fits():
-    tried: list[int] = []
+ENTER = """
+import os, sys, time
+from pathlib import Path
+from sapiens_ray.models.compiling import CompileCache
+host, name, signals = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+print("asks", flush=True)
+with CompileCache("model", None, host).entered(["a"]) as start:
+    kernel = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "kernel.so"
+    found = kernel.exists()
+    if not found:
+        kernel.parent.mkdir(parents=True)
+        kernel.write_text(name)
+    (signals / f"{name} is inside").touch()
+    while not (signals / f"{name} may go").exists():
+        time.sleep(0.02)
+print(name, "found" if found else "made", start.line, flush=True)
+"""
 
-    def seconds(fits: int, gain: int):
-        def run(size: int) -> float:
-            tried.append(size)
-            if size > fits:
-                raise torch.cuda.OutOfMemoryError("too much")
-            return max(1.0, size / gain)  # batches of up to `gain` images take as long as one image
 
-        return run
+def test_processes_of_a_node_wait_for_each_other_and_nodes_with_one_home_do_not(tmp_path):
+    cache, signals = tmp_path / "cache", tmp_path / "signals"
+    signals.mkdir()
 
-    assert fitting_batch(seconds(fits=20, gain=64), 64) == 16 and tried == [1, 2, 4, 8, 16, 32]
-    assert fitting_batch(seconds(fits=1000, gain=1000), 64) == 64
-    assert fitting_batch(seconds(fits=1000, gain=8), 64) == 8, "a larger batch does not give more images per second"
-    assert fitting_batch(seconds(fits=1, gain=8), 64) == 1
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        fitting_batch(seconds(fits=0, gain=8), 64)
+    def enter(host: str, name: str) -> subprocess.Popen[str]:
+        started = subprocess.Popen(
+            [sys.executable, "-c", ENTER, host, name, str(signals)], stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "SAPIENS_RAY_CACHE": str(cache)},
+        )  # fmt: skip
+        assert started.stdout is not None and started.stdout.readline() == "asks\n"
+        return started
 
-    def broken(size: int) -> float:
-        raise RuntimeError("shapes do not fit")
+    def until_inside(name: str) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not (signals / f"{name} is inside").exists():
+            assert time.monotonic() < end, name
+            time.sleep(0.02)
 
-    with pytest.raises(RuntimeError, match="shapes"):
-        fitting_batch(broken, 64)
+    def said(process: subprocess.Popen[str]) -> str:
+        return process.communicate(timeout=PATIENCE_S)[0]
+
+    first = enter("one", "first")
+    until_inside("first")
+    second, other = enter("one", "second"), enter("two", "other")
+    try:
+        until_inside("other")  # while the first process of node one has the lock of that node
+        assert not (signals / "second is inside").exists()
+        for name in ("second", "first"):
+            (signals / f"{name} may go").touch()
+        assert said(first).startswith("first made compiled in ")
+        until_inside("second")
+        assert said(second).startswith("second found compiled code from ")
+        (signals / "other may go").touch()
+        assert said(other).startswith("other made compiled in ")
+    finally:
+        for process in (first, second, other):
+            process.kill()
+    (entry,) = [path for path in (cache / "compiled").iterdir() if path.is_dir()]
+    assert (entry / "inductor" / "kernel.so").read_text() == "first", "the code of the faster node stays, whole"
+
+
+def test_code_that_a_killed_process_left_is_completed(tmp_path, monkeypatch):
+    from sapiens_ray.models.compiling import CompileCache
+
+    monkeypatch.setenv("SAPIENS_RAY_CACHE", str(tmp_path))
+    cache = CompileCache("model", None, "one")
+    with pytest.raises(ZeroDivisionError), cache.entered(["a"]):
+        kernel = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "kernel.so"
+        kernel.parent.mkdir(parents=True)
+        kernel.touch()
+        raise ZeroDivisionError
+    (left,) = [path for path in (tmp_path / "compiled").iterdir() if path.is_dir()]
+    published = left.with_name(left.name.removesuffix(".one"))
+    (published / "of an earlier version").mkdir(parents=True)  # which compiled here, and was killed
+    with cache.entered(["a"]):
+        assert (Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "kernel.so").exists()
+    assert (published / "inductor" / "kernel.so").exists() and not left.exists()
 
 
 def test_the_compile_cache_works_on_any_storage(tmp_path):
