@@ -127,7 +127,7 @@ def _plan_table(plan: Settings) -> Facts:
     count = "counted when read" if plan["images"] is None else str(plan["images"])
     which = f"; {plan['subset']}" if plan["subset"] else ""
     table.add("images", f"{count} in {counted(plan['shards'], 'shard')} ({', '.join(plan['formats'])}){which}")
-    if left_out := LeftOut(plan["hidden"], plan["videos"], plan["outputs"]):
+    if left_out := LeftOut(plan["hidden"], plan["videos"], plan["photos"], plan["outputs"]):
         table.add("", str(left_out))
     table.add(
         "already done", f"{counted(plan['already_done'], 'image')}, {counted(plan['shards_done'], 'whole shard')}"

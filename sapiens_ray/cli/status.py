@@ -84,7 +84,7 @@ def _print_status(status: Status, examples: Examples) -> None:
     table = Facts()
     table.add_whole("output", status["output"])
     table.add("images", _images(status))
-    add_errors(table, status["errors"], examples)
+    add_errors(table, status["errors"], examples, whole=True)
     table.add("shards", f"{status['shards_complete']} of {status['shards']} complete")
     for place, text in enumerate(_state(status)):
         table.add("" if place else "state", text)

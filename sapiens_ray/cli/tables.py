@@ -18,7 +18,7 @@ BELOW = 4  # columns before a line about the value above it
 
 @dataclass(frozen=True)
 class _Fact:
-    """value: its lines for so many columns. whole: one line that is never broken. below: a line without a name."""
+    """value: its lines for so many columns. whole: one line that is never broken. below: lines without a name."""
 
     name: str
     value: Callable[[int | None], list[str]]
@@ -42,9 +42,9 @@ class Facts:
         of its own."""
         self._facts.append(_Fact(name, lambda room: [value], whole=True))
 
-    def add_below(self, value: Callable[[int | None], str]) -> None:
-        """Add a line about the value above it, which is made for the columns that it may take; None: for any."""
-        self._facts.append(_Fact("", lambda room: [value(room)], below=True))
+    def add_below(self, value: Callable[[int | None], list[str]]) -> None:
+        """Add lines about the value above, which are made for the columns that they may take; None: for any."""
+        self._facts.append(_Fact("", value, below=True))
 
     def lines(self, columns: int | None) -> list[tuple[str, str]]:
         """The lines as (name with the space after it, value)."""
@@ -53,7 +53,8 @@ class Facts:
         lines = []
         for fact in self._facts:
             if fact.below:
-                lines.append((" " * BELOW, fact.value(None if columns is None else columns - BELOW)[0]))
+                below = fact.value(None if columns is None else columns - BELOW)
+                lines += [(" " * BELOW, line) for line in below]
                 continue
             first, *others = fact.value(room)
             if fact.whole and room is not None and cell_len(first) > room:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -56,7 +57,7 @@ OnStart = Callable[[PreparedJob, ResourcePlan | None, Cluster | None], None]
 
 
 def run(
-    job: Job,
+    job: Job | str | os.PathLike[str],
     *,
     address: str | None = None,
     redo_changed: bool = False,
@@ -72,6 +73,7 @@ def run(
 ) -> Summary:
     """Label all images that have no row yet. Returns the summary, which is also written to `summary.json`.
 
+    job: a job, or the path of its YAML file.
     address: Ray cluster to use; default: the cluster that this process is connected to or runs in, else a local one.
     redo_changed: label tars and Parquet files again if they changed since they were planned.
     retry_errors: label the images of error rows again. restart: delete what earlier runs wrote, and start from
@@ -85,6 +87,7 @@ def run(
     finish; ErrorLimitError if it finished with a larger share of error rows than `max_error_fraction`.
     """
     subset = make_subset(limit, sample, seed)
+    job = job if isinstance(job, Job) else Job.load(job)
     output = open_output(job)
     with retry_deadline(job.storage_retry_s), OutputLock(output, on_wait) as lock, contextlib.ExitStack() as cleanup:
         prepared = prepare_job(job, redo_changed, LISTING_S, restart, subset)

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from sapiens_ray.errors import ImageError
+from sapiens_ray.imaging.complaints import complaints
 
 # Every suffix that OpenCV reads (docs.opencv.org, imread), in lower case.
 SUFFIXES = frozenset([
@@ -170,7 +171,8 @@ def decode(data: bytes | memoryview, max_pixels: int) -> np.ndarray:
 
     EXIF rotation is applied, alpha dropped, grey and CMYK converted, 16 bits scaled to 8.
     Returns H x W x 3 uint8, BGR. Raises ImageError with kind empty, not_an_image, corrupt, zero_size or
-    too_large. A truncated file is corrupt: OpenCV returns nothing for it.
+    too_large. A truncated file is corrupt: OpenCV returns nothing for it. So is a JPEG with a damaged place, for which
+    OpenCV, and Sapiens-Lite, give pixels that are partly grey.
     """
     if len(data) == 0:
         raise ImageError("empty", "the file has no bytes")
@@ -180,10 +182,12 @@ def decode(data: bytes | memoryview, max_pixels: int) -> np.ndarray:
     if size is not None:
         check_size(*size, max_pixels)
     try:
-        with quiet_opencv():
+        with quiet_opencv(), complaints() as damage:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise ImageError("corrupt", f"OpenCV: {error.err or error}") from None
+    if damage:  # a part of the pixels is made up
+        raise ImageError("corrupt", f"damaged: {damage[0]} ({len(data)} bytes)")
     if image is None:
         shown = f"header says {size[0]}x{size[1]}; " if size else ""
         raise ImageError("corrupt", f"cannot be decoded: truncated or damaged ({shown}{len(data)} bytes)")

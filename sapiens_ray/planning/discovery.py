@@ -47,16 +47,18 @@ class Found:
 
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+OTHER_PHOTOS = (".heic", ".heif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".psd")
 FRAMES = "extract their frames first, such as `ffmpeg -i a.mp4 -qscale:v 2 a/%06d.jpg` (README, 'A job')"
 
 
 @dataclass
 class LeftOut:
-    """Counts what a listing found and left out. hidden: images and folders whose name begins with a dot. outputs:
-    folders with labels of this package."""
+    """Counts what a listing found and left out. hidden: images and folders whose name begins with a dot. photos: in
+    formats that OpenCV does not read. outputs: folders with labels of this package."""
 
     hidden: int = 0
     videos: int = 0
+    photos: int = 0
     outputs: int = 0
 
     def nothing_found(self, settings: Input) -> str:
@@ -65,6 +67,8 @@ class LeftOut:
         message = f"input.uri: no images {kinds} in {', '.join(map(redact_uri, settings.uri))}"
         if self.videos:
             message += f", but {counted(self.videos, 'video')}: {FRAMES}"
+        if self.photos:
+            message += f", but {self._photos}; convert these to JPEG or PNG first"
         if self.hidden:
             message += f"; {self._hidden}: input.include may ask for it, as '.hidden/*'"
         return message
@@ -73,12 +77,21 @@ class LeftOut:
     def _hidden(self) -> str:
         return counted(self.hidden, "hidden file or folder", "hidden files or folders")
 
+    @property
+    def _photos(self) -> str:
+        return f"{counted(self.photos, 'photo')} that OpenCV does not read (HEIC, raw, JPEG XL)"
+
     def __bool__(self) -> bool:
-        return bool(self.hidden or self.videos or self.outputs)
+        return bool(self.hidden or self.videos or self.photos or self.outputs)
 
     def __str__(self) -> str:
         outputs = counted(self.outputs, "folder of labels", "folders of labels")
-        kinds = ((self.hidden, self._hidden), (self.videos, counted(self.videos, "video")), (self.outputs, outputs))
+        kinds = (
+            (self.hidden, self._hidden),
+            (self.videos, counted(self.videos, "video")),
+            (self.photos, self._photos),
+            (self.outputs, outputs),
+        )
         return f"left out: {', '.join(text for count, text in kinds if count)}"
 
 
@@ -212,8 +225,7 @@ class _Search:
         """Whether to look into a folder of a local folder: not into one with labels of another job on the photos."""
         if _has_dot(name) and not self._hidden_patterns:
             return False
-        inside = Path(storage.local_path(folder.join(name)))
-        is_output = (inside / PLAN_FILE).exists() and (inside / JOB_FILE).exists()
+        is_output = _is_output_folder(folder.join(name))
         self.left_out.outputs += is_output and not self._is_output(folder, f"{name}{DATA}")
         return not is_output
 
@@ -227,6 +239,8 @@ class _Search:
             return False
         is_video = is_file and name.lower().endswith(VIDEOS)
         self.left_out.videos += is_video and matches(name, self.settings.include)
+        is_photo = is_file and name.lower().endswith(OTHER_PHOTOS)
+        self.left_out.photos += is_photo and matches(name, self.settings.include)
         return not is_video
 
     def _is_hidden(self, name: str) -> bool:
@@ -242,6 +256,8 @@ class _Search:
     def _is_output(self, folder: Folder, name: str) -> bool:
         """Whether a file of a folder is in an output of the job, or of a trial of it. They may be in the folder of the
         photos or below it."""
+        if f"{name}/".startswith(PARTS) and _is_output_folder(folder.uri):
+            return True  # also of another job
         uri = f"{folder.join(name)}/"
         if not self._output or not uri.startswith(self._output):
             return False
@@ -270,6 +286,12 @@ def _below(uri: str, root: str) -> str:
     """`uri` relative to the root."""
     trimmed = uri.rstrip("/")
     return trimmed[len(root) :].lstrip("/") if root and trimmed.startswith(root) else trimmed.lstrip("/")
+
+
+def _is_output_folder(uri: str) -> bool:
+    """Whether a folder of this machine is an output of this package."""
+    folder = Path(storage.local_path(uri))
+    return not storage.is_remote(uri) and (folder / PLAN_FILE).exists() and (folder / JOB_FILE).exists()
 
 
 def _has_dot(name: str) -> bool:

@@ -28,7 +28,7 @@ def output_status(output: Folder, tell: Callable[[str], None] = lambda line: Non
     with translate_errors(OutputError, f"cannot read {output.uri}"):
         plan = load_plan(output)
         if plan is None:
-            raise OutputError(f"{output.uri} is not an output folder of sapiens-ray: it has no {PLAN_FILE}")
+            raise OutputError(_without_plan(output))
         writer = find_writer(output, tell)
     done, (errors, examples) = with_units(output, lambda files: (done_by_shard(files), errors_in_files(output, files)))
     plan.fill_counts(done)
@@ -54,6 +54,14 @@ def output_status(output: Folder, tell: Callable[[str], None] = lambda line: Non
         if last
         else None,
     }
+
+
+def _without_plan(output: Folder) -> str:
+    """Why an output has no plan."""
+    if output.exists(SUMMARY_FILE):
+        last = json.loads(output.read(SUMMARY_FILE))
+        return f"{output.uri} holds no labels: the run {last.get('state')} before it began: {last.get('message')}"
+    return f"{output.uri} is not an output folder of sapiens-ray: it has no {PLAN_FILE}"
 
 
 def _state(writer: Writer | None, last: str | None) -> str | None:

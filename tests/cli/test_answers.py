@@ -63,6 +63,7 @@ def test_check(command, machine, write_job, tmp_path, model):
         "subset": "",
         "hidden": 0,
         "videos": 0,
+        "photos": 0,
         "outputs": 0,
         "notes": [],
         "formats": ["images"],

@@ -48,7 +48,7 @@ def test_the_result_fits_and_shows_two_errors_of_each_kind():
         "errors        2 corrupt",
         "    a/1.jpg: truncated truncated truncated truncated truncated truncated trunca…",
         "    …/" + "2/" * 18 + ": " + "x" * 35 + "…",
-        "              1 empty",
+        "errors        1 empty",
         "    3.jpg: no bytes",
         "already done  4",
         "repeated      1 unit or shard, because a worker died",

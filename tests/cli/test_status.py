@@ -12,6 +12,7 @@ import pytest
 
 from sapiens_ray.output.lock import _this_process
 from sapiens_ray.output.summary import Summary
+from sapiens_ray.storage import Folder
 from tests.outputs import Image, write_lock, write_output
 
 GOOD: Image = ("good.jpg", None, None)
@@ -78,16 +79,17 @@ def test_the_table_with_examples(command, output):
         "errors  3 corrupt",
         "    a/1.jpg: truncated or damaged (3 bytes)",
         "    2.jpg: truncated or damaged (4 bytes)",
-        "        1 empty",
+        "errors  1 empty",
         "    3.jpg: the file has no bytes",
     ]
     more = command("status", output.uri, "--errors", "--per-kind", 3).out.splitlines()
-    assert more[5] == "    4.jpg: truncated or \\x1b[31mdamaged " + "x" * 39 + "…" and len(more[5]) == 80
+    assert more[5] == "    4.jpg: truncated or \\x1b[31mdamaged", "and what follows, on the next lines"
+    assert more[6].startswith("      " + "x" * 39)
     less = command("status", output.uri, "--errors", "--per-kind", 1).out.splitlines()
     assert less[2:6] == [
         "errors  3 corrupt",
         "    a/1.jpg: truncated or damaged (3 bytes)",
-        "        1 empty",
+        "errors  1 empty",
         "    3.jpg: the file has no bytes",
     ]
     wrong = command("status", output.uri, "--per-kind", 1)
@@ -192,3 +194,10 @@ def test_status_starts_without_torch_and_ray(output):
     )
     done = subprocess.run([sys.executable, "-c", code, output.uri], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0 set()"
+
+
+def test_a_run_that_failed_before_it_began(command, tmp_path):
+    folder = Folder(str(tmp_path / "labels"))
+    Summary("job", folder.uri, expected=6, state="failed", message="no cluster").write(folder)
+    said = f"sapiens-ray: {folder.uri} holds no labels: the run failed before it began: no cluster\n"
+    assert command("status", folder.uri).err == said

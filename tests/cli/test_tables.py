@@ -22,7 +22,7 @@ def test_prose_is_wrapped_at_spaces_and_a_path_is_whole():
     table.add_whole("labels", "/short")
     table.add_whole("output", PATH)
     table.add("", "one\ntwo")
-    table.add_below(lambda room: f"fits {room}")
+    table.add_below(lambda room: [f"fits {room}"])
     assert lines(table, 28) == [
         "state   stopped without a",
         "        word at noon",

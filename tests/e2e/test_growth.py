@@ -32,7 +32,7 @@ def job(write_job, tmp_path: Path, model: Path) -> Path:
 
 def started(job: Path, address: str) -> subprocess.Popen[str]:
     """The driver, with models that take their time."""
-    command = [sys.executable, "-m", "tests.e2e.slow_job", str(job), address, "0.25"]
+    command = [sys.executable, "-m", "tests.e2e.slow_job", str(job), address, "0.5"]
     env = {**os.environ, "SAPIENS_RAY_LOGICAL_GPUS": "1"}
     env.pop("RAY_ADDRESS", None)
     log = job.with_suffix(".log").open("w")
@@ -129,6 +129,9 @@ def test_an_autoscaler_adds_nodes_and_takes_them_back(job, tmp_path):
     provider = {
         "type": "external",
         "module": "tests.e2e.fake_nodes.FakeNodes",
+        "use_node_id_as_ip": True,
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
         "gcs_address": f"{ray.util.get_node_ip_address()}:{port}",
     }
     config.write_text(json.dumps({**AUTOSCALER, "provider": provider}))

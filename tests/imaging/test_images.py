@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from sapiens_ray.errors import ImageError
 from sapiens_ray.imaging import images
+from sapiens_ray.imaging.complaints import complaints
 from tests.conftest import photo
 
 
@@ -91,3 +94,45 @@ def test_grey_float_images_are_decoded_to_three_channels():
     decoded = images.decode(data, 100)
     assert decoded.shape == (6, 8, 3) and (decoded == decoded[..., :1]).all()
     assert images.decode_small(data, 8, 6, 4).shape == (3, 4, 3)
+
+
+def busy_jpeg() -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    return bytes(cv2.imencode(".jpg", cv2.resize(noise, (512, 512)))[1].data)
+
+
+@given(st.floats(0.3, 0.7), st.integers(0, 2**32 - 1))
+def test_a_damaged_place_in_a_jpeg_is_noticed(share, seed):
+    """OpenCV decodes it, with made-up pixels below the place; libjpeg says so on stderr only."""
+    damaged = bytearray(busy_jpeg())
+    place = int(share * len(damaged))
+    damaged[place : place + 200] = np.random.default_rng(seed).bytes(200)
+    try:
+        image = images.decode(bytes(damaged), 10**9)
+    except ImageError as error:
+        assert error.kind == "corrupt"
+    else:  # random bytes are valid code once in a while; then nobody can know
+        assert image.shape == (512, 512, 3)
+
+
+def test_damage_is_told_in_the_row_and_not_on_stderr(capfd):
+    damaged = bytearray(busy_jpeg())
+    damaged[len(damaged) // 2 : len(damaged) // 2 + 200] = bytes(range(200))
+    with pytest.raises(ImageError, match=r"^damaged: Corrupt JPEG data: .* \(\d+ bytes\)$"):
+        images.decode(bytes(damaged), 10**9)
+    assert capfd.readouterr().err == ""
+
+
+def test_bytes_between_two_segments_of_a_jpeg_are_harmless(capfd):
+    whole = busy_jpeg()
+    odd = whole[:-2] + b"\0\0\0" + whole[-2:]
+    np.testing.assert_array_equal(images.decode(odd, 10**9), images.decode(whole, 10**9))
+
+
+def test_others_still_write_to_stderr(capfd):
+    with complaints() as damage:
+        os.write(2, b"somebody else\nCorrupt JPEG data: bad Huffman code\n")
+    assert damage == ["Corrupt JPEG data: bad Huffman code"] and capfd.readouterr().err == "somebody else\n"
+    with complaints() as damage:
+        pass
+    assert damage == []

@@ -109,3 +109,28 @@ def test_labels_of_another_job_below_the_photos_are_not_input(write_job, tmp_pat
     ids, left_out = listed(write_job(photos, name="second"))
     assert ids == ["000.jpg", "001.jpg"]
     assert str(left_out) == "left out: 4 hidden files or folders, 1 folder of labels"
+
+
+def test_photos_that_opencv_does_not_read_are_counted(write_job, tmp_path):
+    write_photos(tmp_path / "photos", 1)
+    for name in ("a.heic", "b.HEIF", "c.dng"):
+        (tmp_path / "photos" / name).write_bytes(b"something")
+    ids, left_out = listed(write_job(tmp_path / "photos"))
+    assert ids == ["000.jpg"]
+    assert str(left_out) == "left out: 3 photos that OpenCV does not read (HEIC, raw, JPEG XL)"
+    (tmp_path / "photos" / "000.jpg").unlink()
+    with pytest.raises(InputError, match=r"but 3 photos that .* convert these to JPEG or PNG first$"):
+        listed(write_job(tmp_path / "photos", name="none"))
+
+
+def test_labels_among_the_photos_are_no_input_of_another_job(write_job, tmp_path):
+    """Somebody made the output the folder of the photos."""
+    photos = tmp_path / "photos"
+    write_photos(photos, 2)
+    mine = write_job(photos, output={"uri": str(photos)})
+    assert listed(mine)[0] == ["000.jpg", "001.jpg"]
+    (photos / "data").mkdir()
+    (photos / "data" / "s000000.parquet").write_bytes(b"labels")
+    (photos / "visualizations" / "seg").mkdir(parents=True)
+    (photos / "visualizations" / "seg" / "000.jpg").write_bytes(b"picture")
+    assert listed(write_job(photos, name="other"))[0] == ["000.jpg", "001.jpg"]
