@@ -28,6 +28,7 @@ from sapiens_ray.execution import pipeline
 from sapiens_ray.job.config import Job
 from sapiens_ray.models.stand_ins import write_model
 
+SHARD = 64  # images: the files of a shard are merged while the next ones are labelled, as in a job of many shards
 TASKS = ("depth", "normal", "seg", "features", "depth2")
 
 
@@ -88,7 +89,7 @@ def job_of(columns: tuple[str, ...], folder: Path, number: int, again: int, argu
         if task["task"] in ("depth", "normal"):
             task["mask"] = "none"
     return Job.parse({
-        "input": {"uri": str(folder / str(number) / "photos")},
+        "input": {"uri": str(folder / str(number) / "photos"), "shard_size": SHARD},
         "output": {"uri": str(folder / f"out-{number}-{again}"), "visualize": {"fraction": 0}},
         "tasks": tasks, "unit_size": arguments.unit,
     })  # fmt: skip

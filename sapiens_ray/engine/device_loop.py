@@ -25,6 +25,7 @@ from sapiens_ray.errors import ImageError, JobError, SapiensRayError, last_line
 from sapiens_ray.models.device import Moment, device_failed, empty_cache, out_of_memory
 from sapiens_ray.units import DeviceUse
 
+CPU_REDUCERS = 2
 AHEAD = 1  # batches that are ready before the device needs them, and outputs that wait to be reduced
 FAILURES_IN_A_ROW = 50  # single images at which a model raises: then it is the model, or the device, and not the images
 CLOSE_WITHIN_S = 2.0
@@ -69,8 +70,10 @@ class DeviceLoop:
         self._on_device_error = on_device_error
         self._staged: queue.Queue[Staged | None] = queue.Queue(AHEAD)
         self._outputs: queue.Queue[Ran | None] = queue.Queue(AHEAD)
+        # A GPU reduces beside its models, a CPU in two threads: one thread of torch leaves cores idle between its steps.
+        self._reducers = 1 if any(model.lane.device.type == "cuda" for model in models) else CPU_REDUCERS
         # Each step is a function of its own: the variables of a loop would keep the last batch alive while it waits.
-        steps = (self._stage_next, self._run_next, self._reduce_next)
+        steps = (self._stage_next, self._run_next, *[self._reduce_next] * self._reducers)
         self._threads = [
             threading.Thread(target=_repeat, args=(step,), name=step.__name__.strip("_"), daemon=True) for step in steps
         ]
@@ -150,7 +153,8 @@ class DeviceLoop:
             self._waited += now - started if self._since is not None else 0.0  # not the wait for the first batch
             self._since = self._since or now
         if batch is None:
-            self._outputs.put(None)
+            for _ in range(self._reducers):
+                self._outputs.put(None)
             return False
         self._backlog.wait()
         self._run(*batch)

@@ -5,6 +5,7 @@ The work of the stages is in `engine/`, in `execution/reading.py` and in `output
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ from sapiens_ray.tasks.sections import Visualize
 from sapiens_ray.units import Picture, Unit, UnitReport
 
 DEATHS_WHILE_READING = 5
+# Python's default is 5 ms: the thread of the device would wait for so long whenever another one computes.
+SWITCH_S = 0.0005
 WORK, REPORT = "work", "report"  # columns of the first and the last kind of block
 
 
@@ -92,6 +95,7 @@ class ModelsBlock:
         from sapiens_ray.models.device import NoDeviceError, device_failed
 
         guard.settle_process()
+        sys.setswitchinterval(SWITCH_S)
         self.guard = guard
         self.name = name
         self.reports = DeviceReports(coordinator)
