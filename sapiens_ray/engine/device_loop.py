@@ -1,7 +1,7 @@
 """The threads that keep the device busy: one makes the next batch, one runs it, one reduces what came out before.
 
 Only the second one runs models, so the device is never shared. While it runs a batch, the first has the next one ready
-on the device, and the third turns the outputs of the last one into small results.
+on the device, and others turn the outputs of the last one into small results.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class DeviceLoop:
         self._on_device_error = on_device_error
         self._staged: queue.Queue[Staged | None] = queue.Queue(AHEAD)
         self._outputs: queue.Queue[Ran | None] = queue.Queue(AHEAD)
-        # A GPU reduces beside its models, a CPU in two threads: one thread of torch leaves cores idle between its steps.
+        # A GPU reduces beside its models. On a CPU one thread would leave cores idle between the steps of torch.
         self._reducers = 1 if any(model.lane.device.type == "cuda" for model in models) else CPU_REDUCERS
         # Each step is a function of its own: the variables of a loop would keep the last batch alive while it waits.
         steps = (self._stage_next, self._run_next, *[self._reduce_next] * self._reducers)

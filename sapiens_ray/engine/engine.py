@@ -2,7 +2,7 @@
 
     unit -> UnitRun: which image may enter which model     (the thread that calls, one per unit under way)
               -> Queues: a queue per model, shared by all units under way
-                   -> DeviceLoop: make a batch | run it | reduce its outputs     (three threads)
+                   -> DeviceLoop: make a batch | run it | reduce its outputs     (a thread each; two reduce on a CPU)
               <- results, encoded by threads
          <- the unit with the columns of all models
 

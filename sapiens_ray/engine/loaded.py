@@ -1,6 +1,6 @@
 """Models in the memory of this process, as the engine sees them: a task's model, or a person detector.
 
-The three threads of the device call `stage`, `forward` and `reduce`; the threads around it call the rest.
+The threads of the device call `stage`, `forward` and `reduce`; those around it call the rest.
 """
 
 from __future__ import annotations

@@ -229,3 +229,26 @@ def test_wrong_task_options_are_one_line_each(task, message):
     with pytest.raises(ConfigError) as caught:
         Job.parse(raw)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("actors", "least", "most"), [(3, 3, 3), ({"min": 2, "max": 8}, 2, 8), ({"max": 8}, 1, 8), ({"min": 2}, 2, None)]
+)
+def test_the_size_of_a_pool(actors, least, most):
+    job = Job.parse({**MINIMAL, "actors": actors})
+    assert job.actors is not None and (job.actors.min, job.actors.max) == (least, most)
+
+
+@pytest.mark.parametrize(
+    ("actors", "message"),
+    [
+        (0, "actors: should be a whole number from 1 on, or {min: 1, max: 8} (got 0)"),
+        ("four", "actors: should be a whole number from 1 on, or {min: 1, max: 8} (got 'four')"),
+        ({"min": 3, "max": 2}, "max 2 is less than min 3"),
+        ({"least": 3}, "least"),
+    ],
+)
+def test_a_wrong_size_of_a_pool_is_one_line(actors, message):
+    with pytest.raises(ConfigError) as raised:
+        Job.parse({**MINIMAL, "actors": actors})
+    assert message in str(raised.value) and "\n" not in str(raised.value), raised.value
