@@ -116,7 +116,7 @@ class Seg(Task[SegOptions]):
 
 def percent(share: float) -> str:
     """A share between 0 and 1 as text."""
-    return f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %"
+    return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
 
 
 class StoredSeg(StoredClassMap):
