@@ -17,7 +17,7 @@ from sapiens_ray.engine.models import PreparedModel
 from sapiens_ray.engine.prepare import prepare
 from sapiens_ray.errors import ConfigError, DeviceFailedError, JobError, SapiensRayError
 from sapiens_ray.execution.attempts import DRAW, Guard, end_process
-from sapiens_ray.execution.coordinator import CoordinatorHandle, DeviceReports, work_of
+from sapiens_ray.execution.coordinator import CoordinatorHandle, DeviceReports, tell_start, work_of
 from sapiens_ray.execution.reading import UnitReader
 from sapiens_ray.output.writing import write_unit
 from sapiens_ray.planning.plan import ShardWork
@@ -98,6 +98,7 @@ class ModelsBlock:
         sys.setswitchinterval(SWITCH_S)
         self.guard = guard
         self.name = name
+        tell_start(coordinator)
         self.reports = DeviceReports(coordinator)
         self.load_error: SapiensRayError | None = None
         try:

@@ -48,6 +48,7 @@ class Coordinator:
         self._started: Counter[str] = Counter()
         self._repeated = 0
         self._devices = Devices()
+        self._actors: dict[str, str] = {}
 
     async def offer(self, first: int, work: list[Text], ended: bool) -> tuple[int, int]:
         """Add work, from number `first` on. Returns how many pieces of work are known (fewer than were sent if the
@@ -74,6 +75,13 @@ class Coordinator:
 
     async def end(self, what: str) -> None:
         self._started.pop(what, None)
+
+    async def started(self, actor: str, node: str) -> None:
+        self._actors[actor] = node
+
+    async def actors(self) -> dict[str, str]:
+        """The node on which each actor with models was started last, by the id of the actor."""
+        return self._actors
 
     async def device_failed(self, device: Device, reason: str, starting: bool, worked: bool) -> bool:
         return self._devices.failed(device, reason, starting, worked)
@@ -172,6 +180,15 @@ def work_of(coordinator: CoordinatorHandle) -> Iterator[Text]:
     while (work := ray.get(coordinator.work.remote(number))) is not None:
         yield work
         number += 1
+
+
+def tell_start(coordinator: CoordinatorHandle) -> None:
+    """Tell that this actor was started, or started again, and where."""
+    import ray
+
+    if ray.is_initialized():  # else it is no actor
+        context = ray.get_runtime_context()
+        coordinator.started.remote(context.get_actor_id(), context.get_node_id())
 
 
 class DeviceReports:

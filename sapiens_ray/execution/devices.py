@@ -82,11 +82,11 @@ class Devices:
         return {device: record.reason for device, record in self._records.items() if record.broken}
 
 
-class BrokenDevicesError(JobError):
-    """The pipeline ended because of GPUs that the run can do without. devices: with what they said."""
+class RebuildError(JobError):
+    """The pipeline ended because of GPUs, or of lost nodes, that the run can do without. devices: the broken GPUs."""
 
     def __init__(self, devices: Broken) -> None:
-        super().__init__("; ".join(f"{device}: {reason}" for device, reason in devices.items()))
+        super().__init__("; ".join(f"{device}: {reason}" for device, reason in devices.items()) or "a node was lost")
         self.devices = devices
 
 

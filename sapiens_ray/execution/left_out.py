@@ -30,6 +30,8 @@ class LeftOut:
     def add(self, broken: Iterable[Device]) -> None:
         """Occupy these GPUs. Raises JobError if none of them could be: the next actors would only meet them again."""
         gc.collect()  # the executor that failed refers to itself: until it is collected, its actors hold their GPUs
+        if not broken:
+            return
         new = set(broken) - self.devices
         wanted = {(device.node, gpu) for device in new for gpu in device.gpus}
         nodes = {device.node for device in new}

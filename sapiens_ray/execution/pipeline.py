@@ -25,9 +25,10 @@ from sapiens_ray.execution.attempts import forget
 from sapiens_ray.execution.blocks import REPORT
 from sapiens_ray.execution.cluster import Cluster, connected_cluster, start_ray
 from sapiens_ray.execution.coordinator import CoordinatorHandle, Feeder, start_coordinator
-from sapiens_ray.execution.devices import Broken, BrokenDevicesError, usable
+from sapiens_ray.execution.devices import RebuildError, usable
 from sapiens_ray.execution.failures import explain
 from sapiens_ray.execution.left_out import LeftOut
+from sapiens_ray.execution.lost_nodes import LostNodes
 from sapiens_ray.execution.merging import Merger
 from sapiens_ray.execution.metrics import RunMetrics
 from sapiens_ray.execution.placement import LARGEST_UNIT, ResourcePlan, auto_unit_size, plan_resources
@@ -102,7 +103,7 @@ def run(
         this = _Run(prepared, lock, on_progress or (lambda summary: None))
         with this.writing_summary():
             while broken := this.label(address, on_ray_ready, on_start, left_out):
-                this.leave_out(broken, left_out)
+                this.go_on_without(broken, left_out)
                 prepared.growth.discard()
                 prepared = prepare_job(job, listing_s=LISTING_S, subset=subset)
                 this.go_on_with(prepared)
@@ -131,13 +132,15 @@ class _Run:
         )
         self._note_listing()
 
-    def leave_out(self, broken: Broken, left_out: LeftOut) -> None:
-        """Note which GPUs are broken, and occupy them. Raises JobError if none is left to go on with."""
-        self.summary.notes += [f"{device} is left out: {reason}" for device, reason in broken.items()]
-        if not usable(connected_cluster(), {*broken, *left_out.devices}).limit_gpus:
-            said = "; ".join(f"{device}: {reason}" for device, reason in broken.items())
-            raise JobError(f"{said}; no other GPU is there; everything written is kept, run again to continue")
-        left_out.add(broken)
+    def go_on_without(self, broken: RebuildError, left_out: LeftOut) -> None:
+        """Note what is lost, and occupy broken GPUs. Raises JobError if no GPU is left to go on with."""
+        devices = broken.devices
+        self.summary.notes += [f"{device} is left out: {reason}" for device, reason in devices.items()]
+        if not devices:
+            self.summary.notes.append("a node was lost and did not come back; the run goes on without it")
+        elif not usable(connected_cluster(), {*devices, *left_out.devices}).limit_gpus:
+            raise JobError(f"{broken}; no other GPU is there; everything written is kept, run again to continue")
+        left_out.add(devices)
 
     def go_on_with(self, prepared: PreparedJob) -> None:
         """Go on with the images that are left, after the pipeline broke down. Some reports of units were lost."""
@@ -191,10 +194,10 @@ class _Run:
 
     def label(
         self, address: str | None, on_ray_ready: Callable[[], None] | None, on_start: OnStart, left_out: LeftOut
-    ) -> Broken:
+    ) -> RebuildError | None:
         """The work on Ray: label the pending shards and merge the complete ones. Without work, Ray is not started.
 
-        Returns the broken GPUs if the pipeline has to be built again without them.
+        Returns why the pipeline has to be built again, if it has.
         """
         prepared = self.prepared
         pending = prepared.pending or not prepared.growth.ended
@@ -211,15 +214,15 @@ class _Run:
         save_job(prepared)
         for shard in self.merger.ready():
             self.merger.start(shard)
-        broken: Broken = {}
+        broken: RebuildError | None = None
         if resources:
             metrics = RunMetrics(self.summary)
             try:
                 with metrics.shown():
                     for report in execute(prepared, resources, self.lock):
                         self._count(report, metrics)
-            except BrokenDevicesError as error:
-                broken = error.devices
+            except RebuildError as error:
+                broken = error.with_traceback(None)  # it would keep the actors alive
         self.merger.wait()
         return broken
 
@@ -266,32 +269,34 @@ class _Run:
 def execute(prepared: PreparedJob, resources: ResourcePlan, lock: OutputLock) -> Iterator[UnitReport]:
     """Build the dataset and yield the report of every unit when it is written.
 
-    Raises JobError, the CheckpointError of an actor, BrokenDevicesError, or the exception that ended the listing, which
+    Raises JobError, the CheckpointError of an actor, RebuildError, or the exception that ended the listing, which
     runs in parallel.
     """
     import ray
 
     coordinator = start_coordinator()
     feeder = Feeder(coordinator, prepared.work(lock.check))
-    broken: Broken = {}
+    lost_nodes = LostNodes(coordinator)
+    broken: RebuildError | None = None
     try:
         with settings_of_ray_data():
             dataset = build_dataset(prepared, resources, coordinator, lock.run)
         for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            lost_nodes.written()
             for text in pa.table(block)[REPORT].to_pylist():
                 yield replace(UnitReport.from_json(text), repeated=feeder.repeated)
     except ray.exceptions.RayError as error:
         reason = explain(error)
-        if not isinstance(reason, DeviceFailedError):
+        devices = ray.get(coordinator.broken_devices.remote()) if isinstance(reason, DeviceFailedError) else {}
+        if not devices and not lost_nodes.lost:
             raise reason from error
-        broken = ray.get(coordinator.broken_devices.remote())
-        if not broken:  # the coordinator was restarted meanwhile
-            raise reason from error
+        broken = RebuildError(devices)
     finally:
+        lost_nodes.stop()
         prepared.growth.stop()
         feeder.stop()
-    if broken:  # not inside `except`: the traceback of Ray's error keeps the actors alive, and their GPUs
-        raise BrokenDevicesError(broken)
+    if broken is not None:  # not inside `except`: the traceback of Ray's error keeps the actors alive, and their GPUs
+        raise broken
     if feeder.failed is not None:
         raise feeder.failed
 
