@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from tests.conftest import PATIENCE_S, ROOT
@@ -13,6 +14,7 @@ from tests.conftest import PATIENCE_S, ROOT
 TASKS = ["seg", "depth", "pose308", "normal", "features", "pose133", "pose17"]
 
 
+@pytest.mark.nightly
 def test_gpu_benchmark_measures_everything_on_any_machine(tmp_path):
     file = tmp_path / "gpu.json"
     command = ["benchmarks/gpu.py", "--small", "--device", "cpu", "--minutes", "60", "--json", str(file)]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -281,10 +282,14 @@ def execute(prepared: PreparedJob, resources: ResourcePlan, lock: OutputLock) ->
     try:
         with settings_of_ray_data():
             dataset = build_dataset(prepared, resources, coordinator, lock.run)
-        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            lost_nodes.written()
-            for text in pa.table(block)[REPORT].to_pylist():
-                yield replace(UnitReport.from_json(text), repeated=feeder.repeated)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "The m(ax|in)imum number of concurrent"
+            )  # in jobs with few shards or units
+            for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                lost_nodes.written()
+                for text in pa.table(block)[REPORT].to_pylist():
+                    yield replace(UnitReport.from_json(text), repeated=feeder.repeated)
     except ray.exceptions.RayError as error:
         reason = explain(error)
         devices = ray.get(coordinator.broken_devices.remote()) if isinstance(reason, DeviceFailedError) else {}

@@ -55,7 +55,7 @@ def test_the_readme_works_after_the_demo(demo, user):
     blocks = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
     assert len(blocks) == 8, "a block was added or lost its language"
     docs = (ROOT / "docs" / "cluster.md").read_text()
-    (nodes,) = re.findall(r"```bash\n(.*?)```", docs, re.DOTALL)
+    nodes, *_ = re.findall(r"```bash\n(.*?)```", docs, re.DOTALL)
     recipe, stop, rest = blocks[1][1].partition("ray stop")
     tries = ON_THE_CLUSTER.format(head=user.head, nodes=nodes)
     blocks[1] = ("bash", f"{recipe}exec 2>&1; set +e{tries}set -e; {stop}{rest}")
