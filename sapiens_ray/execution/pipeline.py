@@ -283,9 +283,8 @@ def execute(prepared: PreparedJob, resources: ResourcePlan, lock: OutputLock) ->
         with settings_of_ray_data():
             dataset = build_dataset(prepared, resources, coordinator, lock.run)
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "The m(ax|in)imum number of concurrent"
-            )  # in jobs with few shards or units
+            # Said of every job with few shards or units.
+            warnings.filterwarnings("ignore", "The m(ax|in)imum number of concurrent")
             for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 lost_nodes.written()
                 for text in pa.table(block)[REPORT].to_pylist():
