@@ -20,8 +20,9 @@ from tests.conftest import PATIENCE_S, ROOT, free_port, read_output, start_clust
 
 COUNT = 300
 GPUS = "GPU"
-# So small that the units of lost actors stop the reading, and Ray Data would wait for their nodes for ever.
-STORE = 90 << 20
+# Of object store per node. SMALL: the units of lost actors fill it and stop the reading, and Ray Data would wait for
+# their nodes for ever.
+LARGE, SMALL = 150 << 20, 90 << 20
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def job(write_job, tmp_path: Path, model: Path) -> Path:
     """A job whose actors take a GPU each."""
     write_photos(tmp_path / "photos", COUNT)
     task = {"task": "seg", "checkpoint": str(model)}
-    return Path(write_job(tmp_path / "photos", tasks=[task], unit_size=8, output={"visualize": {"fraction": 0}}))
+    return Path(write_job(tmp_path / "photos", tasks=[task], unit_size=4, output={"visualize": {"fraction": 0}}))
 
 
 def started(job: Path, address: str) -> subprocess.Popen[str]:
@@ -61,9 +62,9 @@ def finished(driver: subprocess.Popen[str], job: Path, output: Path) -> None:
     assert table.num_rows == COUNT and table["error_kind"].null_count == COUNT and table["seg"].null_count == 0
 
 
-@pytest.fixture
-def nodes() -> Iterator[Any]:
-    head = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": STORE}
+@pytest.fixture(params=[LARGE])
+def nodes(request: pytest.FixtureRequest) -> Iterator[Any]:
+    head = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": request.param}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
     yield cluster
@@ -74,7 +75,7 @@ def nodes() -> Iterator[Any]:
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
 def test_one_to_four_nodes_and_back(nodes, job, tmp_path):
-    gpu = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": STORE}
+    gpu = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": LARGE}
     added = [nodes.add_node(**gpu)]
     driver = started(job, nodes.address)
     wait_for_gpus(1, driver, job)
@@ -89,10 +90,26 @@ def test_one_to_four_nodes_and_back(nodes, job, tmp_path):
 @pytest.mark.timeout(1800)
 def test_a_pool_of_fixed_size_ends_without_the_node_that_was_lost(nodes, job, tmp_path):
     job.write_text(job.read_text() + "\nactors: 2\n")
-    first, _ = (nodes.add_node(num_cpus=1, num_gpus=1, object_store_memory=STORE) for _ in range(2))
+    first, _ = (nodes.add_node(num_cpus=1, num_gpus=1, object_store_memory=LARGE) for _ in range(2))
     driver = started(job, nodes.address)
     wait_for_gpus(2, driver, job)
     nodes.remove_node(first, allow_graceful=False)
+    finished(driver, job, tmp_path / "job-out")
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("nodes", [SMALL], indirect=True)
+def test_units_of_lost_actors_do_not_stop_a_job_for_ever(nodes, job, tmp_path):
+    job.write_text(job.read_text().replace("unit_size: 4", "unit_size: 8"))
+    added = [nodes.add_node(num_cpus=1, num_gpus=1, object_store_memory=SMALL) for _ in range(4)]
+    driver = started(job, nodes.address)
+    wait_for_gpus(4, driver, job)
+    while not list((tmp_path / "job-out" / "data").glob("*.parquet")):
+        assert driver.poll() is None, job.with_suffix(".log").read_text()
+        time.sleep(0.5)
+    for node in added[:3]:
+        nodes.remove_node(node, allow_graceful=False)
     finished(driver, job, tmp_path / "job-out")
 
 
