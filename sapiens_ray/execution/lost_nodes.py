@@ -28,6 +28,7 @@ class LostNodes:
     def __init__(self, coordinator: CoordinatorHandle) -> None:
         self.lost = 0
         self._coordinator = coordinator
+        self._actors: dict[str, str] = {}  # kept here, too: the coordinator may be lost with its node
         self._written = time.monotonic()
         self._stop = threading.Event()
         threading.Thread(target=self._watch, name="lost nodes", daemon=True).start()
@@ -41,18 +42,24 @@ class LostNodes:
 
     def _watch(self) -> None:
         while not self._stop.wait(LOOK_EVERY_S):
-            if time.monotonic() - self._written > STALL_S:
-                with contextlib.suppress(Exception):  # the coordinator is restarting, or the job is over
-                    self._end_stranded()
+            with contextlib.suppress(Exception):  # the coordinator is restarting, or the job is over
+                self._look()
+
+    def _look(self) -> None:
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):
+            self._actors |= ray.get(self._coordinator.actors.remote(), timeout=ANSWER_WITHIN_S)
+        if time.monotonic() - self._written > STALL_S:
+            self._end_stranded()
 
     def _end_stranded(self) -> None:
         import ray
 
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        actors = ray.get(self._coordinator.actors.remote(), timeout=ANSWER_WITHIN_S)
-        if not any(node in alive for node in actors.values()):
+        if not any(node in alive for node in self._actors.values()):
             return  # there is nothing to go on with: wait for the node
-        for actor, node in actors.items():
+        for actor, node in self._actors.items():
             if node not in alive and not self._stop.is_set():
                 self.lost += 1
                 logging.getLogger("sapiens_ray").info("the actor %s of a lost node is ended", actor)
