@@ -186,8 +186,8 @@ def tell_start(coordinator: CoordinatorHandle) -> None:
     """Tell that this actor was started, or started again, and where."""
     import ray
 
-    if ray.is_initialized():  # else it is no actor
-        context = ray.get_runtime_context()
+    context = ray.get_runtime_context() if ray.is_initialized() else None
+    if context is not None and context.get_actor_id() is not None:  # else this is no actor
         coordinator.started.remote(context.get_actor_id(), context.get_node_id())
 
 
