@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SleepingModel(TaskModel):
-    """A task whose model sleeps for some seconds per image. held: the shape of the output for one image."""
+    """A task whose model sleeps for some seconds per image, in batches of so many."""
 
     seconds: float = 0.0
     batch: int = 4

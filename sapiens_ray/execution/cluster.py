@@ -75,15 +75,20 @@ def _usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def connected_cluster() -> Cluster:
-    """The cluster that Ray is connected to."""
+def alive_nodes() -> list[Node]:
+    """The machines of the cluster that Ray is connected to."""
     import ray
 
-    nodes = [
+    return [
         Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0), node["NodeID"])
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def connected_cluster() -> Cluster:
+    """The cluster that Ray is connected to."""
+    nodes = alive_nodes()
     limits = _autoscaler_limits()
     several = f"the cluster of {len(nodes)} node{'s' if len(nodes) != 1 else ''}"
     return Cluster.of(nodes, THIS_MACHINE if _started_here else several, limits.get("CPU", 0), limits.get("GPU", 0))

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from sapiens_ray.errors import JobError
+from sapiens_ray.execution.cluster import alive_nodes
 from sapiens_ray.execution.devices import Device, own_device
 
 OCCUPY_WITHIN_S = 20.0
@@ -51,7 +52,7 @@ class LeftOut:
 
         occupant: Any = ray.remote(_Occupant)
         here = NodeAffinitySchedulingStrategy(node, soft=False)
-        gpus = next((int(one["Resources"].get("GPU", 0)) for one in ray.nodes() if one["NodeID"] == node), 0)
+        gpus = next((int(one.gpus) for one in alive_nodes() if one.id == node), 0)
         started = [
             occupant.options(num_cpus=0, num_gpus=1, scheduling_strategy=here, max_restarts=-1).remote()
             for _ in range(gpus - sum(device.node == node for device in self.devices))
@@ -82,6 +83,4 @@ class LeftOut:
 
 def _gone(nodes: set[str]) -> bool:
     """Whether there are such nodes, and none of them is alive any more."""
-    import ray
-
-    return bool(nodes) and not any(node["Alive"] and node["NodeID"] in nodes for node in ray.nodes())
+    return bool(nodes) and not any(node.id in nodes for node in alive_nodes())

@@ -14,6 +14,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from sapiens_ray.execution.cluster import alive_nodes
+
 if TYPE_CHECKING:
     from sapiens_ray.execution.coordinator import CoordinatorHandle
 
@@ -54,9 +56,7 @@ class LostNodes:
             self._end_stranded()
 
     def _end_stranded(self) -> None:
-        import ray
-
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        alive = {node.id for node in alive_nodes()}
         if not any(node in alive for node in self._actors.values()):
             return  # there is nothing to go on with: wait for the node
         for actor, node in self._actors.items():
