@@ -133,7 +133,7 @@ def test_messages_name_options_as_they_were_given(model, tmp_path):
         sr.Labeler(task="pose", checkpoint=model)
     with pytest.raises(ConfigError, match=r"^Labeler: checkpoint: is missing$"):
         sr.Labeler(task="seg")
-    with pytest.raises(ImageError, match=r"^none\.jpg: listed, but does not exist"):
+    with pytest.raises(ImageError, match=r"^none\.jpg: no such file"):
         sr.Labeler(task="seg", checkpoint=model).preview("none.jpg")
     seg = {"task": "seg", "checkpoint": str(model)}
     pose = {"task": "pose", "checkpoint": str(model), "keypoints": 17}

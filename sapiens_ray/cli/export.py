@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections import defaultdict
 from typing import TYPE_CHECKING
@@ -69,7 +70,10 @@ def _export(arguments: argparse.Namespace) -> int:
     format = EXPORTS[arguments.format]
     options = _option_values(format, arguments)
     with translate_errors(OutputError, f"cannot export {arguments.output} to {arguments.to}"):
+        photos = _input_around(source, target)
         done = format.write(source, target, options)
+    if photos and not arguments.quiet:
+        print(f"{arguments.to} lies in the input folder {photos}: its pictures will count as photos", file=sys.stderr)
     for column, reason in {} if arguments.quiet else done.left_out.items():
         print(f"{column} left out: {reason}", file=sys.stderr)
     if not done.images and not done.skipped:
@@ -96,6 +100,18 @@ def _refuse_output(source: Folder, target: Folder) -> None:
     labels, place = absolute(source.uri), absolute(target.uri)
     if place == labels or f"{place}/".startswith(tuple(f"{labels}/{part}" for part in PARTS)):
         raise ConfigError(f"--to {target.uri}: holds the labels themselves; name another folder")
+
+
+def _input_around(source: Folder, target: Folder) -> str | None:
+    """The input folder of the job that made these labels, if the target is that folder or lies in it."""
+    from sapiens_ray.output.record import read_record
+    from sapiens_ray.storage.uris import absolute
+
+    with contextlib.suppress(OutputError, KeyError, TypeError):
+        for uri in (read_record(source) or {})["job"]["input"]["uri"]:
+            if f"{absolute(target.uri)}/".startswith(f"{absolute(uri)}/"):
+                return str(uri)
+    return None
 
 
 def _option_values(format: Export, arguments: argparse.Namespace) -> dict[str, object]:

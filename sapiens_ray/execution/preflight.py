@@ -24,6 +24,7 @@ from sapiens_ray.job.changes import changes
 from sapiens_ray.job.config import Job, fingerprint, without_secrets
 from sapiens_ray.output.done import done_by_shard, list_units
 from sapiens_ray.output.layout import JOB_FILE, PLAN_FILE, data_file, data_units
+from sapiens_ray.output.record import Record, foreign, read_record
 from sapiens_ray.output.schema import output_schema
 from sapiens_ray.planning.columns import readable_columns
 from sapiens_ray.planning.growth import Growth
@@ -194,7 +195,8 @@ def _prepare(
     with storage.translate_errors(OutputError, f"output.uri: cannot read {output.uri}"):
         written = [] if restart else list_units(output)
         # Other settings are fine if there are no rows: a run with a wrong job file does not block the output.
-        lines = [] if restart else _changed_settings(output, settings, models)
+        record = None if restart else read_record(output)
+        lines = _changed_settings(output, record, settings, models) if record else []
         if lines and written:
             raise OutputError(
                 f"output.uri: {output.uri} holds labels that were made with other settings: {'; '.join(lines)}. Give "
@@ -216,7 +218,7 @@ def _prepare(
     files = [name for name in written if name.shard not in growth.plan.changed]
     done = done_by_shard(files)
     growth.plan.fill_counts(done)
-    notes = [] if restart or not written else _changed_pictures(output, job)
+    notes = _changed_pictures(record, job) if record and written else []
     prepared = PreparedJob(job, output, models, growth, done, files, settings, quarantined, subset, restarted, notes)
     _ = prepared.schema  # columns with the same name are refused now, not by the first unit
     return prepared
@@ -249,27 +251,24 @@ def open_output(job: Job) -> Folder:
     return Folder(uri.rstrip("/"), job.output.storage_options)
 
 
-def _changed_settings(output: Folder, settings: Settings, models: list[PreparedModel]) -> list[str]:
+def _changed_settings(output: Folder, record: Record, settings: Settings, models: list[PreparedModel]) -> list[str]:
     """What differs between the settings of an output and these, one line each."""
-    if not output.exists(JOB_FILE):
-        return []
     try:
-        record = yaml.safe_load(output.read(JOB_FILE))
         # An earlier version may have kept more of a URL.
         stored, files = without_secrets(record["result_settings"]), without_secrets(record["models"])
         old_files = {one["sha256"]: one["checkpoint"] for one in files}
         new_files = {model.checkpoint.sha256: without_query(model.checkpoint.uri) for model in models}
         names = [without_query(model.checkpoint.uri) for model in models if isinstance(model, TaskModel)]
         return changes(stored, settings, old_files, new_files, names)
-    except (yaml.YAMLError, TypeError, KeyError):
-        raise OutputError(f"output.uri: {output.join(JOB_FILE)} was not written by sapiens-ray") from None
+    except (TypeError, KeyError):
+        raise foreign(output) from None
 
 
-def _changed_pictures(output: Folder, job: Job) -> list[str]:
+def _changed_pictures(record: Record, job: Job) -> list[str]:
     """A note if the pictures of an output were made with other settings."""
     try:
-        before = Visualize.model_validate(yaml.safe_load(output.read(JOB_FILE))["job"]["output"]["visualize"])
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):  # of another version
+        before = Visualize.model_validate(record["job"]["output"]["visualize"])
+    except (ValueError, TypeError, KeyError):  # of another version
         return []
     now = job.output.visualize
     changed = [name for name in Visualize.model_fields if getattr(before, name) != getattr(now, name)]
@@ -308,7 +307,7 @@ def save_job(prepared: PreparedJob) -> None:
         _write_job(prepared, record)
 
 
-def _write_job(prepared: PreparedJob, record: Settings) -> None:
+def _write_job(prepared: PreparedJob, record: Record) -> None:
     output = prepared.output
     output.write(JOB_FILE, yaml.safe_dump(record, sort_keys=False, allow_unicode=True).encode())
     for unit in data_units(output):

@@ -17,7 +17,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sapiens_ray.errors import ConfigError
-from sapiens_ray.job.messages import explain
+from sapiens_ray.job.messages import explain, explain_yaml
 from sapiens_ray.job.raw import RawJob, apply_override, expand_environment, read_yaml, resolve_paths
 from sapiens_ray.sources import SOURCES, Reading
 from sapiens_ray.storage import StorageOptions
@@ -197,8 +197,10 @@ class Job(Section):
         Raises ConfigError with one line per error.
         """
         file = Path(path)
+        data = b""
         try:
-            raw = read_yaml(file.read_bytes())
+            data = file.read_bytes()
+            raw = read_yaml(data)
         except FileNotFoundError:
             raise ConfigError(f"{file}: no such job file") from None
         except IsADirectoryError:
@@ -208,7 +210,7 @@ class Job(Section):
         except OSError as error:
             raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from None
         except yaml.YAMLError as error:
-            raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+            raise ConfigError(f"{file}: {explain_yaml(error, data)}") from None
         if not isinstance(raw, dict):
             raise ConfigError(f"{file}: a job file is a mapping with `input`, `output` and `tasks`")
         raw = resolve_paths(expand_environment(raw, str(file)), file.resolve().parent)

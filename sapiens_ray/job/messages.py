@@ -1,10 +1,11 @@
-"""Messages about wrong job files: one line per pydantic error."""
+"""Messages about wrong job files: one line for an error of YAML, and one per pydantic error."""
 
 from __future__ import annotations
 
 import difflib
 from typing import Literal, get_args, get_origin
 
+import yaml
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
@@ -40,7 +41,9 @@ def explain(item: ErrorDetails, job: type[BaseModel]) -> str:
     }
     if item["type"] == "string_too_short":
         return f"{where}: is empty"
-    if item["type"] == "string_type" and item.get("input") is None:
+    if item["type"] == "too_short":
+        return f"{where}: the list is empty"
+    if item["type"] in ("string_type", "list_type") and item.get("input") is None:
         return f"{where}: has no value"
     message = plain.get(item["type"]) or item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
@@ -50,6 +53,18 @@ def explain(item: ErrorDetails, job: type[BaseModel]) -> str:
     secret = "storage_options" in item["loc"]
     received = f" (got {got!r})" if (not secret and isinstance(got, str | int | float | bool)) or got is None else ""
     return f"{where}: {message}{received}" if where else message
+
+
+def explain_yaml(error: yaml.YAMLError, text: bytes) -> str:
+    """What is wrong with a file that is not YAML, and where, in one line. text: what could not be read."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return f"not valid YAML: {' '.join(str(error).split())}"
+    mark = error.problem_mark
+    message = f"not valid YAML: line {mark.line + 1}, column {mark.column + 1}: {error.problem or error.context}"
+    lines = text.decode("utf-8", errors="replace").splitlines()
+    if mark.line < len(lines) and "${" in lines[mark.line]:
+        message += '; between { } or [ ], write "${NAME}" in quotes'
+    return message
 
 
 def _known_keys(loc: tuple[int | str, ...], job: type[BaseModel]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from sapiens_ray.errors import ConfigError
+from sapiens_ray.job.messages import explain_yaml
 from sapiens_ray.models.catalogue import is_name
 
 Yaml = Any  # a value in a YAML file
@@ -124,7 +125,7 @@ def apply_override(raw: RawJob, override: str) -> None:
     try:
         value = expand_environment(read_yaml(text.encode()), "--set", key)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"--set {override}: the value is {explain_yaml(error, text.encode())}") from None
     parts = re.sub(r"\[(\d+)\]", r".\1", key).split(".")  # messages write tasks[0].mode
     if any(parts[0] == fields[0] and parts[-1] == fields[-1] for fields in PATH_FIELDS):
         base = Path.cwd()

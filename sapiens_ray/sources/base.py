@@ -183,7 +183,7 @@ def cut_units(
 def reason(error: Exception) -> ImageError:
     """The ImageError for a failure to fetch bytes."""
     if isinstance(error, FileNotFoundError):
-        return ImageError("missing", "listed, but does not exist: moved, deleted, or a dangling link")
+        return ImageError("missing", "no such file: moved, deleted, or a dangling link")
     if isinstance(error, IsADirectoryError):
         return ImageError("unreadable", "is a folder, not a file")
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

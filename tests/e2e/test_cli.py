@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,7 @@ def test_check_shows_the_plan_and_does_nothing(cluster, sapiens_ray, write_job, 
         ({"tasks": [{"task": "seg", "checkpoint": "x", "compile": "yes"}]}, "tasks[0].compile: input should be 'none'"),
         ({"input": {"uri": "/no/such/folder"}}, "input.uri: /no/such/folder does not exist"),
         ({"input": {"uri": "${NO_SUCH_VARIABLE}"}}, "input.uri: environment variable NO_SUCH_VARIABLE is not set"),
-        ({"tasks": []}, "tasks: list should have at least 1 item"),
+        ({"tasks": []}, "tasks: the list is empty"),
         ({"output": {}}, "output.uri: is missing"),
         ({"device": "tpu"}, "device: input should be 'auto', 'cpu' or 'cuda' (got 'tpu')"),
         ({"device": "cuda"}, "device: cuda was asked for, but the cluster of 1 node has no GPU"),
@@ -178,7 +179,10 @@ def test_run_resume_grow_status_and_export(cluster, sapiens_ray, write_job, tmp_
     assert "10 of 10 (100.0 %): 9 ok, 1 error" in sapiens_ray("status", output).out
 
     exported = sapiens_ray("export", output, "--format", "lite", "--to", tmp_path / "lite")
-    assert exported.code == 0 and "9 images exported, 1 error row skipped\n" in exported.out
+    assert exported.code == 0 and "9 images exported, 1 error row skipped\n" in exported.out, exported.text
+    inside = sapiens_ray("export", output, "--format", "masks", "--to", photos / "masks")
+    assert inside.err == f"{photos / 'masks'} lies in the input folder {photos}: its pictures will count as photos\n"
+    shutil.rmtree(photos / "masks")
     (tmp_path / "link").symlink_to(output)
     for place in (output, output / "data", f"{output}/visualizations/x", tmp_path / "link", f"file://{output}/data"):
         refused = sapiens_ray("export", output, "--format", "lite", "--to", place)

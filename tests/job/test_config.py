@@ -56,7 +56,8 @@ def test_environment(write, monkeypatch):
     ("text", "message"),
     [
         ("- a\n- b", "a job file is a mapping"),
-        ("a: [", "not valid YAML"),
+        ("a: [", r"not valid YAML: line 1, column 5: expected the node content"),
+        ("input: {uri: ${PHOTOS}}", r'line 1, column 15: .*; between { } or \[ \], write "\$\{NAME\}" in quotes$'),
         ("a: !!python/object/apply:os.system ['true']", "not valid YAML"),
         ("input: photos", "input: should be a mapping of `key: value` lines"),
     ],

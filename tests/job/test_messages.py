@@ -58,6 +58,8 @@ def lines(**changes: Any) -> list[str]:
             "tasks[0].task: 'zzz' is not one of seg, depth, normal, pose, features",
         ),
         ({"tasks": "seg"}, "tasks: should be a list, each entry on a line that starts with `- ` (got 'seg')"),
+        ({"tasks": []}, "tasks: the list is empty"),
+        ({"input": {"uri": None}}, "input.uri: has no value"),
         ({"output": "y"}, "output: should be a mapping of `key: value` lines (got 'y')"),
         ({"output": []}, "output: should be a mapping of `key: value` lines"),
         (
