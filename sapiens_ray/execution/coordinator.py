@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sapiens_ray.errors import ClusterError, DeviceFailedError, last_line
-from sapiens_ray.execution.devices import FAILED_STARTS, Device, Devices, own_device
+from sapiens_ray.execution.devices import Device, Devices, own_device
 
 if TYPE_CHECKING:  # the actor itself needs none of it, and starts faster
     from sapiens_ray.engine.host import Settled
@@ -85,6 +85,9 @@ class Coordinator:
 
     async def device_failed(self, device: Device, reason: str, starting: bool, worked: bool) -> bool:
         return self._devices.failed(device, reason, starting, worked)
+
+    async def device_missing(self, device: Device, reason: str) -> None:
+        self._devices.missing(device, reason)
 
     async def reason_if_broken(self, device: Device) -> str:
         return self._devices.broken().get(device, "")
@@ -219,8 +222,11 @@ class DeviceReports:
 
     def missing(self, error: ClusterError) -> DeviceFailedError:
         """Report that torch does not find the GPU of this actor. Returns the error to raise."""
-        for _ in range(FAILED_STARTS):
-            self.failed(error, starting=True)
+        import ray
+
+        if self._device is not None:
+            with contextlib.suppress(Exception):  # then this actor is started again, and reports it again
+                ray.get(self._coordinator.device_missing.remote(self._device, last_line(error)), timeout=TELL_WITHIN_S)
         return DeviceFailedError(str(error))
 
 

@@ -48,15 +48,16 @@ Broken = dict[Device, str]  # broken GPUs, with what they said last
 
 @dataclass
 class DeviceRecord:
-    """What the coordinator knows of a GPU. starts, batches: failures in a row."""
+    """What the coordinator knows of a GPU. starts, batches: failures in a row. missing: torch does not find it."""
 
     starts: int = 0
     batches: int = 0
+    missing: bool = False
     reason: str = ""
 
     @property
     def broken(self) -> bool:
-        return self.starts >= FAILED_STARTS or self.batches >= FAILED_BATCHES
+        return self.missing or self.starts >= FAILED_STARTS or self.batches >= FAILED_BATCHES
 
 
 class Devices:
@@ -77,6 +78,11 @@ class Devices:
         record.batches += not starting
         record.reason = reason
         return record.broken
+
+    def missing(self, device: Device, reason: str) -> None:
+        """Note that torch does not find this GPU: to try again does not help."""
+        record = self.record(device)
+        record.missing, record.reason = True, reason
 
     def broken(self) -> Broken:
         return {device: record.reason for device, record in self._records.items() if record.broken}

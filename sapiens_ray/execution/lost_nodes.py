@@ -25,10 +25,10 @@ ANSWER_WITHIN_S = 10.0
 
 
 class LostNodes:
-    """Watches a pipeline from a thread of the driver. lost: the actors that were ended."""
+    """Watches a pipeline from a thread of the driver. ended: the ids of the actors that were ended."""
 
     def __init__(self, coordinator: CoordinatorHandle) -> None:
-        self.lost = 0
+        self.ended: set[str] = set()
         self._coordinator = coordinator
         self._actors: dict[str, str] = {}  # kept here, too: the coordinator may be lost with its node
         self._written = time.monotonic()
@@ -60,8 +60,8 @@ class LostNodes:
         if not any(node in alive for node in self._actors.values()):
             return  # there is nothing to go on with: wait for the node
         for actor, node in self._actors.items():
-            if node not in alive and not self._stop.is_set():
-                self.lost += 1
+            if node not in alive and actor not in self.ended and not self._stop.is_set():
+                self.ended.add(actor)
                 logging.getLogger("sapiens_ray").info("the actor %s of a lost node is ended", actor)
                 _end(actor)
 

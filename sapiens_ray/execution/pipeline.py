@@ -120,6 +120,7 @@ class _Run:
         self.prepared, self.lock, self.report_progress = prepared, lock, report_progress
         self.merger = Merger(prepared.output, prepared.files, lock.run)
         self._listed = False
+        self._repeated = 0  # by the pipelines before this one
         errors, examples = errors_in_files(prepared.output, prepared.files)
         self.summary = Summary(
             name=prepared.job.name,
@@ -150,6 +151,7 @@ class _Run:
         self.merger = Merger(prepared.output, prepared.files, self.lock.run)
         summary.labelled = prepared.already_done - summary.already_done
         summary.errors, summary.examples = errors_in_files(prepared.output, prepared.files)
+        self._repeated = summary.repeated
         self._listed = False
         self._note_listing()
 
@@ -232,6 +234,7 @@ class _Run:
         self.lock.check()
         summary = self.summary
         self._note_listing()
+        report = replace(report, repeated=report.repeated + self._repeated)
         summary.add(report)
         metrics.add(report)
         self.merger.add(report.file)
@@ -292,7 +295,8 @@ def execute(prepared: PreparedJob, resources: ResourcePlan, lock: OutputLock) ->
     except ray.exceptions.RayError as error:
         reason = explain(error)
         devices = ray.get(coordinator.broken_devices.remote()) if isinstance(reason, DeviceFailedError) else {}
-        if not devices and not lost_nodes.lost:
+        actors_ended = bool(lost_nodes.ended) and isinstance(error, ray.exceptions.RayActorError)
+        if not devices and not actors_ended:
             raise reason from error
         broken = RebuildError(devices)
     finally:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ray
-
 import sapiens_ray as sr
-from sapiens_ray.engine.models import PreparedModel, TaskModel, in_pools
-from sapiens_ray.execution import placement
+from sapiens_ray.engine.models import TaskModel
+from tests.stand_ins import run_with
 
 if TYPE_CHECKING:
     from sapiens_ray.engine.host import ModelHost
@@ -37,14 +35,8 @@ class Slow(TaskModel):
 
 
 def main(job: Path, address: str, seconds: float) -> None:
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     Slow.seconds = seconds
-
-    def slow(models: Sequence[PreparedModel], apart: bool = False) -> list[list[PreparedModel]]:
-        pools = in_pools(models, apart)
-        return [[Slow(one.task, one.checkpoint) for one in pool if isinstance(one, TaskModel)] for pool in pools]
-
-    placement.in_pools = slow  # type: ignore[attr-defined]
+    run_with(lambda model: Slow(model.task, model.checkpoint))
     sr.run(sr.Job.load(job), address=address, on_progress=lambda summary: print(summary.line(), flush=True))
 
 

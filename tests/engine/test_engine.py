@@ -1,13 +1,8 @@
-"""Models on whole units: every row gets the result of its own image, whatever happens to its neighbours.
-
-The network is a stub that returns the first pixel of its input, and every image has its own colour.
-"""
+"""Models on whole units: every row gets the result of its own image, whatever happens to its neighbours."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -18,133 +13,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sapiens_ray.engine import runner as running
-from sapiens_ray.engine.assemble import BOX_LIST, make_unit
-from sapiens_ray.engine.engine import Engine
-from sapiens_ray.engine.host import ModelHost
-from sapiens_ray.engine.models import DetectorModel, TaskModel
-from sapiens_ray.engine.prepare import prepare
-from sapiens_ray.errors import CheckpointError, ImageError, JobError
-from sapiens_ray.models import detectors
-from sapiens_ray.models.device import Lane
-from sapiens_ray.sources import Encoded
-from sapiens_ray.tasks.base import CropTask, Size, Task
-from sapiens_ray.tasks.network import NETWORK_HEIGHT, NETWORK_WIDTH, RESIZED
-from sapiens_ray.tasks.persons import DetectorOptions, carried_boxes
+from sapiens_ray.errors import CheckpointError, JobError
+from sapiens_ray.tasks.base import Size
+from sapiens_ray.tasks.network import RESIZED
 from sapiens_ray.tasks.seg import Seg, SegOptions
-from sapiens_ray.units import PHOTO, Row, Unit, set_column, set_errors
-
-OPTIONS = SegOptions(task="seg", name="number", checkpoint="x")
-BOXES = carried_boxes("people")
-NOT_FINITE, UNLUCKY, REFUSED = 250, 251, 252  # colours
-
-
-class FirstPixel(running.Runner):
-    """A runner without a model."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self.device = torch.device("cpu")
-        self.lane = Lane(self.device)
-        self.batch_size = 3
-        self.loaded = SimpleNamespace(architecture=None)  # type: ignore[assignment]
-        self.sizes: list[int] = []
-        self.notes: list[str] = []
-
-    def warm_up(self, *arguments: Any) -> tuple[Any, int]:  # type: ignore[override]
-        return torch.zeros(1, 1, 1, 1), 1
-
-    def take_notes(self) -> list[str]:
-        taken, self.notes = self.notes, []
-        return taken
-
-    def __call__(self, inputs: Any) -> Iterator[tuple[int, int, Any]]:
-        for start in range(0, len(inputs), self.batch_size):
-            batch = inputs[start : start + self.batch_size]
-            self.sizes.append(len(batch))
-            output = batch[:, 0, 0, 0].float().reshape(-1, 1, 1, 1)
-            output[output == NOT_FINITE] = float("nan")
-            yield start, start + len(batch), output
-
-
-class Number(Task[Any]):
-    """The colour of an image, and the size of its photo."""
-
-    @property
-    def fields(self) -> list[pa.Field]:
-        return [pa.field("number", pa.list_(pa.int64())), pa.field("size", pa.list_(pa.int64()))]
-
-    def prepare(self, image: np.ndarray) -> np.ndarray:
-        return image[:2, :2]
-
-    def check_output(self, output: Any, batch: int) -> torch.Tensor:
-        assert len(output) == batch
-        return output
-
-    def reduce(self, outputs: torch.Tensor, sizes: list[Size]) -> list[Any]:
-        assert outputs.isfinite().all()
-        return list(zip(outputs.flatten().int().tolist(), sizes, strict=True))
-
-    def finish(self, results: list[Any], row: Row) -> Row:
-        numbers = [number for number, _ in results]
-        if UNLUCKY in numbers:
-            raise ValueError("unlucky")
-        if REFUSED in numbers:
-            raise ImageError("refused", "by the task")
-        assert all(size == (row["width"], row["height"]) for _, size in results)
-        return {"number": numbers, "size": [row["width"], row["height"]]}
-
-
-class People(CropTask[Any]):
-    """The colours of the persons of an image, each the first number of its box."""
-
-    needs = (BOXES,)  # type: ignore[assignment]
-    fields = Number.fields
-    check_output, reduce, finish = Number.check_output, Number.reduce, Number.finish  # type: ignore[assignment]
-
-    def boxes(self, row: Row) -> np.ndarray:
-        if row[BOXES] == [[0, 0, 0, 0, 0]]:
-            raise ImageError("bad_boxes", "of no use")
-        return np.array(row[BOXES], np.float64).reshape(-1, 5)
-
-    def crop(self, photo: np.ndarray, box: np.ndarray) -> np.ndarray:
-        if box[0] == 249:
-            raise cv2.error("too wide")
-        assert photo[0, 0, 0] == box[1], "a person is cropped from its own photo"
-        return np.full((NETWORK_HEIGHT, NETWORK_WIDTH, 3), box[0], np.uint8)
-
-
-FILE: Any = SimpleNamespace(local_file=lambda: Path("model.pt2"), sha256="0" * 64, uri="model.pt2")
-
-
-def infer(task: Task[Any], batch_size: int = 3, kept: frozenset[str] = frozenset()) -> tuple[Engine, FirstPixel]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "Runner", FirstPixel)
-        engine = Engine([TaskModel(task, FILE)], ModelHost("cpu", kept_inputs=kept))
-    runner = engine._models[0].runner  # type: ignore[attr-defined]
-    runner.batch_size = batch_size
-    return engine, runner
-
-
-def png(colour: int, width: int = 4, height: int = 3) -> bytes:
-    return cv2.imencode(".png", np.full((height, width, 3), colour, np.uint8))[1].tobytes()
-
-
-def unit_of(colours: Sequence[int | None], *tasks: Task[Any]) -> Unit:
-    """A prepared unit; None is an image that cannot be decoded. The photos grow to the right."""
-    encoded = [
-        Encoded(number, f"{number}.png", "", b"no image" if colour is None else png(colour, 4 + number))
-        for number, colour in enumerate(colours)
-    ]
-    return prepare(make_unit(encoded, pa.schema([])), tasks or [Number(OPTIONS)], 10_000)
-
-
-def with_boxes(unit: Unit, boxes: Sequence[list[list[float]] | None]) -> Unit:
-    unit.rows = set_column(unit.rows, BOXES, pa.array(boxes, BOX_LIST))
-    return unit
-
-
-def cells(unit: Unit, name: str) -> list[Any]:
-    return unit.rows[name].to_pylist()
+from sapiens_ray.units import PHOTO, Row, set_errors
+from tests.engine.colours import (
+    NOT_FINITE,
+    OPTIONS,
+    REFUSED,
+    UNLUCKY,
+    FirstPixel,
+    Number,
+    People,
+    cells,
+    infer,
+    unit_of,
+    with_boxes,
+)
 
 
 def test_every_row_gets_the_result_of_its_image():
@@ -334,7 +220,7 @@ def test_results_that_do_not_fit_on_the_gpu_are_reduced_on_the_cpu():
     done = infer(task)[0](unit_of([5, NOT_FINITE, 6, 7], task))
     assert cells(done, "number") == [[5], None, [6], [7]]
     assert cells(done, "error_kind") == [None, "not_finite", None, None]
-    assert task.tried == [2, 2, 1], "the next batch is tried on the device again"
+    assert sorted(task.tried) in ([1, 2, 2], [1, 1, 2]), "the first of two batches, in any order, is tried again"
 
 
 def test_an_image_for_which_there_is_no_memory_anywhere_is_an_error_row():
@@ -380,84 +266,3 @@ def test_only_inputs_that_later_stages_need_are_kept(task, kept):
     done = infer(task, kept=frozenset(kept))[0](unit)
     assert set(done.inputs) == kept
     assert set(unit.inputs) == {RESIZED, PHOTO}, "the unit that came in is as it was, should it be tried again"
-
-
-class Found(detectors.Detector):
-    """A detector that finds a box of the photo's colour; what it raises is told by the colour."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self.seen: list[int] = []
-        self.device = torch.device("cpu")
-        self.lane = Lane(self.device)
-        self.batch_size = 1
-
-    def forward(self, photos: Sequence[torch.Tensor]) -> Any:
-        return [self.found(photo) for photo in photos], [None] * len(photos), [None] * len(photos)
-
-    def persons(self, boxes: Any, labels: Any, scores: Any, size: Any) -> np.ndarray:
-        return boxes
-
-    def found(self, photo: torch.Tensor) -> np.ndarray:
-        colour = int(photo[0, 0, 0])
-        self.seen.append(colour)
-        if colour == 0:  # the warm-up
-            raise RuntimeError("nothing works on black")
-        if colour in ERRORS:
-            raise ERRORS[colour]
-        return np.array([[colour, *photo.shape[:2], 9, 0.5]] * (colour - 10), np.float64).reshape(-1, 5)
-
-
-ERRORS: dict[int, Exception] = {
-    200: ValueError("odd photo"),
-    201: CheckpointError("the detector returns nonsense"),
-    202: RuntimeError("CUDA error: an illegal memory access was encountered"),
-}
-
-
-def detect(monkeypatch: pytest.MonkeyPatch, *scores: float) -> tuple[Engine, list[str], list[list[int]]]:
-    """An engine with detectors; their columns, and the photos that each has seen."""
-    monkeypatch.setattr(detectors, "Detector", Found)
-    models = [DetectorModel(DetectorOptions(score=score), FILE) for score in scores or (0.5,)]
-    engine = Engine(models, ModelHost("cpu"))
-    return engine, [one.options.carried for one in models], [one.detector.seen for one in engine._models]  # type: ignore[attr-defined]
-
-
-def test_a_detector_gives_every_photo_its_boxes(monkeypatch):
-    engine, (column,), (seen,) = detect(monkeypatch)
-    unit = unit_of([12, None, 10, 14, 11], People(OPTIONS))
-    unit.rows = set_errors(unit.rows, {3: ("late", "why")})
-    done = engine(unit)
-    assert cells(done, column) == [[[12, 3, 4, 9, 0.5]] * 2, None, [], None, [[11, 3, 8, 9, 0.5]]]
-    assert cells(done, "error_kind") == [None, "not_an_image", None, "late", None]
-    assert seen == [0, 12, 10, 11]
-
-
-def test_a_photo_on_which_the_detector_fails_costs_one_row(monkeypatch):
-    engine, (column,), _ = detect(monkeypatch)
-    done = engine(unit_of([11, 200, 10], People(OPTIONS)))
-    assert cells(done, column) == [[[11, 3, 4, 9, 0.5]], None, []]
-    assert cells(done, "error_kind") == [None, "failed", None]
-    assert cells(done, "error")[1] == "detector: ValueError: odd photo"
-
-
-@pytest.mark.parametrize("colour", [201, 202])
-def test_what_no_photo_has_caused_ends_the_job(monkeypatch, colour):
-    with pytest.raises(type(ERRORS[colour]), match=str(ERRORS[colour])):
-        detect(monkeypatch)[0](unit_of([11, colour], People(OPTIONS)))
-
-
-def test_two_detectors_have_a_column_each_and_one_time(monkeypatch):
-    engine, columns, _ = detect(monkeypatch, 0.5, 0.7)
-    unit = unit_of([11], People(OPTIONS), Number(OPTIONS))
-    unit.seconds = {"detector": 100.0}
-    done = engine(unit)
-    first, second = columns
-    assert first != second and cells(done, first) == cells(done, second) == [[[11, 3, 4, 9, 0.5]]]
-    assert done.seconds["detector"] >= 100
-
-
-@pytest.mark.parametrize("colours", [[], [None]])
-def test_a_detector_leaves_a_unit_without_good_photos_alone(monkeypatch, colours):
-    engine, (column,), (seen,) = detect(monkeypatch)
-    done = engine(unit_of(colours, People(OPTIONS)))
-    assert cells(done, column) == [None] * len(colours) and seen == [0]

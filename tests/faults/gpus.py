@@ -20,8 +20,8 @@ os.environ["SAPIENS_RAY_LOGICAL_GPUS"] = "1"
 import ray
 
 import sapiens_ray as sr
-from sapiens_ray.engine.models import PreparedModel, TaskModel, in_pools
-from sapiens_ray.execution import placement
+from sapiens_ray.engine.models import TaskModel
+from tests.stand_ins import run_with
 
 if TYPE_CHECKING:
     from sapiens_ray.engine.host import ModelHost
@@ -74,14 +74,9 @@ class OnBrokenGpu(TaskModel):
 
 
 def main(folder: Path, gpus: int, broken: Sequence[str], when: str) -> None:
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     OnBrokenGpu.broken, OnBrokenGpu.when, OnBrokenGpu.folder = tuple(broken), when, str(folder)
 
-    def on_broken(models: Sequence[PreparedModel], apart: bool = False) -> list[list[PreparedModel]]:
-        pools = in_pools(models, apart)
-        return [[OnBrokenGpu(one.task, one.checkpoint) for one in pool if isinstance(one, TaskModel)] for pool in pools]
-
-    placement.in_pools = on_broken  # type: ignore[attr-defined]
+    run_with(lambda model: OnBrokenGpu(model.task, model.checkpoint))
     ray.init(address="local", num_gpus=gpus, num_cpus=4, include_dashboard=False, log_to_driver=False,
              logging_level=logging.ERROR)  # fmt: skip
     try:
