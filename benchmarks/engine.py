@@ -3,6 +3,7 @@
     python benchmarks/engine.py                                   one model, 100 ms per batch of 4
     python benchmarks/engine.py --milliseconds 20 20 20 20 20     five models in one job
     python benchmarks/engine.py --milliseconds 60 10 10 10 10 --gpus 4
+    python benchmarks/engine.py --trace trace.json                what each thread of an actor does, and when
 
 The figure is the slope between two jobs of different size, so the start does not count: the share of the time in which
 the device was held. Photos of 0.9 megapixels, no pictures.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -23,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import ray
 import standing
+import timeline
 
 from sapiens_ray.execution import pipeline
 from sapiens_ray.job.config import Job
@@ -40,10 +43,12 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, default=0, help="logical GPUs; 0: one actor on the CPU")
     parser.add_argument("--unit", type=int, default=16)
     parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="write a timeline for https://ui.perfetto.dev")
     arguments = parser.parse_args()
     columns = TASKS[: len(arguments.milliseconds)]
     seconds = {column: each / 1000 for column, each in zip(columns, arguments.milliseconds, strict=True)}
-    standing.stand_in(seconds, arguments.batch)
+    traces = tempfile.mkdtemp() if arguments.trace else ""
+    standing.stand_in(seconds, arguments.batch, traces)
     bound = sum(seconds.values()) / max(1, arguments.gpus)
     print(f"{'images':>12} {'ms per image':>13} {'bound':>7} {'share':>7}")
     with tempfile.TemporaryDirectory() as name:
@@ -73,6 +78,10 @@ def main() -> None:
             each = (spent[2] - spent[1]) / (many - few)
             share = f"{100 * bound / each:.1f}%"
             print(f"{few:>5} to {many:>4} {1000 * each:>12.1f} {1000 * bound:>7.1f} {share:>7}   {stages}", flush=True)
+    if arguments.trace:
+        for line in timeline.gaps(timeline.write(Path(traces), arguments.trace)):
+            print(line)
+        shutil.rmtree(traces)
 
 
 def job_of(columns: tuple[str, ...], folder: Path, number: int, again: int, arguments: argparse.Namespace) -> Job:

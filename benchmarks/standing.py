@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 os.environ.setdefault("SAPIENS_RAY_LOGICAL_GPUS", "1")
 
+import timeline
+
 from sapiens_ray.engine.models import PreparedModel, TaskModel, in_pools
 from sapiens_ray.execution import placement
 
@@ -24,10 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SleepingModel(TaskModel):
-    """A task whose model sleeps for some seconds per image, in batches of so many."""
+    """A task whose model sleeps for some seconds per image, in batches of so many. trace: where its actor keeps a
+    timeline."""
 
     seconds: float = 0.0
     batch: int = 4
+    trace: str = ""
 
     def load(self, host: ModelHost) -> LoadedModel:
         import torch
@@ -64,19 +68,24 @@ class SleepingModel(TaskModel):
             def take_notes(self) -> list[str]:
                 return []
 
-        return Sleeping(self.task)
+        loaded = Sleeping(self.task)
+        if self.trace:
+            timeline.Timeline(self.trace).watch(loaded)
+        return loaded
 
 
-def stand_in(seconds: dict[str, float], batch: int) -> None:
-    """Make the jobs of this process run with models that sleep. seconds: per image, by column."""
+def stand_in(seconds: dict[str, float], batch: int, trace: str = "") -> None:
+    """Make the jobs of this process run with models that sleep. seconds: per image, by column. trace: a folder for
+    timelines of the actors."""
     import ray.cloudpickle
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ray.cloudpickle.register_pickle_by_value(timeline)
 
     def sleeping(models: Sequence[PreparedModel], apart: bool = False) -> list[list[PreparedModel]]:
         return [
             [
-                SleepingModel(one.task, one.checkpoint, seconds[one.column], batch)
+                SleepingModel(one.task, one.checkpoint, seconds[one.column], batch, trace)
                 for one in pool
                 if isinstance(one, TaskModel)
             ]

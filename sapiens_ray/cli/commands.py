@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sapiens_ray.cli.answers import error_fields, error_message, print_json
@@ -24,6 +25,10 @@ from sapiens_ray.version import __version__
 
 if TYPE_CHECKING:
     from sapiens_ray.cli.events import RunEvents
+    from sapiens_ray.cli.progress import ProgressView
+    from sapiens_ray.execution.cluster import Cluster
+    from sapiens_ray.execution.placement import ResourcePlan
+    from sapiens_ray.execution.preflight import PreparedJob
     from sapiens_ray.job.config import Job
     from sapiens_ray.output.summary import Summary
     from sapiens_ray.planning.subset import Subset
@@ -205,42 +210,54 @@ def _run_job(arguments: argparse.Namespace, events: RunEvents | None) -> int:
         return _label(job, arguments, events)
 
 
+@dataclass
+class _Watchers:
+    """Whoever is told what a run does: the progress line, and the events for a script. last: what was told last."""
+
+    view: ProgressView | None
+    events: RunEvents | None
+    last: Summary | None = None
+
+    def progress(self, summary: Summary) -> None:
+        self.last = summary
+        for watcher in (self.view, self.events):
+            if watcher:
+                watcher(summary)
+
+    def start(self, prepared: PreparedJob, resources: ResourcePlan | None, cluster: Cluster | None) -> None:
+        from sapiens_ray.cli.report import describe_plan
+
+        if self.events:
+            self.events.started(describe_plan(prepared, resources, cluster))
+
+    def wait(self, line: str) -> None:
+        if self.view:
+            self.view.tell(line)
+        if self.events:
+            self.events.note(line)
+
+    def stopped(self, exit_code: int) -> None:
+        if self.last:
+            line = f"Stopped. {self.last.line()}. Run the same command again to continue."
+            print(line, file=sys.stderr, flush=True)
+        if self.events:
+            self.events.ended("stopped", exit_code)
+
+
 def _label(job: Job, arguments: argparse.Namespace, events: RunEvents | None) -> int:
     """Run the job, show its progress and its result. Returns the exit code."""
     from sapiens_ray.cli.progress import ProgressView
-    from sapiens_ray.cli.report import describe_plan
     from sapiens_ray.cli.stopping import Stopped, StopSignals, end_process
-    from sapiens_ray.execution.cluster import Cluster
     from sapiens_ray.execution.pipeline import run
-    from sapiens_ray.execution.placement import ResourcePlan
-    from sapiens_ray.execution.preflight import PreparedJob
 
     if arguments.restart and not arguments.yes:
         _ask_before_deleting(job)
     stop = StopSignals()
-    view = None if arguments.quiet else ProgressView()
-    last: list[Summary] = []
-
-    def on_progress(summary: Summary) -> None:
-        last[:] = [summary]
-        for watcher in (view, events):
-            if watcher:
-                watcher(summary)
-
-    def on_start(prepared: PreparedJob, resources: ResourcePlan | None, cluster: Cluster | None) -> None:
-        if events:
-            events.started(describe_plan(prepared, resources, cluster))
-
-    def on_wait(line: str) -> None:
-        if view:
-            view.tell(line)
-        if events:
-            events.note(line)
-
+    watchers = _Watchers(None if arguments.quiet else ProgressView(), events)
     with stop.ending():  # once the run is over, a signal only ends the process
         try:
-            with stop.installed(), view or contextlib.nullcontext(), events or contextlib.nullcontext():
-                run(
+            with stop.installed(), watchers.view or contextlib.nullcontext(), events or contextlib.nullcontext():
+                summary = run(
                     job,
                     address=arguments.address,
                     redo_changed=arguments.redo_changed,
@@ -249,28 +266,21 @@ def _label(job: Job, arguments: argparse.Namespace, events: RunEvents | None) ->
                     limit=arguments.limit,
                     sample=arguments.sample,
                     seed=arguments.seed,
-                    on_progress=on_progress,
+                    on_progress=watchers.progress,
                     on_ray_ready=stop.install,  # after ray.init(), which installs its own handlers
-                    on_wait=on_wait,
-                    on_start=on_start,
+                    on_wait=watchers.wait,
+                    on_start=watchers.start,
                 )
         except (Stopped, SystemExit) as stopped:
             if isinstance(stopped, SystemExit):  # from Ray's own handler, between ray.init() and ours
                 stopped = Stopped(signal.SIGTERM)
-            if last:
-                print(
-                    f"Stopped. {last[0].line()}. Run the same command again to continue.",
-                    file=sys.stderr,
-                    flush=True,
-                )
-            if events:
-                events.ended("stopped", stopped.exit_code)
+            watchers.stopped(stopped.exit_code)
             end_process(stopped.exit_code)
         except SapiensRayError as error:
-            if last and not isinstance(error, ConfigError):  # else nothing was done
-                _print_result(job, last[0], arguments)
+            if watchers.last and not isinstance(error, ConfigError):  # else nothing was done
+                _print_result(job, watchers.last, arguments)
             raise
-        _print_result(job, last[0], arguments)
+        _print_result(job, summary, arguments)
         if events:
             events.ended("finished", 0)
         return 0
