@@ -29,10 +29,10 @@ def reference(logits: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.einsum("yh,chw,xw->cyx", rows, logits.astype(np.float64), columns)
 
 
-def check(logits: np.ndarray, height: int, width: int) -> None:
+def check(logits: np.ndarray, height: int, width: int, everything: bool | None = None) -> None:
     """The chosen class has the largest logit, up to the precision of float32."""
     values = reference(logits, height, width)
-    chosen = upsampled_argmax(torch.from_numpy(logits), height, width).numpy()
+    chosen = upsampled_argmax(torch.from_numpy(logits), height, width, everything).numpy()
     assert chosen.shape == (height, width) and chosen.dtype == np.uint8
     reached = np.take_along_axis(values, chosen[None].astype(int), 0)[0]
     slack = 1e-5 * max(1.0, float(np.abs(logits).max()))
@@ -57,15 +57,9 @@ def fields(draw: st.DrawFn) -> np.ndarray:
 
 
 @settings(max_examples=150, deadline=None)
-@given(fields(), st.integers(1, 60), st.integers(1, 60), st.booleans())
-def test_equals_the_definition(logits, height, width, always):
-    worth, mixed = argmax.WORTH_IT, argmax.MOSTLY_MIXED
-    try:
-        if always:  # use the fast path also where it does not pay off
-            argmax.WORTH_IT, argmax.MOSTLY_MIXED = 0, 2.0
-        check(logits, height, width)
-    finally:
-        argmax.WORTH_IT, argmax.MOSTLY_MIXED = worth, mixed
+@given(fields(), st.integers(1, 60), st.integers(1, 60), st.sampled_from([None, True, False]))
+def test_equals_the_definition(logits, height, width, everything):
+    check(logits, height, width, everything)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 5000), (5000, 3), (47, 33), (1024, 768), (1500, 2000)])
@@ -89,16 +83,27 @@ def test_the_first_class_of_equal_logits_wins():
     assert (upsampled_argmax(logits, 100, 100) == 3).all()
 
 
-def test_plain_upsampling_in_parts_is_the_same(monkeypatch):
+@pytest.mark.parametrize("at_once", [2, 3, 28, 100])
+def test_upsampling_several_classes_at_once_is_the_same(monkeypatch, at_once):
+    """A GPU does so."""
     logits = torch.randn(28, 20, 30, generator=torch.Generator().manual_seed(1))
-    whole = upsampled_argmax(logits, 40, 50)
-    monkeypatch.setattr(argmax, "VALUES_AT_ONCE", 40 * 50 * 3)
-    assert torch.equal(upsampled_argmax(logits, 40, 50), whole)
+    logits[4] = logits[3]  # equal logits: the first class wins
+    whole = upsampled_argmax(logits, 40, 50, everything=True)
+    monkeypatch.setattr(argmax, "_planes_at_once", lambda logits, pixels: at_once)
+    assert torch.equal(upsampled_argmax(logits, 40, 50, everything=True), whole)
+    assert 4 not in whole and 3 in whole
+
+
+@pytest.mark.parametrize(("classes", "mixed"), [(2, True), (254, True), (254, False)])
+def test_as_many_classes_as_a_byte_can_tell(classes, mixed):
+    logits = torch.zeros(classes, 8, 6)
+    logits[-1, :, : 3 if mixed else 6] = 1
+    chosen = upsampled_argmax(logits, 80, 60, everything=False)
+    assert (chosen[:, :20] == classes - 1).all() and (chosen[:, 40:] == (0 if mixed else classes - 1)).all()
 
 
 @pytest.mark.parametrize(("height", "width"), [(47, 33), (1500, 2000)])
-def test_what_a_gpu_does_gives_the_same(height, width):
-    """It upsamples everything, whatever the size of the photo; in parts that bound its memory."""
+def test_upsampling_everything_gives_the_same(height, width):
     coarse = torch.randn(1, 28, 16, 12, generator=torch.Generator().manual_seed(2))
     logits = torch.nn.functional.interpolate(coarse, (512, 384), mode="bicubic")[0]
     chosen = upsampled_argmax(logits, height, width, everything=True)
