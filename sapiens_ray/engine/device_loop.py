@@ -26,7 +26,7 @@ from sapiens_ray.models.device import Moment, device_failed, empty_cache, out_of
 from sapiens_ray.units import DeviceUse
 
 CPU_REDUCERS = 2
-AHEAD = 1  # batches that are ready before the device needs them, and outputs that wait to be reduced
+AHEAD = 1  # batches that are ready before the device needs them
 FAILURES_IN_A_ROW = 50  # single images at which a model raises: then it is the model, or the device, and not the images
 CLOSE_WITHIN_S = 2.0
 Staged = tuple[LoadedModel, list[Request], Any]
@@ -69,9 +69,9 @@ class DeviceLoop:
         self._models, self._queues, self._croppers, self._backlog = models, queues, croppers, backlog
         self._on_device_error = on_device_error
         self._staged: queue.Queue[Staged | None] = queue.Queue(AHEAD)
-        self._outputs: queue.Queue[Ran | None] = queue.Queue(AHEAD)
         # A GPU reduces beside its models. On a CPU one thread would leave cores idle between the steps of torch.
         self._reducers = 1 if any(model.lane.device.type == "cuda" for model in models) else CPU_REDUCERS
+        self._outputs: queue.Queue[Ran | None] = queue.Queue(self._reducers)  # outputs that wait to be reduced
         # Each step is a function of its own: the variables of a loop would keep the last batch alive while it waits.
         steps = (self._stage_next, self._run_next, *[self._reduce_next] * self._reducers)
         self._threads = [
