@@ -11,6 +11,7 @@ only the GPU knows, and would wait for it.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -64,7 +65,7 @@ def upsampled_argmax(logits: torch.Tensor, height: int, width: int, everything: 
 
 
 def _argmax(logits: torch.Tensor) -> torch.Tensor:
-    """C x h x w logits to h x w uint8: the first class with the largest logit. On a CPU, 10 times faster than
+    """C x h x w logits on a CPU to h x w uint8: the first class with the largest logit. 10 times faster than
     `torch.argmax` over the first dimension (28 x 512 x 384, measured)."""
     best = logits[0].clone()
     classes = torch.zeros_like(best, dtype=torch.uint8)
@@ -74,10 +75,13 @@ def _argmax(logits: torch.Tensor) -> torch.Tensor:
 
 
 def _keep_larger(best: torch.Tensor, classes: torch.Tensor, plane: torch.Tensor, number: int) -> None:
-    """Put the logits of the next class, in place, where they are larger than the best so far."""
-    larger = (plane > best).view(torch.uint8)
-    torch.maximum(classes, larger.mul_(number), out=classes)  # classes come in ascending order
-    torch.maximum(best, plane, out=best)
+    """Put the logits of the next class, in place, where they are larger than the best so far. In numpy: torch would
+    share each of these short steps among all cores, beside a model that has them."""
+    highest, chosen, logits = best.numpy(), classes.numpy(), plane.numpy()
+    larger = np.greater(logits, highest).view(np.uint8)
+    larger *= np.uint8(number)
+    np.maximum(chosen, larger, out=chosen)  # classes come in ascending order
+    np.maximum(highest, logits, out=highest)
 
 
 def _plain(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
