@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -111,6 +111,8 @@ class Labeler:
         A bad image gives a row with `error_kind` and `error`, as in a job. Raises TypeError for what is no image, and
         ConfigError for values that are missing, too many, or given twice.
         """
+        if size not in get_args(MapSize):
+            raise ValueError(f"Labeler: size must be {' or '.join(map(repr, get_args(MapSize)))}, not {size!r}")
         labels = [stored_labels(column, about) for column, about in about_tasks(self.tasks).items()]
         found = {name: column.decoder(size) for name, column in map_columns(labels).items()} if decode else {}
         nested = list_columns(labels) if decode else {}
@@ -127,21 +129,36 @@ class Labeler:
         return rows
 
     def preview(
-        self, image: OneImage, visualize: Visualize | None = None, columns: Mapping[str, Any] | None = None
+        self,
+        image: OneImage,
+        visualize: Visualize | Mapping[str, Any] | None = None,
+        columns: Mapping[str, Any] | None = None,
     ) -> np.ndarray:
         """The picture of one image, of the first task that has one, h x w x 3 uint8 BGR, as a job would write it.
 
-        image: as in a call. columns: the value of each input column that the tasks name, unless the image is a row
-        that has it. Raises ImageError for a bad image.
+        image: as in a call. visualize: as `output.visualize` in a job file, such as {"style": "lite"}. columns: the
+        value of each input column that the tasks name, unless the image is a row that has it. Raises ImageError for a
+        bad image, and ConfigError for wrong settings.
         """
+        settings = self._visualize(visualize)
         unit = self._label(next(self._units([image], {name: [value] for name, value in (columns or {}).items()})))
         row = unit.cells(0, ("image_id", "error_kind", "error"))
         if row["error_kind"] is not None:
             raise ImageError(row["error_kind"], f"{row['image_id']}: {row['error']}")
-        pictures = draw_one(unit, 0, self.tasks, visualize or Visualize())
+        pictures = draw_one(unit, 0, self.tasks, settings)
         if not pictures:
             raise ImageError("failed", f"{row['image_id']}: none of the tasks draws a picture of this image")
         return next(iter(pictures.values()))
+
+    def _visualize(self, visualize: Visualize | Mapping[str, Any] | None) -> Visualize:
+        """Settings of pictures, checked as those of a job file are."""
+        if visualize is None or isinstance(visualize, Visualize):
+            return visualize or Visualize()
+        if not isinstance(visualize, Mapping):
+            raise TypeError(f"Labeler.preview: visualize is a mapping, such as {{'style': 'lite'}}, not {visualize!r}")
+        raw = self.job.model_dump(mode="json")
+        raw["output"]["visualize"] = dict(visualize)
+        return Job.parse(raw, source="Labeler.preview").output.visualize
 
     def _label(self, unit: Unit) -> Unit:
         unit = self._engine(prepare(unit, self.tasks, self.job.max_pixels))

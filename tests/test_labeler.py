@@ -125,6 +125,22 @@ def test_read_labels_takes_any_spelling_of_a_folder(tmp_path, monkeypatch):
             sr.read_labels(folder)
 
 
+def test_settings_of_pictures_are_those_of_a_job_file(model, tmp_path):
+    (photo,) = write_photos(tmp_path, 1)
+    labeler = sr.Labeler(task="seg", checkpoint=model)
+    lite = labeler.preview(photo, Visualize(style="lite"))
+    assert np.array_equal(labeler.preview(photo, {"style": "lite"}), lite)
+    assert not np.array_equal(labeler.preview(photo), lite)
+    with pytest.raises(
+        ConfigError, match=r"^Labeler\.preview: output\.visualize\.stile: unknown key; did you mean 'style"
+    ):
+        labeler.preview(photo, {"stile": "lite"})
+    with pytest.raises(TypeError, match=r"^Labeler\.preview: visualize is a mapping, such as .*, not 'lite'$"):
+        labeler.preview(photo, "lite")
+    with pytest.raises(ValueError, match=r"^Labeler: size must be 'stored' or 'original', not 'big'$"):
+        labeler(photo, size="big")
+
+
 def test_messages_name_options_as_they_were_given(model, tmp_path):
     missing = str(tmp_path / "none.pt2")
     with pytest.raises(CheckpointError, match=f"^checkpoint: {missing} does not exist"):

@@ -62,6 +62,7 @@ def _text(parts: list[str]) -> str:
 def _export(arguments: argparse.Namespace) -> int:
     from sapiens_ray.export import EXPORTS
     from sapiens_ray.output.summary import counted
+    from sapiens_ray.planning.status import missing_rows
     from sapiens_ray.storage import translate_errors
     from sapiens_ray.storage.uris import absolute
 
@@ -70,10 +71,14 @@ def _export(arguments: argparse.Namespace) -> int:
     format = EXPORTS[arguments.format]
     options = _option_values(format, arguments)
     with translate_errors(OutputError, f"cannot export {arguments.output} to {arguments.to}"):
-        photos = _input_around(source, target)
+        photos, left = _input_around(source, target), missing_rows(source)
         done = format.write(source, target, options)
     if photos and not arguments.quiet:
         print(f"{arguments.to} lies in the input folder {photos}: its pictures will count as photos", file=sys.stderr)
+    if left:
+        print(
+            f"{arguments.output} is not complete: {left} without a row; run the job again, then export", file=sys.stderr
+        )
     for column, reason in {} if arguments.quiet else done.left_out.items():
         print(f"{column} left out: {reason}", file=sys.stderr)
     if not done.images and not done.skipped:

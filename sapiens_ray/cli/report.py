@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from sapiens_ray.cli.console import size
 from sapiens_ray.cli.tables import Facts
@@ -121,13 +121,13 @@ def _cluster(address: str | None) -> Cluster:
 
 
 def _plan_table(plan: Settings) -> Facts:
-    table = Facts(f"{plan['name']}: ready to run" if plan["pending"] else f"{plan['name']}: nothing left to do")
+    table = Facts(f"{plan['name']}: {_ready(plan)}")
     for number, uri in enumerate(plan["input"]):
         table.add_whole("" if number else "input", uri)
     count = "counted when read" if plan["images"] is None else str(plan["images"])
     which = f"; {plan['subset']}" if plan["subset"] else ""
     table.add("images", f"{count} in {counted(plan['shards'], 'shard')} ({', '.join(plan['formats'])}){which}")
-    if left_out := LeftOut(plan["hidden"], plan["videos"], plan["photos"], plan["outputs"]):
+    if left_out := LeftOut(**{field.name: plan[field.name] for field in fields(LeftOut)}):
         table.add("", str(left_out))
     table.add(
         "already done", f"{counted(plan['already_done'], 'image')}, {counted(plan['shards_done'], 'whole shard')}"
@@ -163,6 +163,12 @@ def _plan_table(plan: Settings) -> Facts:
     if plan["images"] is None or plan["images"] > plan["already_done"]:
         table.add("", _output_estimate(plan))
     return table
+
+
+def _ready(plan: Settings) -> str:
+    if not plan["pending"]:
+        return "nothing left to do"
+    return "ready to run" if any(model["trial"] for model in plan["models"]) else "ready to run, models not tried"
 
 
 def _actors_text(model: Settings) -> str:

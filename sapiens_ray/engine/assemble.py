@@ -94,7 +94,7 @@ def make_unit(
     arrays = [pa.array(columns[field.name], field.type) for field in READ_FIELDS]
     arrays.append(pa.array([image.data for image in encoded], pa.large_binary()))
     arrays += [pa.array(cells, BOX_LIST) for cells in boxes.values()]
-    notes: list[str] = []
+    notes = list(dict.fromkeys(image.note for image in encoded if image.note))
     for field in extra:
         values = [image.extra.get(field.name) for image in encoded]
         arrays.append(_passthrough(values, field.type))

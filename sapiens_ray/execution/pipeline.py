@@ -15,9 +15,9 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -59,7 +59,7 @@ OnStart = Callable[[PreparedJob, ResourcePlan | None, Cluster | None], None]
 
 
 def run(
-    job: Job | str | os.PathLike[str],
+    job: Job | str | os.PathLike[str] | Mapping[str, Any],
     *,
     address: str | None = None,
     redo_changed: bool = False,
@@ -75,7 +75,7 @@ def run(
 ) -> Summary:
     """Label all images that have no row yet. Returns the summary, which is also written to `summary.json`.
 
-    job: a job, or the path of its YAML file.
+    job: a job, the path of its YAML file, or what is in one, as a dict.
     address: Ray cluster to use; default: the cluster that this process is connected to or runs in, else a local one.
     redo_changed: label tars and Parquet files again if they changed since they were planned.
     retry_errors: label the images of error rows again. restart: delete what earlier runs wrote, and start from
@@ -89,6 +89,8 @@ def run(
     finish; ErrorLimitError if it finished with a larger share of error rows than `max_error_fraction`.
     """
     subset = make_subset(limit, sample, seed)
+    if isinstance(job, Mapping):
+        job = Job.parse(dict(job))
     job = job if isinstance(job, Job) else Job.load(job)
     output = open_output(job)
     with retry_deadline(job.storage_retry_s), OutputLock(output, on_wait) as lock, contextlib.ExitStack() as cleanup:
@@ -316,8 +318,10 @@ def build_dataset(
     import ray.data
 
     dataset: ray.data.Dataset = ray.data.from_items([{"start": 0}], override_num_blocks=1)
-    for stage in job_stages(prepared, resources, coordinator, run_id):
-        dataset = dataset.map_batches(stage.call, **stage.ray_arguments())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # see `stages._spread`
+        for stage in job_stages(prepared, resources, coordinator, run_id):
+            dataset = dataset.map_batches(stage.call, **stage.ray_arguments())
     return dataset
 
 

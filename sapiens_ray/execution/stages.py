@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -52,8 +53,7 @@ class StageSpec:
             # Without a limit Ray Data reserves CPUs for more tasks than there is work for.
             tasks = {"compute": ray.data.TaskPoolStrategy(self.tasks_at_a_time)} if self.tasks_at_a_time else {}
             return {**one, **tasks}
-        # Else Ray puts several actors on one machine while others have none.
-        spread = {} if self.pool.num_gpus or self.pool.most == 1 else {"scheduling_strategy": "SPREAD"}
+        spread = {} if self.pool.num_gpus or self.pool.most == 1 else _spread()
         return {
             **one,
             **spread,
@@ -68,6 +68,15 @@ class StageSpec:
                 enable_true_multi_threading=True,  # else Ray Data runs one call at a time
             ),
         }
+
+
+def _spread() -> Arguments:
+    """Arguments for actors without GPUs: else Ray puts several on one machine while others have none. Ray 2.64 drops
+    them, and with them the choice."""
+    import ray.data
+
+    taken = inspect.signature(ray.data.Dataset.map_batches).parameters
+    return {"scheduling_strategy": "SPREAD"} if "ray_remote_args" in taken else {}
 
 
 def job_stages(

@@ -188,11 +188,21 @@ def decode(data: bytes | memoryview, max_pixels: int) -> np.ndarray:
         raise ImageError("corrupt", f"OpenCV: {error.err or error}") from None
     if damage:  # a part of the pixels is made up
         raise ImageError("corrupt", f"damaged: {damage[0]} ({len(data)} bytes)")
+    if image is None and (samples := _unreadable_samples(data)):
+        raise ImageError("not_an_image", f"OpenCV makes no colours of {samples} samples; save it with 8 or 16 bits")
     if image is None:
         shown = f"header says {size[0]}x{size[1]}; " if size else ""
         raise ImageError("corrupt", f"cannot be decoded: truncated or damaged ({shown}{len(data)} bytes)")
     check_size(image.shape[1], image.shape[0], max_pixels)
     return _with_colours(image)
+
+
+def _unreadable_samples(data: bytes | memoryview) -> str | None:
+    """The kind of samples of a sound image that IMREAD_COLOR does not read, such as float32 in a TIFF."""
+    with contextlib.suppress(cv2.error), quiet_opencv():
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        return None if image is None else str(image.dtype)
+    return None
 
 
 def _with_colours(image: np.ndarray) -> np.ndarray:

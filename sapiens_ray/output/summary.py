@@ -15,6 +15,8 @@ from sapiens_ray.storage import Folder
 from sapiens_ray.tasks.sections import Settings
 from sapiens_ray.units import DeviceUse, Examples, UnitReport, add_use
 
+TELLING_S = 1.0  # a rate over less time says nothing
+
 
 @dataclass
 class Summary:
@@ -39,12 +41,14 @@ class Summary:
     notes: list[str] = field(default_factory=list)
     repeated: int = 0
     subset: str = ""
-    started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic, repr=False)
     elapsed: float = 0.0
-    written_at: float = 0.0  # `elapsed` when the file was written last
-    _device: DeviceUse = field(default_factory=dict)
-    _seconds: Counter[str] = field(default_factory=Counter)
-    _first: tuple[int, float] | None = None  # images and time at the first report, when everything is warm
+    written_at: float = field(default=0.0, repr=False)  # `elapsed` when the file was written last
+    _device: DeviceUse = field(default_factory=dict, repr=False)
+    _seconds: Counter[str] = field(default_factory=Counter, repr=False)
+    _first: tuple[int, float] | None = field(
+        default=None, repr=False
+    )  # images and time at the first report, when everything is warm
 
     def add(self, report: UnitReport) -> None:
         """Count a written unit."""
@@ -67,15 +71,21 @@ class Summary:
         return sum(self.errors.values())
 
     @property
+    def ok(self) -> int:
+        return self.images - self.failed
+
+    @property
     def rate(self) -> float:
         """Images per second of this run, including its start."""
         return self.labelled / self.elapsed if self.elapsed > 0 else 0.0
 
     @property
     def rate_now(self) -> float:
-        """Images per second since the first unit was done: without the start, to estimate the remaining time."""
+        """Images per second since the first unit was done: without the start, to estimate the remaining time. 0 as
+        long as it cannot be told."""
         images, seconds = self._first or (0, 0.0)
-        return (self.labelled - images) / (self.elapsed - seconds) if self.elapsed > seconds else 0.0
+        passed = self.elapsed - seconds
+        return (self.labelled - images) / passed if self._first and passed >= TELLING_S else 0.0
 
     @property
     def stages(self) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from sapiens_ray import storage
-from sapiens_ray.errors import InputError
+from sapiens_ray.errors import InputError, OutputError
 from sapiens_ray.imaging.images import has_image_suffix
 from sapiens_ray.job.config import Input
 from sapiens_ray.output.layout import DATA, JOB_FILE, PARTS, PLAN_FILE
+from sapiens_ray.output.record import read_record
 from sapiens_ray.output.summary import counted
 from sapiens_ray.planning.subset import SUFFIX
 from sapiens_ray.sources import SOURCES, Entry, EntrySource, Reading, format_of, is_shard_format
@@ -23,7 +25,7 @@ from sapiens_ray.sources import folders as image_folders
 from sapiens_ray.sources.base import matches
 from sapiens_ray.storage import Folder
 from sapiens_ray.storage.retries import retrying
-from sapiens_ray.storage.uris import redact_uri
+from sapiens_ray.storage.uris import absolute, redact_uri
 
 IMAGES = "images"  # the format of folders of images, and of single images
 MAX_RANGE = 1_000_000
@@ -59,6 +61,7 @@ class LeftOut:
     hidden: int = 0
     videos: int = 0
     photos: int = 0
+    unnamed: int = 0
     outputs: int = 0
 
     def nothing_found(self, settings: Input) -> str:
@@ -69,6 +72,8 @@ class LeftOut:
             message += f", but {counted(self.videos, 'video')}: {FRAMES}"
         if self.photos:
             message += f", but {self._photos}; convert these to JPEG or PNG first"
+        if self.unnamed:
+            message += f", but {self._unnamed}; if these are photos, set input.include: ['*']"
         if self.hidden:
             message += f"; {self._hidden}: input.include may ask for it, as '.hidden/*'"
         return message
@@ -81,8 +86,12 @@ class LeftOut:
     def _photos(self) -> str:
         return f"{counted(self.photos, 'photo')} that OpenCV does not read (HEIC, raw, JPEG XL)"
 
+    @property
+    def _unnamed(self) -> str:
+        return counted(self.unnamed, "file without a suffix", "files without a suffix")
+
     def __bool__(self) -> bool:
-        return bool(self.hidden or self.videos or self.photos or self.outputs)
+        return any(vars(self).values())
 
     def __str__(self) -> str:
         outputs = counted(self.outputs, "folder of labels", "folders of labels")
@@ -90,6 +99,7 @@ class LeftOut:
             (self.hidden, self._hidden),
             (self.videos, counted(self.videos, "video")),
             (self.photos, self._photos),
+            (self.unnamed, self._unnamed),
             (self.outputs, outputs),
         )
         return f"left out: {', '.join(text for count, text in kinds if count)}"
@@ -225,13 +235,16 @@ class _Search:
         """Whether to look into a folder of a local folder: not into one with labels of another job on the photos."""
         if _has_dot(name) and not self._hidden_patterns:
             return False
-        is_output = _is_output_folder(folder.join(name))
+        uri = folder.join(name)
+        if _is_written(uri):
+            return False
+        is_output = _is_output_folder(uri) and not _has_photos(uri)
         self.left_out.outputs += is_output and not self._is_output(folder, f"{name}{DATA}")
         return not is_output
 
     def _is_listed(self, folder: Folder, name: str, is_file: bool) -> bool:
         """Whether a file or folder of a folder may be input; counts those that are left out."""
-        if self._is_output(folder, name):
+        if self._is_output(folder, name) or _is_written(folder.join(name)):
             return False
         if self._is_hidden(name):  # a hidden folder counts as one, unless it is entered
             counts = self._kind_in_folder(name, is_file) is not None if is_file else not self._hidden_patterns
@@ -239,8 +252,10 @@ class _Search:
             return False
         is_video = is_file and name.lower().endswith(VIDEOS)
         self.left_out.videos += is_video and matches(name, self.settings.include)
-        is_photo = is_file and name.lower().endswith(OTHER_PHOTOS)
-        self.left_out.photos += is_photo and matches(name, self.settings.include)
+        # `include` may ask for files whatever their suffix: these are not left out.
+        if is_file and not is_video and self._kind_in_folder(name, is_file) is None:
+            self.left_out.photos += name.lower().endswith(OTHER_PHOTOS) and matches(name, self.settings.include)
+            self.left_out.unnamed += "." not in name.rpartition("/")[2] and matches(name, self.settings.include)
         return not is_video
 
     def _is_hidden(self, name: str) -> bool:
@@ -292,6 +307,21 @@ def _is_output_folder(uri: str) -> bool:
     """Whether a folder of this machine is an output of this package."""
     folder = Path(storage.local_path(uri))
     return not storage.is_remote(uri) and (folder / PLAN_FILE).exists() and (folder / JOB_FILE).exists()
+
+
+def _is_written(uri: str) -> bool:
+    """Whether a file or folder of this machine has a name that runs give, and is in an output."""
+    above, _, name = uri.rstrip("/").rpartition("/")
+    return f"{name}/" in PARTS and _is_output_folder(above)
+
+
+def _has_photos(output: str) -> bool:
+    """Whether an output folder is the folder of the photos, too, or around it."""
+    folder = absolute(output)
+    with contextlib.suppress(OutputError, OSError, KeyError, TypeError):
+        record = read_record(Folder(folder)) or {}
+        return any(f"{absolute(uri)}/".startswith(f"{folder}/") for uri in record["job"]["input"]["uri"])
+    return False
 
 
 def _has_dot(name: str) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from sapiens_ray.errors import OutputError
-from sapiens_ray.output.done import done_by_shard, with_units
+from sapiens_ray.output.done import done_by_shard, list_units, with_units
 from sapiens_ray.output.error_rows import errors_in_files
 from sapiens_ray.output.layout import PLAN_FILE, SUMMARY_FILE
 from sapiens_ray.output.lock import Writer, find_writer
+from sapiens_ray.output.summary import counted
 from sapiens_ray.planning.plan import load_plan
 from sapiens_ray.storage import Folder, translate_errors
 from sapiens_ray.storage.uris import redact_uri
@@ -54,6 +55,20 @@ def output_status(output: Folder, tell: Callable[[str], None] = lambda line: Non
         if last
         else None,
     }
+
+
+def missing_rows(output: Folder) -> str:
+    """How many images have no row yet, in words; empty for a complete output, and for one of a trial run."""
+    plan = load_plan(output)
+    if plan is None or (output.exists(SUMMARY_FILE) and json.loads(output.read(SUMMARY_FILE)).get("subset")):
+        return ""
+    done = done_by_shard(list_units(output))
+    plan.fill_counts(done)
+    if all(done.get(shard.number, Done()).complete for shard in plan.shards):
+        return ""
+    counts = [shard.images for shard in plan.shards if shard.images is not None]
+    left = sum(counts) - sum(one.rows for one in done.values())
+    return counted(left, "image") if len(counts) == len(plan.shards) else "some images"
 
 
 def _without_plan(output: Folder) -> str:

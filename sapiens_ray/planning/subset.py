@@ -47,7 +47,7 @@ def make_subset(limit: int | None, sample: int | None, seed: int | None) -> Subs
     if seed is not None and sample is None:
         raise ConfigError(f"--seed {seed}: it belongs to --sample, which is not given")
     if limit is not None and sample is not None:
-        raise ConfigError("--limit and --sample: give one of them")
+        raise ConfigError("limit and sample: give one of them")
     for name, count in (("limit", limit), ("sample", sample)):
         if count is not None and count < 1:
             raise ConfigError(f"--{name} {count}: give a number of images, 1 or more")

@@ -23,7 +23,7 @@ from sapiens_ray.units import Done, Row
 class Encoded:
     """One image as it is stored in its source: encoded bytes, or why there are none.
 
-    extra: values of the input columns that are passed through or read by tasks.
+    extra: values of the input columns that are passed through or read by tasks. note: for the user, about its source.
     """
 
     index: int
@@ -32,6 +32,7 @@ class Encoded:
     data: bytes | None = None
     error: ImageError | None = None
     extra: Row = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from sapiens_ray import storage
 from sapiens_ray.errors import InputError
+from sapiens_ray.imaging.images import has_image_suffix
 from sapiens_ray.sources.base import Entry, EntrySource, Reading
 from sapiens_ray.storage.uris import redact_uri, relative_to
 from sapiens_ray.units import Row
@@ -117,6 +118,12 @@ def _jsonl_rows(text: str, uri: str) -> Iterator[tuple[int, Row]]:
 
 
 def _choose_column(row: Row, image_column: str | None, uri: str) -> str:
+    """The column with the paths. Raises InputError if there is none, or no way to know it."""
+    if any(has_image_suffix(str(name)) for name in row):
+        raise InputError(
+            f"input.uri: {uri}: the first line must hold the names of the columns, such as path,caption; it holds "
+            f"{_names(row)}"
+        )
     if image_column is not None:
         if image_column not in row:
             raise InputError(f"input.image_column: {uri} has no column {image_column!r}; it has {_names(row)}")
@@ -124,6 +131,8 @@ def _choose_column(row: Row, image_column: str | None, uri: str) -> str:
     known = [name for name in PATH_COLUMNS if name in row]
     if known:
         return known[0]
-    if len(row) == 1:
+    if len(row) == 1 and not set(";\t") & set(_names(row)):
         return next(iter(row))
+    if len(row) == 1:
+        raise InputError(f"input.uri: {uri}: columns must be separated by commas; the first line is {_names(row)!r}")
     raise InputError(f"input.image_column: say which column of {uri} holds the paths; it has {_names(row)}")

@@ -167,6 +167,8 @@ class _Sample:
             image.extra.update({name: self.fields[name] for name in reading.columns if name in self.fields})
             if reading.labels:
                 image.error = image.error or self.error
+            elif self.error:
+                image.note = "input.columns: some <key>.json of tars cannot be read; their values are null"
             yield image
         self.images = []
 

@@ -127,13 +127,22 @@ class Boxes(Choice):
     def of(self, row: Row) -> np.ndarray:
         """The boxes of an image, N x 5 float64 (x1, y1, x2, y2, score; NaN without score); N may be 0.
 
-        `row` holds `width`, `height`, and the column of the class map or of the boxes.
+        `row` holds `width`, `height`, and the column of the class map or of the boxes. Raises ImageError `bad_boxes`
+        for a box of the user that is a share of the photo.
         """
         if self.source == "none":
             return np.array([[0, 0, row["width"], row["height"], math.nan]], np.float64)
         if self.source == "seg":
             return around(decode_map(row[str(self.seg)]) > 0)
-        return np.array(row[str(self.carried)], np.float64).reshape(-1, 5)
+        boxes = np.array(row[str(self.carried)], np.float64).reshape(-1, 5)
+        if self.source == "column" and max(row["width"], row["height"]) > 1:
+            shares = (boxes[:, :4].min(1) >= 0) & (boxes[:, :4].max(1) <= 1) & (boxes[:, 2:4].max(1) > 0)
+            for box in boxes[shares, :4].tolist():
+                raise ImageError(
+                    "bad_boxes",
+                    f"column {self.column!r}: {box} is not larger than a pixel; give pixels, not shares of the photo",
+                )
+        return boxes
 
 
 def around(mask: np.ndarray) -> np.ndarray:

@@ -64,6 +64,7 @@ def test_check(command, machine, write_job, tmp_path, model):
         "hidden": 0,
         "videos": 0,
         "photos": 0,
+        "unnamed": 0,
         "outputs": 0,
         "notes": [],
         "formats": ["images"],
@@ -98,7 +99,7 @@ def test_the_table_of_check_fits(command, machine, write_job, tmp_path, model):
     assert done.code == 0, done.text
     lines = done.out.splitlines()
     assert lines[:5] == [
-        "job: ready to run",
+        "job: ready to run, models not tried",
         "input",
         f"  {photos}",
         "images        2 in 1 shard (images)",

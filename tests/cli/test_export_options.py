@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.outputs import write_output, write_unit_of
+
 MODULE = """
 from sapiens_ray.export.base import Export, Exported, Option
 
@@ -63,6 +65,17 @@ def test_help_shows_every_format_and_survives_a_broken_one(export):
 def test_options_are_those_of_the_chosen_format(export, tmp_path, options, values):
     done = export(str(tmp_path), "--format", "own", "--to", str(tmp_path / "to"), *options)
     assert done.returncode == 0 and done.stdout.splitlines()[0] == values, done.stderr
+
+
+def test_an_export_of_an_output_that_is_not_complete_says_so(export, tmp_path):
+    output = write_output(tmp_path / "out", [("a.jpg", None, None)], [("b.jpg", None, None), ("c.jpg", None, None)])
+    (file,) = (tmp_path / "out" / "data").glob("s000001-*")
+    file.unlink()
+    write_unit_of(output, [("b.jpg", None, None)], shard=1, last=False)
+    done = export(str(tmp_path / "out"), "--format", "own", "--to", str(tmp_path / "to"))
+    assert f"{tmp_path}/out is not complete: 1 image without a row; run the job again, then export\n" == done.stderr
+    write_unit_of(output, [("c.jpg", None, None)], shard=1, start=1)
+    assert not export(str(tmp_path / "out"), "--format", "own", "--to", str(tmp_path / "to")).stderr
 
 
 def test_what_is_wrong_is_one_line(export, tmp_path):

@@ -51,6 +51,7 @@ def test_the_result_fits_and_shows_two_errors_of_each_kind():
         "errors        1 empty",
         "    3.jpg: no bytes",
         "already done  4",
+        "              error rows count as done; --retry-errors labels them again",
         "repeated      1 unit or shard, because a worker died",
         "time          16 s with the start, 0.500 images/s",
         "ms per image  read 12.5, seg 1000",

@@ -96,6 +96,12 @@ def test_grey_float_images_are_decoded_to_three_channels():
     assert images.decode_small(data, 8, 6, 4).shape == (3, 4, 3)
 
 
+def test_a_sound_image_of_other_samples_is_not_called_damaged():
+    data = cv2.imencode(".tiff", np.zeros((6, 8, 3), np.float64))[1].tobytes()
+    with pytest.raises(ImageError, match=r"^OpenCV makes no colours of float64 samples; save it with 8 or 16 bits$"):
+        images.decode(data, 100)
+
+
 def busy_jpeg() -> bytes:
     noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
     return bytes(cv2.imencode(".jpg", cv2.resize(noise, (512, 512)))[1].data)

@@ -111,6 +111,34 @@ def test_labels_of_another_job_below_the_photos_are_not_input(write_job, tmp_pat
     assert str(left_out) == "left out: 4 hidden files or folders, 1 folder of labels"
 
 
+def test_a_folder_of_photos_with_labels_beside_them_is_input_of_other_jobs(write_job, tmp_path):
+    """Of it only what the other job wrote is left out."""
+    write_photos(tmp_path / "tree" / "a", 2)
+    write_photos(tmp_path / "tree" / "b", 1)
+    both = str(tmp_path / "tree" / "a")
+    save_job(prepare_job(Job.load(write_job(both, name="first", output={"uri": both}))))
+    for part in ("visualizations", "plan", "sub"):
+        write_photos(tmp_path / "tree" / "a" / part, 1)
+    ids, left_out = listed(write_job(tmp_path / "tree", name="second"))
+    assert ids == ["a/000.jpg", "a/001.jpg", "a/sub/000.jpg", "b/000.jpg"] and not left_out
+
+
+def test_files_without_a_suffix_are_counted_unless_include_asks_for_them(write_job, tmp_path):
+    (photo,) = write_photos(tmp_path / "photos", 1)
+    for name in ("a3f5", "sub/b7c2"):
+        (tmp_path / "photos" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes(photo.read_bytes())
+    ids, left_out = listed(write_job(tmp_path / "photos"))
+    assert ids == ["000.jpg"] and str(left_out) == "left out: 2 files without a suffix"
+    ids, left_out = listed(write_job(tmp_path / "photos", name="all", input={"include": ["*"]}))
+    assert ids == ["000.jpg", "a3f5", "sub/b7c2"] and not left_out
+    photo.unlink()
+    with pytest.raises(
+        InputError, match=r"but 2 files without a suffix; if these are photos, set input.include: \['\*'\]"
+    ):
+        listed(write_job(tmp_path / "photos", name="none"))
+
+
 def test_photos_that_opencv_does_not_read_are_counted(write_job, tmp_path):
     write_photos(tmp_path / "photos", 1)
     for name in ("a.heic", "b.HEIF", "c.dng"):
@@ -118,6 +146,8 @@ def test_photos_that_opencv_does_not_read_are_counted(write_job, tmp_path):
     ids, left_out = listed(write_job(tmp_path / "photos"))
     assert ids == ["000.jpg"]
     assert str(left_out) == "left out: 3 photos that OpenCV does not read (HEIC, raw, JPEG XL)"
+    ids, left_out = listed(write_job(tmp_path / "photos", name="all", input={"include": ["*"]}))
+    assert ids == ["000.jpg", "a.heic", "b.HEIF", "c.dng"] and not left_out, "each gets its row"
     (tmp_path / "photos" / "000.jpg").unlink()
     with pytest.raises(InputError, match=r"but 3 photos that .* convert these to JPEG or PNG first$"):
         listed(write_job(tmp_path / "photos", name="none"))

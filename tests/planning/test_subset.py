@@ -93,7 +93,7 @@ def test_a_larger_sample_holds_the_smaller_one():
 
 
 def test_options_that_make_no_sense_are_refused():
-    with pytest.raises(ConfigError, match="--limit and --sample: give one of them"):
+    with pytest.raises(ConfigError, match="limit and sample: give one of them"):
         make_subset(1, 1, None)
     with pytest.raises(ConfigError, match="--sample 0: give a number of images, 1 or more"):
         make_subset(None, 0, None)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sapiens_ray import storage
+from sapiens_ray.engine.assemble import make_unit
 from sapiens_ray.errors import InputError
 from sapiens_ray.sources import Encoded, Entry, Reading, folders, lists, parquet, webdataset
 from sapiens_ray.units import Done
@@ -248,6 +249,9 @@ def test_lists(tmp_path):
     [
         ("a.csv", "a,b\n1,2\n", "say which column .* it has a, b"),
         ("a.csv", 'path\nx.jpg\n""\n', "line 3: no path"),
+        ("a.csv", "x.jpg,1\ny.jpg,2\n", "the first line must hold the names of the columns, .*; it holds x.jpg, 1$"),
+        ("a.csv", "x.jpg\ny.jpg\n", "the first line must hold the names of the columns, .*; it holds x.jpg$"),
+        ("a.csv", "image;caption\nx.jpg;one\n", "separated by commas; the first line is 'image;caption'"),
         ("a.jsonl", '{"path": "x"}\n{nonsense', "line 2: not valid JSON"),
         ("a.jsonl", "[1]", "line 1: neither an object nor a string"),
     ],
@@ -358,6 +362,9 @@ def test_the_fields_of_the_json_of_a_tar_are_carried_over(tmp_path):
         ("one", 0.5, "a"), (None, None, "b"), (None, None, "c"), ("both", None, "d"), ("both", None, "d"),
     ]  # fmt: skip
     assert total == 5 and not any(image.error for image in found), "labels do not need the captions"
+    note = "input.columns: some <key>.json of tars cannot be read; their values are null"
+    assert [image.note for image in found] == ["", "", note, "", ""]
+    assert make_unit(found, pa.schema([("caption", pa.string())])).notes == (note,)
     with_boxes = Reading(passthrough=("caption",), labels=("boxes",))
     found, _ = drain(webdataset.read(str(tmp_path / "x.tar"), "x.tar", NOTHING, with_boxes))
     assert [image.error.kind if image.error else None for image in found] == [None, None, "bad_boxes", None, None]

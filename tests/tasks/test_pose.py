@@ -150,6 +150,8 @@ def test_batches_are_full_for_any_number_of_persons(pose17):
         ("[[1, 2, 30, 40", "not JSON"),
         ([[1, 2, float("nan"), 4]], "not pixel positions"),
         ([[50, 50, 10, 90]], "give two corners"),
+        ([[0.1, 0.2, 0.7, 0.9]], "not larger than a pixel; give pixels, not shares of the photo"),
+        ([[0, 0, 1, 1]], "not larger than a pixel"),
         (7, "int instead of a list"),
         ([[0, 0, 1e9, 4]], "not pixel positions"),
         ([[0, 1, 10**400, 3]], "not pixel positions"),
