@@ -29,6 +29,7 @@ CPU_REDUCERS = 2
 AHEAD = 1  # batches that are ready before the device needs them
 FAILURES_IN_A_ROW = 50  # single images at which a model raises: then it is the model, or the device, and not the images
 CLOSE_WITHIN_S = 2.0
+STAGE_TRIES, STAGE_AGAIN_S = 4, 0.5  # for one image that does not fit beside what is in the device
 Staged = tuple[LoadedModel, list[Request], Any]
 
 
@@ -75,7 +76,8 @@ class DeviceLoop:
         # Each step is a function of its own: the variables of a loop would keep the last batch alive while it waits.
         steps = (self._stage_next, self._run_next, *[self._reduce_next] * self._reducers)
         self._threads = [
-            threading.Thread(target=_repeat, args=(step,), name=step.__name__.strip("_"), daemon=True) for step in steps
+            threading.Thread(target=self._repeat, args=(step,), name=step.__name__.strip("_"), daemon=True)
+            for step in steps
         ]
         for thread in self._threads:
             thread.start()
@@ -97,6 +99,16 @@ class DeviceLoop:
             if self._since is not None:
                 self._since = now
         return {"": [now - since, waited, 0.0]}
+
+    def _repeat(self, step: Callable[[], bool]) -> None:
+        """The work of a thread. Without any of the threads units would wait for ever, so an error ends all of them."""
+        try:
+            while step():
+                pass
+        except Exception as error:
+            if device_failed(error) and self._on_device_error is not None:
+                self._on_device_error(error)
+            self._queues.fail(error)
 
     def _stage_next(self) -> bool:
         requests = self._queues.take()
@@ -126,7 +138,7 @@ class DeviceLoop:
                 request.answer(ImageError(*error_columns(made, model.column)))
         return sound, inputs
 
-    def _stage(self, model: LoadedModel, requests: list[Request], inputs: list[np.ndarray]) -> None:
+    def _stage(self, model: LoadedModel, requests: list[Request], inputs: list[np.ndarray], tries: int = 1) -> None:
         """Copy a batch to the device: in two halves if it has no memory for all of it."""
         if not requests:
             return
@@ -137,8 +149,12 @@ class DeviceLoop:
             failure = error.with_traceback(None)
         if not out_of_memory(failure):
             self._give_up(requests, failure)
-        elif len(requests) == 1:
+        elif len(requests) == 1 and tries == STAGE_TRIES:
             requests[0].answer(_image_error(failure, model))
+        elif len(requests) == 1:  # what is in the device now may leave room
+            empty_cache(model.lane.device)
+            time.sleep(STAGE_AGAIN_S)
+            self._stage(model, requests, inputs, tries + 1)
         else:
             empty_cache(model.lane.device)
             half = len(requests) // 2
@@ -233,11 +249,6 @@ class DeviceLoop:
             self._on_device_error(error)
         for run in {request.run for request in requests}:
             run.fail(error)
-
-
-def _repeat(step: Callable[[], bool]) -> None:
-    while step():
-        pass
 
 
 def _made(request: Request) -> np.ndarray | Exception:

@@ -53,9 +53,9 @@ class Engine:
         weakref.finalize(self, self._loop.close)
 
     @property
-    def has_worked(self) -> bool:
-        """Whether any batch of photos gave results."""
-        return self._loop.answered > 0
+    def answered(self) -> int:
+        """How many batches of photos gave results."""
+        return self._loop.answered
 
     def __call__(self, unit: Unit) -> Unit:
         """The unit with the columns of all models, and without the inputs that nothing needs any more.

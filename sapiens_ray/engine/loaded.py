@@ -142,9 +142,7 @@ class LoadedTask(LoadedModel):
     def reduce(self, output: Any, sizes: list[Size]) -> list[Any]:
         """An ImageError for each output that is not finite, since arg-max and peaks of NaN look like labels. Runs on
         the CPU if photos are too large for the free GPU memory."""
-        import torch
-
-        from sapiens_ray.models.device import empty_cache
+        from sapiens_ray.models.device import empty_cache, out_of_memory
 
         outputs = self.task.check_output(output, len(sizes))
         flat = outputs.flatten(1)
@@ -152,12 +150,15 @@ class LoadedTask(LoadedModel):
         finite = (flat.amax(1).isfinite() & flat.amin(1).isfinite()).tolist()
         chosen = [number for number, good in enumerate(finite) if good]
         sound = outputs if all(finite) else outputs[chosen]
-        reduced: list[Any] = []
+        reduced: list[Any] | None = [] if not chosen else None
         wanted = [sizes[number] for number in chosen]
         try:
-            if chosen:
+            if reduced is None:
                 reduced = list(self.task.reduce(sound, wanted))
-        except torch.cuda.OutOfMemoryError:
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        if reduced is None:  # not inside `except`: the traceback keeps what was in the device
             empty_cache(sound.device)
             reduced = list(self.task.reduce(sound.cpu(), wanted))
         if len(reduced) != len(chosen):

@@ -70,6 +70,8 @@ class Queues:
         self._waiting: list[deque[Request]] = [deque() for _ in models]
         # By model: units under way, and how many of their images may still come.
         self._coming: list[Counter[Asker]] = [Counter() for _ in models]
+        self._runs: set[Asker] = set()  # units under way
+        self._failure: Exception | None = None
         self._newest = 0
         self._changed = threading.Condition()
         self._closed = False
@@ -77,6 +79,9 @@ class Queues:
     def expect(self, run: Asker, images: int) -> None:
         """Announce a unit, so many images of which will `add` their requests to each model."""
         with self._changed:
+            if self._failure is not None:
+                raise self._failure
+            self._runs.add(run)
             self._newest = max(self._newest, run.number)
             for coming in self._coming:
                 if images:
@@ -97,11 +102,19 @@ class Queues:
     def withdraw(self, run: Asker) -> None:
         """Forget a unit: what it has announced, and its requests."""
         with self._changed:
+            self._runs.discard(run)
             for model, coming in enumerate(self._coming):
                 coming.pop(run, None)
                 if any(one.run is run for one in self._waiting[model]):
                     self._waiting[model] = deque(one for one in self._waiting[model] if one.run is not run)
             self._changed.notify_all()
+
+    def fail(self, error: Exception) -> None:
+        """End the units under way with this error, and refuse others."""
+        with self._changed:
+            self._failure = error
+            for run in self._runs:
+                run.fail(error)
 
     def take(self) -> list[Request] | None:
         """Wait for the next batch, all of one model; None after `close`."""

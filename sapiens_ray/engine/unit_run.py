@@ -205,13 +205,16 @@ class UnitRun:
         """Do this work in a thread. Its value or its exception comes back as an event."""
 
         def call() -> None:
+            what_now = what
             try:
                 value = work()
             except Exception as error:
                 value = error
+            except BaseException as error:  # of a foreign library: without an event the unit would wait for ever
+                what_now, value = "failed", error
             finally:
                 self._backlog.done()
-            self._events.put((what, place, position, value))
+            self._events.put((what_now, place, position, value))
 
         self._backlog.add()
         self._workers.submit(call)

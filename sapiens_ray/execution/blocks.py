@@ -6,6 +6,7 @@ The work of the stages is in `engine/`, in `execution/reading.py` and in `output
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -100,6 +101,7 @@ class ModelsBlock:
         self.name = name
         tell_start(coordinator)
         self.reports = DeviceReports(coordinator)
+        self.failing = threading.Lock()
         self.load_error: SapiensRayError | None = None
         try:
             self.reports.refuse_if_broken()
@@ -115,8 +117,10 @@ class ModelsBlock:
             raise
 
     def _device_failed(self, error: Exception) -> None:
-        self.reports.failed(error, worked=self.engine.has_worked)
-        end_process(error)
+        """Called by several threads, if one error of the device shows in each: it counts once."""
+        with self.failing:
+            self.reports.failed(error, answered=self.engine.answered)
+            end_process(error)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         if self.load_error:

@@ -83,8 +83,8 @@ class Coordinator:
         """The node on which each actor with models was started last, by the id of the actor."""
         return self._actors
 
-    async def device_failed(self, device: Device, reason: str, starting: bool, worked: bool) -> bool:
-        return self._devices.failed(device, reason, starting, worked)
+    async def device_failed(self, device: Device, reason: str, starting: bool, answered: int) -> bool:
+        return self._devices.failed(device, reason, starting, answered)
 
     async def device_missing(self, device: Device, reason: str) -> None:
         self._devices.missing(device, reason)
@@ -165,10 +165,13 @@ def _settled(coordinator: CoordinatorHandle, what: str, find: Callable[[], int])
         while not found.wait(RENEW_EVERY_S):
             coordinator.ask.remote(what, who)
 
-    threading.Thread(target=renew, name="renew", daemon=True).start()
+    renewing = threading.Thread(target=renew, name="renew", daemon=True)
+    renewing.start()
     try:
         return int(ray.get(coordinator.settle.remote(what, find())))
     except BaseException:
+        found.set()
+        renewing.join()  # else it could ask once more, and take back what is given up
         coordinator.give_up.remote(what, who)
         raise
     finally:
@@ -209,14 +212,14 @@ class DeviceReports:
             if reason:
                 raise DeviceFailedError(f"{self._device}: {reason}")
 
-    def failed(self, error: Exception, starting: bool = False, worked: bool = False) -> bool:
+    def failed(self, error: Exception, starting: bool = False, answered: int = 0) -> bool:
         """Report a failure. Returns whether the GPU is broken, as far as the coordinator can be asked."""
         import ray
 
         if self._device is None:
             return False
         with contextlib.suppress(Exception):  # the process is about to end; a count that is lost costs one more try
-            count = self._coordinator.device_failed.remote(self._device, last_line(error), starting, worked)
+            count = self._coordinator.device_failed.remote(self._device, last_line(error), starting, answered)
             return bool(ray.get(count, timeout=TELL_WITHIN_S))
         return False
 

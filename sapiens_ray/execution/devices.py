@@ -19,6 +19,7 @@ from sapiens_ray.execution.cluster import Cluster
 
 FAILED_STARTS = 3  # in a row: no image is involved
 FAILED_BATCHES = 10  # in a row: at three images, each of which was tried three times and then left out
+RECOVERED_BATCHES = 20  # that gave results in one process, after which a GPU counts as sound
 
 
 class Device(NamedTuple):
@@ -69,10 +70,11 @@ class Devices:
     def record(self, device: Device) -> DeviceRecord:
         return self._records.setdefault(device, DeviceRecord())
 
-    def failed(self, device: Device, reason: str, starting: bool, worked: bool) -> bool:
-        """Count a failure. worked: whether the GPU had worked in this process. Returns whether it is broken."""
+    def failed(self, device: Device, reason: str, starting: bool, answered: int) -> bool:
+        """Count a failure. answered: the batches that gave results in this process before. Returns whether the GPU is
+        broken."""
         record = self.record(device)
-        if worked:
+        if answered >= RECOVERED_BATCHES:
             record.starts = record.batches = 0
         record.starts += starting
         record.batches += not starting

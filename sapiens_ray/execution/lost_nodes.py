@@ -19,6 +19,7 @@ from sapiens_ray.execution.cluster import alive_nodes
 if TYPE_CHECKING:
     from sapiens_ray.execution.coordinator import CoordinatorHandle
 
+LOG = logging.getLogger("sapiens_ray")
 STALL_S = 60.0  # without a written unit; an autoscaler may replace a node within this time
 LOOK_EVERY_S = 5.0
 ANSWER_WITHIN_S = 10.0
@@ -44,8 +45,10 @@ class LostNodes:
 
     def _watch(self) -> None:
         while not self._stop.wait(LOOK_EVERY_S):
-            with contextlib.suppress(Exception):  # the coordinator is restarting, or the job is over
+            try:
                 self._look()
+            except Exception:  # the cluster is not reached for a moment, or the job is over
+                LOG.debug("looking for lost nodes failed", exc_info=True)
 
     def _look(self) -> None:
         import ray
@@ -61,12 +64,12 @@ class LostNodes:
             return  # there is nothing to go on with: wait for the node
         for actor, node in self._actors.items():
             if node not in alive and actor not in self.ended and not self._stop.is_set():
+                LOG.info("the actor %s of a lost node is ended", actor)
+                end_actor(actor)
                 self.ended.add(actor)
-                logging.getLogger("sapiens_ray").info("the actor %s of a lost node is ended", actor)
-                _end(actor)
 
 
-def _end(actor: str) -> None:
+def end_actor(actor: str) -> None:
     """End an actor for good. By its id, which only Ray's core takes: a handle would keep actors alive that Ray Data has
     released."""
     import ray

@@ -41,7 +41,7 @@ class RunMetrics:
         from ray.util.metrics import Counter, Gauge
 
         self._summary = summary
-        self._repeated = 0
+        self._repeated = summary.repeated  # by pipelines before this one
         self._counters: dict[str, Any] = {
             name: Counter(f"sapiens_ray_{name}", what, (JOB, *tags)) for name, (what, tags) in COUNTERS.items()
         }

@@ -32,7 +32,13 @@ from sapiens_ray.execution.left_out import LeftOut
 from sapiens_ray.execution.lost_nodes import LostNodes
 from sapiens_ray.execution.merging import Merger
 from sapiens_ray.execution.metrics import RunMetrics
-from sapiens_ray.execution.placement import LARGEST_UNIT, ResourcePlan, auto_unit_size, plan_resources
+from sapiens_ray.execution.placement import (
+    LARGEST_UNIT,
+    ResourcePlan,
+    auto_unit_size,
+    plan_resources,
+    plan_what_is_left,
+)
 from sapiens_ray.execution.preflight import PreparedJob, open_output, prepare_job, save_job
 from sapiens_ray.execution.redo import delete_results, drop_error_rows
 from sapiens_ray.execution.stages import job_stages
@@ -123,6 +129,7 @@ class _Run:
         self.merger = Merger(prepared.output, prepared.files, lock.run)
         self._listed = False
         self._repeated = 0  # by the pipelines before this one
+        self._rebuilt = False
         errors, examples = errors_in_files(prepared.output, prepared.files)
         self.summary = Summary(
             name=prepared.job.name,
@@ -154,6 +161,7 @@ class _Run:
         summary.labelled = prepared.already_done - summary.already_done
         summary.errors, summary.examples = errors_in_files(prepared.output, prepared.files)
         self._repeated = summary.repeated
+        self._rebuilt = True
         self._listed = False
         self._note_listing()
 
@@ -211,11 +219,14 @@ class _Run:
             if on_ray_ready:
                 on_ray_ready()
         cluster = usable(connected_cluster(), left_out.devices) if pending else None
-        resources = plan_resources(prepared.job, prepared.models, cluster) if cluster else None
+        plan = plan_what_is_left if self._rebuilt else plan_resources
+        resources = plan(prepared.job, prepared.models, cluster) if cluster else None
         images = prepared.expected if prepared.growth.ended else None
         prepared.settle_unit_size(auto_unit_size(images, prepared.job, resources) if resources else LARGEST_UNIT)
-        self.summary.notes += resources.notes if resources else ()
-        on_start(prepared, resources, cluster)
+        notes = resources.notes if resources else ()
+        self.summary.notes += [note for note in notes if note not in self.summary.notes]
+        if not self._rebuilt:
+            on_start(prepared, resources, cluster)
         save_job(prepared)
         for shard in self.merger.ready():
             self.merger.start(shard)
@@ -294,7 +305,7 @@ def execute(prepared: PreparedJob, resources: ResourcePlan, lock: OutputLock) ->
                 lost_nodes.written()
                 for text in pa.table(block)[REPORT].to_pylist():
                     yield replace(UnitReport.from_json(text), repeated=feeder.repeated)
-    except ray.exceptions.RayError as error:
+    except Exception as error:  # of Ray's core, or of Ray Data
         reason = explain(error)
         devices = ray.get(coordinator.broken_devices.remote()) if isinstance(reason, DeviceFailedError) else {}
         actors_ended = bool(lost_nodes.ended) and isinstance(error, ray.exceptions.RayActorError)

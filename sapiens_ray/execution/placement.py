@@ -89,14 +89,28 @@ class _Wish:
         return f"{self.where}.{option}" if self.where else option
 
 
-def plan_resources(job: Job, models: Sequence[PreparedModel], cluster: Cluster) -> ResourcePlan:
+def plan_what_is_left(job: Job, models: Sequence[PreparedModel], cluster: Cluster) -> ResourcePlan:
+    """As `plan_resources`, for a cluster that has lost nodes or GPUs: if it cannot have the actors that the job asks
+    for any more, as many as fit. Raises ClusterError if none do."""
+    try:
+        return plan_resources(job, models, cluster)
+    except ClusterError as error:
+        fewer = plan_resources(job, models, cluster, as_asked=False)
+        return replace(fewer, notes=(*fewer.notes, f"as many actors as fit now: {error}"))
+
+
+def plan_resources(job: Job, models: Sequence[PreparedModel], cluster: Cluster, as_asked: bool = True) -> ResourcePlan:
     """Choose pools and CPU shares. Raises ClusterError, in one line, if the cluster can never provide them.
+
+    as_asked: with the numbers of actors that the job asks for.
 
     models: of the job, in the order of `job.models`. Shares are fractions, so that all stages and all actors fit on any
     machine at the same time: if actors held every CPU, no stage could feed them, and the job would hang.
     """
     on_gpu = job.device == "cuda" or (job.device == "auto" and cluster.limit_gpus > 0)
     wishes = _wishes(job, models)
+    if not as_asked:
+        wishes = [replace(wish, actors=None) for wish in wishes]
     if job.device == "cuda" and cluster.limit_gpus == 0:
         cluster = _promised(wishes, cluster)
     if cluster.limit_cpus < 1:

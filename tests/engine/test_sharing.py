@@ -19,6 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sapiens_ray.engine import device_loop
 from sapiens_ray.engine import runner as running
 from sapiens_ray.engine.assemble import BOX_LIST
 from sapiens_ray.engine.engine import Engine
@@ -312,6 +313,39 @@ def test_memory_that_runs_out_where_a_batch_is_copied_halves_it(monkeypatch):
     done = engine(unit_of(0, [(5, FINE), (9, FINE), (6, FINE)]))
     assert done.rows["first"].to_pylist() == [[6], None, [7]] and runners["first"].sizes == [1, 1]
     assert done.rows["error_kind"].to_pylist() == [None, "out_of_memory", None]
+
+
+def test_an_image_waits_for_memory_that_is_in_use_where_it_is_copied(monkeypatch):
+    engine, _ = engine_of(model(Numbers, "first"))
+    plain, left = Lane.upload, [2]
+
+    def upload(self: Lane, arrays: Any) -> torch.Tensor:
+        if arrays[0][0, 0, 0] == 9 and left[0]:
+            left[0] -= 1
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return plain(self, arrays)
+
+    monkeypatch.setattr(Lane, "upload", upload)
+    monkeypatch.setattr(device_loop, "STAGE_AGAIN_S", 0.01)
+    done = engine(unit_of(0, [(9, FINE)]))
+    assert done.rows["error_kind"].to_pylist() == [None] and done.rows["first"].to_pylist() == [[10]]
+
+
+@pytest.mark.parametrize("step", ["_inputs", "_run", "_share"])
+def test_a_bug_in_a_thread_of_the_device_ends_the_units_instead_of_hanging(monkeypatch, step):
+    """`_share` is called where errors are handled: the unit ends with it. The others end their thread."""
+
+    def bug(*arguments: Any) -> Any:
+        raise SystemError("a bug")
+
+    engine, _ = engine_of(model(Numbers, "first"))
+    if step == "_share":
+        monkeypatch.setattr(device_loop, step, bug)
+    else:
+        monkeypatch.setattr(engine._loop, step, bug)
+    for number in range(2):
+        with pytest.raises(SystemError, match="a bug"):
+            engine(unit_of(number, [(5, FINE)] * 3))
 
 
 def test_models_that_do_not_fit_say_what_to_do(monkeypatch):

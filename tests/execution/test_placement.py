@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sapiens_ray.engine.models import TaskModel
 from sapiens_ray.errors import ClusterError
 from sapiens_ray.execution.cluster import Cluster, Node
-from sapiens_ray.execution.placement import ActorPool, ResourcePlan, auto_unit_size, plan_resources
+from sapiens_ray.execution.placement import ActorPool, ResourcePlan, auto_unit_size, plan_resources, plan_what_is_left
 from sapiens_ray.job.config import Job
 from sapiens_ray.models.checkpoint import Checkpoint
 from sapiens_ray.tasks.sections import PoolSize
@@ -121,6 +121,23 @@ def sizes(pool: ActorPool) -> tuple[int, int, int | None]:
 def test_pools_grow_with_the_cluster(actors, nodes, limit, expected):
     (pool,) = resources_of(job(actors=actors), machines(*nodes, limit_cpus=8 * limit, limit_gpus=limit)).pools
     assert sizes(pool) == expected
+
+
+def test_a_cluster_that_lost_gpus_is_used_as_far_as_it_goes():
+    """A pool of fixed size, or with a minimum, would otherwise end a job that can go on."""
+    fixed = job(actors=2)
+    models = [TaskModel.of(one, Checkpoint("x", 1, "0" * 64)) for one in fixed.tasks]
+    assert plan_what_is_left(fixed, models, machines((16, 2))) == plan_resources(fixed, models, machines((16, 2)))
+    left = plan_what_is_left(fixed, models, machines((16, 1)))
+    assert sizes(left.pools[0]) == (1, 1, None)
+    assert (
+        left.notes[-1] == "as many actors as fit now: tasks[0].actors: 2 actors need 2 GPUs, but it has 1; ask for "
+        "fewer actors or a smaller num_gpus"
+    )
+    large = job(actors=2, num_gpus=2)
+    models = [TaskModel.of(one, Checkpoint("x", 1, "0" * 64)) for one in large.tasks]
+    with pytest.raises(ClusterError):
+        plan_what_is_left(large, models, machines((16, 1)))
 
 
 @pytest.mark.parametrize(

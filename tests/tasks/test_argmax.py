@@ -94,6 +94,13 @@ def test_upsampling_several_classes_at_once_is_the_same(monkeypatch, at_once):
     assert 4 not in whole and 3 in whole
 
 
+def test_the_order_of_memory_does_not_matter():
+    """Our own models give channels-last logits."""
+    logits = torch.randn(1, 28, 64, 48, generator=torch.Generator().manual_seed(3))
+    other = logits.to(memory_format=torch.channels_last)
+    assert torch.equal(upsampled_argmax(logits[0], 200, 300), upsampled_argmax(other[0], 200, 300))
+
+
 @pytest.mark.parametrize(("classes", "mixed"), [(2, True), (254, True), (254, False)])
 def test_as_many_classes_as_a_byte_can_tell(classes, mixed):
     logits = torch.zeros(classes, 8, 6)
@@ -113,4 +120,6 @@ def test_upsampling_everything_gives_the_same(height, width):
 
 def test_a_gpu_is_not_waited_for():
     """On any device but a CPU everything is upsampled: nothing there asks for a value. `meta` has no values."""
-    assert upsampled_argmax(torch.empty(28, 16, 12, device="meta"), 2000, 1500).shape == (2000, 1500)
+    for height, width in ((2000, 1500), (6000, 8000)):  # of the second, one class at a time
+        chosen = upsampled_argmax(torch.empty(28, 16, 12, device="meta"), height, width)
+        assert chosen.shape == (height, width) and chosen.dtype == torch.uint8
