@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from sapiens_ray.engine.host import ModelHost
     from sapiens_ray.engine.loaded import LoadedModel
 
-PAUSE_S = 0.5  # for an image on a GPU that works: the others get time to fail more than once
+# For an image on a GPU that works: the others get time to fail more than once, at batches ten times.
+PAUSE_S = {"batch": 3.0}
 WORDS = "CUDA error: uncorrectable ECC error encountered"
 
 
@@ -48,7 +49,7 @@ class OnBrokenGpu(TaskModel):
         when, forward, mark = self.when, loaded.forward, Path(self.folder) / f"failed-{here}"
 
         def slow(batch: torch.Tensor) -> Iterator[Any]:
-            time.sleep(PAUSE_S)
+            time.sleep(PAUSE_S.get(when, 0.5))
             yield from forward(batch)
 
         if here not in self.broken:
