@@ -32,6 +32,7 @@ from sapiens_ray.job.config import Job
 from sapiens_ray.models.stand_ins import write_model
 
 SHARD = 64  # images: the files of a shard are merged while the next ones are labelled, as in a job of many shards
+LEAST_S = 5.0  # of work between the two jobs: less, and the time that their starts differ by is in the slope
 TASKS = ("depth", "normal", "seg", "features", "depth2")
 
 
@@ -77,6 +78,8 @@ def main() -> None:
             few, many = arguments.images
             each = (spent[2] - spent[1]) / (many - few)
             share = f"{100 * bound / each:.1f}%"
+            if bound * (many - few) < LEAST_S:
+                stages = f"(less than {LEAST_S:g} s between the two jobs: noise of the start) {stages}"
             print(f"{few:>5} to {many:>4} {1000 * each:>12.1f} {1000 * bound:>7.1f} {share:>7}   {stages}", flush=True)
     if arguments.trace:
         for line in timeline.gaps(timeline.write(Path(traces), arguments.trace)):

@@ -272,7 +272,8 @@ class Bench:
         }  # fmt: skip
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
             row = process.submit(run_job, job).result()
-        return {**row, "bare": bare, "share": 100 * row["images/s"] / bare}
+        speed = row["images/s"]
+        return {**row, "bare": bare, "share": 100 * speed / bare if speed else None}
 
     def job_rows(self) -> Rows:
         for name in self.asked.photos:

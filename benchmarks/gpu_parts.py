@@ -206,7 +206,8 @@ def by_driver(nvml: Nvml) -> dict[str, Any]:
 
 
 def run_job(raw: dict[str, Any]) -> dict[str, Any]:
-    """Run a job on a Ray of its own. Its speed is that since its first unit was done: without the start."""
+    """Run a job on a Ray of its own. Its speed is that since its first unit was done: without the start; None if that
+    was less than a second."""
     from sapiens_ray.execution import pipeline
     from sapiens_ray.job.config import Job
     from sapiens_ray.output.summary import Summary
@@ -221,7 +222,7 @@ def run_job(raw: dict[str, Any]) -> dict[str, Any]:
         summary = pipeline.run(Job.parse(raw), address="local", on_progress=progress)
     refuse_errors(summary.errors)
     busy, waiting = (100 * summary.device[name] for name in ("busy", "waiting_for_input"))
-    return {"images/s": summary.rate_now, "busy": busy, "waiting": waiting, **by_driver(nvml)}
+    return {"images/s": summary.rate_now or None, "busy": busy, "waiting": waiting, **by_driver(nvml)}
 
 
 class Budget:
@@ -303,6 +304,8 @@ def reason(error: Exception) -> str:
 
 def shown(value: object) -> str:
     """A number with three digits that count; other values as they are."""
+    if value is None:
+        return "-"
     if not isinstance(value, float):
         return str(value)
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

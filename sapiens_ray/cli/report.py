@@ -87,10 +87,12 @@ def _about(model: PreparedModel, resources: ResourcePlan | None) -> Settings:
     if isinstance(model, TaskModel):
         options = model.options
         about = {"kind": "task", "column": model.column, "task": options.task, "mode": options.mode,
-                 "compile": options.compile, "description": options.description}  # fmt: skip
+                 "matmul": options.matmul, "batch_size": options.batch_size, "compile": options.compile,
+                 "description": options.description}  # fmt: skip
     else:
         text = f"{model.options.model}, label {model.options.label}, score at least {model.options.score:g}"
-        about = {"kind": "detector", "column": model.column, "task": None, "mode": None, "compile": None,
+        about = {"kind": "detector", "column": model.column, "task": None, "mode": None, "matmul": None,
+                 "batch_size": None, "compile": None,
                  "description": text}  # fmt: skip
     return {
         **about,
@@ -183,9 +185,11 @@ def _actors_text(model: Settings) -> str:
 def _model_text(model: Settings) -> str:
     if model["kind"] == "detector":
         return str(model["description"])
-    compiled = f", compile {model['compile']}" if model["compile"] != "none" else ""
+    chosen = f", matmul {model['matmul']}" if model["matmul"] != "strict" else ""
+    chosen += f", batch size {model['batch_size']}" if model["batch_size"] else ""
+    chosen += f", compile {model['compile']}" if model["compile"] != "none" else ""
     description = f", {model['description']}" if model["description"] else ""
-    return f"{model['column']}: {model['task']}, mode {model['mode']}{compiled}{description}"
+    return f"{model['column']}: {model['task']}, mode {model['mode']}{chosen}{description}"
 
 
 def _needs_text(needs: Settings, cluster: Settings) -> str:

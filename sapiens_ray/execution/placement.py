@@ -177,7 +177,7 @@ def _cpu_shares(
     if any(gpus) and not cluster.may_grow:
         actor_cpus = min(_on_node(node, actors / cluster.gpus, roomy) for node in cluster.nodes if node.gpus)
     if actor_cpus < 0.001:
-        where = _fields(wishes, "actors")
+        where = _fields(wishes, "actors", "num_gpus")
         raise ClusterError(f"{where}: {actors} actors are too many for the {cpus:g} CPUs of {cluster.where}")
     # Small enough that Ray Data's reservations leave every stage its share while the input is listed.
     return actor_cpus, 1.0 if roomy else 0.25 if cpus >= 2 else 0.125
@@ -199,14 +199,12 @@ def _floor(cpus: float) -> float:
 def _notes(wishes: Sequence[_Wish], actors: int, on_gpu: bool, cluster: Cluster) -> list[str]:
     """What a user should know of wishes that are followed as far as the cluster allows: a job file is for a cluster and
     for a laptop."""
-    if on_gpu:
-        return []
     notes = []
     where = _fields(wishes, "num_gpus")
-    if where != NO_FIELD:
+    if where != NO_FIELD and not on_gpu:
         notes.append(f"{where}: has no effect here; the models run on the CPUs of {cluster.where}")
     if actors > max(cluster.limit_cpus, len(wishes)):
-        where = _fields(wishes, "actors")
+        where = _fields(wishes, "actors", "num_gpus") if on_gpu else _fields(wishes, "actors")
         notes.append(
             f"{where}: {actors} actors share the {cluster.limit_cpus:g} CPUs of {cluster.where}; each holds its models "
             "in memory, and more than one per CPU is not faster"

@@ -25,8 +25,13 @@ def whole_number_or_auto(value: object, most: int) -> object:
     raise ValueError(f"should be a whole number from 1 to {most}, or auto")
 
 
+LEAST_GPU = 0.05
+
+
 def whole_above_one(gpus: float) -> float:
     """The value, if an actor can have so many GPUs."""
+    if 0 < gpus < LEAST_GPU:
+        raise ValueError(f"should be at least {LEAST_GPU:g}: every actor is a process that holds its models")
     if gpus > 1 and gpus != int(gpus):
         raise ValueError("above 1 it must be a whole number of GPUs")
     return gpus

@@ -76,6 +76,10 @@ def lines(**changes: Any) -> list[str]:
             {"tasks": [{**SEG, "num_gpus": 1.5}]},
             "tasks[0].num_gpus: above 1 it must be a whole number of GPUs (got 1.5)",
         ),
+        (
+            {"tasks": [{**SEG, "num_gpus": 0.001}]},
+            "tasks[0].num_gpus: should be at least 0.05: every actor is a process that holds its models (got 0.001)",
+        ),
         ({"input": {"uri": []}}, "input.uri: name at least one folder, file or glob"),
         ({"tasks": [SEG, SEG]}, "tasks[1]: would write column 'seg', as tasks[0] does; give one of them a `name:`"),
         (
