@@ -35,7 +35,7 @@ def parsed(about: str) -> argparse.Namespace:
     asked = parser.parse_args()
     full = {"sizes": list(LAYERS), "batches": [1, 2, 4, 8, 16, 32, 64], "images": 1024, "seconds": 0.4, "repeat": 9}
     full |= {"compile": ["none", "default"], "minutes": 10.0}
-    tiny = {"sizes": ["small"], "batches": [1, 2], "images": 8, "seconds": 0.0, "repeat": 1, "compile": ["none"]}
+    tiny = {"sizes": ["small"], "batches": [1, 2], "images": 48, "seconds": 0.0, "repeat": 1, "compile": ["none"]}
     for name, value in (full | tiny if asked.small else full).items():
         if getattr(asked, name) is None:
             setattr(asked, name, value)
