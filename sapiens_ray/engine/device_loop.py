@@ -66,7 +66,7 @@ class DeviceLoop:
         self._clock = threading.Lock()
         self._since: float | None = None
         self._waited = 0.0
-        self._failures: Counter[str] = Counter()  # in a row, by model
+        self._failures: Counter[int] = Counter()  # in a row, by the id of the model: two detectors have one name
         self._models, self._queues, self._croppers, self._backlog = models, queues, croppers, backlog
         self._on_device_error = on_device_error
         self._staged: queue.Queue[Staged | None] = queue.Queue(AHEAD)
@@ -190,7 +190,7 @@ class DeviceLoop:
                 start, stop, output = piece
                 self._outputs.put(Ran(model, requests[start:stop], output, started, model.lane.moment()))
                 del piece, output
-                self._failures[model.column] = 0
+                self._failures[id(model)] = 0
                 done = stop
         except Exception as error:
             failure = error.with_traceback(None)  # it keeps the tensors of the batch alive
@@ -206,11 +206,11 @@ class DeviceLoop:
 
     def _failed_alone(self, model: LoadedModel, request: Request, error: Exception) -> None:
         """A model raised on a single image. Once in a while it is the image; if it does on all of them, it is not."""
-        self._failures[model.column] += 1
-        if self._failures[model.column] < FAILURES_IN_A_ROW:
+        self._failures[id(model)] += 1
+        if self._failures[id(model)] < FAILURES_IN_A_ROW:
             request.answer(_image_error(error, model))
             return
-        self._failures[model.column] = 0
+        self._failures[id(model)] = 0
         self._give_up([request], JobError(
             f"{model.column}: the model raises on every image, {FAILURES_IN_A_ROW} in a row: {last_line(error)}"
         ))  # fmt: skip
