@@ -12,7 +12,7 @@ import pyarrow as pa
 from sapiens_ray.engine import watchdog
 from sapiens_ray.engine.assemble import DATA
 from sapiens_ray.errors import ImageError
-from sapiens_ray.imaging import images
+from sapiens_ray.imaging import images, names
 from sapiens_ray.tasks import AnyTask
 from sapiens_ray.units import PHOTO, Errors, Unit, set_column, set_errors
 
@@ -45,6 +45,17 @@ def prepare(unit: Unit, tasks: Sequence[AnyTask], max_pixels: int) -> Unit:
     stacked = {kind: _joined(kind, arrays) for kind, arrays in inputs.items() if arrays}
     seconds = {**unit.seconds, "prepare": time.perf_counter() - started}
     return replace(unit, rows=rows, inputs=stacked, seconds=seconds)
+
+
+def keep_for_pictures(unit: Unit, fraction: float) -> Unit:
+    """The unit with the encoded bytes of those images only that get a picture: nothing else needs them any more, and
+    they would travel through the object store twice. fraction: `output.visualize.fraction`."""
+    if fraction >= 1:
+        return unit
+    ids = unit.rows["image_id"].to_pylist()
+    chosen = {position for position in unit.good_rows() if names.hash_fraction(ids[position]) < fraction}
+    places = pa.array([row if row in chosen else None for row in range(len(ids))], pa.int64())
+    return replace(unit, rows=set_column(unit.rows, DATA, unit.rows[DATA].take(places)))
 
 
 def _joined(kind: str, arrays: list[np.ndarray]) -> np.ndarray:

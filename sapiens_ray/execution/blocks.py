@@ -15,7 +15,7 @@ import pyarrow as pa
 from sapiens_ray.engine.draw import draw
 from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.engine.models import PreparedModel
-from sapiens_ray.engine.prepare import prepare
+from sapiens_ray.engine.prepare import keep_for_pictures, prepare
 from sapiens_ray.errors import ConfigError, DeviceFailedError, JobError, SapiensRayError
 from sapiens_ray.execution.attempts import DRAW, Guard, end_process
 from sapiens_ray.execution.coordinator import CoordinatorHandle, DeviceReports, tell_start, work_of
@@ -74,12 +74,16 @@ class PrepareBlock:
 
     tasks: list[AnyTask]
     max_pixels: int
+    pictures: float  # the share of the images that get one
     guard: Guard
 
     def __call__(self, block: pa.Table) -> pa.Table:
         self.guard.settle_process()
         unit = Unit.from_block(block)
-        return self.guard.run(unit, "prepare", lambda part: prepare(part, self.tasks, self.max_pixels), Unit.to_block)
+        return self.guard.run(unit, "prepare", self._prepared, Unit.to_block)
+
+    def _prepared(self, unit: Unit) -> Unit:
+        return keep_for_pictures(prepare(unit, self.tasks, self.max_pixels), self.pictures)
 
 
 class ModelsBlock:

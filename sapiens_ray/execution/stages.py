@@ -88,11 +88,12 @@ def job_stages(
     extra = prepared.plan.extra_schema
     reader = UnitReader(prepared.reading, Contents.of(job), prepared.output, prepared.unit_size, extra)
     unique_ids = job.input.id_column is None
+    prepare = PrepareBlock(tasks, job.max_pixels, job.output.visualize.fraction, guard)
     write = WriteBlock(tasks, job.output.visualize, unique_ids, prepared.schema, run_id, guard)
     return [
         StageSpec("feed", partial(feed_blocks, coordinator=coordinator), FEED_CPUS, tasks_at_a_time=1),
         StageSpec("read", ReadBlock(reader, guard), resources.read_cpus, tasks_at_a_time=_readers(resources)),
-        StageSpec("prepare", PrepareBlock(tasks, job.max_pixels, guard), resources.work_cpus),
+        StageSpec("prepare", prepare, resources.work_cpus),
         *_model_stages(prepared.job, resources, guard, coordinator),
         StageSpec("write", write, resources.work_cpus),
     ]

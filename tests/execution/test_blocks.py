@@ -19,7 +19,7 @@ import pytest
 from sapiens_ray import storage
 from sapiens_ray.engine import engine as engines
 from sapiens_ray.engine import watchdog
-from sapiens_ray.engine.assemble import Contents, make_unit
+from sapiens_ray.engine.assemble import DATA, Contents, make_unit
 from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.engine.prepare import prepare
 from sapiens_ray.errors import CheckpointError, JobError
@@ -27,6 +27,7 @@ from sapiens_ray.execution import blocks
 from sapiens_ray.execution.attempts import DRAW, Guard, Record
 from sapiens_ray.execution.blocks import REPORT, WORK, ModelsBlock, PrepareBlock, ReadBlock, WriteBlock
 from sapiens_ray.execution.reading import UnitReader
+from sapiens_ray.imaging import names
 from sapiens_ray.output.schema import output_schema
 from sapiens_ray.planning.plan import Shard, ShardWork
 from sapiens_ray.sources import Encoded, Reading
@@ -152,7 +153,7 @@ def test_a_reader_that_never_returns_ends_the_process(output, killed):
 @pytest.mark.parametrize("unfinished", [0, 1])
 def test_preparing_is_the_same_in_every_attempt(output, unfinished):
     unit = unit_of([jpeg(0), b"no image", jpeg(1), b""])
-    stage = PrepareBlock([SEG], 10_000, guard(output, unfinished))
+    stage = PrepareBlock([SEG], 10_000, 1.0, guard(output, unfinished))
     done = Unit.from_block(stage(unit.to_block()))
     assert same(done, prepare(unit, [SEG], 10_000))
     assert done.rows["error_kind"].to_pylist() == [None, "not_an_image", None, "empty"]
@@ -161,9 +162,22 @@ def test_preparing_is_the_same_in_every_attempt(output, unfinished):
 
 
 def test_images_with_too_many_pixels_are_not_decoded(output):
-    stage = PrepareBlock([SEG], 24 * 32 - 1, guard(output))
+    stage = PrepareBlock([SEG], 24 * 32 - 1, 1.0, guard(output))
     done = Unit.from_block(stage(unit_of([jpeg(0)]).to_block()))
     assert done.rows["error_kind"].to_pylist() == ["too_large"] and done.inputs == {}
+
+
+@pytest.mark.parametrize("unfinished", [0, 1])
+@pytest.mark.parametrize("fraction", [0.0, 0.4, 1.0])
+def test_only_images_that_get_a_picture_keep_their_bytes(output, fraction, unfinished):
+    """What is drawn is the same as if all had them."""
+    unit = unit_of([b"no image" if number == 3 else jpeg(number) for number in range(12)])
+    done = Unit.from_block(PrepareBlock([SEG], 10_000, fraction, guard(output, unfinished))(unit.to_block()))
+    chosen = [names.hash_fraction(f"{number}.jpg") < fraction for number in range(12)]
+    assert not fraction or sum(chosen) > 0
+    kept = [data is not None for data in done.rows[DATA].to_pylist()]
+    assert kept == ([True] * 12 if fraction == 1 else [one and number != 3 for number, one in enumerate(chosen)])
+    assert done.rows.drop_columns([DATA]).equals(prepare(unit, [SEG], 10_000).rows.drop_columns([DATA]))
 
 
 class Labels:
@@ -301,7 +315,7 @@ def test_a_run_that_lost_its_output_writes_nothing(output):
 
 def test_a_block_that_is_not_one_unit_is_refused(output):
     block = unit_of([b"x"]).to_block()
-    for stage in (PrepareBlock([SEG], 10_000, guard(output)), write_block(output)):
+    for stage in (PrepareBlock([SEG], 10_000, 1.0, guard(output)), write_block(output)):
         with pytest.raises(ValueError, match="a block must hold one unit, this one holds 2"):
             stage(pa.concat_tables([block, block]))
 
