@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from collections import defaultdict
 from typing import TYPE_CHECKING
@@ -75,7 +74,7 @@ def _export(arguments: argparse.Namespace) -> int:
         done = format.write(source, target, options)
     if photos and not arguments.quiet:
         print(f"{arguments.to} lies in the input folder {photos}: its pictures will count as photos", file=sys.stderr)
-    if left:
+    if left and not arguments.quiet:
         print(
             f"{arguments.output} is not complete: {left} without a row; run the job again, then export", file=sys.stderr
         )
@@ -109,14 +108,11 @@ def _refuse_output(source: Folder, target: Folder) -> None:
 
 def _input_around(source: Folder, target: Folder) -> str | None:
     """The input folder of the job that made these labels, if the target is that folder or lies in it."""
-    from sapiens_ray.output.record import read_record
+    from sapiens_ray.output.record import input_uris
     from sapiens_ray.storage.uris import absolute
 
-    with contextlib.suppress(OutputError, KeyError, TypeError):
-        for uri in (read_record(source) or {})["job"]["input"]["uri"]:
-            if f"{absolute(target.uri)}/".startswith(f"{absolute(uri)}/"):
-                return str(uri)
-    return None
+    place = absolute(target.uri)
+    return next((uri for uri in input_uris(source) if f"{place}/".startswith(f"{uri}/")), None)
 
 
 def _option_values(format: Export, arguments: argparse.Namespace) -> dict[str, object]:

@@ -92,8 +92,7 @@ def _about(model: PreparedModel, resources: ResourcePlan | None) -> Settings:
     else:
         text = f"{model.options.model}, label {model.options.label}, score at least {model.options.score:g}"
         about = {"kind": "detector", "column": model.column, "task": None, "mode": None, "matmul": None,
-                 "batch_size": None, "compile": None,
-                 "description": text}  # fmt: skip
+                 "batch_size": None, "compile": None, "description": text}  # fmt: skip
     return {
         **about,
         "checkpoint": redact_uri(model.checkpoint.uri),

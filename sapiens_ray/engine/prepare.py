@@ -53,7 +53,7 @@ def keep_for_pictures(unit: Unit, fraction: float) -> Unit:
     if fraction >= 1:
         return unit
     ids = unit.rows["image_id"].to_pylist()
-    chosen = {position for position in unit.good_rows() if names.hash_fraction(ids[position]) < fraction}
+    chosen = {position for position in unit.good_rows() if names.has_picture(ids[position], fraction)}
     places = pa.array([row if row in chosen else None for row in range(len(ids))], pa.int64())
     return replace(unit, rows=set_column(unit.rows, DATA, unit.rows[DATA].take(places)))
 

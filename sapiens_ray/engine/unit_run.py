@@ -205,16 +205,15 @@ class UnitRun:
         """Do this work in a thread. Its value or its exception comes back as an event."""
 
         def call() -> None:
-            what_now = what
             try:
-                value = work()
+                event = (what, place, position, work())
             except Exception as error:
-                value = error
+                event = (what, place, position, error)
             except BaseException as error:  # of a foreign library: without an event the unit would wait for ever
-                what_now, value = "failed", error
+                event = ("failed", place, position, error)
             finally:
                 self._backlog.done()
-            self._events.put((what_now, place, position, value))
+            self._events.put(event)
 
         self._backlog.add()
         self._workers.submit(call)

@@ -102,10 +102,9 @@ def plan_what_is_left(job: Job, models: Sequence[PreparedModel], cluster: Cluste
 def plan_resources(job: Job, models: Sequence[PreparedModel], cluster: Cluster, as_asked: bool = True) -> ResourcePlan:
     """Choose pools and CPU shares. Raises ClusterError, in one line, if the cluster can never provide them.
 
-    as_asked: with the numbers of actors that the job asks for.
-
-    models: of the job, in the order of `job.models`. Shares are fractions, so that all stages and all actors fit on any
-    machine at the same time: if actors held every CPU, no stage could feed them, and the job would hang.
+    models: of the job, in the order of `job.models`. as_asked: with the numbers of actors that the job asks for. Shares
+    are fractions, so that all stages and all actors fit on any machine at the same time: if actors held every CPU, no
+    stage could feed them, and the job would hang.
     """
     on_gpu = job.device == "cuda" or (job.device == "auto" and cluster.limit_gpus > 0)
     wishes = _wishes(job, models)

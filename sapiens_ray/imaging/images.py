@@ -199,7 +199,7 @@ def decode(data: bytes | memoryview, max_pixels: int) -> np.ndarray:
 
 def _unreadable_samples(data: bytes | memoryview) -> str | None:
     """The kind of samples of a sound image that IMREAD_COLOR does not read, such as float32 in a TIFF."""
-    with contextlib.suppress(cv2.error), quiet_opencv():
+    with contextlib.suppress(cv2.error), quiet_opencv(), complaints():
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         return None if image is None else str(image.dtype)
     return None

@@ -17,6 +17,11 @@ def hash_fraction(text: str) -> float:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()) / 2**64
 
 
+def has_picture(image_id: str, fraction: float) -> bool:
+    """Whether an image is among the share of the images that get a picture."""
+    return hash_fraction(image_id) < fraction
+
+
 def picture_name(image_id: str, suffix: str, place: str = "") -> str:
     """Relative file name of the picture of an image: readable, inside the folder, unique per id.
 

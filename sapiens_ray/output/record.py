@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import yaml
@@ -9,6 +10,7 @@ import yaml
 from sapiens_ray.errors import OutputError
 from sapiens_ray.output.layout import JOB_FILE
 from sapiens_ray.storage import Folder
+from sapiens_ray.storage.uris import absolute
 
 Record = dict[str, Any]
 
@@ -24,6 +26,14 @@ def read_record(output: Folder) -> Record | None:
     if not isinstance(record, dict) or not isinstance(record.get("job"), dict):
         raise foreign(output)
     return record
+
+
+def input_uris(output: Folder) -> list[str]:
+    """The input of the job that made an output, by names that do not depend on links; empty if nothing tells it."""
+    with contextlib.suppress(OutputError, OSError, KeyError, TypeError):
+        record = read_record(output)
+        return [absolute(uri) for uri in record["job"]["input"]["uri"]] if record else []
+    return []
 
 
 def foreign(output: Folder) -> OutputError:

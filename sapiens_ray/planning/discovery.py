@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import re
@@ -13,11 +12,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from sapiens_ray import storage
-from sapiens_ray.errors import InputError, OutputError
+from sapiens_ray.errors import InputError
 from sapiens_ray.imaging.images import has_image_suffix
 from sapiens_ray.job.config import Input
 from sapiens_ray.output.layout import DATA, JOB_FILE, PARTS, PLAN_FILE
-from sapiens_ray.output.record import read_record
+from sapiens_ray.output.record import input_uris
 from sapiens_ray.output.summary import counted
 from sapiens_ray.planning.subset import SUFFIX
 from sapiens_ray.sources import SOURCES, Entry, EntrySource, Reading, format_of, is_shard_format
@@ -271,8 +270,6 @@ class _Search:
     def _is_output(self, folder: Folder, name: str) -> bool:
         """Whether a file of a folder is in an output of the job, or of a trial of it. They may be in the folder of the
         photos or below it."""
-        if f"{name}/".startswith(PARTS) and _is_output_folder(folder.uri):
-            return True  # also of another job
         uri = f"{folder.join(name)}/"
         if not self._output or not uri.startswith(self._output):
             return False
@@ -318,10 +315,7 @@ def _is_written(uri: str) -> bool:
 def _has_photos(output: str) -> bool:
     """Whether an output folder is the folder of the photos, too, or around it."""
     folder = absolute(output)
-    with contextlib.suppress(OutputError, OSError, KeyError, TypeError):
-        record = read_record(Folder(folder)) or {}
-        return any(f"{absolute(uri)}/".startswith(f"{folder}/") for uri in record["job"]["input"]["uri"])
-    return False
+    return any(f"{uri}/".startswith(f"{folder}/") for uri in input_uris(Folder(folder)))
 
 
 def _has_dot(name: str) -> bool:

@@ -12,7 +12,7 @@ from sapiens_ray.output.error_rows import errors_in_files
 from sapiens_ray.output.layout import PLAN_FILE, SUMMARY_FILE
 from sapiens_ray.output.lock import Writer, find_writer
 from sapiens_ray.output.summary import counted
-from sapiens_ray.planning.plan import load_plan
+from sapiens_ray.planning.plan import Plan, load_plan
 from sapiens_ray.storage import Folder, translate_errors
 from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.tasks.sections import Settings
@@ -32,10 +32,8 @@ def output_status(output: Folder, tell: Callable[[str], None] = lambda line: Non
             raise OutputError(_without_plan(output))
         writer = find_writer(output, tell)
     done, (errors, examples) = with_units(output, lambda files: (done_by_shard(files), errors_in_files(output, files)))
-    plan.fill_counts(done)
     rows = sum(one.rows for one in done.values())
-    counts = [shard.images for shard in plan.shards]
-    complete = sum(done.get(shard.number, Done()).complete for shard in plan.shards)
+    complete, expected = _coverage(plan, done)
     last = json.loads(output.read(SUMMARY_FILE)) if output.exists(SUMMARY_FILE) else {}
     subset = last.get("subset") or ""
     return {
@@ -44,7 +42,7 @@ def output_status(output: Folder, tell: Callable[[str], None] = lambda line: Non
         "subset": subset,
         "complete": complete == len(plan.shards) and not subset,
         "images": rows,
-        "expected": None if None in counts else sum(count for count in counts if count is not None),
+        "expected": expected,
         "ok": rows - sum(errors.values()),
         "errors": dict(sorted(errors.items())),
         "examples": dict(sorted(examples.items())),
@@ -63,12 +61,18 @@ def missing_rows(output: Folder) -> str:
     if plan is None or (output.exists(SUMMARY_FILE) and json.loads(output.read(SUMMARY_FILE)).get("subset")):
         return ""
     done = done_by_shard(list_units(output))
-    plan.fill_counts(done)
-    if all(done.get(shard.number, Done()).complete for shard in plan.shards):
+    complete, expected = _coverage(plan, done)
+    if complete == len(plan.shards):
         return ""
-    counts = [shard.images for shard in plan.shards if shard.images is not None]
-    left = sum(counts) - sum(one.rows for one in done.values())
-    return counted(left, "image") if len(counts) == len(plan.shards) else "some images"
+    return "some images" if expected is None else counted(expected - sum(one.rows for one in done.values()), "image")
+
+
+def _coverage(plan: Plan, done: dict[int, Done]) -> tuple[int, int | None]:
+    """How many shards are complete, and how many images the plan has; None while some tar is not counted."""
+    plan.fill_counts(done)
+    counts = [shard.images for shard in plan.shards]
+    complete = sum(done.get(shard.number, Done()).complete for shard in plan.shards)
+    return complete, None if None in counts else sum(count for count in counts if count is not None)
 
 
 def _without_plan(output: Folder) -> str:

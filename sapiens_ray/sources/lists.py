@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from sapiens_ray import storage
@@ -96,10 +96,22 @@ def _csv_rows(text: str, uri: str) -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(FIELD_LIMIT)
     reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
+        _refuse_without_header(reader.fieldnames or (), uri)
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:
         raise InputError(f"input.uri: {uri}, line {reader.line_num}: not valid CSV: {error}") from None
+
+
+def _refuse_without_header(names: Sequence[str], uri: str) -> None:
+    """Raise InputError for a first line that names no columns, or separates them otherwise than by commas."""
+    if any(map(has_image_suffix, names)):
+        raise InputError(
+            f"input.uri: {uri}: the first line must hold the names of the columns, such as path,caption; it holds "
+            f"{', '.join(names)}"
+        )
+    if len(names) == 1 and set(";\t") & set(names[0]):
+        raise InputError(f"input.uri: {uri}: columns must be separated by commas; the first line is {names[0]!r}")
 
 
 def _jsonl_rows(text: str, uri: str) -> Iterator[tuple[int, Row]]:
@@ -118,12 +130,6 @@ def _jsonl_rows(text: str, uri: str) -> Iterator[tuple[int, Row]]:
 
 
 def _choose_column(row: Row, image_column: str | None, uri: str) -> str:
-    """The column with the paths. Raises InputError if there is none, or no way to know it."""
-    if any(has_image_suffix(str(name)) for name in row):
-        raise InputError(
-            f"input.uri: {uri}: the first line must hold the names of the columns, such as path,caption; it holds "
-            f"{_names(row)}"
-        )
     if image_column is not None:
         if image_column not in row:
             raise InputError(f"input.image_column: {uri} has no column {image_column!r}; it has {_names(row)}")
@@ -131,8 +137,6 @@ def _choose_column(row: Row, image_column: str | None, uri: str) -> str:
     known = [name for name in PATH_COLUMNS if name in row]
     if known:
         return known[0]
-    if len(row) == 1 and not set(";\t") & set(_names(row)):
-        return next(iter(row))
     if len(row) == 1:
-        raise InputError(f"input.uri: {uri}: columns must be separated by commas; the first line is {_names(row)!r}")
+        return next(iter(row))
     raise InputError(f"input.image_column: say which column of {uri} holds the paths; it has {_names(row)}")

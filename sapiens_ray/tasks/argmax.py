@@ -11,6 +11,8 @@ only the GPU knows, and would wait for it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -66,12 +68,14 @@ def upsampled_argmax(logits: torch.Tensor, height: int, width: int, everything: 
     return classes
 
 
-def _argmax(logits: torch.Tensor) -> torch.Tensor:
-    """C x h x w logits on a CPU to h x w uint8: the first class with the largest logit. 10 times faster than
+def _argmax(planes: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Logits of each class on a CPU, h x w, to h x w uint8: the first class with the largest one. 10 times faster than
     `torch.argmax` over the first dimension (28 x 512 x 384, contiguous, measured)."""
-    best = logits[0].clone()
+    numbered = enumerate(planes)
+    _, first = next(numbered)
+    best = first.clone()
     classes = torch.zeros_like(best, dtype=torch.uint8)
-    for number, plane in enumerate(logits[1:], 1):
+    for number, plane in numbered:
         _keep_larger(best, classes, plane, number)
     return classes
 
@@ -88,25 +92,26 @@ def _keep_larger(best: torch.Tensor, classes: torch.Tensor, plane: torch.Tensor,
 
 def _plain(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Upsample everything, and keep the largest logit of each pixel."""
+    if logits.is_cpu:  # one class at a time is fastest: it stays in the cache
+        return _argmax(_upsampled(plane[None], height, width)[0] for plane in logits)
+    return _several_at_once(logits, height, width)
+
+
+def _several_at_once(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Upsample as many classes at a time as the memory of a GPU allows."""
     best = torch.full((height, width), float("-inf"), device=logits.device)
     classes = torch.zeros((height, width), dtype=torch.uint8, device=logits.device)
-    at_once = _planes_at_once(logits, height * width)
+    at_once = max(1, VALUES_AT_ONCE // (height * width))
     for start in range(0, logits.shape[0], at_once):
-        part = logits[None, start : start + at_once]
-        planes = F.interpolate(part, (height, width), mode="bilinear", align_corners=False)[0]
-        if logits.is_cpu and at_once == 1:
-            _keep_larger(best, classes, planes[0], start)
-            continue
-        values, indices = planes.max(0)
+        values, indices = _upsampled(logits[start : start + at_once], height, width).max(0)
         better = values > best  # not >=: the first of equal logits wins
         classes = torch.where(better, (indices + start).to(torch.uint8), classes)
         best = torch.where(better, values, best)
     return classes
 
 
-def _planes_at_once(logits: torch.Tensor, pixels: int) -> int:
-    """On a CPU one class at a time is fastest: it stays in the cache. A GPU takes as many as its memory allows."""
-    return 1 if logits.is_cpu else max(1, VALUES_AT_ONCE // pixels)
+def _upsampled(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    return F.interpolate(planes[None], (height, width), mode="bilinear", align_corners=False)[0]
 
 
 class _Corners:

@@ -137,10 +137,11 @@ class Boxes(Choice):
         boxes = np.array(row[str(self.carried)], np.float64).reshape(-1, 5)
         if self.source == "column" and max(row["width"], row["height"]) > 1:
             shares = (boxes[:, :4].min(1) >= 0) & (boxes[:, :4].max(1) <= 1) & (boxes[:, 2:4].max(1) > 0)
-            for box in boxes[shares, :4].tolist():
+            if shares.any():
+                first = boxes[shares, :4][0].tolist()
                 raise ImageError(
                     "bad_boxes",
-                    f"column {self.column!r}: {box} is not larger than a pixel; give pixels, not shares of the photo",
+                    f"column {self.column!r}: {first} is not larger than a pixel; give pixels, not shares of the photo",
                 )
         return boxes
 

@@ -237,7 +237,7 @@ def test_lists(tmp_path):
     (tmp_path / "a.csv").write_text('id,file_name\n1,"with, comma.jpg"\n')
     (entry,) = lists.SOURCE.entries(str(tmp_path / "a.csv"), "", Reading(id_column="id", passthrough=("id",)))
     assert entry == Entry(f"{tmp_path}/with, comma.jpg", "1", {"id": "1"})
-    (tmp_path / "a.jsonl").write_text('"x.jpg"\n' + json.dumps({"path": "y.jpg"}))
+    (tmp_path / "a.jsonl").write_text('"x.jpg"\n' + json.dumps({"path": "y.jpg", "z.jpg": "any name of a field"}))
     assert [entry.image_id for entry in lists.SOURCE.entries(str(tmp_path / "a.jsonl"), "", Reading())] == [
         "x.jpg",
         "y.jpg",

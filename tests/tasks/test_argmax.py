@@ -89,8 +89,8 @@ def test_upsampling_several_classes_at_once_is_the_same(monkeypatch, at_once):
     logits = torch.randn(28, 20, 30, generator=torch.Generator().manual_seed(1))
     logits[4] = logits[3]  # equal logits: the first class wins
     whole = upsampled_argmax(logits, 40, 50, everything=True)
-    monkeypatch.setattr(argmax, "_planes_at_once", lambda logits, pixels: at_once)
-    assert torch.equal(upsampled_argmax(logits, 40, 50, everything=True), whole)
+    monkeypatch.setattr(argmax, "VALUES_AT_ONCE", 40 * 50 * at_once)
+    assert torch.equal(argmax._several_at_once(logits, 40, 50), whole)
     assert 4 not in whole and 3 in whole
 
 
