@@ -26,6 +26,7 @@ from sapiens_ray.output.layout import (
 from sapiens_ray.output.schema import ERRORS_KEY, labels_in, read_errors
 from sapiens_ray.output.writing import copy_rows, file_writer
 from sapiens_ray.storage import Folder, translate_errors
+from sapiens_ray.storage.parquet import read_table
 from sapiens_ray.units import UnitName
 
 
@@ -88,8 +89,7 @@ def _pictures_of(output: Folder, unit: UnitName) -> Iterator[str]:
     """The pictures of the rows of a file. A row names that of the first task; the others have the same file name,
     also where an earlier version named them."""
     try:
-        with output.open(data_file(unit)) as stream:
-            table = pq.read_table(stream, columns=["visualization"])
+        table = read_table(output, data_file(unit), ["visualization"])
     except (FileNotFoundError, pa.ArrowException):
         return
     columns = [labels.column for labels in labels_in(table.schema)]

@@ -16,6 +16,7 @@ from sapiens_ray.output.done import list_units, with_units
 from sapiens_ray.output.layout import DATA, PLAN_FILE, data_file
 from sapiens_ray.output.schema import labels_in
 from sapiens_ray.storage import Folder
+from sapiens_ray.storage.parquet import read_table
 from sapiens_ray.tasks.stored import AsArrays, Decoder, MapColumn, MapSize, StoredLabels
 from sapiens_ray.units import Row, UnitName
 
@@ -51,8 +52,7 @@ class Selection:
 
     def read(self, file: str) -> pa.Table:
         """One file, not decoded."""
-        with self.folder.open(file) as stream:
-            return pq.read_table(stream, columns=self.read_columns).replace_schema_metadata(None)
+        return read_table(self.folder, file, self.read_columns).replace_schema_metadata(None)
 
 
 def read_frame(folder: Folder, columns: Sequence[str] | None, decode: bool, size: MapSize) -> pandas.DataFrame:

@@ -26,6 +26,7 @@ from sapiens_ray.errors import InputError, OutputError
 from sapiens_ray.output.layout import PLAN_FILE, entries_file
 from sapiens_ray.sources import Entry, Reading, ShardSource, source_of
 from sapiens_ray.storage import Folder
+from sapiens_ray.storage.parquet import read_table
 from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.units import Done, Errors, Ranges
 
@@ -114,8 +115,7 @@ def load_plan(output: Folder) -> Plan | None:
     if not output.exists(PLAN_FILE):
         return None
     try:
-        with output.open(PLAN_FILE) as stream:
-            table = pq.read_table(stream)
+        table = read_table(output, PLAN_FILE)
     except pa.ArrowException as error:
         raise OutputError(f"output.uri: {output.join(PLAN_FILE)} is not a plan: {error}") from None
     metadata = table.schema.metadata or {}
@@ -205,8 +205,7 @@ def _entries(rows: pa.Table) -> list[Entry]:
 def planned_uris(output: Folder, plan: Plan) -> Iterator[list[bytes]]:
     """The URIs of all images of folders and lists, file by file."""
     for name in dict.fromkeys(shard.entries for shard in plan.shards if shard.entries):
-        with output.open(name) as stream:
-            yield pq.read_table(stream, columns=["uri"])["uri"].to_pylist()
+        yield read_table(output, name, ["uri"])["uri"].to_pylist()
 
 
 MAX_FILES_TO_COUNT = 200  # counting the images of more files would delay the start

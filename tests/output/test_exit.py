@@ -1,0 +1,32 @@
+"""A process that read an output ends cleanly at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.outputs import write_output
+
+READ = """
+import sys
+from sapiens_ray import storage
+from sapiens_ray.storage.parquet import read_table
+folder = storage.Folder(sys.argv[1])
+for name in sys.argv[2:]:
+    assert read_table(folder, name).num_rows
+"""
+
+
+def test_a_process_that_ends_right_after_reading_does_not_abort(tmp_path):
+    output = write_output(tmp_path / "out", [("a.jpg", None, None)], [("b.jpg", None, None), ("c.jpg", None, None)])
+    files = [f"data/{file.name}" for file in (tmp_path / "out" / "data").glob("*.parquet")]
+    assert len(files) == 2 and output.uri.endswith("/out")
+
+    def read(_: int) -> tuple[int, str]:
+        command = [sys.executable, "-c", READ, str(tmp_path / "out"), *files]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr
+
+    with ThreadPoolExecutor(4) as pool:  # busy cores are what made one in eight abort
+        assert set(pool.map(read, range(40))) == {(0, "")}
