@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from typing import Any
 
 from sapiens_ray.errors import JobError
@@ -13,17 +15,21 @@ from sapiens_ray.output.writing import merge_shard
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import UnitName
 
-MergeRef = Any  # Ray's reference to a merge under way
 LEAST_AT_ONCE = 4
 
 
 class Merger:
-    """Knows the files of every shard. When a shard is complete, its files are merged in a Ray task."""
+    """Knows the files of every shard. When a shard is complete, its files are merged.
+
+    On one machine a thread of the driver does it: Ray would start another worker process, which imports everything
+    while the device waits. On a cluster Ray tasks do it, so that not all labels pass through one machine.
+    """
 
     def __init__(self, output: Folder, files: Iterable[UnitName], run: str) -> None:
         self.output, self.run = output, run
         self.parts: dict[int, set[UnitName]] = defaultdict(set)
-        self.running: list[MergeRef] = []
+        self.running: set[Future[UnitName]] = set()
+        self.threads: ThreadPoolExecutor | None = None
         for name in files:
             self.parts[name.shard].add(name)
 
@@ -47,27 +53,32 @@ class Merger:
         """Start to merge a shard. Waits if too many merges are running."""
         import ray
 
-        at_once = max(LEAST_AT_ONCE, len(ray.nodes()))  # a merge only copies files: larger clusters run more at once
-        if len(self.running) >= at_once:
-            finished, self.running = ray.wait(self.running, num_returns=1)
-            self._check(finished)
-        # No CPU is reserved: a merge mostly waits for storage, and must not starve on a machine with one CPU.
-        merge: Any = ray.remote(num_cpus=0, max_retries=3)(merge_shard)
-        self.running.append(merge.remote(self.output, sorted(self.parts.pop(shard)), self.run))
+        nodes = len(ray.nodes())
+        while len(self.running) >= max(LEAST_AT_ONCE, nodes):  # a merge only copies files: larger clusters run more
+            self._check(wait_for(self.running, return_when=FIRST_COMPLETED).done)
+        work = (self.output, sorted(self.parts.pop(shard)), self.run)
+        if nodes > 1:
+            # No CPU is reserved: a merge mostly waits for storage, and must not starve on a machine with one CPU.
+            merge: Any = ray.remote(num_cpus=0, max_retries=3)(merge_shard)
+            self.running.add(merge.remote(*work).future())
+        else:
+            self.threads = self.threads or ThreadPoolExecutor(LEAST_AT_ONCE, "merge")
+            self.running.add(self.threads.submit(merge_shard, *work))
 
     def wait(self) -> None:
         """Wait for the running merges."""
-        if self.running:
-            self._check(self.running)
-            self.running = []
+        self._check(set(self.running))
+        if self.threads:
+            self.threads.shutdown()
+            self.threads = None
 
-    def _check(self, merges: list[MergeRef]) -> None:
-        """Raise JobError if a merge failed. No rows are lost: the unmerged files remain."""
-        import ray
-
-        try:
-            ray.get(merges)
-        except ray.exceptions.RayError as error:
-            raise JobError(
-                f"merging the files of a shard failed: {ray_reason(error)}; run again to continue"
-            ) from error
+    def _check(self, merges: set[Future[UnitName]]) -> None:
+        """Wait for merges. Raises JobError if one failed. No rows are lost: the unmerged files remain."""
+        self.running -= merges
+        for merge in merges:
+            try:
+                merge.result()
+            except Exception as error:  # of the storage, or of Ray
+                raise JobError(
+                    f"merging the files of a shard failed: {ray_reason(error)}; run again to continue"
+                ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from sapiens_ray.errors import JobError
 from sapiens_ray.execution import merging
@@ -70,10 +71,20 @@ def test_nothing_under_way_is_not_waited_for(cluster, output):
     Merger(output, parts_of(0)[:1], RUN).wait()
 
 
-def test_shards_are_merged_on_ray(cluster, output, tmp_path, monkeypatch):
-    """More of them than may be under way at a time."""
+@pytest.fixture(params=["in threads", "on Ray"])
+def place(request, cluster, monkeypatch):
+    """Where merges run: a cluster of several nodes runs them as Ray tasks."""
     start_ray()
+    if request.param == "on Ray":
+        nodes = 2 * ray.nodes()
+        monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    return request.param
+
+
+def test_shards_are_merged(place, output, tmp_path, monkeypatch):
+    """More of them than may be under way at a time."""
     monkeypatch.setattr(merging, "LEAST_AT_ONCE", 1)
+    at_once = 1 if place == "in threads" else 2
     names = [name for shard in range(3) for name in parts_of(shard)]
     for name in names:
         write(output, name)
@@ -82,9 +93,9 @@ def test_shards_are_merged_on_ray(cluster, output, tmp_path, monkeypatch):
         merger.start(shard)
     for name in names[3:]:
         merger.add(name.file)
-        assert len(merger.running) == 1
+        assert len(merger.running) <= at_once and bool(merger.threads) == (place == "in threads")
     merger.wait()
-    assert merger.running == [] and merger.ready() == [], "none is merged twice"
+    assert not merger.running and merger.threads is None and merger.ready() == [], "none is merged twice"
     merged = [UnitName(shard, 0, 7, True).file for shard in range(3)]
     assert output.files("data") == merged
     for file in merged:
@@ -92,9 +103,8 @@ def test_shards_are_merged_on_ray(cluster, output, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("run", ["this run", "another run"])
-def test_a_merge_that_fails_ends_the_job_and_keeps_the_rows(cluster, output, run):
+def test_a_merge_that_fails_ends_the_job_and_keeps_the_rows(place, output, run):
     """A file is gone, or another run holds the output by now."""
-    start_ray()
     written = parts_of(0)[1:] if run == "this run" else parts_of(0)
     for name in written:
         write(output, name)
