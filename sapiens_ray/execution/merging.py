@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from sapiens_ray.errors import JobError
@@ -19,11 +18,8 @@ LEAST_AT_ONCE = 4
 
 
 class Merger:
-    """Knows the files of every shard. When a shard is complete, its files are merged.
-
-    On one machine a thread of the driver does it: Ray would start another worker process, which imports everything
-    while the device waits. On a cluster Ray tasks do it, so that not all labels pass through one machine.
-    """
+    """Knows the files of every shard. When a shard is complete, its files are merged in a thread of the driver, so
+    that the loop which reads reports never waits."""
 
     def __init__(self, output: Folder, files: Iterable[UnitName], run: str) -> None:
         self.output, self.run = output, run
@@ -50,26 +46,23 @@ class Merger:
             self.start(name.shard)
 
     def start(self, shard: int) -> None:
-        """Start to merge a shard. Waits if too many merges are running."""
+        """Start to merge a shard. Raises JobError if an earlier merge failed."""
         import ray
 
-        nodes = len(ray.nodes())
-        while len(self.running) >= max(LEAST_AT_ONCE, nodes):  # a merge only copies files: larger clusters run more
-            self._check(wait_for(self.running, return_when=FIRST_COMPLETED).done)
-        work = (self.output, sorted(self.parts.pop(shard)), self.run)
-        if nodes > 1:
-            # No CPU is reserved: a merge mostly waits for storage, and must not starve on a machine with one CPU.
-            merge: Any = ray.remote(num_cpus=0, max_retries=3)(merge_shard)
-            self.running.add(merge.remote(*work).future())
-        else:
-            self.threads = self.threads or ThreadPoolExecutor(LEAST_AT_ONCE, "merge")
-            self.running.add(self.threads.submit(merge_shard, *work))
+        if self.threads is None:  # a merge only copies files: larger clusters run more at a time
+            self.threads = ThreadPoolExecutor(max(LEAST_AT_ONCE, len(ray.nodes())), "merge")
+        self.running.add(self.threads.submit(_merge, self.output, sorted(self.parts.pop(shard)), self.run))
+        self._check({merge for merge in self.running if merge.done()})
 
     def wait(self) -> None:
-        """Wait for the running merges."""
+        """Wait for all merges."""
         self._check(set(self.running))
-        if self.threads:
-            self.threads.shutdown()
+        self.stop()
+
+    def stop(self) -> None:
+        """Begin no further merge."""
+        if self.threads is not None:
+            self.threads.shutdown(wait=False, cancel_futures=True)
             self.threads = None
 
     def _check(self, merges: set[Future[UnitName]]) -> None:
@@ -82,3 +75,16 @@ class Merger:
                 raise JobError(
                     f"merging the files of a shard failed: {ray_reason(error)}; run again to continue"
                 ) from error
+
+
+def _merge(output: Folder, parts: Sequence[UnitName], run: str) -> UnitName:
+    """Merge here if the cluster is one machine: Ray would start another worker process, which imports everything while
+    the device waits. Else in a Ray task, so that not all labels pass through one machine."""
+    import ray
+
+    if len(ray.nodes()) == 1:
+        return merge_shard(output, parts, run)
+    # No CPU is reserved: a merge mostly waits for storage, and must not starve on a machine with one CPU.
+    merge: Any = ray.remote(num_cpus=0, max_retries=3)(merge_shard)
+    merged: UnitName = ray.get(merge.remote(output, parts, run))
+    return merged

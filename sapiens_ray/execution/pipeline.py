@@ -110,6 +110,7 @@ def run(
         left_out = LeftOut()
         cleanup.callback(left_out.release)
         this = _Run(prepared, lock, on_progress or (lambda summary: None))
+        cleanup.callback(lambda: this.merger.stop())
         with this.writing_summary():
             while broken := this.label(address, on_ray_ready, on_start, left_out):
                 this.go_on_without(broken, left_out)

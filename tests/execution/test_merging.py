@@ -84,7 +84,6 @@ def place(request, cluster, monkeypatch):
 def test_shards_are_merged(place, output, tmp_path, monkeypatch):
     """More of them than may be under way at a time."""
     monkeypatch.setattr(merging, "LEAST_AT_ONCE", 1)
-    at_once = 1 if place == "in threads" else 2
     names = [name for shard in range(3) for name in parts_of(shard)]
     for name in names:
         write(output, name)
@@ -93,13 +92,22 @@ def test_shards_are_merged(place, output, tmp_path, monkeypatch):
         merger.start(shard)
     for name in names[3:]:
         merger.add(name.file)
-        assert len(merger.running) <= at_once and bool(merger.threads) == (place == "in threads")
     merger.wait()
     assert not merger.running and merger.threads is None and merger.ready() == [], "none is merged twice"
     merged = [UnitName(shard, 0, 7, True).file for shard in range(3)]
     assert output.files("data") == merged
     for file in merged:
         assert pq.read_table(tmp_path / "data" / file)["index"].to_pylist() == list(range(7))
+
+
+def test_a_merge_that_fails_shows_at_the_next_one(place, output):
+    write(output, parts_of(0)[1])
+    merger = Merger(output, [*parts_of(0), *parts_of(1)], RUN)
+    merger.start(0)
+    next(iter(merger.running)).exception()
+    with pytest.raises(JobError, match="No such file"):
+        merger.start(1)
+    merger.stop()
 
 
 @pytest.mark.parametrize("run", ["this run", "another run"])
