@@ -54,7 +54,7 @@ def describe_plan(prepared: PreparedJob, resources: ResourcePlan | None, cluster
     """
     job, shards = prepared.job, prepared.plan.shards
     pending = bool(prepared.pending) or not prepared.growth.ended
-    pictures = PICTURE_BYTES * sum(options.draws for options in job.tasks) * job.output.visualize.fraction
+    pictures = PICTURE_BYTES * sum(options.draws for options in job.tasks) * prepared.visualize.share
     return {
         "name": job.name,
         "pending": pending,
@@ -77,6 +77,7 @@ def describe_plan(prepared: PreparedJob, resources: ResourcePlan | None, cluster
             "labels": round(sum(options.stored_bytes(2_000_000) for options in job.tasks)),
             "pictures": round(pictures),
         },
+        "visualize_fraction": prepared.visualize.share,
     }
 
 
@@ -210,9 +211,10 @@ def _rounded(count: float) -> str:
 
 def _output_estimate(plan: Settings) -> str:
     labels, pictures = plan["bytes_per_image"]["labels"], plan["bytes_per_image"]["pictures"]
+    some = "" if plan["visualize_fraction"] == 1 else f", of {100 * plan['visualize_fraction']:.3g} % of the images,"
     if plan["images"] is None:
-        also = f" and {size(pictures)} of pictures" if pictures else ""
+        also = f" and {size(pictures)} of pictures{some}" if pictures else ""
         return f"about {size(labels)} of labels{also} per image"
     left = max(0, plan["images"] - plan["already_done"])
-    also = f" and {size(left * pictures)} of pictures" if pictures else ""
+    also = f" and {size(left * pictures)} of pictures{some}" if pictures else ""
     return f"about {size(left * labels)} of labels{also} still to write"

@@ -46,7 +46,7 @@ def draw(
     for position in unit.good_rows():
         watchdog.progress(unit.start + position)
         image_id = unit.rows["image_id"][position].as_py()
-        if not names.has_picture(image_id, settings.fraction):
+        if not names.has_picture(image_id, settings.share):
             continue
         drawn = draw_one(unit, position, tasks, settings)
         for column, picture in drawn.items():

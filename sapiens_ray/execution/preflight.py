@@ -39,6 +39,10 @@ from sapiens_ray.tasks.sections import Settings, Visualize
 from sapiens_ray.units import Done, Errors, Ranges, UnitName
 from sapiens_ray.version import __version__
 
+ALL_DRAWN = 1000  # images: with `fraction: auto`, a job of up to so many draws all of them
+FRACTION_OF_MANY = 0.01
+PICTURES_RECORD = "visualize_fraction"  # the key in `job.yaml`: what `fraction: auto` became
+
 
 @dataclass
 class PreparedJob:
@@ -61,6 +65,7 @@ class PreparedJob:
     restarted: bool = False
     notes: list[str] = field(default_factory=list)
     unit_size: int = 0  # of this run; see `settle_unit_size`
+    recorded_pictures: float | None = None  # what `fraction: auto` means for this output
 
     @property
     def plan(self) -> Plan:
@@ -79,6 +84,19 @@ class PreparedJob:
     @property
     def tasks(self) -> list[AnyTask]:
         return [model.task for model in self.models if isinstance(model, TaskModel)]
+
+    @cached_property
+    def visualize(self) -> Visualize:
+        """The pictures of this run, with `fraction: auto` settled. Needed from the end of the first listing on."""
+        wanted = self.job.output.visualize
+        fraction = wanted.share
+        if wanted.fraction == "auto":
+            images = self.expected if self.growth.ended and self.recorded_pictures is None else None
+            few = images is not None and images <= ALL_DRAWN
+            fraction = self.recorded_pictures or (1.0 if few else FRACTION_OF_MANY)
+        if not any(task.options.draws for task in self.tasks):
+            fraction = 0.0  # else photos would be kept, and decoded, for nothing
+        return wanted.model_copy(update={"fraction": fraction})
 
     @property
     def schema(self) -> pa.Schema:
@@ -220,6 +238,7 @@ def _prepare(
     growth.plan.fill_counts(done)
     notes = _changed_pictures(record, job) if record and written else []
     prepared = PreparedJob(job, output, models, growth, done, files, settings, quarantined, subset, restarted, notes)
+    prepared.recorded_pictures = record.get(PICTURES_RECORD) if record and written else None
     _ = prepared.schema  # columns with the same name are refused now, not by the first unit
     return prepared
 
@@ -294,7 +313,7 @@ def save_job(prepared: PreparedJob) -> None:
     """Write `job.yaml` (resolved, without credentials) and the plan; delete the rows of changed shards."""
     job, output = prepared.job, prepared.output
     checkpoints = [model.checkpoint for model in prepared.models]
-    record = {
+    record: Record = {
         "job": job.public_dict(),
         "fingerprint": fingerprint(prepared.settings),
         "result_settings": prepared.settings,
@@ -303,6 +322,9 @@ def save_job(prepared: PreparedJob) -> None:
         ],
         "versions": versions(),
     }
+    settled = prepared.visualize.share if prepared.subset is None else prepared.recorded_pictures
+    if settled is not None and job.output.visualize.fraction == "auto":  # a trial settles nothing
+        record[PICTURES_RECORD] = settled
     with storage.translate_errors(OutputError, f"output.uri: cannot write to {output.uri}"):
         _write_job(prepared, record)
 

@@ -88,8 +88,8 @@ def job_stages(
     extra = prepared.plan.extra_schema
     reader = UnitReader(prepared.reading, Contents.of(job), prepared.output, prepared.unit_size, extra)
     unique_ids = job.input.id_column is None
-    prepare = PrepareBlock(tasks, job.max_pixels, job.output.visualize.fraction, guard)
-    write = WriteBlock(tasks, job.output.visualize, unique_ids, prepared.schema, run_id, guard)
+    prepare = PrepareBlock(tasks, job.max_pixels, prepared.visualize.share, guard)
+    write = WriteBlock(tasks, prepared.visualize, unique_ids, prepared.schema, run_id, guard)
     return [
         StageSpec("feed", partial(feed_blocks, coordinator=coordinator), FEED_CPUS, tasks_at_a_time=1),
         StageSpec("read", ReadBlock(reader, guard), resources.read_cpus, tasks_at_a_time=_readers(resources)),

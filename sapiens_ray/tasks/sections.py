@@ -10,6 +10,7 @@ from pydantic import (
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
+    field_validator,
     model_validator,
 )
 from pydantic_core import CoreSchema
@@ -49,12 +50,10 @@ class Section(BaseModel):
 class Visualize(Section):
     """The pictures that are written besides the Parquet files."""
 
-    fraction: float = Field(
-        1.0,
-        ge=0,
-        le=1,
+    fraction: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = Field(
+        "auto",
         description="Share of the images that get a picture, chosen by a hash of image_id: the same images in every "
-        "run. 0 for none.",
+        "run. 0 for none. auto: 1 in a job of up to 1,000 images, else 0.01; the first run of an output settles it.",
     )
     style: Literal["explained", "lite"] = Field(
         "explained",
@@ -66,6 +65,19 @@ class Visualize(Section):
     quality: int = Field(90, ge=1, le=100, description="JPEG quality.")
     opacity: float = Field(0.5, ge=0, le=1, description="Opacity of the class colours over the photo.")
     keypoint_score: float = Field(0.3, description="Keypoints with a lower score are not drawn.")
+
+    @field_validator("fraction", mode="before")
+    @classmethod
+    def _one_message(cls, value: object) -> object:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+        if value == "auto" or number:
+            return value
+        raise ValueError("should be a number from 0 to 1, or auto")
+
+    @property
+    def share(self) -> float:
+        """The fraction as a number: `auto` counts as 1 until it is settled."""
+        return 1.0 if self.fraction == "auto" else self.fraction
 
     @property
     def min_side(self) -> int:

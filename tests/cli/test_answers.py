@@ -81,6 +81,7 @@ def test_check(command, machine, write_job, tmp_path, model):
         "cluster": {"where": "this machine", "nodes": 1, "gpus": 0.0, "cpus": 2.0},
         "output": str(tmp_path / "job-out"),
         "bytes_per_image": {"labels": 60000, "pictures": 350000},
+        "visualize_fraction": 1.0,
     }  # fmt: skip
     assert not (tmp_path / "job-out").exists()
 
