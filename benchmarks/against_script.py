@@ -127,7 +127,8 @@ def run_script(task: str, model: Path, folder: Path, out: Path) -> Used:
     return processes.measure(command, lambda: out.is_dir() and any(out.iterdir()))
 
 
-def run_job(task: str, model: Path, folder: Path, out: Path, pictures: float | None) -> Used:
+def job_of(task: str, model: Path, folder: Path, out: Path, pictures: float | None) -> dict[str, Any]:
+    """A job that does what the script does. pictures: `output.visualize.fraction`; None for that of a job."""
     options: dict[str, Any] = {"task": task.rstrip("0123456789"), "checkpoint": str(model)}
     if task.startswith("pose"):
         options |= {"keypoints": int(task.removeprefix("pose")), "boxes": "none"}
@@ -136,8 +137,12 @@ def run_job(task: str, model: Path, folder: Path, out: Path, pictures: float | N
     if task == "features":
         options["save"] = "map"
     output: dict[str, Any] = {"uri": str(out)} | ({} if pictures is None else {"visualize": {"fraction": pictures}})
+    return {"input": {"uri": str(folder)}, "output": output, "tasks": [options]}
+
+
+def run_job(task: str, model: Path, folder: Path, out: Path, pictures: float | None) -> Used:
     job = out.with_suffix(".yaml")
-    job.write_text(yaml.safe_dump({"input": {"uri": str(folder)}, "output": output, "tasks": [options]}))
+    job.write_text(yaml.safe_dump(job_of(task, model, folder, out, pictures)))
     command = [sys.executable, "-m", "sapiens_ray", "run", str(job), "--quiet"]
     return processes.measure(command, lambda: any(out.glob("data/s*.parquet")))
 

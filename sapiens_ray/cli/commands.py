@@ -322,9 +322,9 @@ def _ask_before_deleting(job: Job) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    job, subset = _load_job(arguments)  # before the imports below: a wrong file is refused at once
     from sapiens_ray.cli.report import checked_plan, print_plan
 
-    job, subset = _load_job(arguments)
     plan = checked_plan(job, arguments.address, arguments.load, subset)
     if arguments.json:
         print_json(plan)
