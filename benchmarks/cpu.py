@@ -33,7 +33,7 @@ from sapiens_ray.execution.attempts import Guard
 from sapiens_ray.execution.blocks import REPORT, WORK, PrepareBlock, ReadBlock, WriteBlock, feed_blocks
 from sapiens_ray.execution.coordinator import start_coordinator
 from sapiens_ray.execution.placement import ActorPool
-from sapiens_ray.execution.preflight import prepare_job, save_job
+from sapiens_ray.execution.preflight import open_output, prepare_job, save_job
 from sapiens_ray.execution.reading import UnitReader
 from sapiens_ray.execution.stages import StageSpec
 from sapiens_ray.job.config import Job
@@ -67,7 +67,7 @@ class Clock:
 def by_stage(task: str, model: Path, photos: Path, out: Path, pictures: float, clock: Clock) -> int:
     """Run the stages on all photos. Returns how many there are."""
     job = Job.parse(against_script.job_of(task, model, photos, out, pictures))
-    with OutputLock(pipeline.open_output(job), lambda line: None) as lock:
+    with OutputLock(open_output(job), lambda line: None) as lock:
         prepared = prepare_job(job)
         prepared.settle_unit_size(UNIT)
         save_job(prepared)
@@ -159,7 +159,7 @@ def ray_seconds(units: int, sizes: tuple[int, int, int]) -> float:
             StageSpec("write", report_nothing, 0.25),
         ]
 
-    pipeline.job_stages = specs
+    pipeline.job_stages = specs  # type: ignore[assignment, attr-defined]
     ray.get(coordinator.offer.remote(0, ["{}"] * shards, True))
     before = used_by_all()
     nothing: Any = None
