@@ -17,25 +17,21 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import against_script
-import psutil
+import nothing
 import pyarrow as pa
 
 from sapiens_ray.engine.assemble import Contents
 from sapiens_ray.engine.engine import Engine
 from sapiens_ray.engine.host import ModelHost
-from sapiens_ray.execution import pipeline, stages
 from sapiens_ray.execution.attempts import Guard
-from sapiens_ray.execution.blocks import REPORT, WORK, PrepareBlock, ReadBlock, WriteBlock, feed_blocks
-from sapiens_ray.execution.coordinator import start_coordinator
-from sapiens_ray.execution.placement import ActorPool
+from sapiens_ray.execution.blocks import WORK, PrepareBlock, ReadBlock, WriteBlock
 from sapiens_ray.execution.preflight import open_output, prepare_job, save_job
 from sapiens_ray.execution.reading import UnitReader
-from sapiens_ray.execution.stages import StageSpec
 from sapiens_ray.job.config import Job
 from sapiens_ray.output.lock import OutputLock
 from sapiens_ray.units import Unit
@@ -111,86 +107,14 @@ def stage_table(tasks: list[str], sizes: list[float], pictures: float) -> None:
                 )
 
 
-def payload(size: int) -> pa.Table:
-    """A block of one row of so many bytes, as a unit is."""
-    return pa.table({"unit": pa.array([bytes(size)], pa.large_binary())})
-
-
-class ReadNothing:
-    def __init__(self, units: int, size: int) -> None:
-        self.units, self.size = units, size
-
-    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
-        for _ in range(self.units):
-            yield payload(self.size)
-
-
-class PassOn:
-    """Stage prepare, or an actor: takes a block, gives one of another size."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        return payload(self.size)
-
-
-def report_nothing(block: pa.Table) -> pa.Table:
-    return pa.table({REPORT: ["{}"]})
-
-
-def ray_seconds(units: int, sizes: tuple[int, int, int]) -> float:
-    """CPU seconds of all processes for a dataset of this many units. sizes: bytes of a unit when it is read, prepared
-    and labelled."""
-    import ray
-
-    shards = 4
-    coordinator = start_coordinator()
-    pool = ActorPool("models", (), 1, 1, 1, 0.0, 0.25, "cpu", 1, 1)
-
-    def specs(*_: Any) -> list[StageSpec]:
-        from functools import partial
-
-        return [
-            StageSpec("feed", partial(feed_blocks, coordinator=coordinator), stages.FEED_CPUS, tasks_at_a_time=1),
-            StageSpec("read", ReadNothing(units // shards, sizes[0]), 0.25, tasks_at_a_time=8),
-            StageSpec("prepare", PassOn(sizes[1]), 0.25),
-            StageSpec("models", PassOn, 0.25, pool, (sizes[2],)),
-            StageSpec("write", report_nothing, 0.25),
-        ]
-
-    pipeline.job_stages = specs  # type: ignore[assignment, attr-defined]
-    ray.get(coordinator.offer.remote(0, ["{}"] * shards, True))
-    before = used_by_all()
-    nothing: Any = None
-    with pipeline.settings_of_ray_data():
-        dataset = pipeline.build_dataset(nothing, nothing, coordinator, "")
-        reports = sum(len(block) for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
-    assert reports == units, reports
-    return used_by_all() - before
-
-
-def used_by_all() -> float:
-    """CPU seconds so far of this process and those below it."""
-    me = psutil.Process()
-    spent = 0.0
-    for process in (me, *me.children(recursive=True)):
-        with contextlib.suppress(psutil.Error):
-            times = process.cpu_times()
-            spent += times.user + times.system + times.children_user + times.children_system
-    return spent
-
-
 def ray_table() -> None:
-    import ray
-
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=40)
+    nothing.start_ray()
     network = UNIT * 1024 * 768 * 3
     cases = {"empty blocks": (1, 1, 1), "0.9 MP, seg": (UNIT * 300_000, network, UNIT * 40_000)}
     print(f"{'stages that do nothing':>24} {'CPU ms per unit':>16} {'per image':>10}")
     for name, sizes in cases.items():
-        ray_seconds(16, sizes)
-        few, many = ray_seconds(16, sizes), ray_seconds(80, sizes)
+        nothing.run(16, sizes)
+        few, many = nothing.run(16, sizes).cpu_s, nothing.run(80, sizes).cpu_s
         each = 1000 * (many - few) / 64
         print(f"{name:>24} {each:>16.1f} {each / UNIT:>10.2f}", flush=True)
 

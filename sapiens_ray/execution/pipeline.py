@@ -342,6 +342,8 @@ def settings_of_ray_data() -> Iterator[None]:
     """Settings of Ray Data for datasets created inside the block. Afterwards the previous settings are restored."""
     import ray.data
 
+    from sapiens_ray.execution.statistics import ForgetBlocks  # imports Ray
+
     before = ray.data.DataContext.get_current()
     context = before.copy()
     # Smaller than any unit: every unit is a separate block, sent downstream as soon as it is made.
@@ -353,6 +355,7 @@ def settings_of_ray_data() -> Iterator[None]:
     context.execution_no_progress_timeout_s = 7200  # by default a job fails after waiting half an hour for GPUs
     context.enable_progress_bars = False  # our progress bar counts images
     context.print_on_execution_start = False
+    context.custom_execution_callback_classes = [*before.custom_execution_callback_classes, ForgetBlocks]
     context.enable_auto_log_stats = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # failures reach the user as exceptions
     ray.data.DataContext._set_current(context)

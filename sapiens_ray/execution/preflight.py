@@ -40,6 +40,7 @@ from sapiens_ray.units import Done, Errors, Ranges, UnitName
 from sapiens_ray.version import __version__
 
 ALL_DRAWN = 1000  # images: with `fraction: auto`, a job of up to so many draws all of them
+SMALL_PHOTO = 50_000  # bytes: tells whether files whose images cannot be counted hold many
 FRACTION_OF_MANY = 0.01
 PICTURES_RECORD = "visualize_fraction"  # the key in `job.yaml`: what `fraction: auto` became
 
@@ -91,12 +92,18 @@ class PreparedJob:
         wanted = self.job.output.visualize
         fraction = wanted.share
         if wanted.fraction == "auto":
-            images = self.expected if self.growth.ended and self.recorded_pictures is None else None
-            few = images is not None and images <= ALL_DRAWN
-            fraction = self.recorded_pictures or (1.0 if few else FRACTION_OF_MANY)
+            fraction = self.recorded_pictures or (1.0 if self._is_small() else FRACTION_OF_MANY)
         if not any(task.options.draws for task in self.tasks):
             fraction = 0.0  # else photos would be kept, and decoded, for nothing
         return wanted.model_copy(update={"fraction": fraction})
+
+    def _is_small(self) -> bool:
+        """Whether the job has few images, as far as that is known without reading them."""
+        if not self.growth.ended:
+            return False
+        if self.expected is not None:
+            return self.expected <= ALL_DRAWN
+        return sum(shard.size for shard in self.plan.shards) <= ALL_DRAWN * SMALL_PHOTO
 
     @property
     def schema(self) -> pa.Schema:

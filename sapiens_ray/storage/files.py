@@ -91,6 +91,7 @@ def open_read(uri: str, options: StorageOptions | None = None) -> IO[bytes]:
     if not is_remote(uri):
         return Path(local_path(uri)).open("rb")
     fs, path = filesystem(uri, options)
+    fs.invalidate_cache(path.rpartition("/")[0])  # an old listing lacks the new files of other processes
     stream: IO[bytes] = retrying(fs.open, path, "rb")
     cache = getattr(stream, "cache", None)
     if cache is not None and hasattr(cache, "fetcher"):  # fsspec's buffered files fetch their blocks through it
@@ -195,6 +196,7 @@ class Folder:
 
     def exists(self, name: str) -> bool:
         fs, path = self._at(name)
+        fs.invalidate_cache(path.rpartition("/")[0])
         return bool(retrying(fs.exists, path))
 
     def read(self, name: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 
 import cv2
 import numpy as np
@@ -53,6 +54,19 @@ def test_small_jobs_draw_all_and_large_ones_few(job, tmp_path):
     (tmp_path / "photos" / "0.jpg").unlink()
     assert prepared(job).visualize.fraction == 1.0
     assert prepared(job, listing_s=0).visualize.fraction == 0.01, "how many there are is not known yet"
+
+
+def test_files_that_cannot_be_counted_are_judged_by_their_size(job, tmp_path, monkeypatch):
+    """The images of a compressed tar are only known when they are read."""
+    with tarfile.open(tmp_path / "photos.tar.gz", "w:gz") as tar:
+        for file in sorted((tmp_path / "photos").iterdir()):
+            tar.add(file, file.name)
+    raw = job.model_dump()
+    raw["input"]["uri"] = [str(tmp_path / "photos.tar.gz")]
+    for small_photo, fraction in ((50_000, 1.0), (1, 0.01)):
+        monkeypatch.setattr(preflight, "SMALL_PHOTO", small_photo)
+        ready = prepared(Job.parse(raw))
+        assert ready.expected is None and ready.visualize.fraction == fraction
 
 
 def test_what_the_job_says_counts(job):

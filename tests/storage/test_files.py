@@ -122,3 +122,17 @@ def test_reads_that_are_cut_off_are_repeated(server):
     with folder.open("x") as stream:
         assert stream.read(1000) == data[:1000] and stream.read() == data[1000:]
     assert len(cuts) == 3
+
+
+def test_files_of_others_are_seen_after_a_listing(server):
+    """s3fs keeps listings. Another process writes and deletes files meanwhile."""
+    folder = Folder("s3://bucket/shared", server.options)
+    folder.write("data/a", b"a")
+    assert folder.files("data") == ["a"]
+    server.direct.pipe_file("bucket/shared/data/b", b"b")
+    with folder.open("data/b") as stream:
+        assert stream.read() == b"b"
+    assert folder.files("data") == ["a", "b"]
+    server.direct.pipe_file("bucket/shared/data/c", b"c")
+    server.direct.rm_file("bucket/shared/data/a")
+    assert folder.exists("data/c") and not folder.exists("data/a")
