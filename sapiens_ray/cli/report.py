@@ -157,7 +157,11 @@ def _plan_table(plan: Settings) -> Facts:
         columns = ", ".join(dict.fromkeys(model["column"] for model in models))
         table.add("actors", f"{_actors_text(models[0])}; each holds {columns}")
     if missing := {model["checkpoint"]: model["bytes"] for model in plan["models"] if model["sha256"] is None}:
-        table.add("downloads", f"{counted(len(missing), 'checkpoint')}, about {size(sum(missing.values()))}")
+        known = sum(missing.values())
+        table.add(
+            "downloads",
+            f"{counted(len(missing), 'checkpoint')}, {f'about {size(known)}' if known else 'of unknown size'}",
+        )
     if not any(model["trial"] for model in plan["models"]):
         table.add("models", "not tried; check --load runs each once")
     table.add("needs", _needs_text(plan["needs"], plan["cluster"]))

@@ -23,7 +23,7 @@ def print_result(summary: Summary, pictures: bool, out: TextIO | None = None) ->
     add_errors(table, summary.errors, summary.examples)
     if summary.already_done:
         table.add("already done", str(summary.already_done))
-        if summary.failed:
+        if summary.failed_before:
             table.add("", "error rows count as done; --retry-errors labels them again")
     if summary.repeated:
         what = "1 unit or shard" if summary.repeated == 1 else f"{summary.repeated} units or shards"

@@ -138,6 +138,7 @@ class _Run:
             expected=None,
             already_done=prepared.already_done,
             subset=str(prepared.subset or ""),
+            failed_before=errors.total(),
             errors=errors,
             examples=examples,
             notes=list(prepared.notes),

@@ -243,7 +243,7 @@ def _prepare(
     files = [name for name in written if name.shard not in growth.plan.changed]
     done = done_by_shard(files)
     growth.plan.fill_counts(done)
-    notes = _changed_pictures(record, job) if record and written else []
+    notes = [*growth.notes, *(_changed_pictures(record, job) if record and written else [])]
     prepared = PreparedJob(job, output, models, growth, done, files, settings, quarantined, subset, restarted, notes)
     prepared.recorded_pictures = record.get(PICTURES_RECORD) if record and written else None
     _ = prepared.schema  # columns with the same name are refused now, not by the first unit

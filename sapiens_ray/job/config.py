@@ -103,6 +103,14 @@ class Output(Section):
 
     uri: str = Field(min_length=1, description="Folder, local or any fsspec URL. Relative to the YAML.")
     visualize: Visualize = Field(Visualize(), description="Pictures: labels drawn over photos.")
+
+    @field_validator("visualize", mode="before")
+    @classmethod
+    def _say_how(cls, value: object) -> object:
+        if isinstance(value, bool | int | float | str):
+            raise ValueError("should be a mapping, such as {fraction: 0} for no pictures, or {fraction: 0.01}")
+        return value
+
     storage_options: StorageOptions = Field({}, repr=False, description="Passed to fsspec. Never written or logged.")
 
 

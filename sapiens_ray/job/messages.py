@@ -64,6 +64,8 @@ def explain_yaml(error: yaml.YAMLError, text: bytes) -> str:
     lines = text.decode("utf-8", errors="replace").splitlines()
     if mark.line < len(lines) and "${" in lines[mark.line]:
         message += '; between { } or [ ], write "${NAME}" in quotes'
+    elif "block end" in message or "start any token" in message:
+        message += "; indent with spaces, and all lines of a section by the same number"
     return message
 
 

@@ -113,6 +113,8 @@ def try_to_write(output: Folder) -> None:
     """Raise OutputError unless a run could create the folder, and create, replace and delete files in it. Leaves no
     trace."""
     name = f"{TEMPORARY}{uuid.uuid4().hex}"
+    if not output.remote and Path(local_path(output.uri)).is_file():
+        raise OutputError(f"output.uri: {output.uri} is a file; name a folder")
     with translate_errors(OutputError, f"output.uri: cannot write to {output.uri}"):
         made = _missing_folders(output)
         try:

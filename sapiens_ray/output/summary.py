@@ -26,7 +26,7 @@ class Summary:
     stages: seconds of work per image, summed over all processes (so they may exceed elapsed_s / images). notes: reports
     of the actors about their start: batch sizes that were found, what was compiled and how long it took. repeated:
     units and shards that were started again because their worker died. subset: the images that a trial run labels, in
-    words; empty for all.
+    words; empty for all. failed_before: error rows among those that were already done.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Summary:
     expected: int | None
     state: str = "running"
     already_done: int = 0
+    failed_before: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     examples: Examples = field(default_factory=dict)
     labelled: int = 0

@@ -18,6 +18,7 @@ from sapiens_ray.job.config import Input
 from sapiens_ray.output.layout import DATA, JOB_FILE, PARTS, PLAN_FILE
 from sapiens_ray.output.record import input_uris
 from sapiens_ray.output.summary import counted
+from sapiens_ray.planning.overlap import Listed
 from sapiens_ray.planning.subset import SUFFIX
 from sapiens_ray.sources import SOURCES, Entry, EntrySource, Reading, format_of, is_shard_format
 from sapiens_ray.sources import folders as image_folders
@@ -35,15 +36,18 @@ LOOK = 10_000  # files of a folder that are listed before its format is decided
 
 @dataclass(frozen=True)
 class Found:
-    """What one input URI turned out to be: one file that is a shard, or the images of one folder or list.
+    """What input URIs turned out to be: one file that is a shard, or the images of one folder or list, or single images
+    that were named one after the other.
 
-    `entries` may be an iterator over a listing in progress. last: nothing from another `input.uri` follows.
+    `entries` may be an iterator over a listing in progress. is_folder: of images. last: nothing from another
+    `input.uri` follows.
     """
 
     format: str
     uri: str
     name: str
     entries: Iterable[Entry] = ()
+    is_folder: bool = False
     last: bool = False
 
 
@@ -113,12 +117,52 @@ def find_input(settings: Input, reading: Reading, left_out: LeftOut, output: str
     with storage.translate_errors(InputError, f"input.uri: cannot list {', '.join(map(redact_uri, settings.uri))}"):
         uris = list(dict.fromkeys(expanded for uri in settings.uri for expanded in _expand(uri, settings)))
         search = _Search(settings, reading, _common_root(uris), output.rstrip("/"), left_out)
-        seen: set[str] = set()
-        for uri in uris:
-            for found in search.at(uri, settings.format):
-                if found.uri not in seen:
-                    seen.add(found.uri)
-                    yield replace(found, last=uri == uris[-1])
+        listed = Listed(search.is_listed_image)
+        for storage_root, group in itertools.groupby(_named_once(search, uris), _single_image_in):
+            if storage_root is not None:
+                images = list(group)
+                found = _together(images)
+                yield replace(found, entries=listed.without(found.uri, found.entries))
+                listed.add_images(one.uri for one in images)
+                continue
+            for found in group:
+                if found.is_folder:
+                    yield replace(found, entries=listed.without(found.uri, found.entries))
+                    listed.add_folder(found.uri)
+                else:
+                    yield found
+
+
+def _named_once(search: _Search, uris: list[str]) -> Iterator[Found]:
+    """What the URIs turn out to be, without duplicates."""
+    seen: set[str] = set()
+    for uri in uris:
+        for found in search.at(uri, search.settings.format):
+            if found.uri not in seen:
+                seen.add(found.uri)
+                yield replace(found, last=uri == uris[-1])
+
+
+def _single_image_in(found: Found) -> str | None:
+    """The storage that a single image is on, such as s3://bucket; None for everything else."""
+    if found.format != IMAGES or found.is_folder:
+        return None
+    return "/".join(found.uri.split("/")[:3]) if storage.is_remote(found.uri) else ""
+
+
+def _common_folder(names: list[str]) -> str:
+    parts = [name.split("/")[:-1] for name in names]
+    return "/".join(os.path.commonprefix(parts))  # works on lists of parts as well as on characters
+
+
+def _together(images: list[Found]) -> Found:
+    """Images that are named one after the other, such as those that a glob matches, as if they were a folder.
+    Otherwise each would be a shard."""
+    if len(images) == 1:
+        return images[0]
+    uri, name = (_common_folder(names) for names in ([one.uri for one in images], [one.name for one in images]))
+    entries = itertools.chain.from_iterable(one.entries for one in images)
+    return Found(IMAGES, uri, name, entries, last=images[-1].last)
 
 
 def _expand(uri: str, settings: Input) -> list[str]:
@@ -135,6 +179,8 @@ def _expand(uri: str, settings: Input) -> list[str]:
     fs.invalidate_cache()  # of an earlier run in this process
     if any(mark in uri for mark in "*?[") and not retrying(fs.exists, path):
         found = sorted(retrying(fs.glob, path))
+        if not _has_dot(path):  # as in a shell, `*` stands for no name that begins with a dot
+            found = [name for name in found if not _has_dot(name)]
         if not found:
             raise InputError(f"input.uri: nothing matches {redact_uri(uri)}")
         return [fs.unstrip_protocol(name) if storage.is_remote(uri) else name for name in found]
@@ -143,11 +189,9 @@ def _expand(uri: str, settings: Input) -> list[str]:
 
 def _common_root(uris: list[str]) -> str:
     """The folder that image ids are relative to: the folder that one URI names, or the common parent of several."""
-    folders = [uri.rstrip("/") if len(uris) == 1 and not format_of(uri) else uri.rstrip("/").rpartition("/")[0]
-               for uri in uris]  # fmt: skip
-    parts = [folder.split("/") for folder in folders]
-    shared = os.path.commonprefix(parts)  # works on lists of parts as well as on characters
-    return "/".join(shared)
+    if len(uris) == 1 and not format_of(uris[0]):
+        return uris[0].rstrip("/")
+    return _common_folder([uri.rstrip("/") for uri in uris])
 
 
 @dataclass(frozen=True)
@@ -184,6 +228,11 @@ class _Search:
         else:
             if uri.lower().endswith(VIDEOS):
                 raise InputError(f"input.uri: {redact_uri(uri)} is a video; {FRAMES}")
+            if uri.lower().endswith(".json"):
+                raise InputError(
+                    f"input.uri: {redact_uri(uri)} is a JSON file; a list of images is one JSON object per line, in a "
+                    "file whose name ends with .jsonl"
+                )
             suffixes = [suffix for known in SOURCES.values() for suffix in known.suffixes]
             raise InputError(
                 f"input.uri: {redact_uri(uri)} is not a folder, an image, or a file that ends with one of "
@@ -204,7 +253,7 @@ class _Search:
             everything = self._of_one_kind(folder, kind, everything)
         if kind == IMAGES:
             entries = image_folders.find(folder, self.settings.include, prefix, everything)
-            yield Found(IMAGES, folder.uri, prefix, entries)
+            yield Found(IMAGES, folder.uri, prefix, entries, is_folder=True)
             return
         for name, is_file in everything:
             if is_file and format_of(name) == kind:
@@ -256,6 +305,10 @@ class _Search:
             self.left_out.photos += name.lower().endswith(OTHER_PHOTOS) and matches(name, self.settings.include)
             self.left_out.unnamed += "." not in name.rpartition("/")[2] and matches(name, self.settings.include)
         return not is_video
+
+    def is_listed_image(self, name: str) -> bool:
+        """Whether an image is listed with the folder that it is in, by its name relative to that."""
+        return image_folders.chosen(name, True, self.settings.include) and not self._is_hidden(name)
 
     def _is_hidden(self, name: str) -> bool:
         """Whether a name begins with a dot, or is in a folder whose name does, and `include` does not ask for it."""

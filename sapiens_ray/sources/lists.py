@@ -88,6 +88,11 @@ def _is_not_text(path: str) -> bool:
 
 def _txt_rows(text: str, uri: str) -> Iterator[tuple[int, Row]]:
     for number, line in enumerate(text.split("\n"), 1):  # not splitlines(): names may hold U+2028
+        if line.lstrip().startswith(("{", "[{")):
+            raise InputError(
+                f"input.uri: {uri}, line {number}: holds JSON where a path should be; a list of JSON objects, one per "
+                "line, needs a name that ends with .jsonl (annotations of a dataset in one JSON file are no input)"
+            )
         if line.strip():
             yield number, {"path": line.strip()}
 

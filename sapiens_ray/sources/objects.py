@@ -72,7 +72,7 @@ def _several(images: AnyImages) -> Iterable[OneImage]:
     if hasattr(images, "iterrows"):  # iterating over a DataFrame gives the names of its columns
         raise TypeError("Labeler: a DataFrame is no list of images; give its rows, frame.to_dict('records')")
     if not isinstance(images, Iterable):
-        raise TypeError(f"Labeler: cannot read a {type(images).__name__}; an image is {_KINDS}")
+        raise TypeError(f"Labeler: cannot read {type(images).__name__}; an image is {_KINDS}")
     return images
 
 
@@ -203,7 +203,7 @@ def _file_of(image: Any, max_pixels: int) -> bytes:
         if isinstance(data, str):
             raise TypeError("a file that was opened as text; open it with mode 'rb'")
         return bytes(data)
-    raise TypeError(f"cannot read a {type(image).__name__}; an image is {_KINDS}")
+    raise TypeError(f"cannot read {type(image).__name__}; an image is {_KINDS}")
 
 
 def _file_of_array(array: np.ndarray) -> bytes:

@@ -25,7 +25,7 @@ DEVICE = {"seg": [12.0, 16.0, 2.0], "": [4.0, 1.0, 0.0]}
 
 
 def summary(output: str = "/out") -> Summary:
-    one = Summary("job", output, expected=12, already_done=4, state="done")
+    one = Summary("job", output, expected=12, already_done=4, failed_before=1, state="done")
     examples = {
         "corrupt": [{"image_id": "a/1.jpg", "error": "truncated " * 9}, {"image_id": "2/" * 60, "error": "x" * 80}],
         "empty": [{"image_id": "3.jpg", "error": "no bytes"}],
@@ -39,6 +39,12 @@ def printed(one: Summary, pictures: bool = True) -> list[str]:
     out = io.StringIO()
     print_result(one, pictures, out)
     return out.getvalue().splitlines()
+
+
+def test_the_hint_to_label_errors_again_is_for_errors_of_earlier_runs():
+    one = summary()
+    one.failed_before = 0
+    assert "already done  4" in printed(one) and not any("--retry-errors" in line for line in printed(one))
 
 
 def test_the_result_fits_and_shows_two_errors_of_each_kind():

@@ -59,6 +59,8 @@ def test_environment(write, monkeypatch):
         ("a: [", r"not valid YAML: line 1, column 5: expected the node content"),
         ("input: {uri: ${PHOTOS}}", r'line 1, column 15: .*; between { } or \[ \], write "\$\{NAME\}" in quotes$'),
         ("a: !!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("a:\n  b: 1\n c: 2", r"line 3, column 2: .*; indent with spaces, and all lines of a section"),
+        ("a:\n\tb: 1", r"line 2, column 1: .*; indent with spaces"),
         ("input: photos", "input: should be a mapping of `key: value` lines"),
     ],
 )

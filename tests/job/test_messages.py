@@ -60,6 +60,10 @@ def lines(**changes: Any) -> list[str]:
         ({"tasks": "seg"}, "tasks: should be a list, each entry on a line that starts with `- ` (got 'seg')"),
         ({"tasks": []}, "tasks: the list is empty"),
         ({"input": {"uri": None}}, "input.uri: has no value"),
+        (
+            {"output": {"uri": "y", "visualize": False}},
+            "output.visualize: should be a mapping, such as {fraction: 0} for no pictures, or",
+        ),
         ({"output": "y"}, "output: should be a mapping of `key: value` lines (got 'y')"),
         ({"output": []}, "output: should be a mapping of `key: value` lines"),
         (

@@ -58,3 +58,9 @@ def test_nothing_is_left_if_a_write_fails_half_way(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="quota exceeded"):
         try_to_write(Folder(str(tmp_path / "out")))
     assert everything_in(tmp_path) == []
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "labels").write_text("mine")
+    with pytest.raises(OutputError, match=r"labels is a file; name a folder$"):
+        try_to_write(Folder(str(tmp_path / "labels")))

@@ -98,3 +98,34 @@ def test_planning_the_same_folder_twice_finds_nothing_new(write_job, tmp_path):
     path = write_job(tmp_path / "photos")
     save_job(prepare_job(Job.load(path)))
     assert len(prepare_job(Job.load(path)).plan.shards) == 1
+
+
+def test_values_of_a_list_that_changed_are_said_to_stay(write_job, tmp_path):
+    """A list with boxes is edited after its images were planned, or continued."""
+    write_photos(tmp_path / "photos", 3)
+    rows = tmp_path / "rows.csv"
+
+    def write(*captions: str) -> None:
+        lines = [f"photos/{number:03d}.jpg,{caption}" for number, caption in enumerate(captions)]
+        rows.write_text("\n".join(["path,caption", *lines]) + "\n")
+
+    write("a", "b")
+    path = write_job(rows, input={"columns": ["caption"]})
+
+    def notes() -> list[str]:
+        ready = prepare_job(Job.load(path))
+        ready.settle_unit_size(1)
+        save_job(ready)
+        return ready.notes
+
+    assert notes() == notes() == []
+    write("a", "other")
+    said = (
+        f"{rows} has changed: images that were planned before keep the caption that it held then; to take the new "
+        "values, label all again with --restart"
+    )
+    assert notes() == notes() == [said]
+    write("a", "other", "c")
+    assert notes() == [said] and notes() == [], "the list is as it was when its last image was planned"
+    ready = prepare_job(Job.load(path), restart=True)
+    assert ready.notes == []

@@ -76,11 +76,11 @@ def test_a_bad_image_is_an_error_of_its_own(files):
 @pytest.mark.parametrize(
     "images, message",
     [
-        (7, "cannot read a int; an image is a path or URL, the bytes"),
-        (None, "cannot read a NoneType"),
-        ([PNG, None], "image 1: cannot read a NoneType; an image is a path"),
-        ([[PNG]], "image 0: cannot read a list"),
-        (torch.zeros(3, 4, 4), "image 0: cannot read a Tensor"),
+        (7, "cannot read int; an image is a path or URL, the bytes"),
+        (None, "cannot read NoneType"),
+        ([PNG, None], "image 1: cannot read NoneType; an image is a path"),
+        ([[PNG]], "image 0: cannot read list"),
+        (torch.zeros(3, 4, 4), "image 0: cannot read Tensor"),
         (np.zeros((4, 5), np.uint8), "array must be H x W x 3 uint8 BGR, as OpenCV reads it; this one is 4 x 5 uint8"),
         (np.zeros((4, 5, 4), np.uint8), "this one is 4 x 5 x 4 uint8"),
         (np.zeros((4, 5, 3)), "this one is 4 x 5 x 3 float64"),
