@@ -62,7 +62,8 @@ def lines(**changes: Any) -> list[str]:
         ({"input": {"uri": None}}, "input.uri: has no value"),
         (
             {"output": {"uri": "y", "visualize": False}},
-            "output.visualize: should be a mapping, such as {fraction: 0} for no pictures, or",
+            "output.visualize: should be a mapping, such as {fraction: 0} for no pictures, or {fraction: 0.01} "
+            "(got False)",
         ),
         ({"output": "y"}, "output: should be a mapping of `key: value` lines (got 'y')"),
         ({"output": []}, "output: should be a mapping of `key: value` lines"),
