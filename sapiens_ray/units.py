@@ -305,6 +305,24 @@ def _wrap_bytes(array: np.ndarray) -> pa.Array:
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, data])
 
 
+def binary_array(cells: Sequence[bytes | None]) -> pa.Array | None:
+    """Cells as a `binary` array, like `pa.array`; None if they are too large for one array.
+
+    `pa.array` holds Python's lock while it copies: a device that waits for the lock idles. NumPy's copies do not.
+    """
+    ends = np.cumsum([0, *(0 if cell is None else len(cell) for cell in cells)])
+    if ends[-1] > np.iinfo(np.int32).max:
+        return None
+    data = np.empty(ends[-1], np.uint8)
+    for cell, start, stop in zip(cells, ends, ends[1:], strict=False):
+        if cell:
+            data[start:stop] = np.frombuffer(cell, np.uint8)
+    missing = np.array([cell is None for cell in cells], bool)
+    valid = pa.array(~missing).buffers()[1] if missing.any() else None
+    buffers = [valid, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(data)]
+    return pa.BinaryArray.from_buffers(pa.binary(), len(cells), buffers, int(missing.sum()))
+
+
 def _view_bytes(column: pa.ChunkedArray) -> np.ndarray:
     """The only cell of a large_binary column as flat uint8 over the same memory.
 

@@ -11,7 +11,7 @@ from sapiens_ray.engine.assemble import make_unit
 from sapiens_ray.errors import ImageError
 from sapiens_ray.sources import Encoded
 from sapiens_ray.sources.base import cut_units
-from sapiens_ray.units import PHOTO, Done, Unit, UnitName, UnitReport, join_units, set_column, split_unit
+from sapiens_ray.units import PHOTO, Done, Unit, UnitName, UnitReport, binary_array, join_units, set_column, split_unit
 
 
 @given(st.integers(0, 10**7), st.integers(0, 10**9), st.integers(0, 10**6), st.booleans())
@@ -134,3 +134,21 @@ def test_a_unit_taken_apart_is_joined_again(images):
     )  # fmt: skip
     assert joined.inputs.keys() == unit.inputs.keys()
     assert all(np.array_equal(joined.inputs[kind], array) for kind, array in unit.inputs.items())
+
+
+@given(st.lists(st.none() | st.binary(max_size=40), max_size=30))
+@settings(max_examples=200, deadline=None)
+def test_cells_become_the_array_that_arrow_makes(cells):
+    array = binary_array(cells)
+    array.validate(full=True)
+    assert array.equals(pa.array(cells, pa.binary())) and array.null_count == cells.count(None)
+
+
+def test_cells_that_are_too_large_for_one_array_are_left_to_arrow(monkeypatch):
+    """Its offsets are 32-bit. The cells are never copied."""
+
+    class Large(bytes):
+        def __len__(self):
+            return 1 << 30
+
+    assert binary_array([Large(), Large()]) is None

@@ -24,7 +24,7 @@ from sapiens_ray.engine.loaded import LoadedModel, MakeInput
 from sapiens_ray.engine.prepare import error_columns
 from sapiens_ray.engine.queues import Queues, Request
 from sapiens_ray.errors import ImageError
-from sapiens_ray.units import DeviceUse, Errors, Row, Unit, add_use, set_column, set_errors
+from sapiens_ray.units import DeviceUse, Errors, Row, Unit, add_use, binary_array, set_column, set_errors
 
 Event = tuple[str, int, int, Any]  # what happened, model, position, value; an exception in its place
 LOOK_EVERY_S = 1.0
@@ -258,6 +258,10 @@ def _as_read(field: pa.Field, value: Any) -> Any:
 def column_of(field: pa.Field, finished: dict[int, Row], errors: Errors, count: int) -> pa.Array:
     """The values of a column; one that does not have the type of the column becomes an error of its row."""
     values = [finished.get(position, {}).get(field.name) for position in range(count)]
+    if pa.types.is_binary(field.type) and all(value is None or isinstance(value, bytes) for value in values):
+        array = binary_array(values)
+        if array is not None:
+            return array
     try:
         return pa.array(values, field.type)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):

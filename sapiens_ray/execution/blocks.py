@@ -5,6 +5,7 @@ The work of the stages is in `engine/`, in `execution/reading.py` and in `output
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -119,6 +120,7 @@ class ModelsBlock:
                 self.reports.failed(error, starting=True)
                 end_process(error)
             raise
+        gc.freeze()  # Python's lock is held while it looks at all objects: with torch loaded, for 0.1 s and more
 
     def _device_failed(self, error: Exception) -> None:
         """Called by several threads, if one error of the device shows in each: it counts once."""

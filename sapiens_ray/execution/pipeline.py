@@ -355,6 +355,7 @@ def settings_of_ray_data() -> Iterator[None]:
     context.autoscaling_config.actor_pool_util_downscaling_threshold = -1.0
     context.execution_no_progress_timeout_s = 7200  # by default a job fails after waiting half an hour for GPUs
     context.enable_progress_bars = False  # our progress bar counts images
+    context.memory_usage_poll_interval_s = None  # a thread in each worker, for statistics
     context.print_on_execution_start = False
     context.custom_execution_callback_classes = [*before.custom_execution_callback_classes, ForgetBlocks]
     context.enable_auto_log_stats = False

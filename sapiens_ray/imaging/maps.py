@@ -10,9 +10,10 @@ import numpy as np
 
 def encode_npy(array: np.ndarray) -> bytes:
     """An array as the bytes of a `.npy` file."""
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array))
-    return buffer.getvalue()
+    whole = np.ascontiguousarray(array)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(whole))
+    return b"".join((header.getvalue(), whole.reshape(-1).view(np.uint8).data))  # one copy, without Python's lock
 
 
 def decode_npy(data: bytes) -> np.ndarray:

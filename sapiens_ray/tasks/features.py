@@ -10,6 +10,7 @@ from pydantic import Field
 
 from sapiens_ray.imaging import maps
 from sapiens_ray.tasks.base import Output, Size, Task, TaskKind
+from sapiens_ray.tasks.dense import as_float16
 from sapiens_ray.tasks.network import ENCODER_SIDE, RESIZED_SQUARE, resize_to_network
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.outputs import output_maps
@@ -85,7 +86,8 @@ class Features(Task[FeaturesOptions]):
         if self.options.save != "map":
             columns[self.column] = features[0]["mean"].astype(kind)
         if self.options.save != "mean":
-            columns[f"{self.column}_map"] = maps.encode_npy(features[0]["map"].astype(kind))
+            tokens = features[0]["map"]
+            columns[f"{self.column}_map"] = maps.encode_npy(as_float16(tokens) if kind == np.float16 else tokens)
         return columns
 
 
