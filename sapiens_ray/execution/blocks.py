@@ -6,6 +6,7 @@ The work of the stages is in `engine/`, in `execution/reading.py` and in `output
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,7 @@ from sapiens_ray.units import Picture, Unit, UnitReport
 DEATHS_WHILE_READING = 5
 # Python's default is 5 ms: the thread of the device would wait for so long whenever another one computes.
 SWITCH_S = 0.0005
+LOWEST_PRIORITY = 19
 WORK, REPORT = "work", "report"  # columns of the first and the last kind of block
 
 
@@ -38,6 +40,12 @@ def feed_blocks(block: pa.Table, coordinator: CoordinatorHandle) -> Iterator[pa.
     """One block per shard, as the coordinator receives them."""
     for work in work_of(coordinator):
         yield pa.table({WORK: [work]})
+
+
+def let_models_go_first() -> None:
+    """Give this worker the lowest priority: where CPUs are short, the thread that feeds the device must not wait for
+    one. Actors with models have the priority that Ray gives its workers."""
+    os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class ReadBlock:
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         guard = self.guard
         guard.settle_process()
+        let_models_go_first()
         work = ShardWork.from_json(block[WORK][0].as_py())
         with guard.attempt(f"shard {work.shard.number}") as earlier:
             if earlier > DEATHS_WHILE_READING:
@@ -80,6 +89,7 @@ class PrepareBlock:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         self.guard.settle_process()
+        let_models_go_first()
         unit = Unit.from_block(block)
         return self.guard.run(unit, "prepare", self._prepared, Unit.to_block)
 
@@ -151,6 +161,7 @@ class WriteBlock:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         self.guard.settle_process()
+        let_models_go_first()
         pictures: list[Picture] = []
 
         def drawn(part: Unit) -> Unit:
