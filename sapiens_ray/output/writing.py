@@ -36,17 +36,28 @@ def write_unit(
     name = unit.name
     table = file_table(unit, schema)
     errors = count_errors(table)
-    buffer = io.BytesIO()
-    with file_writer(buffer, with_errors(schema, errors)) as writer:
-        writer.write_table(table)
+    schema = with_errors(schema, errors)
     with translate_errors(StorageError, f"cannot write {name.file} and its pictures to {output.uri}"):
-        _publish(name, buffer.getbuffer(), pictures, output, run)
+        if output.remote:
+            buffer = pa.BufferOutputStream()
+            _write_table(table, buffer, schema)
+            _publish_pictures(pictures, output, run)
+            output.write(data_file(name), memoryview(buffer.getvalue()))
+        else:  # a buffer would copy everything as it grows, and once more at the end
+            with output.replacing(data_file(name)) as temporary:
+                _write_table(table, temporary, schema)
+                _publish_pictures(pictures, output, run)
     seconds = {**unit.seconds, "write": time.perf_counter() - started}
     return UnitReport(name.file, table.num_rows, errors, seconds, list(unit.notes), 0, examples_in(table), unit.device)
 
 
-def _publish(name: UnitName, data: memoryview, pictures: Sequence[Picture], output: Folder, run: str | None) -> None:
-    """Write the pictures, then the file that names them."""
+def _write_table(table: pa.Table, where: Path | pa.NativeFile, schema: pa.Schema) -> None:
+    with file_writer(where, schema) as writer:
+        writer.write_table(table)
+
+
+def _publish_pictures(pictures: Sequence[Picture], output: Folder, run: str | None) -> None:
+    """Write the pictures, before the file that names them. Raises JobError if another run holds the output."""
     if run is not None:
         require_held(output, run)
     if pictures:
@@ -54,7 +65,6 @@ def _publish(name: UnitName, data: memoryview, pictures: Sequence[Picture], outp
             list(pool.map(lambda one: output.write(picture_file(one.name), one.data, durable=False), pictures))
     if run is not None and pictures:  # writing them took time
         require_held(output, run)
-    output.write(data_file(name), data)
 
 
 def file_table(unit: Unit, schema: pa.Schema) -> pa.Table:
@@ -126,12 +136,20 @@ def copy_rows(file: pq.ParquetFile, writer: pq.ParquetWriter, schema: pa.Schema,
         first += count
 
 
-def file_writer(where: Path | io.BytesIO, schema: pa.Schema) -> pq.ParquetWriter:
-    """A writer with zstd for columns that are not compressed already, and dictionaries only where values repeat."""
-    encoded = [column for labels in labels_in(schema) for column in labels.compressed]
-    # Dotted paths: in Parquet, the leaves of lists and structs are separate columns.
-    compression = {path: "none" if path in encoded else "zstd" for path in _leaves(schema)}
-    return pq.ParquetWriter(where, schema, compression=compression, use_dictionary=["error_kind"])
+def file_writer(where: Path | pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer with zstd for columns that it makes smaller, dictionaries only where values repeat, and statistics of
+    all columns but encoded maps."""
+    stored = labels_in(schema)
+    encoded = {column for labels in stored for column in labels.compressed}
+    maps = {column for labels in stored for column in labels.maps}
+    leaves = _leaves(schema)  # dotted paths: in Parquet, the leaves of lists and structs are separate columns
+    return pq.ParquetWriter(
+        where,
+        schema,
+        compression={path: "none" if path in encoded else "zstd" for path in leaves},
+        use_dictionary=["error_kind"],
+        write_statistics=[path for path in leaves if path not in maps],
+    )
 
 
 def _leaves(schema: pa.Schema) -> list[str]:

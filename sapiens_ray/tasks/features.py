@@ -113,6 +113,11 @@ class StoredFeatures(StoredLabels):
         return {self.map_column: MapColumn(stored_map, full_features, self.about["dtype"], "float32", 3)}
 
     @property
+    def compressed(self) -> list[str]:
+        """Maps: zstd would take 60 ms for one of 1024 channels, and make it a twelfth smaller."""
+        return [self.map_column] if self.has_map else []
+
+    @property
     def left_out_of_lite(self) -> str:
         return "" if self.has_map else "only mean features were saved; Sapiens-Lite's files hold the map (`save: map`)"
 

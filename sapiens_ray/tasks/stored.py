@@ -76,7 +76,7 @@ class StoredLabels:
 
     @property
     def compressed(self) -> list[str]:
-        """Columns whose cells are already compressed: Parquet does not compress them again."""
+        """Columns whose cells Parquet does not compress: they are already, or it would not make them much smaller."""
         return []
 
     @property
