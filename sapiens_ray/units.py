@@ -313,13 +313,14 @@ def binary_array(cells: Sequence[bytes | None]) -> pa.Array | None:
     ends = np.cumsum([0, *(0 if cell is None else len(cell) for cell in cells)])
     if ends[-1] > np.iinfo(np.int32).max:
         return None
-    data = np.empty(ends[-1], np.uint8)
+    buffer = pa.allocate_buffer(int(ends[-1]))  # Arrow keeps freed memory: NumPy would ask the system for fresh pages
+    data = np.frombuffer(buffer, np.uint8)
     for cell, start, stop in zip(cells, ends, ends[1:], strict=False):
         if cell:
             data[start:stop] = np.frombuffer(cell, np.uint8)
     missing = np.array([cell is None for cell in cells], bool)
     valid = pa.array(~missing).buffers()[1] if missing.any() else None
-    buffers = [valid, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(data)]
+    buffers = [valid, pa.py_buffer(ends.astype(np.int32)), buffer]
     return pa.BinaryArray.from_buffers(pa.binary(), len(cells), buffers, int(missing.sum()))
 
 

@@ -22,6 +22,7 @@ from typing import TypeVar
 
 from sapiens_ray.engine import watchdog
 from sapiens_ray.errors import JobError, last_line
+from sapiens_ray.execution.worker import keep_freed_memory
 from sapiens_ray.output.layout import attempts_file, attempts_of
 from sapiens_ray.storage import Folder
 from sapiens_ray.storage.retries import set_retry_deadline
@@ -110,6 +111,7 @@ class Guard:
         import cv2
 
         cv2.setNumThreads(1)  # one task per core: more threads would compete
+        keep_freed_memory()
         set_retry_deadline(self.retry_s)
 
     def run(

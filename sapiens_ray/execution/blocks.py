@@ -6,7 +6,6 @@ The work of the stages is in `engine/`, in `execution/reading.py` and in `output
 from __future__ import annotations
 
 import gc
-import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from sapiens_ray.errors import ConfigError, DeviceFailedError, JobError, Sapiens
 from sapiens_ray.execution.attempts import DRAW, Guard, end_process
 from sapiens_ray.execution.coordinator import CoordinatorHandle, DeviceReports, tell_start, work_of
 from sapiens_ray.execution.reading import UnitReader
+from sapiens_ray.execution.worker import let_models_go_first
 from sapiens_ray.output.writing import write_unit
 from sapiens_ray.planning.plan import ShardWork
 from sapiens_ray.storage.uris import redact_uri
@@ -32,7 +32,6 @@ from sapiens_ray.units import Picture, Unit, UnitReport
 DEATHS_WHILE_READING = 5
 # Python's default is 5 ms: the thread of the device would wait for so long whenever another one computes.
 SWITCH_S = 0.0005
-LOWEST_PRIORITY = 19
 WORK, REPORT = "work", "report"  # columns of the first and the last kind of block
 
 
@@ -40,12 +39,6 @@ def feed_blocks(block: pa.Table, coordinator: CoordinatorHandle) -> Iterator[pa.
     """One block per shard, as the coordinator receives them."""
     for work in work_of(coordinator):
         yield pa.table({WORK: [work]})
-
-
-def let_models_go_first() -> None:
-    """Give this worker the lowest priority: where CPUs are short, the thread that feeds the device must not wait for
-    one. Actors with models have the priority that Ray gives its workers."""
-    os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
 
 
 @dataclass(frozen=True)
