@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import pyarrow as pa
 
@@ -44,6 +45,11 @@ class Contents:
         photos = any(make_task(options).input_kind == PHOTO for options in job.tasks)
         return cls(tuple(job.box_columns), tuple(job.masks), photos, tuple(job.tasks))
 
+    @cached_property
+    def _input_bytes(self) -> int:
+        """Of the network inputs of an image, of which tasks share those of one kind."""
+        return sum({make_task(options).input_kind: options.input_bytes for options in self.tasks}.values())
+
     @property
     def columns(self) -> list[str]:
         """The columns with boxes and masks."""
@@ -55,7 +61,7 @@ class Contents:
             return 0
         size = images.header_size(image.data)
         pixels = size[0] * size[1] if size else UNKNOWN_PIXELS
-        count = len(image.data) + sum(options.estimated_bytes(pixels) for options in self.tasks)
+        count = len(image.data) + self._input_bytes + sum(options.stored_bytes(pixels) for options in self.tasks)
         count += sum(len(value) for value in image.extra.values() if isinstance(value, bytes | str))
         return count + (pixels * 3 if self.photos else 0)
 

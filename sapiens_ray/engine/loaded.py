@@ -97,7 +97,7 @@ class LoadedTask(LoadedModel):
         from sapiens_ray.models.loading import refuse_other_task
 
         self.task, self.column, self.fields, self.needs = task, task.column, task.fields, task.needs
-        self.enters_with_columns = isinstance(task, CropTask)
+        self.enters_with_columns = isinstance(task, CropTask) and not task.whole_photo
         options = task.options
         path = checkpoint.local_file()
         self.runner = Runner(
@@ -129,7 +129,8 @@ class LoadedTask(LoadedModel):
         return dict(zip(unit.decoded_rows(), unit.inputs.get(self.task.input_kind, ()), strict=True))
 
     def requests(self, array: np.ndarray, row: Row) -> list[MakeInput]:
-        if isinstance(self.task, CropTask):
+        if self.enters_with_columns:
+            assert isinstance(self.task, CropTask)
             return [partial(self.task.crop, array, box) for box in self.task.boxes(row)]
         return [lambda: array]
 

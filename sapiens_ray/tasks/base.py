@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -32,10 +32,13 @@ class Task(ABC, Generic[Options]):
     shrinks it on the device, `finish` makes the columns of the row, and `draw` makes the picture.
     """
 
-    input_kind: ClassVar[str] = RESIZED  # tasks of one kind share one input per image
-
     def __init__(self, options: Options) -> None:
         self.options = options
+
+    @property
+    def input_kind(self) -> str:
+        """The kind of input that `prepare` makes. Tasks of one kind share one input per image."""
+        return RESIZED
 
     @property
     def column(self) -> str:
@@ -95,13 +98,24 @@ AnyTask = Task[Any]
 
 class CropTask(Task[Options]):
     """A task whose network sees persons. Its inputs are cropped from the photo only when the model is ready for them:
-    until then a crowd of a hundred takes no more memory than its photo."""
+    until then a crowd of a hundred takes no more memory than its photo. If the whole photo is the only box, it is
+    cropped at once, and does not travel on."""
 
-    input_kind = PHOTO
+    @property
+    def whole_photo(self) -> str:
+        """The kind of crop, for inputs that are made of whole photos; empty if there are other boxes."""
+        return ""
+
+    @property
+    def input_kind(self) -> str:
+        return self.whole_photo or PHOTO
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """The photo as it is."""
-        return image
+        """The photo as it is, or the crop of the whole photo."""
+        if not self.whole_photo:
+            return image
+        height, width = image.shape[:2]
+        return self.crop(image, self.boxes({"width": width, "height": height})[0])
 
     @abstractmethod
     def boxes(self, row: Row) -> np.ndarray:

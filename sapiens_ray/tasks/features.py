@@ -50,7 +50,9 @@ class FeaturesOptions(ModelOptions):
 class Features(Task[FeaturesOptions]):
     """The task features. It has no picture."""
 
-    input_kind: ClassVar[str] = RESIZED_SQUARE
+    @property
+    def input_kind(self) -> str:
+        return RESIZED_SQUARE
 
     @property
     def fields(self) -> list[pa.Field]:

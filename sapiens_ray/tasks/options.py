@@ -130,10 +130,6 @@ class ModelOptions(PoolOptions):
         """Estimated bytes of the labels of an image with this many pixels; 0 for small ones."""
         return 0
 
-    def estimated_bytes(self, pixels: int) -> int:
-        """Estimated bytes that an image with this many pixels adds to its unit."""
-        return self.input_bytes + self.stored_bytes(pixels)
-
     def result_settings(self) -> Settings:
         """The options that decide the labels: not the location of the file, and not how fast the model runs."""
         skipped = {"checkpoint", "sha256", "compile", "batch_size", "actors", "num_gpus"}

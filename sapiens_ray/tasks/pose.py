@@ -91,7 +91,8 @@ class PoseOptions(ModelOptions):
 
     @property
     def input_bytes(self) -> int:
-        return 0  # persons are cropped from the photo, which is counted separately
+        """0 if persons are cropped from the photo, which is counted separately."""
+        return super().input_bytes if self.boxes.source == "none" else 0
 
 
 class Pose(CropTask[PoseOptions]):
@@ -103,6 +104,10 @@ class Pose(CropTask[PoseOptions]):
         boxes = self.options.boxes
         column = boxes.seg if boxes.source == "seg" else boxes.carried
         return (column,) if column else ()
+
+    @property
+    def whole_photo(self) -> str:
+        return f"whole-{self.options.crop}" if self.options.boxes.source == "none" else ""
 
     @property
     def table(self) -> KeypointTable:

@@ -33,6 +33,9 @@ from sapiens_ray.planning.plan import Shard, ShardWork
 from sapiens_ray.sources import Encoded, Reading
 from sapiens_ray.storage import Folder
 from sapiens_ray.storage import retries as storage_retries
+from sapiens_ray.tasks.depth import DepthOptions
+from sapiens_ray.tasks.features import FeaturesOptions
+from sapiens_ray.tasks.normal import NormalOptions
 from sapiens_ray.tasks.sections import Visualize
 from sapiens_ray.tasks.seg import Seg, SegOptions
 from sapiens_ray.units import Done, Unit, UnitReport, set_column
@@ -341,3 +344,15 @@ def test_units_of_a_process_take_turns(output, models_block):
     first(unit_of([b"x"]).to_block())
     other.join(PATIENCE_S)
     assert alone.is_set() and not other.is_alive() and tried.most == 1
+
+
+def test_inputs_that_tasks_share_are_weighed_once():
+    options = [
+        SegOptions(task="seg", checkpoint="-"), DepthOptions(task="depth", checkpoint="-", mask="none"),
+        NormalOptions(task="normal", checkpoint="-", mask="none"), FeaturesOptions(task="features", checkpoint="-"),
+    ]  # fmt: skip
+    network = options[0].input_bytes
+    image = Encoded(0, "a", "a", cv2.imencode(".png", np.zeros((10, 20, 3), np.uint8))[1].tobytes())
+    assert image.data is not None
+    labels = sum(one.stored_bytes(200) for one in options)
+    assert Contents(tasks=tuple(options)).estimated_bytes(image) == len(image.data) + 2 * network + labels

@@ -30,7 +30,7 @@ def stages_of(cluster: Cluster, *tasks: dict[str, Any], **sections: Any) -> tupl
     job = Job.parse({"input": {"uri": "x"}, "output": {"uri": "/labels"}, "tasks": entries, **sections})
     file = Checkpoint("/models/x.pt2", 1, "0" * 64)
     models = [*(TaskModel.of(task, file) for task in job.tasks), *(DetectorModel(one, file) for one in job.detectors)]
-    growth: Any = SimpleNamespace(plan=Plan([], 7, pa.schema([("key", pa.string())])))
+    growth: Any = SimpleNamespace(plan=Plan([], 7, pa.schema([("key", pa.string())])), ended=False)
     prepared = PreparedJob(job, Folder("/labels"), models, growth, {}, [], {}, {})
     prepared.settle_unit_size(64)
     return prepared, job_stages(prepared, plan_resources(job, models, cluster), COORDINATOR, "this run")

@@ -20,6 +20,7 @@ from sapiens_ray.models.stand_ins import write_model
 from sapiens_ray.tasks import crops, persons
 from sapiens_ray.tasks.pose import Pose, PoseOptions
 from sapiens_ray.tasks.sections import Visualize
+from sapiens_ray.units import PHOTO
 from tests.conftest import photo
 
 COLUMN = {"column": "boxes"}
@@ -261,3 +262,17 @@ def test_lite_crops_are_two_resamplings():
     assert crop.width / crop.height == pytest.approx(2)
     canvas = cv2.warpAffine(image, crops.warp_matrix(crop, 200, 100), (200, 100), flags=cv2.INTER_LINEAR)
     assert np.array_equal(crops.lite_crop(image, crop), cv2.resize(canvas, (768, 1024)))
+
+
+@pytest.mark.parametrize("crop", ["trained", "lite"])
+def test_whole_photos_are_cropped_when_they_are_decoded(crop):
+    """The photo does not travel on. With boxes it does, and the same crop is made of the box around everything."""
+    picture = photo(64, 40, 1)
+    whole = Pose(PoseOptions(task="pose", checkpoint="-", keypoints=17, crop=crop))
+    boxed = Pose(PoseOptions(task="pose", checkpoint="-", keypoints=17, crop=crop, boxes={"column": "boxes"}))
+    assert (whole.input_kind, boxed.input_kind) == (f"whole-{crop}", PHOTO)
+    assert (whole.options.input_bytes > 0) and boxed.options.input_bytes == 0
+    assert boxed.prepare(picture) is picture
+    height, width = picture.shape[:2]
+    box = np.array([0, 0, width, height, math.nan])
+    assert np.array_equal(whole.prepare(picture), boxed.crop(picture, box))
