@@ -3,7 +3,7 @@
     python benchmarks/against_script.py                               every task at 0.9, 2 and 8 megapixels
     python benchmarks/against_script.py --tasks depth --sizes 0.9     one line of the table
     python benchmarks/against_script.py --json now.json
-    python benchmarks/against_script.py --against docs/against_script.json    fails if a ratio got worse
+    python benchmarks/against_script.py --against before.json          fails if a ratio got worse
 
 CPU seconds are those of all processes, per image: the slope between a short and a long run, so that the start does not
 count, less what the model alone takes. Both programs do what they do by default. `sapiens-ray` draws pictures of all
@@ -44,9 +44,10 @@ MARGIN = 0.8  # a ratio below this part of the stored one is worse, and not nois
 MODEL_BATCHES = 12
 BARE = """
 import sys, time, torch
-from sapiens_ray.execution.worker import keep_freed_memory
-keep_freed_memory()
-torch.set_num_threads(1)
+if sys.argv[4] == "ours":
+    from sapiens_ray.execution.worker import keep_freed_memory
+    keep_freed_memory()
+    torch.set_num_threads(1)
 model = torch.jit.load(sys.argv[1]).eval()
 inputs = torch.rand(4, 3, 1024, int(sys.argv[2]))
 with torch.inference_mode():
@@ -136,10 +137,10 @@ def write_model(path: Path, task: str) -> None:
         torch.jit.trace(model.eval(), torch.zeros(2, 3, 1024, width), check_trace=False).save(str(path))
 
 
-def model_seconds(path: Path, task: str) -> float:
-    """CPU seconds of the model alone, per image: the least, in one thread, and with memory that is kept."""
+def model_seconds(path: Path, task: str, program: str = "ours") -> float:
+    """CPU seconds of the model alone, per image, in a process that is set up as those of the program."""
     width = "1024" if task == "features" else "768"
-    command = [sys.executable, "-c", BARE, str(path), width, str(MODEL_BATCHES)]
+    command = [sys.executable, "-c", BARE, str(path), width, str(MODEL_BATCHES), program]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
@@ -177,7 +178,6 @@ def compare(
         model = root / "models" / f"{task}.pt2"
         model.parent.mkdir()
         write_model(model, task)
-        alone = model_seconds(model, task)
         slopes = {}
         for program in ("ours",) if ours_only else ("script", "ours"):
             used = []
@@ -191,6 +191,7 @@ def compare(
                     else run_job(task, model, folder, out, pictures)
                 )
                 remove(out)
+            alone = model_seconds(model, task, program)
             slopes[program] = Slope.of(used[0], used[1], images[1] - images[0], alone)
     return slopes
 

@@ -48,6 +48,8 @@ def measure(command: Sequence[str], has_result: Callable[[], bool]) -> Used:
                 memory_at = now
                 peak = max(peak, sum(map(_megabytes, family)))
         seconds = time.perf_counter() - started
+        if first is None and has_result():  # since the last look
+            first = seconds, sum(used.values())
         if process.returncode or first is None:
             said.seek(0)
             sys.exit(f"{' '.join(command)} ended with {process.returncode}:\n{said.read()}")

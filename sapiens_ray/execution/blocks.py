@@ -123,6 +123,7 @@ class ModelsBlock:
                 self.reports.failed(error, starting=True)
                 end_process(error)
             raise
+        gc.collect()
         gc.freeze()  # Python's lock is held while it looks at all objects: with torch loaded, for 0.1 s and more
 
     def _device_failed(self, error: Exception) -> None:

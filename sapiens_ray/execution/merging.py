@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -12,9 +14,10 @@ from sapiens_ray.execution.failures import ray_reason
 from sapiens_ray.output.done import done_by_shard
 from sapiens_ray.output.writing import merge_shard
 from sapiens_ray.storage import Folder
+from sapiens_ray.storage.retries import set_retry_deadline
 from sapiens_ray.units import UnitName
 
-LEAST_AT_ONCE = 4
+LEAST_AT_ONCE, MOST_AT_ONCE = 4, 256
 
 
 class Merger:
@@ -26,6 +29,8 @@ class Merger:
         self.parts: dict[int, set[UnitName]] = defaultdict(set)
         self.running: set[Future[UnitName]] = set()
         self.threads: ThreadPoolExecutor | None = None
+        self._places = threading.Condition()
+        self._merging = 0
         for name in files:
             self.parts[name.shard].add(name)
 
@@ -47,23 +52,50 @@ class Merger:
 
     def start(self, shard: int) -> None:
         """Start to merge a shard. Raises JobError if an earlier merge failed."""
-        import ray
-
-        if self.threads is None:  # a merge only copies files: larger clusters run more at a time
-            self.threads = ThreadPoolExecutor(max(LEAST_AT_ONCE, len(ray.nodes())), "merge")
-        self.running.add(self.threads.submit(_merge, self.output, sorted(self.parts.pop(shard)), self.run))
+        self.threads = self.threads or ThreadPoolExecutor(MOST_AT_ONCE, "merge")
+        self.running.add(self.threads.submit(self._merge, sorted(self.parts.pop(shard))))
         self._check({merge for merge in self.running if merge.done()})
 
     def wait(self) -> None:
         """Wait for all merges."""
         self._check(set(self.running))
-        self.stop()
+        if self.threads is not None:
+            self.threads.shutdown()
+            self.threads = None
 
     def stop(self) -> None:
-        """Begin no further merge."""
+        """After an error: begin no further merge, and wait for those under way. They need the lock of the output, which
+        the run still holds."""
         if self.threads is not None:
-            self.threads.shutdown(wait=False, cancel_futures=True)
+            set_retry_deadline(0.0)  # else an exit could take minutes if the storage is down
+            self.threads.shutdown(cancel_futures=True)
             self.threads = None
+
+    def _merge(self, parts: list[UnitName]) -> UnitName:
+        """Merge here if the cluster is one machine: Ray would start another worker process, which imports everything
+        while the device waits. Else in a Ray task, so that not all labels pass through one machine."""
+        import ray
+
+        with self._place():
+            if _machines() == 1:
+                return merge_shard(self.output, parts, self.run)
+            # No CPU is reserved: a merge mostly waits for storage, and must not starve on a machine with one CPU.
+            merge: Any = ray.remote(num_cpus=0, max_retries=3)(merge_shard)
+            merged: UnitName = ray.get(merge.remote(self.output, parts, self.run))
+            return merged
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """Wait until fewer merges are under way than the cluster may run: as many as it has machines now."""
+        with self._places:
+            self._places.wait_for(lambda: self._merging < max(LEAST_AT_ONCE, _machines()))
+            self._merging += 1
+        try:
+            yield
+        finally:
+            with self._places:
+                self._merging -= 1
+                self._places.notify()
 
     def _check(self, merges: set[Future[UnitName]]) -> None:
         """Wait for merges. Raises JobError if one failed. No rows are lost: the unmerged files remain."""
@@ -77,14 +109,7 @@ class Merger:
                 ) from error
 
 
-def _merge(output: Folder, parts: Sequence[UnitName], run: str) -> UnitName:
-    """Merge here if the cluster is one machine: Ray would start another worker process, which imports everything while
-    the device waits. Else in a Ray task, so that not all labels pass through one machine."""
+def _machines() -> int:
     import ray
 
-    if len(ray.nodes()) == 1:
-        return merge_shard(output, parts, run)
-    # No CPU is reserved: a merge mostly waits for storage, and must not starve on a machine with one CPU.
-    merge: Any = ray.remote(num_cpus=0, max_retries=3)(merge_shard)
-    merged: UnitName = ray.get(merge.remote(output, parts, run))
-    return merged
+    return sum(bool(node["Alive"]) for node in ray.nodes())

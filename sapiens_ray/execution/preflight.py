@@ -90,9 +90,9 @@ class PreparedJob:
     def visualize(self) -> Visualize:
         """The pictures of this run, with `fraction: auto` settled. Needed from the end of the first listing on."""
         wanted = self.job.output.visualize
-        fraction = wanted.share
-        if wanted.fraction == "auto":
-            fraction = self.recorded_pictures or (1.0 if self._is_small() else FRACTION_OF_MANY)
+        fraction = wanted.share if wanted.fraction != "auto" else self.recorded_pictures
+        if fraction is None:
+            fraction = 1.0 if self._is_small() else FRACTION_OF_MANY
         if not any(task.options.draws for task in self.tasks):
             fraction = 0.0  # else photos would be kept, and decoded, for nothing
         return wanted.model_copy(update={"fraction": fraction})
@@ -103,7 +103,8 @@ class PreparedJob:
             return False
         if self.expected is not None:
             return self.expected <= ALL_DRAWN
-        return sum(shard.size for shard in self.plan.shards) <= ALL_DRAWN * SMALL_PHOTO
+        counted = sum(shard.images or 0 for shard in self.plan.shards)
+        return counted <= ALL_DRAWN and sum(shard.size for shard in self.plan.shards) <= ALL_DRAWN * SMALL_PHOTO
 
     @property
     def schema(self) -> pa.Schema:
@@ -245,7 +246,7 @@ def _prepare(
     growth.plan.fill_counts(done)
     notes = [*growth.notes, *(_changed_pictures(record, job) if record and written else [])]
     prepared = PreparedJob(job, output, models, growth, done, files, settings, quarantined, subset, restarted, notes)
-    prepared.recorded_pictures = record.get(PICTURES_RECORD) if record and written else None
+    prepared.recorded_pictures = _recorded_fraction(record) if record and written else None
     _ = prepared.schema  # columns with the same name are refused now, not by the first unit
     return prepared
 
@@ -290,6 +291,15 @@ def _changed_settings(output: Folder, record: Record, settings: Settings, models
         raise foreign(output) from None
 
 
+def _recorded_fraction(record: Record) -> float | None:
+    """The share of the images that got a picture in the runs before; None if that was not settled."""
+    try:
+        fraction = record.get(PICTURES_RECORD, record["job"]["output"]["visualize"]["fraction"])
+    except (TypeError, KeyError):  # of another version
+        return None
+    return float(fraction) if isinstance(fraction, int | float) else None
+
+
 def _changed_pictures(record: Record, job: Job) -> list[str]:
     """A note if the pictures of an output were made with other settings."""
     try:
@@ -297,6 +307,10 @@ def _changed_pictures(record: Record, job: Job) -> list[str]:
     except (ValueError, TypeError, KeyError):  # of another version
         return []
     now = job.output.visualize
+    if now.fraction == "auto":
+        before = before.model_copy(update={"fraction": "auto"})  # what it was is kept
+    elif before.fraction == "auto":
+        before = before.model_copy(update={"fraction": _recorded_fraction(record)})
     changed = [name for name in Visualize.model_fields if getattr(before, name) != getattr(now, name)]
     if not changed:
         return []

@@ -92,6 +92,8 @@ def _pictures_of(output: Folder, unit: UnitName) -> Iterator[str]:
         table = read_table(output, data_file(unit), ["visualization"])
     except (FileNotFoundError, pa.ArrowException):
         return
+    if "visualization" not in table.column_names:
+        return
     columns = [labels.column for labels in labels_in(table.schema)]
     for name in table["visualization"].to_pylist():
         folder, _, rest = (name or "").removeprefix(f"{PICTURES}/").partition("/")

@@ -8,16 +8,17 @@ import os
 from functools import cache
 
 LOWEST_PRIORITY = 19
-# Of glibc's mallopt(3), with bytes. Photos and network inputs are below the first, some of them together below the
-# second.
+# Of glibc's mallopt(3), with bytes. Blocks up to the first are kept: older versions accept no more, and a decoded photo
+# of 8 megapixels is smaller. Of free memory at the end of the heap, up to the second.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-KEPT_BLOCK, KEPT_FREE = 64 << 20, 256 << 20
+KEPT_BLOCK, KEPT_FREE = 32 << 20, 256 << 20
 
 
 def let_models_go_first() -> None:
-    """Give this worker the lowest priority: where CPUs are short, the thread that feeds the device must not wait for
-    one. Actors with models have the priority that Ray gives its workers."""
-    os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
+    """Give the calling thread, and those that it starts, the lowest priority: where CPUs are short, the thread that
+    feeds the device must not wait for one. Actors with models have the priority that Ray gives its workers."""
+    with contextlib.suppress(OSError):  # a sandbox may forbid it
+        os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
 
 
 @cache
@@ -26,5 +27,5 @@ def keep_freed_memory() -> None:
     for the next photo: half of the time of decoding and resizing one of 0.9 megapixels on a virtual machine."""
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, KEPT_BLOCK)
-        libc.mallopt(_M_TRIM_THRESHOLD, KEPT_FREE)
+        if libc.mallopt(_M_MMAP_THRESHOLD, KEPT_BLOCK):  # the second alone would make everything slower
+            libc.mallopt(_M_TRIM_THRESHOLD, KEPT_FREE)

@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
@@ -31,6 +31,7 @@ IMAGES = "images"  # the format of folders of images, and of single images
 MAX_RANGE = 1_000_000
 TRIAL_END = re.compile(f"{SUFFIX}$")
 OUTPUT_END = re.compile(f"({SUFFIX})?/")
+SINGLE_IMAGES = 1000  # that are looked at together: a trial may need only a few
 LOOK = 10_000  # files of a folder that are listed before its format is decided
 
 
@@ -120,10 +121,10 @@ def find_input(settings: Input, reading: Reading, left_out: LeftOut, output: str
         listed = Listed(search.is_listed_image)
         for storage_root, group in itertools.groupby(_named_once(search, uris), _single_image_in):
             if storage_root is not None:
-                images = list(group)
-                found = _together(images)
-                yield replace(found, entries=listed.without(found.uri, found.entries))
-                listed.add_images(one.uri for one in images)
+                while images := list(itertools.islice(group, SINGLE_IMAGES)):
+                    found = _together(images)
+                    yield replace(found, entries=listed.without(found.uri, found.entries))
+                    listed.add_images(one.uri for one in images)
                 continue
             for found in group:
                 if found.is_folder:
@@ -203,6 +204,7 @@ class _Search:
     root: str
     output: str
     left_out: LeftOut
+    known_outputs: dict[str, bool] = field(default_factory=dict)  # folders that were looked at
 
     def at(self, uri: str, wanted: str) -> Iterator[Found]:
         """What a URI contains, read in the `wanted` format or, for auto, in the format of its suffix."""
@@ -306,9 +308,20 @@ class _Search:
             self.left_out.unnamed += "." not in name.rpartition("/")[2] and matches(name, self.settings.include)
         return not is_video
 
-    def is_listed_image(self, name: str) -> bool:
-        """Whether an image is listed with the folder that it is in, by its name relative to that."""
-        return image_folders.chosen(name, True, self.settings.include) and not self._is_hidden(name)
+    def is_listed_image(self, uri: str, name: str) -> bool:
+        """Whether an image is listed with a folder that it is in. name: relative to that."""
+        if not image_folders.chosen(name, True, self.settings.include) or self._is_hidden(name):
+            return False
+        folder = Folder(uri, self.settings.storage_options)
+        parts = name.split("/")
+        above = ["/".join(parts[:end]) for end in range(1, len(parts))]
+        return not self._is_output(folder, name) and not any(self._is_of_outputs(folder.join(one)) for one in above)
+
+    def _is_of_outputs(self, uri: str) -> bool:
+        """Whether a folder is one with labels, or one that runs write in such a folder."""
+        if uri not in self.known_outputs:
+            self.known_outputs[uri] = _is_written(uri) or (_is_output_folder(uri) and not _has_photos(uri))
+        return self.known_outputs[uri]
 
     def _is_hidden(self, name: str) -> bool:
         """Whether a name begins with a dot, or is in a folder whose name does, and `include` does not ask for it."""

@@ -339,7 +339,8 @@ class Growth:
         names = self._job.input.columns
         if found.format == IMAGES:
             return found.entries
-        size, stamp = storage.stamp(found.uri, self._job.input.storage_options)
+        with storage.translate_errors(InputError, f"input.uri: cannot read {redact_uri(found.uri)}"):
+            size, stamp = storage.stamp(found.uri, self._job.input.storage_options)
         self._stamps[found.uri] = f"{size}:{stamp}"
         self._note_changed_list(found)
         all_of_them = iter(found.entries)

@@ -11,9 +11,10 @@ class Listed:
     """What earlier URIs of an input have listed: folders, which are not remembered image by image, and single images.
 
     is_listed: whether a file, by its name relative to a folder, is listed when the folder is.
+    What `without` gives must be read before anything is added.
     """
 
-    def __init__(self, is_listed: Callable[[str], bool]) -> None:
+    def __init__(self, is_listed: Callable[[str, str], bool]) -> None:
         self._is_listed = is_listed
         self._folders: set[str] = set()
         self._images: set[str] = set()
@@ -30,8 +31,8 @@ class Listed:
 
     def _fresh(self, entries: Iterable[Entry], folders: list[str]) -> Iterator[Entry]:
         for entry in entries:
-            names = (entry.uri[len(one) + 1 :] for one in folders if entry.uri.startswith(f"{one}/"))
-            if entry.uri not in self._images and not any(map(self._is_listed, names)):
+            names = ((one, entry.uri[len(one) + 1 :]) for one in folders if entry.uri.startswith(f"{one}/"))
+            if entry.uri not in self._images and not any(self._is_listed(*one) for one in names):
                 yield entry
 
     def add_folder(self, uri: str) -> None:

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
@@ -22,6 +23,7 @@ from sapiens_ray.units import Row
 
 PATH_COLUMNS = ("image", "path", "uri", "url", "file", "file_name", "filename", "image_path")
 FIELD_LIMIT = 1 << 20
+JSON_OBJECT = re.compile(r"\s*\[?\s*\{\s*(\"|$)")  # not the name {0F3A-…}.jpg
 
 
 class Lists(EntrySource):
@@ -88,7 +90,7 @@ def _is_not_text(path: str) -> bool:
 
 def _txt_rows(text: str, uri: str) -> Iterator[tuple[int, Row]]:
     for number, line in enumerate(text.split("\n"), 1):  # not splitlines(): names may hold U+2028
-        if line.lstrip().startswith(("{", "[{")):
+        if JSON_OBJECT.match(line):
             raise InputError(
                 f"input.uri: {uri}, line {number}: holds JSON where a path should be; a list of JSON objects, one per "
                 "line, needs a name that ends with .jsonl (annotations of a dataset in one JSON file are no input)"

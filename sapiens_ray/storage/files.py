@@ -91,7 +91,6 @@ def open_read(uri: str, options: StorageOptions | None = None) -> IO[bytes]:
     if not is_remote(uri):
         return Path(local_path(uri)).open("rb")
     fs, path = filesystem(uri, options)
-    fs.invalidate_cache(path.rpartition("/")[0])  # an old listing lacks the new files of other processes
     stream: IO[bytes] = retrying(fs.open, path, "rb")
     cache = getattr(stream, "cache", None)
     if cache is not None and hasattr(cache, "fetcher"):  # fsspec's buffered files fetch their blocks through it
@@ -195,14 +194,22 @@ class Folder:
         return sorted(info["name"].rsplit("/", 1)[-1] for info in found if info["type"] == "file")
 
     def exists(self, name: str) -> bool:
+        self._forget_listing(name)
         fs, path = self._at(name)
-        fs.invalidate_cache(path.rpartition("/")[0])
         return bool(retrying(fs.exists, path))
+
+    def _forget_listing(self, name: str) -> None:
+        """Forget an old listing of a file's folder: it lacks what other processes have written since."""
+        if self.remote:
+            fs, path = self._at(name)
+            with contextlib.suppress(KeyError):  # of another thread that does the same
+                fs.invalidate_cache(path.rpartition("/")[0])
 
     def read(self, name: str) -> bytes:
         return read_bytes(self.join(name), self.options)
 
     def open(self, name: str) -> IO[bytes]:
+        self._forget_listing(name)
         return open_read(self.join(name), self.options)
 
     def write(self, name: str, data: bytes | memoryview, durable: bool = True) -> None:

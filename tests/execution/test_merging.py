@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +16,7 @@ from sapiens_ray.execution import merging
 from sapiens_ray.execution.cluster import start_ray
 from sapiens_ray.execution.merging import Merger
 from sapiens_ray.storage import Folder
+from sapiens_ray.storage.retries import retry_deadline
 from sapiens_ray.units import UnitName
 
 RUN = "this run"
@@ -20,6 +25,13 @@ RUN = "this run"
 def parts_of(shard: int) -> list[UnitName]:
     """Seven images in three files."""
     return [UnitName(shard, 0, 3, False), UnitName(shard, 3, 6, False), UnitName(shard, 6, 7, True)]
+
+
+@pytest.fixture(autouse=True)
+def own_retries():
+    """A run that fails retries no more; the tests after these do."""
+    with retry_deadline(120.0):
+        yield
 
 
 @pytest.fixture
@@ -108,6 +120,40 @@ def test_a_merge_that_fails_shows_at_the_next_one(place, output):
     with pytest.raises(JobError, match="No such file"):
         merger.start(1)
     merger.stop()
+
+
+def test_a_run_that_fails_waits_for_the_merge_under_way(place, output, monkeypatch):
+    """It holds the lock until then: another run must not find a merge that is still writing."""
+    began, ended = threading.Event(), threading.Event()
+
+    def slow(self, parts):
+        began.set()
+        time.sleep(0.3)
+        ended.set()
+
+    monkeypatch.setattr(Merger, "_merge", slow)
+    merger = Merger(output, parts_of(0), RUN)
+    merger.start(0)
+    began.wait()
+    merger.stop()
+    assert ended.is_set() and merger.threads is None
+
+
+def test_no_more_merges_than_machines_are_under_way(output, monkeypatch):
+    monkeypatch.setattr(merging, "LEAST_AT_ONCE", 1)
+    machines = 3
+    monkeypatch.setattr(merging, "_machines", lambda: machines)
+    merger = Merger(output, [], RUN)
+    inside: list[int] = []
+
+    def work(_: int) -> None:
+        with merger._place():
+            inside.append(merger._merging)
+            time.sleep(0.02)
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(work, range(24)))
+    assert max(inside) == machines and merger._merging == 0
 
 
 @pytest.mark.parametrize("run", ["this run", "another run"])

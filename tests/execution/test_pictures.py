@@ -87,6 +87,32 @@ def test_the_first_run_settles_it(job, tmp_path, cluster):
     assert not list((tmp_path / "out" / "visualizations").iterdir())
 
 
+def test_an_output_of_an_earlier_version_keeps_its_pictures(job, tmp_path, cluster):
+    """It recorded a number, which was the default."""
+    from sapiens_ray import run
+
+    assert run(job, limit=3).images == 3
+    file = tmp_path / "out" / "job.yaml"
+    record = yaml.safe_load(file.read_text())
+    record["job"]["output"]["visualize"]["fraction"] = 1.0
+    file.write_text(yaml.safe_dump(record))
+    ready = prepared(job)
+    assert ready.visualize.fraction == 1.0 and ready.notes == []
+    assert "output.visualize: fraction changed" in prepared(with_fraction(job, 0.2)).notes[0]
+    save_job(ready)
+    assert recorded(tmp_path) == 1.0 and prepared(job).notes == []
+    assert prepared(with_fraction(job, 1.0)).notes == []
+
+
+def test_photos_of_folders_count_beside_files_that_cannot_be_counted(job, tmp_path):
+    with tarfile.open(tmp_path / "one.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "photos" / "0.jpg", "0.jpg")
+    raw = job.model_dump()
+    raw["input"]["uri"] = [str(tmp_path / "photos"), str(tmp_path / "one.tar.gz")]
+    ready = prepared(Job.parse(raw))
+    assert ready.expected is None and ready.visualize.fraction == 0.01, "six in the folder"
+
+
 def test_a_trial_settles_nothing(job, tmp_path, cluster):
     from sapiens_ray import run
 

@@ -57,6 +57,18 @@ def test_what_one_uri_leaves_out_another_may_name(photos):
     assert listed == ["sub/deep/c.png"], "relative to the first folder it is sub/deep/c.png, which does not match"
 
 
+def test_pictures_of_another_output_may_be_named(photos):
+    """The folder around them does not list them."""
+    output = photos / "job"
+    (output / "visualizations").mkdir(parents=True)
+    (output / "visualizations" / "p.jpg").write_bytes(b"")
+    for name in ("plan.parquet", "job.yaml"):
+        (output / name).write_bytes(b"")
+    for uris in (("", "job/visualizations/*.jpg"), ("job/visualizations", "")):
+        listed = [uri for entries, _, _ in found_in(photos, *uris) for uri in entries]
+        assert sorted(listed) == sorted([*EVERYTHING, "job/visualizations/p.jpg"]), uris
+
+
 def test_images_that_follow_one_another_are_one_part(photos):
     (photos / "e.jpg").write_bytes(b"")
     assert found_in(photos, "*.jpg") == [(["a.jpg", "e.jpg"], False, True)]
@@ -72,6 +84,11 @@ def test_ids_of_images_that_a_glob_matches_are_those_of_before(photos):
     (found,) = find_input(settings, Reading(), LeftOut())
     assert [entry.image_id for entry in found.entries] == ["a.jpg", "sub/b.jpg"]
     assert found.uri == str(photos)
+
+
+def test_names_in_braces_are_names(tmp_path):
+    (tmp_path / "list.txt").write_text("{0F3A-11}.jpg\n")
+    assert found_in(tmp_path, "list.txt") == [(["{0F3A-11}.jpg"], False, True)]
 
 
 def test_json_is_no_list(tmp_path):
