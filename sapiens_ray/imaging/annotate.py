@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:  # Pillow is imported where text is drawn: a wrong job file is refused without it
+    from PIL import ImageFont
 
 Colour = tuple[int, int, int]  # BGR
 
@@ -65,12 +68,16 @@ class Layout:
 
 @lru_cache(maxsize=64)
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    from PIL import ImageFont
+
     return ImageFont.load_default(size)
 
 
 @lru_cache(maxsize=512)
 def text(words: str, size: int, ink: Colour = INK, paper: Colour = PAPER, pad: int = 0) -> np.ndarray:
     """A line of words on a plate of their own. Its height depends on `size` and `pad` alone."""
+    from PIL import Image, ImageDraw
+
     font = _font(size * FINER)
     top, bottom = font.getbbox("Ay", anchor="ls")[1::2]  # from the baseline
     height, width = round((bottom - top) / FINER + 0.3 * size), max(1, round(font.getlength(words) / FINER))
