@@ -218,7 +218,8 @@ class _Search:
         if retrying(fs.isdir, path):
             yield from self._in_folder(Folder(uri.rstrip("/") or "/", options), wanted)
             return
-        if not retrying(fs.exists, path):
+        is_link = not storage.is_remote(uri) and os.path.islink(storage.local_path(uri))
+        if not retrying(fs.exists, path) and not (is_link and has_image_suffix(uri)):  # that one gets its row
             raise InputError(f"input.uri: {redact_uri(uri)} does not exist")
         if kind is None and has_image_suffix(uri):
             kind = IMAGES

@@ -105,6 +105,12 @@ def _csv_rows(text: str, uri: str) -> Iterator[tuple[int, Row]]:
     try:
         _refuse_without_header(reader.fieldnames or (), uri)
         for row in reader:
+            if None in row:  # the rest of a caption after its comma
+                cells = len(reader.fieldnames or ()) + len(row[None])
+                raise InputError(
+                    f"input.uri: {uri}, line {reader.line_num}: {cells} values, but the first line names "
+                    f"{len(reader.fieldnames or ())} columns; put values that hold commas in quotes"
+                )
             yield reader.line_num, row
     except csv.Error as error:
         raise InputError(f"input.uri: {uri}, line {reader.line_num}: not valid CSV: {error}") from None

@@ -86,6 +86,18 @@ def test_ids_of_images_that_a_glob_matches_are_those_of_before(photos):
     assert found.uri == str(photos)
 
 
+def test_a_dangling_link_that_a_glob_matches_is_an_image(photos):
+    """It gets a row that says so, as in a folder."""
+    (photos / "b.jpg").symlink_to("/gone/b.jpg")
+    assert found_in(photos, "*.jpg") == [(["a.jpg", "b.jpg"], False, True)]
+
+
+def test_values_beyond_the_columns_of_a_csv_are_refused(tmp_path):
+    (tmp_path / "rows.csv").write_text("path,who\na.jpg,Smith, Ann\n")
+    with pytest.raises(InputError, match=r"line 2: 3 values, but the first line names 2 columns; put values"):
+        found_in(tmp_path, "rows.csv")
+
+
 def test_names_in_braces_are_names(tmp_path):
     (tmp_path / "list.txt").write_text("{0F3A-11}.jpg\n")
     assert found_in(tmp_path, "list.txt") == [(["{0F3A-11}.jpg"], False, True)]
