@@ -31,6 +31,7 @@ class Merger:
         self.threads: ThreadPoolExecutor | None = None
         self._places = threading.Condition()
         self._merging = 0
+        self._stopping = False
         for name in files:
             self.parts[name.shard].add(name)
 
@@ -67,6 +68,9 @@ class Merger:
         """After an error: begin no further merge, and wait for those under way. They need the lock of the output, which
         the run still holds."""
         if self.threads is not None:
+            with self._places:
+                self._stopping = True
+                self._places.notify_all()
             set_retry_deadline(0.0)  # else an exit could take minutes if the storage is down
             self.threads.shutdown(cancel_futures=True)
             self.threads = None
@@ -88,7 +92,9 @@ class Merger:
     def _place(self) -> Iterator[None]:
         """Wait until fewer merges are under way than the cluster may run: as many as it has machines now."""
         with self._places:
-            self._places.wait_for(lambda: self._merging < max(LEAST_AT_ONCE, _machines()))
+            self._places.wait_for(lambda: self._stopping or self._merging < max(LEAST_AT_ONCE, _machines()))
+            if self._stopping:
+                raise JobError("the run ended before this merge began")  # nobody waits for it any more
             self._merging += 1
         try:
             yield

@@ -139,6 +139,25 @@ def test_a_run_that_fails_waits_for_the_merge_under_way(place, output, monkeypat
     assert ended.is_set() and merger.threads is None
 
 
+def test_merges_that_wait_for_a_place_do_not_begin_after_a_failure(output, monkeypatch):
+    monkeypatch.setattr(merging, "LEAST_AT_ONCE", 1)
+    monkeypatch.setattr(merging, "_machines", lambda: 1)
+    began, merged = threading.Event(), []
+
+    def slow(folder, parts, run):
+        merged.append(parts[0].shard)
+        began.set()
+        time.sleep(0.3)
+
+    monkeypatch.setattr(merging, "merge_shard", slow)
+    merger = Merger(output, [*parts_of(0), *parts_of(1), *parts_of(2)], RUN)
+    for shard in range(3):
+        merger.start(shard)
+    began.wait()
+    merger.stop()
+    assert len(merged) == 1
+
+
 def test_no_more_merges_than_machines_are_under_way(output, monkeypatch):
     monkeypatch.setattr(merging, "LEAST_AT_ONCE", 1)
     machines = 3
