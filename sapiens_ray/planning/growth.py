@@ -19,6 +19,7 @@ import pyarrow as pa
 from sapiens_ray import storage
 from sapiens_ray.errors import InputError, OutputError
 from sapiens_ray.job.config import Job
+from sapiens_ray.planning.changed_lists import ListStamps
 from sapiens_ray.planning.columns import (
     extra_schema,
     joined_type,
@@ -71,12 +72,7 @@ class Growth:
         self._output = output
         self._redo_changed = redo_changed
         self._known = KnownUris(planned_uris(output, self.plan))
-        # By the URI of a list, the stamps that it had when images of it were planned.
-        self._stamps: dict[str, str] = {}  # of the lists, now
-        self._lists: dict[str, set[str]] = {}
-        for shard in self.plan.shards:
-            if shard.stamp and not is_shard_format(shard.format):
-                self._lists.setdefault(redact_uri(shard.uri), set()).add(shard.stamp)
+        self._lists = ListStamps(self.plan.shards, job.input.storage_options)
         self._files = {redact_uri(shard.uri): shard for shard in self.plan.shards if is_shard_format(shard.format)}
         self._seen_again = False
         self._only_images_follow = False
@@ -339,10 +335,8 @@ class Growth:
         names = self._job.input.columns
         if found.format == IMAGES:
             return found.entries
-        with storage.translate_errors(InputError, f"input.uri: cannot read {redact_uri(found.uri)}"):
-            size, stamp = storage.stamp(found.uri, self._job.input.storage_options)
-        self._stamps[found.uri] = f"{size}:{stamp}"
-        self._note_changed_list(found)
+        note = self._lists.look(found.uri, self._reading.columns)
+        self.notes += [note] if note else []
         all_of_them = iter(found.entries)
         if self._job.box_columns and not self._old:
             first = list(itertools.islice(all_of_them, FIRST_RECORDS))
@@ -353,16 +347,6 @@ class Growth:
         entries = list(all_of_them)
         self._add_types({name: type_of(name, [entry.extra.get(name) for entry in entries]) for name in names})
         return entries
-
-    def _note_changed_list(self, found: Found) -> None:
-        """Say that what a list says of planned images is not read again, if it may have changed."""
-        planned = self._lists.get(redact_uri(found.uri), set())
-        if planned and self._reading.columns and self._stamps[found.uri] not in planned:
-            self.notes.append(
-                f"{redact_uri(found.uri)} has changed: images that were planned before keep the "
-                f"{', '.join(self._reading.columns)} that it held then; to take the new values, label all again with "
-                "--restart"
-            )
 
     def _add_entries(self, found: Found, limit: int | None = None) -> Iterator[Shard | None]:
         """Plan images of a folder or list: `shard_size` new ones form a shard. limit: at most this many."""
@@ -392,7 +376,7 @@ class Growth:
         group = self._entries[-1].add(entries)
         name = f"{found.name.rstrip('/') or '.'}[{start}:{start + len(entries)}]"
         entries_file = self._entries[-1].name
-        uri, stamp = redact_uri(found.uri), self._stamps.get(found.uri, "")
+        uri, stamp = redact_uri(found.uri), self._lists.now(found.uri)
         shard = Shard(number, found.format, uri, name, 0, stamp, len(entries), entries_file, group)
         self.plan.shards.append(shard)
         self._unsaved = True
