@@ -71,9 +71,12 @@ def _export(arguments: argparse.Namespace) -> int:
     options = _option_values(format, arguments)
     with translate_errors(OutputError, f"cannot export {arguments.output} to {arguments.to}"):
         photos, left = _input_around(source, target), missing_rows(source)
+        held_files = _holds_files(target)
         done = format.write(source, target, options)
     if photos and not arguments.quiet:
         print(f"{arguments.to} lies in the input folder {photos}: its pictures will count as photos", file=sys.stderr)
+    if held_files and not arguments.quiet:
+        print(f"{arguments.to} held files before; those that were not written again are still there", file=sys.stderr)
     if left and not arguments.quiet:
         print(
             f"{arguments.output} is not complete: {left} without a row; run the job again, then export", file=sys.stderr
@@ -104,6 +107,15 @@ def _refuse_output(source: Folder, target: Folder) -> None:
     labels, place = absolute(source.uri), absolute(target.uri)
     if place == labels or f"{place}/".startswith(tuple(f"{labels}/{part}" for part in PARTS)):
         raise ConfigError(f"--to {target.uri}: holds the labels themselves; name another folder")
+
+
+def _holds_files(target: Folder) -> bool:
+    from sapiens_ray.storage import walk
+
+    try:
+        return any(is_file for _, is_file in walk(target))
+    except FileNotFoundError:
+        return False
 
 
 def _input_around(source: Folder, target: Folder) -> str | None:

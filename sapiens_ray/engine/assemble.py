@@ -83,7 +83,8 @@ def make_unit(
         for column, cells in boxes.items():
             try:
                 if column not in image.extra and image.error is None:
-                    raise ImageError("bad_boxes", "missing for this image; write null or [] if it shows no person")
+                    why = image.note or "write null or [] if it shows no person"
+                    raise ImageError("bad_boxes", f"missing for this image; {why}")
                 cells.append(persons.parse(image.extra.get(column)))
             except ImageError as error:
                 cells.append(None)

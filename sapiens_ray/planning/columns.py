@@ -11,6 +11,7 @@ import pyarrow as pa
 from sapiens_ray.errors import InputError
 from sapiens_ray.job.config import Job
 from sapiens_ray.sources import Reading, source_of
+from sapiens_ray.sources.webdataset import NO_JSON
 from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.tasks import persons
 from sapiens_ray.units import Row
@@ -117,10 +118,11 @@ def types_in_records(records: Sequence[Row], uris: Sequence[str], reading: Readi
         if name not in fields:
             close = difflib.get_close_matches(name, fields, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
+            found = f"the fields are {', '.join(fields)}" if fields != ["key"] else NO_JSON
             places = ", ".join(map(redact_uri, uris))
             raise InputError(
                 f"{reading.field_of(name)}: none of the first {len(records)} images in {places} has a field {name!r} "
-                f"in its <key>.json; {hint}the fields are {', '.join(fields)}"
+                f"in its <key>.json; {hint}{found}"
             )
     values = {name: [record.get(name) for record in records] for name in reading.passthrough}
     nested = {name for name, cells in values.items() if any(isinstance(cell, dict | list) for cell in cells)}

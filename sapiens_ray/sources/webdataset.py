@@ -27,6 +27,11 @@ BLOCK = tarfile.BLOCKSIZE
 MAX_JSON = 16 << 20
 MAX_SAMPLE = 256  # images of one key that are held until their JSON is read
 MAX_MEMBER = 1 << 30  # bytes; a larger image is refused
+# Plain `tar cf` packs a folder in the order of the disk, which parts an image from its JSON.
+NO_JSON = (
+    "some images of tars have no <key>.json right before or after them, and so no columns: the members of a key must "
+    "follow each other, as `tar --sort=name` packs them"
+)
 _LOST = (tarfile.HeaderError, tarfile.ReadError, ValueError, EOFError, zlib.error, gzip.BadGzipFile)
 
 
@@ -60,7 +65,7 @@ class Tars(ShardSource):
         the patterns decide.
 
         Columns (boxes, masks, passthrough) are fields of the `<key>.json` next to the images of a key. Members of a
-        key are consecutive, as WebDataset requires.
+        key are consecutive, as WebDataset requires; an image whose JSON lies elsewhere in the tar has none.
         """
         return read(uri, shard_id, done, reading)
 
@@ -141,16 +146,18 @@ def first_records(uri: str, reading: Reading, count: int) -> list[Row]:
 
 
 class _Sample:
-    """The images of one key, held until its JSON has been read. fields: those of the JSON, and the key itself."""
+    """Consecutive images of one key, held until its JSON is read. fields: those of the JSON, and the key itself."""
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.images: list[Encoded] = []
         self.fields: Row = {"key": readable(key)}
         self.error: ImageError | None = None
+        self.has_json = False
 
     def read(self, member: _Member) -> None:
         """Read the fields of a JSON member. If it cannot be read, the images of its key have none."""
+        self.has_json = True
         try:
             if member.size > MAX_JSON:
                 raise ValueError(f"{member.size} bytes")
@@ -165,6 +172,8 @@ class _Sample:
         """The images, with their fields. Those whose boxes or masks cannot be read become error rows."""
         for image in self.images:
             image.extra.update({name: self.fields[name] for name in reading.columns if name in self.fields})
+            if reading.columns and not self.has_json:
+                image.note = NO_JSON
             if reading.labels:
                 image.error = image.error or self.error
             elif self.error:

@@ -78,6 +78,16 @@ def test_an_export_of_an_output_that_is_not_complete_says_so(export, tmp_path):
     assert not export(str(tmp_path / "out"), "--format", "own", "--to", str(tmp_path / "to")).stderr
 
 
+def test_an_export_to_a_folder_with_files_says_that_they_stay(export, tmp_path):
+    write_output(tmp_path / "out", [("a.jpg", None, None)])
+    target = tmp_path / "to"
+    target.mkdir()
+    (target / "old.json").write_text("{}")
+    done = export(str(tmp_path / "out"), "--format", "own", "--to", str(target))
+    assert done.stderr == f"{target} held files before; those that were not written again are still there\n"
+    assert (target / "old.json").exists()
+
+
 def test_what_is_wrong_is_one_line(export, tmp_path):
     where = (str(tmp_path), "--to", str(tmp_path / "to"), "--format")
     done = export(*where, "own", "--digits", "many")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sapiens_ray import storage
-from sapiens_ray.engine.assemble import make_unit
+from sapiens_ray.engine.assemble import Contents, make_unit
 from sapiens_ray.sources import Encoded, Entry, Reading, folders, parquet, webdataset
 from sapiens_ray.units import Done
 from tests.archives import tar_bytes, write_parquet
@@ -230,11 +230,27 @@ def test_the_fields_of_the_json_of_a_tar_are_carried_over(tmp_path):
     ]  # fmt: skip
     assert total == 5 and not any(image.error for image in found), "labels do not need the captions"
     note = "input.columns: some <key>.json of tars cannot be read; their values are null"
-    assert [image.note for image in found] == ["", "", note, "", ""]
-    assert make_unit(found, pa.schema([("caption", pa.string())])).notes == (note,)
+    assert [image.note for image in found] == ["", webdataset.NO_JSON, note, "", ""]
+    assert make_unit(found, pa.schema([("caption", pa.string())])).notes == (webdataset.NO_JSON, note)
     with_boxes = Reading(passthrough=("caption",), labels=("boxes",))
     found, _ = drain(webdataset.read(str(tmp_path / "x.tar"), "x.tar", NOTHING, with_boxes))
     assert [image.error.kind if image.error else None for image in found] == [None, None, "bad_boxes", None, None]
+
+
+def test_an_image_whose_json_is_elsewhere_in_the_tar_says_so(tmp_path):
+    boxes = b'{"boxes": [[1, 2, 3, 4]]}'
+    members = [("a.jpg", b"\xff\xd8\xff a"), ("b.json", boxes), ("b.jpg", b"\xff\xd8\xff b"), ("a.json", boxes)]
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members))
+    reading = Reading(labels=("boxes",))
+    found, _ = drain(webdataset.read(str(tmp_path / "x.tar"), "x.tar", NOTHING, reading))
+    unit = make_unit(found, pa.schema([]), Contents(box_columns=("boxes",)))
+    assert unit.rows["error"].to_pylist() == [f"column 'boxes': missing for this image; {webdataset.NO_JSON}", None]
+    assert "tar --sort=name" in webdataset.NO_JSON and unit.notes == (webdataset.NO_JSON,)
+    with_captions = Reading(passthrough=("boxes",))
+    found, _ = drain(webdataset.read(str(tmp_path / "x.tar"), "x.tar", NOTHING, with_captions))
+    assert make_unit(found, pa.schema([("boxes", pa.string())])).notes == (webdataset.NO_JSON,)
+    found, _ = drain(webdataset.read(str(tmp_path / "x.tar"), "x.tar", NOTHING, Reading()))
+    assert not any(image.note for image in found)
 
 
 def test_the_first_records_of_a_tar(tmp_path):
