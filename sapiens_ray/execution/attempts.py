@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from sapiens_ray.engine import watchdog
 from sapiens_ray.errors import JobError, last_line
-from sapiens_ray.execution.worker import keep_freed_memory
+from sapiens_ray.execution.worker import keep_freed_memory, let_models_go_first
 from sapiens_ray.output.layout import attempts_file, attempts_of
 from sapiens_ray.storage import Folder
 from sapiens_ray.storage.retries import set_retry_deadline
@@ -113,6 +113,12 @@ class Guard:
         cv2.setNumThreads(1)  # one task per core: more threads would compete
         keep_freed_memory()
         set_retry_deadline(self.retry_s)
+
+    def settle_task(self) -> None:
+        """Apply the settings of a stage that feeds the models or empties them: those of the process, and its place
+        behind the models where CPUs are short."""
+        self.settle_process()
+        let_models_go_first()
 
     def run(
         self,

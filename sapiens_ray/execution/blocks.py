@@ -21,7 +21,6 @@ from sapiens_ray.errors import ConfigError, DeviceFailedError, JobError, Sapiens
 from sapiens_ray.execution.attempts import DRAW, Guard, end_process
 from sapiens_ray.execution.coordinator import CoordinatorHandle, DeviceReports, tell_start, work_of
 from sapiens_ray.execution.reading import UnitReader
-from sapiens_ray.execution.worker import let_models_go_first
 from sapiens_ray.output.writing import write_unit
 from sapiens_ray.planning.plan import ShardWork
 from sapiens_ray.storage.uris import redact_uri
@@ -50,8 +49,7 @@ class ReadBlock:
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         guard = self.guard
-        guard.settle_process()
-        let_models_go_first()
+        guard.settle_task()
         work = ShardWork.from_json(block[WORK][0].as_py())
         with guard.attempt(f"shard {work.shard.number}") as earlier:
             if earlier > DEATHS_WHILE_READING:
@@ -81,8 +79,7 @@ class PrepareBlock:
     guard: Guard
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        self.guard.settle_process()
-        let_models_go_first()
+        self.guard.settle_task()
         unit = Unit.from_block(block)
         return self.guard.run(unit, "prepare", self._prepared, Unit.to_block)
 
@@ -154,8 +151,7 @@ class WriteBlock:
     guard: Guard
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        self.guard.settle_process()
-        let_models_go_first()
+        self.guard.settle_task()
         pictures: list[Picture] = []
 
         def drawn(part: Unit) -> Unit:

@@ -245,8 +245,11 @@ def _prepare(
     done = done_by_shard(files)
     growth.plan.fill_counts(done)
     notes = [*growth.notes, *(_changed_pictures(record, job) if record and written else [])]
-    prepared = PreparedJob(job, output, models, growth, done, files, settings, quarantined, subset, restarted, notes)
-    prepared.recorded_pictures = _recorded_fraction(record) if record and written else None
+    pictures = _recorded_fraction(record) if record and written else None
+    prepared = PreparedJob(
+        job, output, models, growth, done, files, settings, quarantined, subset, restarted, notes,
+        recorded_pictures=pictures,
+    )  # fmt: skip
     _ = prepared.schema  # columns with the same name are refused now, not by the first unit
     return prepared
 
