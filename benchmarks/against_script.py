@@ -40,6 +40,7 @@ TASKS = ("seg", "depth", "normal", "pose17", "pose308", "features")
 SIZES = {0.9: (720, 1280), 2.0: (1125, 2000), 8.0: (2160, 3840)}  # width, height
 IMAGES = {0.9: (64, 448), 2.0: (48, 240), 8.0: (24, 96)}
 WIDTH = 1024  # channels of the features of the 0.3B model
+NAN = float("nan")
 MARGIN = 0.8  # a ratio below this part of the stored one is worse, and not noise
 MODEL_BATCHES = 12
 BARE = """
@@ -64,6 +65,7 @@ class Slope:
     """A program at one task and size.
 
     cpu_ms: outside the model, per image. first_s, first_cpu_s: until the first label. peak_mb: of the long run.
+    by_title: CPU ms per image by the title of the process, with the model.
     """
 
     cpu_ms: float
@@ -71,13 +73,17 @@ class Slope:
     first_s: float
     first_cpu_s: float
     peak_mb: float
+    by_title: dict[str, float]
 
     @classmethod
     def of(cls, few: Used, many: Used, images: int, model_s: float) -> Slope:
         """images: by which the runs differ."""
+        titles = {
+            title: 1000 * (spent - few.by_title.get(title, 0.0)) / images for title, spent in many.by_title.items()
+        }
         return cls(
             1000 * ((many.cpu_s - few.cpu_s) / images - model_s), images / (many.seconds - few.seconds),
-            few.first_s, few.first_cpu_s, many.peak_mb,
+            few.first_s, few.first_cpu_s, many.peak_mb, titles,
         )  # fmt: skip
 
 
@@ -207,6 +213,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs=2, metavar="N", help="of the short and the long run")
     parser.add_argument("--pictures", type=float, help="output.visualize.fraction; default: that of a job")
     parser.add_argument("--ours", action="store_true", help="without the script")
+    parser.add_argument("--processes", action="store_true", help="ours by process, with the model")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures")
     parser.add_argument("--against", type=Path, metavar="FILE", help="kept figures: exit 1 if a ratio is worse")
     arguments = parser.parse_args()
@@ -218,7 +225,7 @@ def main() -> None:
             images = tuple(arguments.images or IMAGES[size])
             slopes = compare(task, size, images, arguments.pictures, arguments.ours)
             ours = slopes["ours"]
-            script = slopes.get("script", Slope(*[float("nan")] * 5))
+            script = slopes.get("script", Slope(NAN, NAN, NAN, NAN, NAN, {}))
             ratios = {"cpu": script.cpu_ms / ours.cpu_ms, "speed": ours.images_per_s / script.images_per_s}
             figures[f"{task} {size:g}"] = {name: asdict(slope) for name, slope in slopes.items()} | ratios
             print(
@@ -228,6 +235,9 @@ def main() -> None:
                 f"{script.peak_mb:>8.0f} {ours.peak_mb:>8.0f}",
                 flush=True,
             )
+            if arguments.processes:
+                for title, spent in sorted(ours.by_title.items(), key=lambda one: -one[1])[:12]:
+                    print(f"{spent:>26.1f} {title}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
     if arguments.against:
