@@ -78,7 +78,7 @@ class Seg(Task[SegOptions]):
     def finish(self, class_maps: list[np.ndarray], row: Row) -> Row:
         """The columns of one row from its class map at original size."""
         (class_map,) = class_maps
-        counts = np.bincount(class_map.reshape(-1), minlength=1)
+        counts = images.histogram(class_map)
         present = np.flatnonzero(counts)
         return {
             self.column: images.encode_png(class_map),

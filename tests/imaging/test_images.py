@@ -87,6 +87,20 @@ def test_label_maps_round_trip_through_png(width, height, seed):
     assert np.array_equal(images.decode_map(images.encode_png(class_map)), class_map)
 
 
+@given(st.integers(0, 60), st.integers(1, 60), st.integers(0, 2**32 - 1), st.sampled_from([7, 100, 1 << 24]))
+def test_the_histogram_is_that_of_numpy(height, width, seed, exact):
+    array = np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "EXACT_IN_FLOAT32", exact)  # in strips of any height
+        assert np.array_equal(images.histogram(array), np.bincount(array.reshape(-1), minlength=256))
+
+
+def test_the_histogram_of_many_equal_pixels_is_exact():
+    array = np.zeros((4097, 4097), np.uint8)  # one more than 2 ** 24, which float32 cannot tell from 2 ** 24
+    array[0, 0] = 1
+    assert images.histogram(array)[:2].tolist() == [4097 * 4097 - 1, 1]
+
+
 def test_grey_float_images_are_decoded_to_three_channels():
     """OpenCV returns grey PFM files as H x W even with IMREAD_COLOR."""
     grey = np.linspace(0, 255, 48, dtype=np.float32).reshape(6, 8)
