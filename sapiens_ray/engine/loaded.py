@@ -144,9 +144,7 @@ class LoadedTask(LoadedModel):
         """An ImageError for each output that is not finite, since arg-max and peaks of NaN look like labels. Runs on
         the CPU if photos are too large for the free GPU memory."""
         outputs = self.task.check_output(output, len(sizes))
-        flat = outputs.flatten(1)
-        # Both are NaN if any value is. 16 times faster on a CPU than looking at every value (28 x 512 x 384).
-        finite = (flat.amax(1).isfinite() & flat.amin(1).isfinite()).tolist()
+        finite = are_finite(outputs)
         chosen = [number for number, good in enumerate(finite) if good]
         sound = outputs if all(finite) else outputs[chosen]
         reduced = self._reduced(sound, [sizes[number] for number in chosen]) if chosen else []
@@ -221,3 +219,14 @@ class LoadedDetector(LoadedModel):
 
     def finish(self, results: list[np.ndarray], row: Row) -> Row:
         return {self.options.carried: results[0].tolist()}
+
+
+def are_finite(outputs: torch.Tensor) -> list[bool]:
+    """Whether all values of each of B outputs are finite."""
+    import torch
+
+    flat = outputs.flatten(1)
+    # A sum is finite only if all values are; it may be infinite if they are large. 40 times faster on a CPU than
+    # looking at every value (28 x 512 x 384).
+    finite: list[bool] = flat.sum(1, dtype=torch.float32).isfinite().tolist()
+    return finite if all(finite) else flat.isfinite().all(1).tolist()  # type: ignore[no-any-return]

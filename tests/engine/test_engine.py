@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sapiens_ray.engine.loaded import are_finite
 from sapiens_ray.errors import CheckpointError, JobError
 from sapiens_ray.tasks.base import Size
 from sapiens_ray.tasks.network import RESIZED
@@ -76,6 +77,15 @@ def test_output_that_is_not_finite_costs_one_row():
     assert cells(done, "number") == [[5], None, [6], None]
     assert cells(done, "error_kind") == [None, "not_finite", None, "not_finite"]
     assert cells(done, "error")[1] == "number: the model's output holds NaN or infinity"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_finite_outputs_are_told_from_others_even_if_their_sum_is_not(dtype):
+    most = torch.finfo(dtype).max
+    values = [[1.0, 2], [most, most], [-most, -most], [most, float("inf")], [float("inf"), -float("inf")], [0, np.nan]]
+    outputs = torch.tensor(values).to(dtype).reshape(6, 1, 1, 2)
+    assert are_finite(outputs) == [True, True, True, False, False, False]
+    assert are_finite(outputs[:1]) == [True] and are_finite(outputs[3:4]) == [False]
 
 
 def test_results_that_cannot_be_finished_cost_one_row():
