@@ -30,6 +30,7 @@ from sapiens_ray.engine.engine import Engine
 from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.execution.attempts import Guard
 from sapiens_ray.execution.blocks import WORK, PrepareBlock, ReadBlock, WriteBlock
+from sapiens_ray.execution.placement import SMALLEST_CUT
 from sapiens_ray.execution.preflight import open_output, prepare_job, save_job
 from sapiens_ray.execution.reading import UnitReader
 from sapiens_ray.job.config import Job
@@ -69,7 +70,9 @@ def by_stage(task: str, model: Path, photos: Path, out: Path, pictures: float, c
         save_job(prepared)
         guard = Guard(prepared.output, never_tried, job.image_timeout_s, job.storage_retry_s)
         extra = prepared.plan.extra_schema
-        read = ReadBlock(UnitReader(prepared.reading, Contents.of(job), prepared.output, UNIT, extra), guard)
+        read = ReadBlock(
+            UnitReader(prepared.reading, Contents.of(job), prepared.output, UNIT, SMALLEST_CUT, extra), guard
+        )
         prepare = PrepareBlock(prepared.tasks, job.max_pixels, prepared.visualize.share, guard)
         write = WriteBlock(prepared.tasks, prepared.visualize, True, prepared.schema, lock.run, guard)
         engine = Engine(prepared.models, ModelHost(threads=1))

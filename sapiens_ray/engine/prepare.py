@@ -24,10 +24,11 @@ def prepare(unit: Unit, tasks: Sequence[AnyTask], max_pixels: int) -> Unit:
     count = unit.rows.num_rows
     widths: list[int | None] = [None] * count
     heights: list[int | None] = [None] * count
-    inputs: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
+    good = unit.good_rows()
+    inputs = {kind: Photos() if kind == PHOTO else NetworkInputs(len(good)) for kind in kinds}
     errors: Errors = {}
     data = unit.rows[DATA]
-    for position in unit.good_rows():
+    for position in good:
         watchdog.progress(unit.start + position)
         try:
             image = images.decode(memoryview(data[position].as_buffer()), max_pixels)
@@ -37,14 +38,51 @@ def prepare(unit: Unit, tasks: Sequence[AnyTask], max_pixels: int) -> Unit:
             continue
         heights[position], widths[position] = image.shape[:2]
         for kind, array in prepared.items():
-            inputs[kind].append(array)
+            inputs[kind].add(array)
     rows = set_errors(unit.rows, errors)
     rows = set_column(rows, "width", pa.array(widths, pa.int32()))
     rows = set_column(rows, "height", pa.array(heights, pa.int32()))
     # If nothing was decoded, the shape is unknown, and nothing needs it.
-    stacked = {kind: _joined(kind, arrays) for kind, arrays in inputs.items() if arrays}
+    joined = {kind: several.joined() for kind, several in inputs.items() if len(errors) < len(good)}
     seconds = {**unit.seconds, "prepare": time.perf_counter() - started}
-    return replace(unit, rows=rows, inputs=stacked, seconds=seconds)
+    return replace(unit, rows=rows, inputs=joined, seconds=seconds)
+
+
+class NetworkInputs:
+    """Inputs of one size, at most `most` of them. They are put into one array one by one: joined at the end, they would
+    take twice the memory."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
+        self._array = np.empty(0)
+
+    def add(self, one: np.ndarray) -> None:
+        """Copy an input. Raises ValueError if it is not like those before."""
+        if not self._count:
+            self._array = np.empty((self._most, *one.shape), one.dtype)
+        if one.shape != self._array.shape[1:]:  # numpy would repeat a smaller one
+            raise ValueError(f"an input of {one.shape} beside others of {self._array.shape[1:]}")
+        self._array[self._count] = one
+        self._count += 1
+
+    def joined(self) -> np.ndarray:
+        """N x h x w x 3."""
+        return self._array[: self._count]
+
+
+class Photos:
+    """Whole photos of any size."""
+
+    def __init__(self) -> None:
+        self._pixels: list[np.ndarray] = []
+
+    def add(self, photo: np.ndarray) -> None:
+        self._pixels.append(photo.reshape(-1))
+
+    def joined(self) -> np.ndarray:
+        """The pixels of all photos, one after the other."""
+        return np.concatenate(self._pixels)
 
 
 def keep_for_pictures(unit: Unit, fraction: float) -> Unit:
@@ -56,11 +94,6 @@ def keep_for_pictures(unit: Unit, fraction: float) -> Unit:
     chosen = {position for position in unit.good_rows() if names.has_picture(ids[position], fraction)}
     places = pa.array([row if row in chosen else None for row in range(len(ids))], pa.int64())
     return replace(unit, rows=set_column(unit.rows, DATA, unit.rows[DATA].take(places)))
-
-
-def _joined(kind: str, arrays: list[np.ndarray]) -> np.ndarray:
-    """One array: inputs of equal size stacked, or the pixels of photos of any size concatenated."""
-    return np.concatenate([array.reshape(-1) for array in arrays]) if kind == PHOTO else np.stack(arrays)
 
 
 def error_columns(error: Exception, stage: str) -> tuple[str, str]:

@@ -25,6 +25,9 @@ NO_FIELD = "tasks"  # named in messages if no field of the job file asks for wha
 SHARED_POOL = "all models"  # name of a pool that holds several; no column has a space
 LARGEST_UNIT = 64  # images
 UNITS_PER_ACTOR = 8
+# Estimated bytes of a unit. A dozen or more of each actor are under way at a time, in the memory of a laptop too; on a
+# large cluster one driver has to pass on all of them.
+SMALLEST_CUT, CUT_PER_ACTOR, LARGEST_CUT = 128 << 20, 32 << 20, 512 << 20
 
 
 @dataclass(frozen=True)
@@ -247,6 +250,15 @@ def auto_unit_size(images: int | None, job: Job, resources: ResourcePlan) -> int
     )
     smallest = 1 << (min(least, LARGEST_UNIT) - 1).bit_length()
     return max(smallest, min(LARGEST_UNIT, 1 << (max(1, fair).bit_length() - 1)))
+
+
+def cut_bytes(job: Job, resources: ResourcePlan) -> int:
+    """The estimated bytes at which a unit is cut, where photos or labels are large: 128 MB for up to 4 actors at the
+    start, 512 MB for 16 and more, or if the job says how many images a unit has."""
+    if job.unit_size != "auto":
+        return LARGEST_CUT
+    actors = max(pool.actors for pool in resources.pools)
+    return min(LARGEST_CUT, max(SMALLEST_CUT, actors * CUT_PER_ACTOR))
 
 
 def _gpu_shares(wishes: Sequence[_Wish], cluster: Cluster) -> tuple[list[int], list[float]]:

@@ -19,20 +19,20 @@ from sapiens_ray.sources.base import cut_units
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import Unit
 
-MAX_UNIT_BYTES = 512 << 20  # estimated size of a unit: 64 decoded photos of 8 megapixels would take 1.6 GB
-
 
 @dataclass(frozen=True)
 class UnitReader:
     """Reads shards as units.
 
-    output: holds the entries of planned folders and lists. extra: names and types of the passthrough columns.
+    output: holds the entries of planned folders and lists. unit_size: images per unit; unit_bytes: the estimated size
+    at which a unit is cut. extra: names and types of the passthrough columns.
     """
 
     reading: Reading
     contents: Contents
     output: Folder
     unit_size: int
+    unit_bytes: int
     extra: pa.Schema
 
     def units(self, work: ShardWork) -> Iterator[Unit]:
@@ -43,7 +43,7 @@ class UnitReader:
         stop = None if work.wanted is None else work.wanted[-1][1]
         encoded_images = _with_progress(open_shard(shard, left, self.reading, self.output), stop)
         folder = shard.uri.rsplit("/", 1)[0]
-        for encoded, last in cut_units(encoded_images, self.unit_size, MAX_UNIT_BYTES, self.contents.estimated_bytes):
+        for encoded, last in cut_units(encoded_images, self.unit_size, self.unit_bytes, self.contents.estimated_bytes):
             for image in encoded:
                 if image.index in work.quarantined:
                     image.error = ImageError(*work.quarantined[image.index])

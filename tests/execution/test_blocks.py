@@ -98,7 +98,7 @@ def tar_of_five(tmp_path):
 
 
 def reader(output: Folder) -> UnitReader:
-    return UnitReader(Reading(), Contents(), output, 2, EXTRA)
+    return UnitReader(Reading(), Contents(), output, 2, 1 << 30, EXTRA)
 
 
 def test_a_shard_is_read_as_units(tar_of_five, output):

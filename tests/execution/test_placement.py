@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from sapiens_ray.engine.models import TaskModel
 from sapiens_ray.errors import ClusterError
 from sapiens_ray.execution.cluster import Cluster, Node
-from sapiens_ray.execution.placement import ActorPool, ResourcePlan, auto_unit_size, plan_resources, plan_what_is_left
+from sapiens_ray.execution.placement import (
+    ActorPool,
+    ResourcePlan,
+    auto_unit_size,
+    cut_bytes,
+    plan_resources,
+    plan_what_is_left,
+)
 from sapiens_ray.job.config import Job
 from sapiens_ray.models.checkpoint import Checkpoint
 from sapiens_ray.tasks.sections import PoolSize
@@ -182,6 +189,21 @@ def test_units_of_two_runs_are_inside_each_other_or_apart(images, actors):
     one = job(actors=actors)
     size = auto_unit_size(images, one, resources_of(one, machines((32, 0))))
     assert 64 % size == 0
+
+
+@pytest.mark.parametrize(
+    ("unit_size", "nodes", "megabytes"),
+    [
+        ("auto", (2, 0), 128),
+        ("auto", (16, 4), 128),
+        ("auto", (64, 8), 256),
+        ("auto", (999, 64), 512),
+        (64, (2, 0), 512),
+    ],
+)
+def test_units_of_large_photos_are_cut_by_bytes(unit_size, nodes, megabytes):
+    one = job().model_copy(update={"unit_size": unit_size})
+    assert cut_bytes(one, resources_of(one, machines(nodes))) == megabytes << 20
 
 
 def test_an_actor_with_a_gpu_does_not_run_on_the_cpu_in_silence(monkeypatch):
