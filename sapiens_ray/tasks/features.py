@@ -75,11 +75,12 @@ class Features(Task[FeaturesOptions]):
 
     def reduce(self, features: torch.Tensor, sizes: list[Size]) -> list[dict[str, np.ndarray]]:
         """B x C x h x w to what is saved per image: `mean`, C float32; `map`, C x h x w float32."""
-        mean = features.float().mean((2, 3)).cpu().numpy()
-        if self.options.save == "mean":
-            return [{"mean": one} for one in mean]
-        whole = features.float().cpu().numpy()
-        return [{"mean": one, "map": tokens} for one, tokens in zip(mean, whole, strict=True)]
+        found = {}
+        if self.options.save != "map":
+            found["mean"] = features.float().mean((2, 3)).cpu().numpy()
+        if self.options.save != "mean":
+            found["map"] = features.float().cpu().numpy()
+        return [{name: several[number] for name, several in found.items()} for number in range(len(features))]
 
     def finish(self, features: list[dict[str, np.ndarray]], row: Row) -> Row:
         """The columns of one row."""
