@@ -52,6 +52,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: $(BIN)/python pyproject.toml
+	@echo "installing torch, Ray and the rest into $(VENV): up to some GB, which takes a while"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) $(TORCH) -e .
 	@touch $@
 

@@ -29,6 +29,7 @@ import standing
 import timeline
 
 from sapiens_ray.execution import pipeline
+from sapiens_ray.execution.cluster import keep_workers
 from sapiens_ray.job.config import Job
 from sapiens_ray.models.stand_ins import write_model
 from sapiens_ray.output.summary import Summary
@@ -61,6 +62,7 @@ def main() -> None:
         for number, count in enumerate(counts):
             (folder / str(number)).mkdir()
             standing.photos(folder / str(number) / "photos", count)
+        keep_workers()
         ray.init(
             address="local", num_gpus=arguments.gpus, include_dashboard=False, log_to_driver=False,
             logging_level=logging.ERROR,

@@ -44,9 +44,9 @@ class Spent:
 
 
 def start_ray() -> None:
-    import ray
+    from sapiens_ray.execution import cluster
 
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=40)
+    cluster.start_ray()
 
 
 def payload(size: int) -> pa.Table:

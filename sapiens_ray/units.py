@@ -23,6 +23,7 @@ Ranges = tuple[tuple[int, int], ...]  # sorted half-open ranges of indices
 Errors = dict[int, tuple[str, str]]  # position or index of an image to its (error_kind, error)
 Examples = dict[str, list[dict[str, str]]]  # error kind to a few rows of it: {"image_id": ..., "error": ...}
 
+EXAMPLE = ", such as "  # in a note for the user: with another example, it is the same note
 PHOTO = "photo"  # input kind: the decoded photos themselves
 _NAME = re.compile(r"s(\d{6,})-(\d{8,})-(\d{8,})(-end)?\.parquet")
 

@@ -20,7 +20,7 @@ from sapiens_ray.tasks import foreground, make_task, persons
 from sapiens_ray.tasks.foreground import Mask
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.persons import carried_boxes
-from sapiens_ray.units import PHOTO, Unit, set_column
+from sapiens_ray.units import EXAMPLE, PHOTO, Unit, set_column
 
 DATA = "_data"  # column of encoded bytes inside the pipeline; columns of tasks and inputs cannot have this name
 UNKNOWN_PIXELS = 8_000_000  # assumed for formats whose header Pillow cannot read
@@ -106,8 +106,11 @@ def make_unit(
         values = [image.extra.get(field.name) for image in encoded]
         arrays.append(_passthrough(values, field.type))
         if arrays[-1].null_count > values.count(None):
+            lost = arrays[-1].is_null().to_pylist()
+            first = next(row for row, value in enumerate(values) if lost[row] and value is not None)
             notes.append(
                 f"input.columns: values of {field.name!r} that are not {field.type}, its planned type, are null"
+                f"{EXAMPLE}{str(values[first])[:40]!r} of {encoded[first].image_id}"
             )
     rows = pa.Table.from_arrays(arrays, schema=pa.schema([*fields, *extra]))
     return Unit(shard, start, last, rows, notes=tuple(notes))

@@ -16,6 +16,7 @@ from sapiens_ray.storage import translate_errors
 from sapiens_ray.tasks.sections import Settings
 
 THIS_MACHINE = "this machine"
+KEPT_WORKERS = 8  # on a machine with fewer CPUs
 _started_here = False  # whether `start_ray` started the cluster that this process is connected to
 
 
@@ -129,12 +130,20 @@ def start_ray(address: str | None = None) -> None:
         what = f"{what}: cannot connect to Ray"
     else:
         use_own_token()
+        keep_workers()
         options |= {"address": "local", "include_dashboard": False}
         what = "Ray did not start on this machine (its logs: session_latest/logs in RAY_TMPDIR, or in /tmp/ray)"
     with translate_errors(ClusterError, what), _stderr_to_devnull():
         ray.init(**options)
     global _started_here
     _started_here = options["address"] == "local"
+
+
+def keep_workers() -> None:
+    """Let a Ray that is started here keep its workers. By default it ends those beyond one per CPU when they are idle
+    for a second. Where stages take turns on few CPUs it starts others at once, each for one to two CPU-seconds."""
+    if (os.cpu_count() or 1) < KEPT_WORKERS:
+        os.environ.setdefault("RAY_num_workers_soft_limit", str(KEPT_WORKERS))
 
 
 def _refuse_silent_address(address: str, what: str) -> None:

@@ -47,7 +47,7 @@ def _drop_error_rows(output: Folder, unit: UnitName) -> None:
         schema = file.schema_arrow
         if not read_errors(schema.metadata):
             return
-        kinds = file.read(columns=["error_kind"])["error_kind"].to_pylist()
+        kinds = file.read(columns=["error_kind"], use_threads=False)["error_kind"].to_pylist()
         bad = [position for position, kind in enumerate(kinds) if kind is not None]
         edges = [-1, *bad, len(kinds)]
         clean = schema.with_metadata({**schema.metadata, ERRORS_KEY: b"{}"})

@@ -45,7 +45,7 @@ def explain(item: ErrorDetails, job: type[BaseModel]) -> str:
         return f"{where}: the list is empty"
     if item["type"] in ("string_type", "list_type") and item.get("input") is None:
         return f"{where}: has no value"
-    message = plain.get(item["type"]) or item["msg"].removeprefix("Value error, ")
+    message = plain.get(item["type"]) or item["msg"].removeprefix("Value error, ").removeprefix("Input ")
     message = message[0].lower() + message[1:]
     if message.startswith("["):  # a validator of the whole list named the entry
         return f"{where}{message}"

@@ -125,7 +125,7 @@ def _counts(output: Folder, names: Sequence[UnitName]) -> Iterator[tuple[UnitNam
 def _error_rows(output: Folder, name: UnitName, columns: list[str]) -> Iterator[pa.Table]:
     """The error rows of a file, batch by batch."""
     with _opened(output, name) as stream, pq.ParquetFile(stream) as file:
-        for batch in file.iter_batches(columns=columns):
+        for batch in file.iter_batches(columns=columns, use_threads=False):
             rows = pa.Table.from_batches([batch])
             yield rows.filter(rows["error_kind"].is_valid())
 

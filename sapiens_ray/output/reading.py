@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,11 +62,12 @@ def read_frame(folder: Folder, columns: Sequence[str] | None, decode: bool, size
 
     def load(units: list[UnitName]) -> tuple[Selection, pa.Table]:
         selection = select(folder, units, columns, decode, size)
-        tables = [selection.read(file) for file in selection.files]
+        with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="read") as pool:
+            tables = list(pool.map(selection.read, selection.files))
         return selection, pa.concat_tables(tables, promote_options="default")
 
     selection, table = with_units(folder, load)
-    frame = table.to_pandas()
+    frame = table.to_pandas(use_threads=False)
     for name, decoder in selection.decoders.items():
         cells = zip(frame[name], frame["width"], frame["height"], strict=True)
         frame[name] = [decoded(cell, width, height, decoder) for cell, width, height in cells]
@@ -128,7 +131,7 @@ def iterate_rows(folder: Folder, columns: list[str]) -> Iterator[Row]:
     """All rows in order, with a few in memory at a time."""
     for unit in list_units(folder):
         with folder.open(data_file(unit)) as stream, pq.ParquetFile(stream) as file:
-            for batch in file.iter_batches(batch_size=16, columns=columns):
+            for batch in file.iter_batches(batch_size=16, columns=columns, use_threads=False):
                 yield from batch.to_pylist()
 
 

@@ -13,7 +13,7 @@ from sapiens_ray.output.error_rows import add_examples
 from sapiens_ray.output.layout import SUMMARY_FILE
 from sapiens_ray.storage import Folder
 from sapiens_ray.tasks.sections import Settings
-from sapiens_ray.units import DeviceUse, Examples, UnitReport, add_use
+from sapiens_ray.units import EXAMPLE, DeviceUse, Examples, UnitReport, add_use
 
 TELLING_S = 1.0  # a rate over less time says nothing
 
@@ -58,7 +58,8 @@ class Summary:
         add_examples(self.examples, report.examples)
         self._seconds.update(report.seconds)
         self._device = add_use(self._device, report.device)
-        self.notes += [note for note in report.notes if note not in self.notes]
+        said = {note.partition(EXAMPLE)[0] for note in self.notes}
+        self.notes += [note for note in report.notes if note.partition(EXAMPLE)[0] not in said]
         self.repeated = report.repeated
         self.tick()
         self._first = self._first or (self.labelled, self.elapsed)

@@ -132,7 +132,9 @@ def copy_rows(file: pq.ParquetFile, writer: pq.ParquetWriter, schema: pa.Schema,
         count = file.metadata.row_group(group).num_rows
         inside = (max(start - first, 0), min(stop - first, count))
         if inside[0] < inside[1]:
-            writer.write_table(file.read_row_group(group).slice(inside[0], inside[1] - inside[0]).cast(schema))
+            writer.write_table(
+                file.read_row_group(group, use_threads=False).slice(inside[0], inside[1] - inside[0]).cast(schema)
+            )
         first += count
 
 

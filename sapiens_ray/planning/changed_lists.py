@@ -27,16 +27,16 @@ class ListStamps:
         """The stamp of a list that was looked at; empty for folders and images."""
         return self._now.get(uri, "")
 
-    def look(self, uri: str, columns: Sequence[str]) -> str | None:
+    def look(self, uri: str, columns: Sequence[str]) -> list[str]:
         """Look at a list before it is read. Returns a note for the user if planned images may have other values there
-        now. columns: that the job reads. Raises InputError if the storage cannot be read."""
+        now, else nothing. columns: that the job reads. Raises InputError if the storage cannot be read."""
         with storage.translate_errors(InputError, f"input.uri: cannot read {redact_uri(uri)}"):
             size, stamp = storage.stamp(uri, self._options)
         self._now[uri] = f"{size}:{stamp}"
         planned = self._planned.get(redact_uri(uri), set())
         if not planned or not columns or self._now[uri] in planned:
-            return None
-        return (
+            return []
+        return [
             f"{redact_uri(uri)} has changed: images that were planned before keep the {', '.join(columns)} that it "
             "held then; to take the new values, label all again with --restart"
-        )
+        ]

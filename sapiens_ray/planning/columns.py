@@ -53,14 +53,18 @@ def joined_type(name: str, one: pa.DataType | None, other: pa.DataType) -> pa.Da
     return pa.int64() if pa.types.is_integer(one) and pa.types.is_integer(other) else pa.float64()
 
 
-def type_of(name: str, values: Sequence[object]) -> pa.DataType:
-    """The type of a column of a list. Raises InputError for mixed types."""
+def type_of(name: str, values: Sequence[object], where: str) -> pa.DataType:
+    """The type of a column of a list. where: what holds the values, for the message. Raises InputError for mixed types,
+    with the first values that do not go together."""
     try:
         return pa.array(values).type
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        raise InputError(
-            f"input.columns: {name!r} mixes types, such as numbers and text, or holds numbers beyond 64 bits"
-        ) from None
+        given = [value for value in values if value is not None]
+        large = next((one for one in given if isinstance(one, int) and one.bit_length() > 63), None)
+        kinds = [float if type(one) is int else type(one) for one in given]  # numbers of both kinds go together
+        other = next((one for one, kind in zip(given, kinds, strict=True) if kind is not kinds[0]), None)
+        what = f"mixes types, {given[0]!r:.40} and {other!r:.40}" if large is None else f"holds {large}: over 64 bits"
+        raise InputError(f"input.columns: {name!r} {what}, in {where}") from None
 
 
 def refuse_ignored_columns(job: Job, format: str, uri: str, is_new: bool) -> None:
@@ -113,17 +117,17 @@ def types_in_records(records: Sequence[Row], uris: Sequence[str], reading: Readi
 
     Raises InputError for a column that none of the records has.
     """
+    where = ", ".join(map(redact_uri, uris))
     fields = list(dict.fromkeys(name for record in records for name in record))
     for name in reading.columns:
         if name not in fields:
             close = difflib.get_close_matches(name, fields, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             found = f"the fields are {', '.join(fields)}" if fields != ["key"] else NO_JSON
-            places = ", ".join(map(redact_uri, uris))
             raise InputError(
-                f"{reading.field_of(name)}: none of the first {len(records)} images in {places} has a field {name!r} "
+                f"{reading.field_of(name)}: none of the first {len(records)} images in {where} has a field {name!r} "
                 f"in its <key>.json; {hint}{found}"
             )
     values = {name: [record.get(name) for record in records] for name in reading.passthrough}
     nested = {name for name, cells in values.items() if any(isinstance(cell, dict | list) for cell in cells)}
-    return {name: pa.string() if name in nested else type_of(name, cells) for name, cells in values.items()}
+    return {name: pa.string() if name in nested else type_of(name, cells, where) for name, cells in values.items()}

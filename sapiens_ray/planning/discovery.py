@@ -70,6 +70,9 @@ class LeftOut:
 
     def nothing_found(self, settings: Input) -> str:
         """The message for an input without images."""
+        formats = {format_of(uri) for uri in settings.uri}
+        if all(name is not None and isinstance(SOURCES[name], EntrySource) for name in formats):
+            return f"input.uri: no image is named in {', '.join(map(redact_uri, settings.uri))}"
         kinds = f"matching {', '.join(settings.include)}" if settings.include else "with a suffix that OpenCV reads"
         message = f"input.uri: no images {kinds} in {', '.join(map(redact_uri, settings.uri))}"
         if self.videos:

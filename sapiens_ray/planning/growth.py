@@ -46,6 +46,7 @@ FIRST_RECORDS, FIRST_FILES = 100, 4  # whose columns are looked at when they are
 # Of a sample, out of files whose images are not counted: counting them in a compressed or remote tar reads all of it.
 LEAST_FILES_TO_COUNT, MAX_FILES_TO_COUNT = 16, 200
 FILES_AT_A_TIME = 16  # of a trial run on the first images, which may need only one
+UNREADABLE = "cannot be read, and becomes an error row"
 NOT_PLANNED = -1  # number of a shard that has no place in the plan
 
 
@@ -286,6 +287,8 @@ class Growth:
             looks = pool.map(self._look_into, fresh)
             for shard, look in zip(fresh, looks, strict=True):
                 self._add_types(look.types)
+                if look.problem and not any(UNREADABLE in note for note in self.notes):  # one of perhaps thousands
+                    self.notes.append(f"{redact_uri(shard.uri)} {UNREADABLE}: {look.problem}"[:500])
                 yield replace(shard, images=look.images), True
 
     def _plan_file(self, shard: Shard) -> Shard:
@@ -335,8 +338,7 @@ class Growth:
         names = self._job.input.columns
         if found.format == IMAGES:
             return found.entries
-        note = self._lists.look(found.uri, self._reading.columns)
-        self.notes += [note] if note else []
+        self.notes += self._lists.look(found.uri, self._reading.columns)
         all_of_them = iter(found.entries)
         if self._job.box_columns and not self._old:
             first = list(itertools.islice(all_of_them, FIRST_RECORDS))
@@ -345,7 +347,8 @@ class Growth:
         if not names:
             return all_of_them
         entries = list(all_of_them)
-        self._add_types({name: type_of(name, [entry.extra.get(name) for entry in entries]) for name in names})
+        where = redact_uri(found.uri)
+        self._add_types({name: type_of(name, [entry.extra.get(name) for entry in entries], where) for name in names})
         return entries
 
     def _add_entries(self, found: Found, limit: int | None = None) -> Iterator[Shard | None]:

@@ -191,7 +191,7 @@ def read_all_entries(output: Folder, shards: Iterable[Shard]) -> Iterator[tuple[
     for name, group in itertools.groupby(with_entries, lambda shard: str(shard.entries)):
         with output.open(name) as stream, pq.ParquetFile(stream) as file:
             for shard in group:
-                yield shard, _entries(file.read_row_group(shard.group))
+                yield shard, _entries(file.read_row_group(shard.group, use_threads=False))
 
 
 def _entries(rows: pa.Table) -> list[Entry]:

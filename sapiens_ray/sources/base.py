@@ -80,11 +80,12 @@ class Reading:
 class Look:
     """What is known of a file before it is read: its number of images, if the file states it, and column types.
 
-    types: of the passthrough columns.
+    types: of the passthrough columns. problem: why the file cannot be read, which its row will say.
     """
 
     images: int | None = None
     types: dict[str, pa.DataType] = field(default_factory=dict)
+    problem: str = ""
 
 
 # Fields of `input` that not every format can follow. "columns" includes those that tasks read.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from sapiens_ray.units import Row
 
 PATH_COLUMNS = ("image", "path", "uri", "url", "file", "file_name", "filename", "image_path")
 FIELD_LIMIT = 1 << 20
+FIRST_LINES = 100  # of which one must have the columns that are read
 JSON_OBJECT = re.compile(r"\s*\[?\s*\{\s*(\"|$)")  # not the name {0F3A-…}.jpg
 
 
@@ -34,7 +36,8 @@ class Lists(EntrySource):
     def entries(self, uri: str, id_prefix: str, reading: Reading) -> Iterator[Entry]:
         """The entries of a list in its order. Raises InputError with the number of a line that cannot be used.
 
-        Ids are the paths as written, relative ones with `id_prefix`.
+        Ids are the paths as written, relative ones with `id_prefix`. The objects of a .jsonl may leave out a column, if
+        one of the first ones has it.
         """
         return _entries(uri, id_prefix, reading)
 
@@ -50,8 +53,10 @@ def _entries(uri: str, id_prefix: str, reading: Reading) -> Iterator[Entry]:
         raise InputError(f"input.uri: cannot read the list {uri}: {error}") from None
     suffix = uri.lower().rsplit(".", 1)[-1]
     rows = {"csv": _csv_rows, "jsonl": _jsonl_rows}.get(suffix, _txt_rows)(text, uri)
+    first = list(itertools.islice(rows, FIRST_LINES))
+    _refuse_missing_columns(first, reading, uri)
     path_column: str | None = None
-    for line, row in rows:
+    for line, row in itertools.chain(first, rows):
         if path_column is None:
             path_column = _choose_column(row, reading.image_column, uri)
         path = row.get(path_column)
@@ -59,20 +64,25 @@ def _entries(uri: str, id_prefix: str, reading: Reading) -> Iterator[Entry]:
             raise InputError(f"input.uri: {uri}, line {line}: no path in column {path_column!r}")
         if len(path) > FIELD_LIMIT or _is_not_text(path):
             raise InputError(f"input.uri: {uri}, line {line}: not a path: {path[:40]!r} ({len(path)} characters)")
-        for column in [*named, *([id_column] if id_column else [])]:
-            if column not in row:
-                raise InputError(
-                    f"{reading.field_of(column)}: {uri}, line {line}: no column {column!r}; it has {_names(row)}"
-                )
         relative = "://" not in path and not path.startswith("/")
         image_id = (id_prefix if relative else "") + path.removeprefix("./")
-        if id_column and row[id_column] is not None:
+        if id_column and row.get(id_column) is not None:
             image_id = str(row[id_column])
         yield Entry(
             uri=relative_to(uri.rsplit("/", 1)[0], path),
             image_id=redact_uri(image_id),
-            extra={column: row[column] for column in named},
+            extra={column: row[column] for column in named if column in row},
         )
+
+
+def _refuse_missing_columns(first: Sequence[tuple[int, Row]], reading: Reading, uri: str) -> None:
+    """Raise InputError for a column to read that none of the first lines has."""
+    for column in [*reading.columns, *([reading.id_column] if reading.id_column else [])]:
+        if first and not any(column in row for _, row in first):
+            line, row = first[0]
+            raise InputError(
+                f"{reading.field_of(column)}: {uri}, line {line}: no column {column!r}; it has {_names(row)}"
+            )
 
 
 def _names(row: Row) -> str:

@@ -74,7 +74,7 @@ class ParquetFiles(ShardSource):
                 schema, rows = file.schema_arrow, file.metadata.num_rows
         except (OSError, pa.ArrowException) as error:
             raise_unless_damage(error)
-            return Look(1)
+            return Look(1, problem=str(error))
         choose_column(schema, reading.image_column, uri)
         for name in (*([reading.id_column] if reading.id_column else []), *reading.columns):
             if name not in schema.names:
@@ -87,7 +87,7 @@ class ParquetFiles(ShardSource):
         try:
             with storage.open_read(uri, reading.storage_options) as stream, pq.ParquetFile(stream) as file:
                 columns = [name for name in reading.columns if name in file.schema_arrow.names]  # `look` refuses others
-                for batch in file.iter_batches(batch_size=count, columns=columns):
+                for batch in file.iter_batches(batch_size=count, columns=columns, use_threads=False):
                     return list(batch.to_pylist())
         except (OSError, pa.ArrowException, ValueError, OverflowError) as error:  # as in `_rows`
             raise_unless_damage(error)
@@ -133,7 +133,7 @@ def _rows(
     """(index, row) for every row of a group; the exception in place of each row that cannot be read."""
     index = first
     try:
-        for batch in file.iter_batches(batch_size=BATCH, row_groups=[group], columns=columns):
+        for batch in file.iter_batches(batch_size=BATCH, row_groups=[group], columns=columns, use_threads=False):
             for row in batch.to_pylist()[: first + count - index]:  # the footer may be wrong
                 yield index, row
                 index += 1
@@ -181,7 +181,10 @@ class _Cells:
         extra = {column: row[column] for column in self.reading.columns}
         image = Encoded(index, readable(name), uri, data, extra=extra)
         if data is None and path:  # Hugging Face stores only a path for files next to the table
-            folders.fill(image, relative_to(self.uri.rsplit("/", 1)[0], path), self.reading.storage_options)
+            place = relative_to(self.uri.rsplit("/", 1)[0], path)
+            folders.fill(image, place, self.reading.storage_options)
+            if image.error is not None:  # `uri` names the row
+                image.error = ImageError(image.error.kind, f"{redact_uri(place)}: {image.error.message}")
         elif data is None:
             image.error = ImageError("missing", f"column {self.image_column!r} is null")
         return image

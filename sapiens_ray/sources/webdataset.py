@@ -106,6 +106,7 @@ def read(uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
             if done.total is not None and index >= done.total and not ours:
                 break
             if member.key != sample.key:
+                sample.is_cut = member.name is None
                 yield from sample.complete(reading)
                 sample = _Sample(member.key)
             if member.is_json:
@@ -154,6 +155,7 @@ class _Sample:
         self.fields: Row = {"key": readable(key)}
         self.error: ImageError | None = None
         self.has_json = False
+        self.is_cut = False  # the archive is damaged after it, where its JSON may have been
 
     def read(self, member: _Member) -> None:
         """Read the fields of a JSON member. If it cannot be read, the images of its key have none."""
@@ -172,7 +174,7 @@ class _Sample:
         """The images, with their fields. Those whose boxes or masks cannot be read become error rows."""
         for image in self.images:
             image.extra.update({name: self.fields[name] for name in reading.columns if name in self.fields})
-            if reading.columns and not self.has_json:
+            if reading.columns and not self.has_json and not self.is_cut and image.error is None:
                 image.note = NO_JSON
             if reading.labels:
                 image.error = image.error or self.error

@@ -13,8 +13,8 @@ from sapiens_ray.storage.files import Folder
 def read_table(folder: Folder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """One file, or some of its columns.
 
-    Not `pq.read_table`: that reads through a dataset, whose threads may outlive the call. A process that exits at
-    that moment aborts ('terminate called without an active exception', exit code -6).
+    Nowhere in this package by threads of Arrow, which `pq.read_table` and `use_threads` start: they outlive the call,
+    and a process that exits at that moment may abort ('terminate called without an active exception', exit code -6).
     """
     with folder.open(name) as stream, pq.ParquetFile(stream) as file:
-        return file.read(columns=None if columns is None else list(columns))
+        return file.read(columns=None if columns is None else list(columns), use_threads=False)

@@ -200,7 +200,7 @@ def test_equivalent_settings_have_the_same_fingerprint():
     ("task", "message"),
     [
         ({"task": "pose", "boxes": "none"}, "tasks[0].keypoints: is missing; one of 17, 133, 308"),
-        ({"task": "pose", "keypoints": 18}, "tasks[0].keypoints: input should be 17, 133 or 308"),
+        ({"task": "pose", "keypoints": 18}, "tasks[0].keypoints: should be 17, 133 or 308"),
         ({"task": "pose", "keypoints": 17, "boxes": "seg"}, "tasks[0].boxes: the job has no seg task"),
         ({"task": "pose", "keypoints": 17, "boxes": {"colum": "b"}}, "boxes.colum: unknown key; did you mean 'column'"),
         (
@@ -211,7 +211,7 @@ def test_equivalent_settings_have_the_same_fingerprint():
         ({"task": "pose", "keypoints": 17, "boxes": {"detector": {"model": "torchscript"}}}, "needs a `checkpoint`"),
         ({"task": "pose", "keypoints": 17, "boxes": "detectors"}, "should be one of none, seg, detector"),
         ({"task": "seg", "checkpoint": ""}, "tasks[0].checkpoint: is empty"),
-        ({"task": "seg", "checkpoint": "a", "matmul": "tf16"}, "tasks[0].matmul: input should be 'strict' or 'tf32'"),
+        ({"task": "seg", "checkpoint": "a", "matmul": "tf16"}, "tasks[0].matmul: should be 'strict' or 'tf32'"),
         (
             {"task": "seg", "checkpoint": "a", "matmul": "tf32", "mode": "bfloat16"},
             "tasks[0].matmul: tf32 is for mode float32",
@@ -224,7 +224,7 @@ def test_equivalent_settings_have_the_same_fingerprint():
         ({}, "tasks[0].task: is missing"),
         ({"task": "depth", "mask": {"source": "none", "folder": "x"}}, "source none has no folder"),
         ({"task": "normal", "mask": {"seg": "s"}}, "tasks[0].mask: the job has no seg task named 's'"),
-        ({"task": "features", "save": "all"}, "tasks[0].save: input should be 'mean', 'map' or 'both'"),
+        ({"task": "features", "save": "all"}, "tasks[0].save: should be 'mean', 'map' or 'both'"),
     ],
 )
 def test_wrong_task_options_are_one_line_each(task, message):

@@ -72,7 +72,7 @@ def lines(**changes: Any) -> list[str]:
             "tasks[0].name: does not have the right form, ^[A-Za-z][A-Za-z0-9_]*$ (got '1st')",
         ),
         ({"unit_size": 0}, "unit_size: should be a whole number from 1 to 4096, or auto (got 0)"),
-        ({"device": "tpu"}, "device: input should be 'auto', 'cpu' or 'cuda' (got 'tpu')"),
+        ({"device": "tpu"}, "device: should be 'auto', 'cpu' or 'cuda' (got 'tpu')"),
         (
             {"tasks": [{**SEG, "batch_size": 0}]},
             "tasks[0].batch_size: should be a whole number from 1 to 1024, or auto (got 0)",
@@ -100,7 +100,7 @@ def test_what_is_wrong_is_one_line(changes, message):
 def test_everything_that_is_wrong_has_its_line():
     assert lines(input={}, unit_size="many", tasks=[{**SEG, "mode": "fast"}]) == [
         "input.uri: is missing",
-        "tasks[0].mode: input should be 'float32', 'bfloat16' or 'torchscript' (got 'fast')",
+        "tasks[0].mode: should be 'float32', 'bfloat16' or 'torchscript' (got 'fast')",
         "unit_size: should be a whole number from 1 to 4096, or auto (got 'many')",
     ]
 

@@ -16,6 +16,11 @@ folder = storage.Folder(sys.argv[1])
 for name in sys.argv[2:]:
     assert read_table(folder, name).num_rows
 """
+READ_LABELS = """
+import sys
+import sapiens_ray as sr
+assert len(sr.read_labels(sys.argv[1])) == 3
+"""
 
 
 def test_a_process_that_ends_right_after_reading_does_not_abort(tmp_path):
@@ -23,8 +28,9 @@ def test_a_process_that_ends_right_after_reading_does_not_abort(tmp_path):
     files = [f"data/{file.name}" for file in (tmp_path / "out" / "data").glob("*.parquet")]
     assert len(files) == 2 and output.uri.endswith("/out")
 
-    def read(_: int) -> tuple[int, str]:
-        command = [sys.executable, "-c", READ, str(tmp_path / "out"), *files]
+    def read(number: int) -> tuple[int, str]:
+        code = (READ, READ_LABELS)[number % 2]
+        command = [sys.executable, "-c", code, str(tmp_path / "out"), *files]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.returncode, done.stderr
 

@@ -14,7 +14,7 @@ from sapiens_ray.execution.preflight import prepare_job, save_job
 from sapiens_ray.job.config import Job
 from sapiens_ray.planning.plan import images_in
 from sapiens_ray.planning.subset import Subset
-from sapiens_ray.sources import Encoded
+from sapiens_ray.sources import Encoded, Reading, lists
 from tests.archives import tar_bytes, write_parquet, write_tar
 from tests.conftest import read_output, write_photos
 
@@ -144,7 +144,41 @@ def test_only_the_first_tars_are_opened(write_job, tmp_path, tar, monkeypatch):
 def test_a_field_of_mixed_types_is_refused(write_job, tmp_path, tar):
     (tmp_path / "y.tar").write_bytes(tar_bytes([("o.json", b'{"rating": "five"}'), ("o.jpg", b"\xff\xd8\xff")]))
     path = write_job([str(tar), str(tmp_path / "y.tar")], input={"columns": ["rating"]})
-    assert refusal(path).startswith("input.columns: 'rating' mixes types, such as numbers and text")
+    assert refusal(path) == f"input.columns: 'rating' mixes types, 4 and 'five', in {tar}, {tmp_path}/y.tar"
+    large = tmp_path / "large.jsonl"
+    large.write_text("".join(f'{{"path": "{number}.jpg", "n": {1 << number}}}\n' for number in (1, 65)))
+    path = write_job(str(large), input={"columns": ["n"]})
+    assert refusal(path) == f"input.columns: 'n' holds {1 << 65}: over 64 bits, in {large}"
+
+
+def test_a_column_that_some_lines_of_a_list_leave_out_is_null_there(write_job, tmp_path, photos, model):
+    lines = ['{"path": "photos/000.jpg", "n": 1, "boxes": []}', '{"path": "photos/001.jpg", "n": null}']
+    (tmp_path / "l.jsonl").write_text("\n".join(lines))
+    prepared = prepare_job(
+        Job.load(write_job(str(tmp_path / "l.jsonl"), input={"columns": ["n"]}, tasks=pose(model, "boxes")))
+    )
+    assert prepared.plan.extra_schema.field("n").type == pa.int64()
+    entries = list(lists.SOURCE.entries(str(tmp_path / "l.jsonl"), "", Reading(passthrough=("n",), labels=("boxes",))))
+    assert [entry.extra for entry in entries] == [{"n": 1, "boxes": []}, {"n": None}], "not given is not nobody"
+    said = refusal(write_job(str(tmp_path / "l.jsonl"), input={"columns": ["m"]}))
+    assert said == f"input.columns: {tmp_path}/l.jsonl, line 1: no column 'm'; it has path, n, boxes"
+
+
+@pytest.mark.parametrize(("name", "text"), [("x.csv", ""), ("x.csv", "path,n\n"), ("x.jsonl", "\n"), ("x.txt", "")])
+def test_a_list_without_images_is_refused_as_what_it_is(write_job, tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert refusal(write_job(str(tmp_path / name))) == f"input.uri: no image is named in {tmp_path}/{name}"
+
+
+def test_a_file_that_cannot_be_read_is_told_before_the_run(write_job, tmp_path):
+    for name in ("a.parquet", "b.parquet"):
+        (tmp_path / name).write_text("no table")
+    prepared = prepare_job(Job.load(write_job(str(tmp_path / "*.parquet"))))
+    (note,) = prepared.notes
+    assert note.startswith(
+        f"{tmp_path}/a.parquet cannot be read, and becomes an error row: Parquet magic bytes not found"
+    )
+    assert prepared.expected == 2
 
 
 def test_a_damaged_first_tar_does_not_decide(write_job, tmp_path, tar):
@@ -188,7 +222,8 @@ def test_fields_of_tars_arrive_in_the_output(cluster, write_job, tmp_path, tar, 
     (tmp_path / "y.tar").write_bytes(tar_bytes(odd))
     path = write_job([str(tar), str(tmp_path / "y.tar")], input={"columns": ["caption", "rating"]}, unit_size=4)
     summary = sr.run(sr.Job.load(path))
-    assert summary.notes == ["input.columns: values of 'rating' that are not double, its planned type, are null"]
+    what = "input.columns: values of 'rating' that are not double, its planned type, are null"
+    assert summary.notes == [f"{what}, such as 'five' of y.tar/o.jpg"]
     rows = read_output(tmp_path / "job-out").to_pylist()
     assert [(row["caption"], row["rating"], row["key"]) for row in rows] == [
         ("photo 0", 4.0, "000"), ("photo 1", 4.5, "001"), ("photo 2", 5.0, "002"),

@@ -253,6 +253,16 @@ def test_an_image_whose_json_is_elsewhere_in_the_tar_says_so(tmp_path):
     assert not any(image.note for image in found)
 
 
+@pytest.mark.parametrize("damaged", ["empty", "text", "cut"])
+def test_a_damaged_tar_is_not_said_to_be_packed_wrongly(tmp_path, damaged):
+    members = [("a.jpg", b"\xff\xd8\xff a"), ("a.json", b'{"n": 1}'), ("b.jpg", b"\xff\xd8\xff b"), ("b.json", b"{}")]
+    whole = tar_bytes(members)
+    (tmp_path / "x.tar").write_bytes({"empty": b"", "text": b"no tar " * 300, "cut": whole[: 6 * 512 + 100]}[damaged])
+    found, _ = drain(webdataset.read(str(tmp_path / "x.tar"), "x.tar", NOTHING, Reading(passthrough=("n",))))
+    assert found[-1].error.kind == "shard_damaged" and not any(image.note for image in found)
+    assert [image.extra.get("n") for image in found[:-1]] == ([1, None] if damaged == "cut" else [])
+
+
 def test_the_first_records_of_a_tar(tmp_path):
     members = [
         ("a.jpg", b"\xff\xd8\xff a"),
