@@ -27,7 +27,7 @@ class Merger:
     def __init__(self, output: Folder, files: Iterable[UnitName], run: str) -> None:
         self.output, self.run = output, run
         self.parts: dict[int, set[UnitName]] = defaultdict(set)
-        self.running: set[Future[UnitName]] = set()
+        self.running: set[Future[None]] = set()
         self.threads: ThreadPoolExecutor | None = None
         self._places = threading.Condition()
         self._merging = 0
@@ -75,18 +75,18 @@ class Merger:
             self.threads.shutdown(cancel_futures=True)
             self.threads = None
 
-    def _merge(self, parts: list[UnitName]) -> UnitName:
+    def _merge(self, parts: list[UnitName]) -> None:
         """Merge here if the cluster is one machine: Ray would start another worker process, which imports everything
         while the device waits. Else in a Ray task, so that not all labels pass through one machine."""
         import ray
 
         with self._place():
             if _machines() == 1:
-                return merge_shard(self.output, parts, self.run)
+                merge_shard(self.output, parts, self.run)
+                return
             # No CPU is reserved: a merge mostly waits for storage, and must not starve on a machine with one CPU.
             merge: Any = ray.remote(num_cpus=0, max_retries=3)(merge_shard)
-            merged: UnitName = ray.get(merge.remote(self.output, parts, self.run))
-            return merged
+            ray.get(merge.remote(self.output, parts, self.run))
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:
@@ -103,7 +103,7 @@ class Merger:
                 self._merging -= 1
                 self._places.notify()
 
-    def _check(self, merges: set[Future[UnitName]]) -> None:
+    def _check(self, merges: set[Future[None]]) -> None:
         """Wait for merges. Raises JobError if one failed. No rows are lost: the unmerged files remain."""
         self.running -= merges
         for merge in merges:

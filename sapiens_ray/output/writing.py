@@ -7,6 +7,7 @@ published before the file that names them.
 from __future__ import annotations
 
 import io
+import itertools
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -21,8 +22,10 @@ from sapiens_ray.output.error_rows import count_errors, examples_in
 from sapiens_ray.output.layout import data_file, picture_file
 from sapiens_ray.output.lock import require_held
 from sapiens_ray.output.schema import labels_in, read_errors, with_errors
-from sapiens_ray.storage import Folder, translate_errors
+from sapiens_ray.storage import Folder, stamp, translate_errors
 from sapiens_ray.units import Picture, Unit, UnitName, UnitReport
+
+LARGE_ROW = 4 << 20  # bytes
 
 
 def write_unit(
@@ -40,19 +43,20 @@ def write_unit(
     with translate_errors(StorageError, f"cannot write {name.file} and its pictures to {output.uri}"):
         if output.remote:
             buffer = pa.BufferOutputStream()
-            _write_table(table, buffer, schema)
+            _write_table(table, buffer, schema, name)
             _publish_pictures(pictures, output, run)
             output.write(data_file(name), memoryview(buffer.getvalue()))
         else:  # a buffer would copy everything as it grows, and once more at the end
             with output.replacing(data_file(name)) as temporary:
-                _write_table(table, temporary, schema)
+                _write_table(table, temporary, schema, name)
                 _publish_pictures(pictures, output, run)
     seconds = {**unit.seconds, "write": time.perf_counter() - started}
     return UnitReport(name.file, table.num_rows, errors, seconds, list(unit.notes), 0, examples_in(table), unit.device)
 
 
-def _write_table(table: pa.Table, where: Path | pa.NativeFile, schema: pa.Schema) -> None:
-    with file_writer(where, schema) as writer:
+def _write_table(table: pa.Table, where: Path | pa.NativeFile, schema: pa.Schema, name: UnitName) -> None:
+    is_shard = name.start == 0 and name.last
+    with file_writer(where, schema, compress_maps=is_shard) as writer:
         writer.write_table(table)
 
 
@@ -84,8 +88,11 @@ def file_table(unit: Unit, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def merge_shard(output: Folder, parts: Sequence[UnitName], run: str | None = None) -> UnitName:
-    """Merge the files of a complete shard into one, row group by row group, then remove them.
+def merge_shard(output: Folder, parts: Sequence[UnitName], run: str | None = None) -> UnitName | None:
+    """Merge the files of a complete shard into one, row group by row group, then remove them. Returns the file.
+
+    None, and the files stay, if rows are large: a thousand feature maps are 17 GB, and writing them a second time takes
+    as long as all else.
 
     At every moment each row is in a published file; until the parts are deleted, readers skip those whose rows are
     all in the merged one (`done.current`). run: the run that must hold the output.
@@ -96,11 +103,23 @@ def merge_shard(output: Folder, parts: Sequence[UnitName], run: str | None = Non
         return merged
     # A merge that was killed after it published is tried again, and finds some of its parts deleted.
     if not output.exists(data_file(merged)):
+        if _are_apart(ordered) and _have_large_rows(output, ordered[0]):
+            return None
         _write_merged(output, ordered, merged, run)
     for part in ordered:
         if part != merged:
             output.delete(data_file(part))
     return merged
+
+
+def _are_apart(ordered: Sequence[UnitName]) -> bool:
+    """Whether no row is in two of the files."""
+    return all(one.stop == other.start for one, other in itertools.pairwise(ordered))
+
+
+def _have_large_rows(output: Folder, part: UnitName) -> bool:
+    size, _ = stamp(output.join(data_file(part)), output.options)
+    return size > LARGE_ROW * (part.stop - part.start)
 
 
 def _write_merged(output: Folder, ordered: Sequence[UnitName], merged: UnitName, run: str | None) -> None:
@@ -138,12 +157,15 @@ def copy_rows(file: pq.ParquetFile, writer: pq.ParquetWriter, schema: pa.Schema,
         first += count
 
 
-def file_writer(where: Path | pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter:
+def file_writer(where: Path | pa.NativeFile, schema: pa.Schema, compress_maps: bool = True) -> pq.ParquetWriter:
     """A writer with zstd for columns that it makes smaller, dictionaries only where values repeat, and statistics of
-    all columns but encoded maps."""
+    all columns but encoded maps.
+
+    compress_maps: False for a file that will soon be merged with others: it would only be decompressed then.
+    """
     stored = labels_in(schema)
-    encoded = {column for labels in stored for column in labels.compressed}
     maps = {column for labels in stored for column in labels.maps}
+    encoded = {column for labels in stored for column in labels.compressed} if compress_maps else maps
     leaves = _leaves(schema)  # dotted paths: in Parquet, the leaves of lists and structs are separate columns
     return pq.ParquetWriter(
         where,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sapiens_ray.models.stand_ins import write_model
+from sapiens_ray.output import writing
 from sapiens_ray.output.writing import merge_shard
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import UnitName
@@ -33,6 +35,41 @@ def test_merging_keeps_rows_order_and_counts(tmp_path):
     _part(output, parts[2], "{}")  # killed after publishing, before all parts were deleted: tried again
     assert merge_shard(output, parts) == merged
     assert output.files("data") == [merged.file]
+
+
+def test_files_with_large_rows_stay_unless_a_row_is_in_two_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "LARGE_ROW", 10)
+    output = Folder(str(tmp_path))
+    parts = [UnitName(0, 0, 4, False), UnitName(0, 4, 8, True)]
+    for name in parts:
+        _part(output, name, "{}")
+    assert merge_shard(output, parts) is None
+    assert output.files("data") == [name.file for name in parts]
+    twice = UnitName(0, 2, 6, False)
+    _part(output, twice, "{}")
+    merged = merge_shard(output, [*parts, twice])
+    assert merged is not None and output.files("data") == [merged.file]
+    with output.open(f"data/{merged.file}") as stream:
+        assert pq.read_table(stream)["index"].to_pylist() == list(range(8))
+    _part(output, parts[1], "{}")  # killed before it was deleted
+    assert merge_shard(output, parts) == merged
+    assert output.files("data") == [merged.file]
+
+
+def test_a_job_of_feature_maps_keeps_the_files_of_its_units(write_job, tmp_path, cluster, monkeypatch):
+    import sapiens_ray as sr
+
+    monkeypatch.setattr(writing, "LARGE_ROW", 10_000)
+    write_photos(tmp_path / "photos", 5)
+    write_model(tmp_path / "model.pt2", "features")
+    tasks = [{"task": "features", "checkpoint": str(tmp_path / "model.pt2"), "save": "map"}]
+    job = sr.Job.load(write_job(tmp_path / "photos", unit_size=2, tasks=tasks))
+    for already_done in (0, 5):
+        summary = sr.run(job)
+        assert (summary.images, summary.already_done) == (5, already_done)
+        assert len(list((tmp_path / "job-out" / "data").iterdir())) == 3
+    labels = sr.read_labels(tmp_path / "job-out", decode=True)
+    assert labels["image_id"].is_unique and {one.shape[1:] for one in labels["features_map"]} == {(64, 64)}
 
 
 def test_a_merge_that_was_interrupted_is_cleaned_up(write_job, tmp_path, cluster):
