@@ -30,11 +30,11 @@ from sapiens_ray.engine.engine import Engine
 from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.execution.attempts import Guard
 from sapiens_ray.execution.blocks import WORK, PrepareBlock, ReadBlock, WriteBlock
-from sapiens_ray.execution.placement import SMALLEST_CUT
 from sapiens_ray.execution.preflight import open_output, prepare_job, save_job
 from sapiens_ray.execution.reading import UnitReader
 from sapiens_ray.job.config import Job
 from sapiens_ray.output.lock import OutputLock
+from sapiens_ray.planning.plan import CUT_ON_CPUS
 from sapiens_ray.units import Unit
 
 Answer = TypeVar("Answer")
@@ -66,12 +66,12 @@ def by_stage(task: str, model: Path, photos: Path, out: Path, pictures: float, c
     job = Job.parse(against_script.job_of(task, model, photos, out, pictures))
     with OutputLock(open_output(job), lambda line: None) as lock:
         prepared = prepare_job(job)
-        prepared.settle_unit_size(UNIT)
+        prepared.settle_units(UNIT, CUT_ON_CPUS)
         save_job(prepared)
         guard = Guard(prepared.output, never_tried, job.image_timeout_s, job.storage_retry_s)
         extra = prepared.plan.extra_schema
         read = ReadBlock(
-            UnitReader(prepared.reading, Contents.of(job), prepared.output, UNIT, SMALLEST_CUT, extra), guard
+            UnitReader(prepared.reading, Contents.of(job), prepared.output, UNIT, CUT_ON_CPUS, extra), guard
         )
         prepare = PrepareBlock(prepared.tasks, job.max_pixels, prepared.visualize.share, guard)
         write = WriteBlock(prepared.tasks, prepared.visualize, True, prepared.schema, lock.run, guard)

@@ -29,7 +29,7 @@ import standing
 import timeline
 
 from sapiens_ray.execution import pipeline
-from sapiens_ray.execution.cluster import keep_workers
+from sapiens_ray.execution.cluster import keeping_workers
 from sapiens_ray.job.config import Job
 from sapiens_ray.models.stand_ins import write_model
 from sapiens_ray.output.summary import Summary
@@ -62,11 +62,11 @@ def main() -> None:
         for number, count in enumerate(counts):
             (folder / str(number)).mkdir()
             standing.photos(folder / str(number) / "photos", count)
-        keep_workers()
-        ray.init(
-            address="local", num_gpus=arguments.gpus, include_dashboard=False, log_to_driver=False,
-            logging_level=logging.ERROR,
-        )  # fmt: skip
+        with keeping_workers():
+            ray.init(
+                address="local", num_gpus=arguments.gpus, include_dashboard=False, log_to_driver=False,
+                logging_level=logging.ERROR,
+            )  # fmt: skip
         for again in range(arguments.repeat):
             spent = []
             for number, count in enumerate(counts):

@@ -16,6 +16,7 @@ from sapiens_ray.job.config import Job
 from sapiens_ray.output.schema import READ_FIELDS
 from sapiens_ray.sources import Encoded
 from sapiens_ray.storage import StorageOptions, is_remote, request_threads
+from sapiens_ray.storage.uris import readable
 from sapiens_ray.tasks import foreground, make_task, persons
 from sapiens_ray.tasks.foreground import Mask
 from sapiens_ray.tasks.options import ModelOptions
@@ -144,7 +145,7 @@ def _passthrough(values: Sequence[object], kind: pa.DataType) -> pa.Array:
         array = pa.array(values, kind)
         if not _may_cut(kind) or array.to_pylist() == values:
             return array
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
         pass
     return pa.array([_fitting(value, kind) for value in values], kind)
 
@@ -155,14 +156,16 @@ def _may_cut(kind: pa.DataType) -> bool:
 
 
 def _as_text(value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return readable(value)  # JSON can express half of an emoji, which is no text
     return json.dumps(value) if isinstance(value, dict | list) else str(value)
 
 
 def _fitting(value: object, kind: pa.DataType) -> object:
     try:
         fitted = pa.scalar(value, kind).as_py()
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
         return None
     return fitted if fitted == value or not _may_cut(kind) else None

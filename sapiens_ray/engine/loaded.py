@@ -225,8 +225,8 @@ def are_finite(outputs: torch.Tensor) -> list[bool]:
     """Whether all values of each of B outputs are finite."""
     import torch
 
-    flat = outputs.flatten(1)
-    # A sum is finite only if all values are; it may be infinite if they are large. 40 times faster on a CPU than
-    # looking at every value (28 x 512 x 384).
-    finite: list[bool] = flat.sum(1, dtype=torch.float32).isfinite().tolist()
-    return finite if all(finite) else flat.isfinite().all(1).tolist()
+    # A sum is finite only if all values are; it may be infinite if they are large. 30 times faster on a CPU than
+    # looking at every value (28 x 512 x 384, contiguous). Not flattened, which copies channels-last outputs.
+    sums = outputs.sum(tuple(range(1, outputs.ndim)), dtype=torch.float32)
+    finite: list[bool] = sums.isfinite().tolist()
+    return finite if all(finite) else outputs.isfinite().flatten(1).all(1).tolist()

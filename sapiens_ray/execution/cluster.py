@@ -16,7 +16,7 @@ from sapiens_ray.storage import translate_errors
 from sapiens_ray.tasks.sections import Settings
 
 THIS_MACHINE = "this machine"
-KEPT_WORKERS = 8  # on a machine with fewer CPUs
+KEPT, LEAST_KEPT = "RAY_num_workers_soft_limit", 8  # idle workers of a Ray that is started here
 _started_here = False  # whether `start_ray` started the cluster that this process is connected to
 
 
@@ -130,20 +130,27 @@ def start_ray(address: str | None = None) -> None:
         what = f"{what}: cannot connect to Ray"
     else:
         use_own_token()
-        keep_workers()
         options |= {"address": "local", "include_dashboard": False}
         what = "Ray did not start on this machine (its logs: session_latest/logs in RAY_TMPDIR, or in /tmp/ray)"
-    with translate_errors(ClusterError, what), _stderr_to_devnull():
+    with translate_errors(ClusterError, what), _stderr_to_devnull(), keeping_workers():
         ray.init(**options)
     global _started_here
     _started_here = options["address"] == "local"
 
 
-def keep_workers() -> None:
-    """Let a Ray that is started here keep its workers. By default it ends those beyond one per CPU when they are idle
-    for a second. Where stages take turns on few CPUs it starts others at once, each for one to two CPU-seconds."""
-    if (os.cpu_count() or 1) < KEPT_WORKERS:
-        os.environ.setdefault("RAY_num_workers_soft_limit", str(KEPT_WORKERS))
+@contextlib.contextmanager
+def keeping_workers() -> Iterator[None]:
+    """Let a Ray that is started in this block keep its workers. By default it ends those beyond one per CPU when they
+    are idle for a second. Where stages take turns on few CPUs it starts others at once, each for one to two
+    CPU-seconds."""
+    if KEPT in os.environ:
+        yield
+        return
+    os.environ[KEPT] = str(max(LEAST_KEPT, _usable_cpus()))
+    try:
+        yield
+    finally:
+        os.environ.pop(KEPT, None)
 
 
 def _refuse_silent_address(address: str, what: str) -> None:

@@ -63,7 +63,7 @@ def read_labels(
         None, or with Ray, whose tensor columns cannot hold None, empty arrays.
     size: "stored", or "original" for maps at the size of the photo, float32, with normals of unit length; implies
         `decode`. Feature maps are resized too, which takes gigabytes if they have many channels.
-    Raises OutputError if there is nothing to read.
+    Files are read in parallel, each by one thread. Raises OutputError if there is nothing to read.
     """
     if engine not in ("pandas", "ray"):
         raise ValueError(f"engine={engine!r}: must be 'pandas' or 'ray'")

@@ -35,6 +35,7 @@ from sapiens_ray.execution.metrics import RunMetrics
 from sapiens_ray.execution.placement import (
     LARGEST_UNIT,
     ResourcePlan,
+    auto_unit_bytes,
     auto_unit_size,
     plan_resources,
     plan_what_is_left,
@@ -48,6 +49,7 @@ from sapiens_ray.output.error_rows import errors_in_files
 from sapiens_ray.output.layout import data_file, data_units, sweep
 from sapiens_ray.output.lock import OutputLock
 from sapiens_ray.output.summary import Summary, is_done
+from sapiens_ray.planning.plan import LARGEST_CUT
 from sapiens_ray.planning.subset import make_subset
 from sapiens_ray.storage.retries import no_retries, retry_deadline
 from sapiens_ray.storage.uris import redact_uri, redact_uris_in
@@ -224,7 +226,10 @@ class _Run:
         plan = plan_what_is_left if self._rebuilt else plan_resources
         resources = plan(prepared.job, prepared.models, cluster) if cluster else None
         images = prepared.expected if prepared.growth.ended else None
-        prepared.settle_unit_size(auto_unit_size(images, prepared.job, resources) if resources else LARGEST_UNIT)
+        if resources:
+            prepared.settle_units(auto_unit_size(images, prepared.job, resources), auto_unit_bytes(resources))
+        else:
+            prepared.settle_units(LARGEST_UNIT, LARGEST_CUT)
         notes = resources.notes if resources else ()
         self.summary.notes += [note for note in notes if note not in self.summary.notes]
         if not self._rebuilt:

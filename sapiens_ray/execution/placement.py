@@ -12,6 +12,7 @@ from sapiens_ray.engine.models import PreparedModel, in_pools
 from sapiens_ray.errors import ClusterError
 from sapiens_ray.execution.cluster import Cluster, Node
 from sapiens_ray.job.config import Job
+from sapiens_ray.planning.plan import CUT_ON_CPUS, LARGEST_CUT
 from sapiens_ray.tasks.sections import PoolSize
 
 # With one thread torch uses other kernels, whose sums differ in the last bits (1e-5 in logits, measured). Labels would
@@ -25,9 +26,6 @@ NO_FIELD = "tasks"  # named in messages if no field of the job file asks for wha
 SHARED_POOL = "all models"  # name of a pool that holds several; no column has a space
 LARGEST_UNIT = 64  # images
 UNITS_PER_ACTOR = 8
-# Estimated bytes of a unit. A dozen or more of each actor are under way at a time, in the memory of a laptop too; on a
-# large cluster one driver has to pass on all of them.
-SMALLEST_CUT, CUT_PER_ACTOR, LARGEST_CUT = 128 << 20, 32 << 20, 512 << 20
 
 
 @dataclass(frozen=True)
@@ -252,13 +250,11 @@ def auto_unit_size(images: int | None, job: Job, resources: ResourcePlan) -> int
     return max(smallest, min(LARGEST_UNIT, 1 << (max(1, fair).bit_length() - 1)))
 
 
-def cut_bytes(job: Job, resources: ResourcePlan) -> int:
-    """The estimated bytes at which a unit is cut, where photos or labels are large: 128 MB for up to 4 actors at the
-    start, 512 MB for 16 and more, or if the job says how many images a unit has."""
-    if job.unit_size != "auto":
-        return LARGEST_CUT
-    actors = max(pool.actors for pool in resources.pools)
-    return min(LARGEST_CUT, max(SMALLEST_CUT, actors * CUT_PER_ACTOR))
+def auto_unit_bytes(resources: ResourcePlan) -> int:
+    """The estimated size at which a unit is cut, where photos or labels are large. Several units of an actor are under
+    way at a time: less without GPUs, where one machine has memory for all. GPUs have large batches, which take images
+    of four units at the most."""
+    return LARGEST_CUT if any(pool.num_gpus for pool in resources.pools) else CUT_ON_CPUS
 
 
 def _gpu_shares(wishes: Sequence[_Wish], cluster: Cluster) -> tuple[list[int], list[float]]:

@@ -145,13 +145,15 @@ class PreparedJob:
         left = [one.missing(self.chosen.get(shard.number, ())) for shard, one in self.pending]
         return self.already_done + sum(stop - start for ranges in left for start, stop in ranges)
 
-    def settle_unit_size(self, automatic: int) -> None:
-        """Decide the unit size of this run, and that of a new output. automatic: the best size for this run.
+    def settle_units(self, automatic: int, unit_bytes: int) -> None:
+        """Decide the unit size of this run, and that of a new output, if the job does not say it. automatic: the best
+        size for this run. unit_bytes: the estimated size at which units are cut, if the output is new.
 
         A trial run may have smaller units than its output, which the run of the whole job then continues.
         """
         if not self.plan.unit_size:
             self.plan.unit_size = automatic if self.subset is None else LARGEST_UNIT
+            self.plan.unit_bytes = unit_bytes
         is_trial = self.subset is not None and self.job.unit_size == "auto"
         self.unit_size = min(automatic, self.plan.unit_size) if is_trial else self.plan.unit_size
 

@@ -26,7 +26,7 @@ from sapiens_ray.output.layout import (
 from sapiens_ray.output.schema import ERRORS_KEY, labels_in, read_errors
 from sapiens_ray.output.writing import copy_rows, file_writer
 from sapiens_ray.storage import Folder, translate_errors
-from sapiens_ray.storage.parquet import read_table
+from sapiens_ray.storage.parquet import open_parquet, read_table
 from sapiens_ray.units import UnitName
 
 
@@ -43,7 +43,7 @@ def drop_error_rows(output: Folder) -> None:
 
 
 def _drop_error_rows(output: Folder, unit: UnitName) -> None:
-    with output.open(data_file(unit)) as stream, pq.ParquetFile(stream) as file:
+    with output.open(data_file(unit)) as stream, open_parquet(stream) as file:
         schema = file.schema_arrow
         if not read_errors(schema.metadata):
             return

@@ -13,7 +13,7 @@ from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.execution.attempts import Guard
 from sapiens_ray.execution.blocks import ModelsBlock, PrepareBlock, ReadBlock, WriteBlock, feed_blocks
 from sapiens_ray.execution.coordinator import CoordinatorHandle, attempts_at, settled_at
-from sapiens_ray.execution.placement import ActorPool, ResourcePlan, cut_bytes
+from sapiens_ray.execution.placement import ActorPool, ResourcePlan
 from sapiens_ray.execution.preflight import PreparedJob
 from sapiens_ray.execution.reading import UnitReader
 from sapiens_ray.job.config import Job
@@ -86,7 +86,7 @@ def job_stages(
     job, tasks = prepared.job, prepared.tasks
     guard = Guard(prepared.output, attempts_at(coordinator), job.image_timeout_s, job.storage_retry_s)
     extra = prepared.plan.extra_schema
-    sizes = prepared.unit_size, cut_bytes(job, resources)
+    sizes = prepared.unit_size, prepared.plan.unit_bytes
     reader = UnitReader(prepared.reading, Contents.of(job), prepared.output, *sizes, extra)
     unique_ids = job.input.id_column is None
     prepare = PrepareBlock(tasks, job.max_pixels, prepared.visualize.share, guard)

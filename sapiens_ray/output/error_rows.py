@@ -19,6 +19,7 @@ from sapiens_ray.output.done import list_units
 from sapiens_ray.output.layout import data_file
 from sapiens_ray.output.schema import read_errors
 from sapiens_ray.storage import Folder, translate_errors
+from sapiens_ray.storage.parquet import open_parquet
 from sapiens_ray.units import Examples, Row, UnitName
 
 EXAMPLES = 2  # of each kind
@@ -124,7 +125,7 @@ def _counts(output: Folder, names: Sequence[UnitName]) -> Iterator[tuple[UnitNam
 
 def _error_rows(output: Folder, name: UnitName, columns: list[str]) -> Iterator[pa.Table]:
     """The error rows of a file, batch by batch."""
-    with _opened(output, name) as stream, pq.ParquetFile(stream) as file:
+    with _opened(output, name) as stream, open_parquet(stream) as file:
         for batch in file.iter_batches(columns=columns, use_threads=False):
             rows = pa.Table.from_batches([batch])
             yield rows.filter(rows["error_kind"].is_valid())

@@ -18,12 +18,14 @@ from sapiens_ray.output.done import list_units, with_units
 from sapiens_ray.output.layout import DATA, PLAN_FILE, data_file
 from sapiens_ray.output.schema import labels_in
 from sapiens_ray.storage import Folder
-from sapiens_ray.storage.parquet import read_table
+from sapiens_ray.storage.parquet import open_parquet, read_table
 from sapiens_ray.tasks.stored import AsArrays, Decoder, MapColumn, MapSize, StoredLabels
 from sapiens_ray.units import Row, UnitName
 
 if TYPE_CHECKING:
     import pandas
+
+FILES_AT_A_TIME = 16  # in `read_labels`; their compressed content is in memory
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def read_frame(folder: Folder, columns: Sequence[str] | None, decode: bool, size
 
     def load(units: list[UnitName]) -> tuple[Selection, pa.Table]:
         selection = select(folder, units, columns, decode, size)
-        with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="read") as pool:
+        with ThreadPoolExecutor(min(FILES_AT_A_TIME, os.cpu_count() or 1), thread_name_prefix="read") as pool:
             tables = list(pool.map(selection.read, selection.files))
         return selection, pa.concat_tables(tables, promote_options="default")
 
@@ -130,7 +132,7 @@ def _schema(folder: Folder, file: str) -> pa.Schema:
 def iterate_rows(folder: Folder, columns: list[str]) -> Iterator[Row]:
     """All rows in order, with a few in memory at a time."""
     for unit in list_units(folder):
-        with folder.open(data_file(unit)) as stream, pq.ParquetFile(stream) as file:
+        with folder.open(data_file(unit)) as stream, open_parquet(stream) as file:
             for batch in file.iter_batches(batch_size=16, columns=columns, use_threads=False):
                 yield from batch.to_pylist()
 

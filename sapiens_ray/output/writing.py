@@ -23,6 +23,7 @@ from sapiens_ray.output.layout import data_file, picture_file
 from sapiens_ray.output.lock import require_held
 from sapiens_ray.output.schema import labels_in, read_errors, with_errors
 from sapiens_ray.storage import Folder, stamp, translate_errors
+from sapiens_ray.storage.parquet import open_parquet
 from sapiens_ray.units import Picture, Unit, UnitName, UnitReport
 
 LARGE_ROW = 4 << 20  # bytes
@@ -132,13 +133,13 @@ def _write_merged(output: Folder, ordered: Sequence[UnitName], merged: UnitName,
             raise RuntimeError(f"{part.file} does not start where the file before it ends, at image {reached}")
         skip[part] = reached - part.start
         reached = max(reached, part.stop)
-        with output.open(data_file(part)) as stream, pq.ParquetFile(stream) as file:
+        with output.open(data_file(part)) as stream, open_parquet(stream) as file:
             errors.update(read_errors(file.schema_arrow.metadata))
             schema = file.schema_arrow
     schema = with_errors(schema, dict(errors))
     with output.replacing(data_file(merged)) as temporary, file_writer(temporary, schema) as writer:
         for part in ordered:
-            with output.open(data_file(part)) as stream, pq.ParquetFile(stream) as file:
+            with output.open(data_file(part)) as stream, open_parquet(stream) as file:
                 copy_rows(file, writer, schema, skip[part], part.stop - part.start)
         if run is not None:
             require_held(output, run)

@@ -12,7 +12,7 @@ from sapiens_ray.errors import InputError
 from sapiens_ray.job.config import Job
 from sapiens_ray.sources import Reading, source_of
 from sapiens_ray.sources.webdataset import NO_JSON
-from sapiens_ray.storage.uris import redact_uri
+from sapiens_ray.storage.uris import readable, redact_uri
 from sapiens_ray.tasks import persons
 from sapiens_ray.units import Row
 
@@ -57,13 +57,18 @@ def type_of(name: str, values: Sequence[object], where: str) -> pa.DataType:
     """The type of a column of a list. where: what holds the values, for the message. Raises InputError for mixed types,
     with the first values that do not go together."""
     try:
-        return pa.array(values).type
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        return pa.array([readable(one) if isinstance(one, str) else one for one in values]).type
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
         given = [value for value in values if value is not None]
-        large = next((one for one in given if isinstance(one, int) and one.bit_length() > 63), None)
         kinds = [float if type(one) is int else type(one) for one in given]  # numbers of both kinds go together
         other = next((one for one, kind in zip(given, kinds, strict=True) if kind is not kinds[0]), None)
-        what = f"mixes types, {given[0]!r:.40} and {other!r:.40}" if large is None else f"holds {large}: over 64 bits"
+        large = next((one for one in given if isinstance(one, int) and not -(2**63) <= one < 2**63), None)
+        if other is not None:
+            what = f"mixes types, {given[0]!r:.40} and {other!r:.40}"
+        elif large is not None:
+            what = f"holds {large}, which does not fit 64 bits"
+        else:
+            what = f"has no single type ({error})"
         raise InputError(f"input.columns: {name!r} {what}, in {where}") from None
 
 

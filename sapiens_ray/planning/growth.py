@@ -46,7 +46,7 @@ FIRST_RECORDS, FIRST_FILES = 100, 4  # whose columns are looked at when they are
 # Of a sample, out of files whose images are not counted: counting them in a compressed or remote tar reads all of it.
 LEAST_FILES_TO_COUNT, MAX_FILES_TO_COUNT = 16, 200
 FILES_AT_A_TIME = 16  # of a trial run on the first images, which may need only one
-UNREADABLE = "cannot be read, and becomes an error row"
+UNREADABLE = "cannot be read, and becomes an error row if its turn comes"
 NOT_PLANNED = -1  # number of a shard that has no place in the plan
 
 

@@ -26,7 +26,7 @@ from sapiens_ray.errors import InputError, OutputError
 from sapiens_ray.output.layout import PLAN_FILE, entries_file
 from sapiens_ray.sources import Entry, Reading, ShardSource, source_of
 from sapiens_ray.storage import Folder
-from sapiens_ray.storage.parquet import read_table
+from sapiens_ray.storage.parquet import open_parquet, read_table
 from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.units import Done, Errors, Ranges
 
@@ -45,6 +45,8 @@ _SCHEMA = pa.schema(
 )
 # uri is bytes, since names on a disk need not be valid UTF-8
 _ENTRIES = pa.schema([("uri", pa.binary()), ("image_id", pa.string()), ("extra", pa.string())])
+
+LARGEST_CUT, CUT_ON_CPUS = 512 << 20, 128 << 20  # bytes of a unit
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,15 @@ class Plan:
     """All shards in order.
 
     unit_size: images per unit; 0 until it is settled, before the plan is written. changed: numbers of shards whose
-    file changed since they were planned, and that must be labelled again.
+    file changed since they were planned, and that must be labelled again. unit_bytes: the estimated size at which a
+    unit is cut; settled with unit_size, since runs that cut at other places would write the same row to two files.
     """
 
     shards: list[Shard]
     unit_size: int
     extra_schema: pa.Schema
     changed: list[int] = field(default_factory=list)
+    unit_bytes: int = LARGEST_CUT
 
     def fill_counts(self, done: dict[int, Done]) -> None:
         """Fill in the number of images of every finished shard, tars included."""
@@ -126,7 +130,9 @@ def load_plan(output: Folder) -> Plan | None:
         )
     columns = [table[name].to_pylist() for name in _SCHEMA.names]
     extra = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(metadata[b"extra_schema"].decode())))
-    return Plan([Shard(*row) for row in zip(*columns, strict=True)], int(metadata[b"unit_size"]), extra)
+    shards = [Shard(*row) for row in zip(*columns, strict=True)]
+    unit_bytes = int(metadata.get(b"unit_bytes", LARGEST_CUT))  # earlier versions had this one
+    return Plan(shards, int(metadata[b"unit_size"]), extra, unit_bytes=unit_bytes)
 
 
 def save_plan(plan: Plan, output: Folder) -> None:
@@ -137,6 +143,7 @@ def save_plan(plan: Plan, output: Folder) -> None:
     ]
     metadata = {
         "unit_size": str(plan.unit_size),
+        "unit_bytes": str(plan.unit_bytes),
         "extra_schema": plan.extra_schema.serialize().to_pybytes().hex(),
     }
     buffer = io.BytesIO()
@@ -189,7 +196,7 @@ def read_all_entries(output: Folder, shards: Iterable[Shard]) -> Iterator[tuple[
     """The images of every folder and list shard, in order. Each file of entries is opened once."""
     with_entries = (shard for shard in shards if shard.entries is not None)
     for name, group in itertools.groupby(with_entries, lambda shard: str(shard.entries)):
-        with output.open(name) as stream, pq.ParquetFile(stream) as file:
+        with output.open(name) as stream, open_parquet(stream) as file:
             for shard in group:
                 yield shard, _entries(file.read_row_group(shard.group, use_threads=False))
 

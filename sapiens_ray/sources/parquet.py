@@ -13,6 +13,7 @@ from sapiens_ray import storage
 from sapiens_ray.errors import ImageError, InputError
 from sapiens_ray.sources import folders
 from sapiens_ray.sources.base import Encoded, Images, Look, Reading, ShardSource
+from sapiens_ray.storage.parquet import open_parquet
 from sapiens_ray.storage.uris import readable, redact_uri, relative_to
 from sapiens_ray.units import Done, Row
 
@@ -70,7 +71,7 @@ class ParquetFiles(ShardSource):
         """Row count and types of the passthrough columns; one image for a file without a readable footer, which
         becomes an error row. Raises InputError for a column that does not exist."""
         try:
-            with storage.open_read(uri, reading.storage_options) as stream, pq.ParquetFile(stream) as file:
+            with storage.open_read(uri, reading.storage_options) as stream, open_parquet(stream) as file:
                 schema, rows = file.schema_arrow, file.metadata.num_rows
         except (OSError, pa.ArrowException) as error:
             raise_unless_damage(error)
@@ -85,7 +86,7 @@ class ParquetFiles(ShardSource):
     def first_records(self, uri: str, reading: Reading, count: int) -> list[Row]:
         """The columns of the first `count` images."""
         try:
-            with storage.open_read(uri, reading.storage_options) as stream, pq.ParquetFile(stream) as file:
+            with storage.open_read(uri, reading.storage_options) as stream, open_parquet(stream) as file:
                 columns = [name for name in reading.columns if name in file.schema_arrow.names]  # `look` refuses others
                 for batch in file.iter_batches(batch_size=count, columns=columns, use_threads=False):
                     return list(batch.to_pylist())
@@ -101,7 +102,7 @@ def read(uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
     """See `ParquetFiles.read`."""
     stream = storage.open_read(uri, reading.storage_options)
     try:
-        file = pq.ParquetFile(stream)
+        file = open_parquet(stream)
         image_column = choose_column(file.schema_arrow, reading.image_column, uri)
     except (OSError, pa.ArrowException, InputError) as error:
         stream.close()

@@ -106,9 +106,10 @@ def read(uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
             if done.total is not None and index >= done.total and not ours:
                 break
             if member.key != sample.key:
-                sample.is_cut = member.name is None
+                sample.beside_damage = sample.beside_damage or member.name is None
                 yield from sample.complete(reading)
-                sample = _Sample(member.key)
+                sample = _Sample(member.key, beside_damage=sample.is_damage)
+            sample.is_damage = member.name is None
             if member.is_json:
                 sample.read(member)
                 continue
@@ -147,15 +148,16 @@ def first_records(uri: str, reading: Reading, count: int) -> list[Row]:
 
 
 class _Sample:
-    """Consecutive images of one key, held until its JSON is read. fields: those of the JSON, and the key itself."""
+    """Consecutive images of one key, held until its JSON is read. fields: those of the JSON, and the key itself.
+    is_damage: it is a place of damage. beside_damage: it lies next to one, where its JSON may have been."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, beside_damage: bool = False) -> None:
         self.key = key
+        self.is_damage, self.beside_damage = False, beside_damage
         self.images: list[Encoded] = []
         self.fields: Row = {"key": readable(key)}
         self.error: ImageError | None = None
         self.has_json = False
-        self.is_cut = False  # the archive is damaged after it, where its JSON may have been
 
     def read(self, member: _Member) -> None:
         """Read the fields of a JSON member. If it cannot be read, the images of its key have none."""
@@ -172,9 +174,10 @@ class _Sample:
 
     def complete(self, reading: Reading) -> Iterator[Encoded]:
         """The images, with their fields. Those whose boxes or masks cannot be read become error rows."""
+        parted = not (self.has_json or self.beside_damage or self.error) and set(reading.columns) != {"key"}
         for image in self.images:
             image.extra.update({name: self.fields[name] for name in reading.columns if name in self.fields})
-            if reading.columns and not self.has_json and not self.is_cut and image.error is None:
+            if parted and reading.columns and image.error is None:
                 image.note = NO_JSON
             if reading.labels:
                 image.error = image.error or self.error

@@ -199,9 +199,13 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _may_be_box(value: object) -> bool:
+    return isinstance(value, list) and len(value) in (4, 5)
+
+
 def _parse_box(box: object) -> list[float]:
     if not isinstance(box, list | tuple) or len(box) not in (4, 5) or not all(map(_is_number, box[:4])):
-        deep = "; it is one list too deep" if isinstance(box, list) and box and isinstance(box[0], list) else ""
+        deep = "; it is one list too deep" if isinstance(box, list) and box and _may_be_box(box[0]) else ""
         raise ImageError("bad_boxes", f"{str(box)[:80]} is not [x1, y1, x2, y2] or [x1, y1, x2, y2, score]{deep}")
     try:
         x1, y1, x2, y2 = map(float, box[:4])

@@ -35,7 +35,7 @@ def job(tmp_path, monkeypatch):
 
 def prepared(job, **options):
     ready = prepare_job(job, **options)
-    ready.settle_unit_size(8)
+    ready.settle_units(8, 512 << 20)
     return ready
 
 
@@ -120,7 +120,7 @@ def test_a_trial_settles_nothing(job, tmp_path, cluster):
     assert len(list((tmp_path / "out" / "visualizations").iterdir())) == 3
     assert run(job).images == 6 and recorded(tmp_path) == 0.01
     trial = prepare_job(job, subset=make_subset(2, None, None))
-    trial.settle_unit_size(8)
+    trial.settle_units(8, 512 << 20)
     save_job(trial)
     assert trial.visualize.fraction == recorded(tmp_path) == 0.01
 

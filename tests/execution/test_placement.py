@@ -12,8 +12,8 @@ from sapiens_ray.execution.cluster import Cluster, Node
 from sapiens_ray.execution.placement import (
     ActorPool,
     ResourcePlan,
+    auto_unit_bytes,
     auto_unit_size,
-    cut_bytes,
     plan_resources,
     plan_what_is_left,
 )
@@ -191,19 +191,9 @@ def test_units_of_two_runs_are_inside_each_other_or_apart(images, actors):
     assert 64 % size == 0
 
 
-@pytest.mark.parametrize(
-    ("unit_size", "nodes", "megabytes"),
-    [
-        ("auto", (2, 0), 128),
-        ("auto", (16, 4), 128),
-        ("auto", (64, 8), 256),
-        ("auto", (999, 64), 512),
-        (64, (2, 0), 512),
-    ],
-)
-def test_units_of_large_photos_are_cut_by_bytes(unit_size, nodes, megabytes):
-    one = job().model_copy(update={"unit_size": unit_size})
-    assert cut_bytes(one, resources_of(one, machines(nodes))) == megabytes << 20
+@pytest.mark.parametrize(("nodes", "megabytes"), [((2, 0), 128), ((16, 4), 512), ((999, 64), 512)])
+def test_units_of_large_photos_are_cut_by_bytes(nodes, megabytes):
+    assert auto_unit_bytes(resources_of(job(), machines(nodes))) == megabytes << 20
 
 
 def test_an_actor_with_a_gpu_does_not_run_on_the_cpu_in_silence(monkeypatch):

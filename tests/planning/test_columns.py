@@ -12,6 +12,7 @@ from sapiens_ray.engine.assemble import Contents, make_unit
 from sapiens_ray.errors import InputError
 from sapiens_ray.execution.preflight import prepare_job, save_job
 from sapiens_ray.job.config import Job
+from sapiens_ray.planning.columns import type_of
 from sapiens_ray.planning.plan import images_in
 from sapiens_ray.planning.subset import Subset
 from sapiens_ray.sources import Encoded, Reading, lists
@@ -114,7 +115,7 @@ def test_an_output_that_was_begun_goes_on_with_what_its_column_holds(write_job, 
     path.write_text(json.dumps({"path": str(photos[0]), "boxes": [[0, 0, 5, 5]]}) + "\n")
     job = Job.load(write_job(path, tasks=pose(model, "boxes")))
     prepared = prepare_job(job)
-    prepared.settle_unit_size(4)
+    prepared.settle_units(4, 512 << 20)
     save_job(prepared)
     others = [json.dumps({"path": str(file), "boxes": "text"}) for file in photos[1:]]
     path.write_text("\n".join([json.dumps({"path": str(photos[0]), "boxes": "text"}), *others]))
@@ -148,7 +149,7 @@ def test_a_field_of_mixed_types_is_refused(write_job, tmp_path, tar):
     large = tmp_path / "large.jsonl"
     large.write_text("".join(f'{{"path": "{number}.jpg", "n": {1 << number}}}\n' for number in (1, 65)))
     path = write_job(str(large), input={"columns": ["n"]})
-    assert refusal(path) == f"input.columns: 'n' holds {1 << 65}: over 64 bits, in {large}"
+    assert refusal(path) == f"input.columns: 'n' holds {1 << 65}, which does not fit 64 bits, in {large}"
 
 
 def test_a_column_that_some_lines_of_a_list_leave_out_is_null_there(write_job, tmp_path, photos, model):
@@ -175,9 +176,8 @@ def test_a_file_that_cannot_be_read_is_told_before_the_run(write_job, tmp_path):
         (tmp_path / name).write_text("no table")
     prepared = prepare_job(Job.load(write_job(str(tmp_path / "*.parquet"))))
     (note,) = prepared.notes
-    assert note.startswith(
-        f"{tmp_path}/a.parquet cannot be read, and becomes an error row: Parquet magic bytes not found"
-    )
+    start = f"{tmp_path}/a.parquet cannot be read, and becomes an error row if its turn comes: "
+    assert note.startswith(f"{start}Parquet magic bytes not found")
     assert prepared.expected == 2
 
 
@@ -302,3 +302,28 @@ def test_values_are_never_cut_to_their_type(kind, values, kept):
 def test_lists_and_objects_of_tars_are_text(write_job, tmp_path, tar):
     prepared = prepare_job(Job.load(write_job(tar, input={"columns": ["boxes", "caption"]})))
     assert prepared.plan.extra_schema.field("boxes").type == pa.string()
+
+
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        ([None, 1, 1.5, "a"], "mixes types, 1 and 'a'"),
+        ([True, 2], "mixes types, True and 2"),
+        ([-(2**63), "a"], "mixes types, -9223372036854775808 and 'a'"),
+        ([1, 2**70], "holds 1180591620717411303424, which does not fit 64 bits"),
+        ([[1], ["a"]], "has no single type ("),
+        ([1, 2**53 + 1, 1.5], "has no single type ("),
+    ],
+)
+def test_the_message_about_a_column_without_a_type(values, what):
+    with pytest.raises(InputError) as caught:
+        type_of("n", values, "x.jsonl")
+    assert str(caught.value).startswith(f"input.columns: 'n' {what}") and str(caught.value).endswith(", in x.jsonl")
+
+
+def test_half_of_an_emoji_is_text():
+    caption = json.loads('"cut \\ud83d"')
+    assert type_of("caption", ["whole", caption], "x.jsonl") == pa.string()
+    images = [Encoded(0, "a.jpg", "a.jpg", b"", extra={"caption": caption, "n": caption})]
+    rows = make_unit(images, pa.schema([("caption", pa.string()), ("n", pa.int64())])).rows
+    assert rows["caption"].to_pylist() == ["cut \\ud83d"] and rows["n"].to_pylist() == [None]

@@ -114,7 +114,7 @@ def test_values_of_a_list_that_changed_are_said_to_stay(write_job, tmp_path):
 
     def notes() -> list[str]:
         ready = prepare_job(Job.load(path))
-        ready.settle_unit_size(1)
+        ready.settle_units(1, 512 << 20)
         save_job(ready)
         return ready.notes
 

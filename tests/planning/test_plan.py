@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,6 +111,25 @@ def test_the_input_may_grow_by_another_format(write_job, tmp_path, cluster):
     import ray.data
 
     assert ray.data.DataContext.get_current().target_max_block_size != 1, "the caller's settings are restored"
+
+
+def test_units_are_cut_where_the_first_run_cut_them(write_job, tmp_path):
+    write_photos(tmp_path / "photos", 2)
+    path = write_job(tmp_path / "photos")
+    prepared = prepare_job(Job.load(path))
+    prepared.settle_units(32, planning.CUT_ON_CPUS)
+    save_job(prepared)
+    again = prepare_job(Job.load(path))
+    again.settle_units(64, planning.LARGEST_CUT)
+    assert (again.unit_size, again.plan.unit_bytes) == (32, planning.CUT_ON_CPUS)
+    # Earlier versions did not write it.
+    table = pq.read_table(tmp_path / "job-out" / "plan.parquet")
+    del (metadata := dict(table.schema.metadata))[b"unit_bytes"]
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "job-out" / "plan.parquet")
+    assert prepare_job(Job.load(path)).plan.unit_bytes == planning.LARGEST_CUT
+    explicit = prepare_job(Job.load(write_job(tmp_path / "photos", unit_size=64, output={"uri": str(tmp_path / "o")})))
+    explicit.settle_units(32, planning.CUT_ON_CPUS)
+    assert (explicit.unit_size, explicit.plan.unit_bytes) == (64, planning.LARGEST_CUT)
 
 
 def test_an_input_without_images_is_refused(write_job, tmp_path):

@@ -263,6 +263,21 @@ def test_a_damaged_tar_is_not_said_to_be_packed_wrongly(tmp_path, damaged):
     assert [image.extra.get("n") for image in found[:-1]] == ([1, None] if damaged == "cut" else [])
 
 
+def test_an_image_whose_json_is_lost_before_it_is_not_said_to_be_packed_wrongly(tmp_path):
+    image, boxes = b"\xff\xd8\xff", b'{"n": 1}'
+    members = [("a.json", boxes), ("a.jpg", image), ("b.json", boxes), ("b.jpg", image), ("c.jpg", image)]
+    damaged = bytearray(tar_bytes(members))
+    damaged[4 * 512 : 4 * 512 + 300] = b"\xaa" * 300  # the header of b.json
+    (tmp_path / "x.tar").write_bytes(damaged)
+    found, _ = drain(webdataset.read(str(tmp_path / "x.tar"), "x.tar", NOTHING, Reading(passthrough=("n",))))
+    assert [(one.image_id, one.extra.get("n"), one.note) for one in found] == [
+        ("x.tar/a.jpg", 1, ""), ("x.tar", None, ""), ("x.tar/b.jpg", None, ""),
+        ("x.tar/c.jpg", None, webdataset.NO_JSON),
+    ]  # fmt: skip
+    found, _ = drain(webdataset.read(str(tmp_path / "x.tar"), "x.tar", NOTHING, Reading(passthrough=("key",))))
+    assert not any(one.note for one in found), "the key is there without a JSON"
+
+
 def test_the_first_records_of_a_tar(tmp_path):
     members = [
         ("a.jpg", b"\xff\xd8\xff a"),
