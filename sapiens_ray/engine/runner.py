@@ -218,22 +218,23 @@ class Runner:
 
     def _forward(self, batch: torch.Tensor) -> Output:
         with torch.inference_mode(), float32_products(self.matmul):
-            images = self._normalize(batch)
+            images = self.lane.normalize(batch, self._mean, self._std).to(self.loaded.dtype)
             filled = self.batch_size - len(batch) if self.fixed else 0
             if filled > 0:  # compiled code and some programs take only one shape
                 images = torch.cat([images, images[-1:].expand(filled, -1, -1, -1)])
-            output = _float32(self.module(images), filled)
+            output = _float32(_apart_from(images, self.module(images)), filled)
             if self.flip_average is None:
                 return output
             return self.flip_average(output, _float32(self.module(images.flip(-1)), filled), len(batch))
 
-    def _normalize(self, batch: torch.Tensor) -> torch.Tensor:
-        """B x H x W x 3 uint8 BGR to B x 3 x H x W RGB, (x - mean) / std, in the model's dtype, on the device.
 
-        Batches are copied to the device as uint8: a quarter of the bytes of float32.
-        """
-        rgb = self.lane.use(batch).permute(0, 3, 1, 2).flip(1).to(torch.float32, memory_format=torch.contiguous_format)
-        return rgb.sub_(self._mean).div_(self._std).to(self.loaded.dtype)
+def _apart_from(images: torch.Tensor, output: Output) -> Output:
+    """A model's output in memory of its own: a model may return the images, which the next batch overwrites on a CPU."""
+    if isinstance(output, torch.Tensor):
+        place = output.untyped_storage().data_ptr()
+        is_input = output.is_cpu and place == images.untyped_storage().data_ptr()
+        return output.clone() if is_input else output
+    return tuple(_apart_from(images, one) for one in output) if isinstance(output, list | tuple) else output
 
 
 def _float32(output: Output, filled: int) -> Output:

@@ -21,6 +21,7 @@ from sapiens_ray.errors import ConfigError, DeviceFailedError, JobError, Sapiens
 from sapiens_ray.execution.attempts import DRAW, Guard, end_process
 from sapiens_ray.execution.coordinator import CoordinatorHandle, DeviceReports, tell_start, work_of
 from sapiens_ray.execution.reading import UnitReader
+from sapiens_ray.execution.worker import use_huge_pages
 from sapiens_ray.output.writing import write_unit
 from sapiens_ray.planning.plan import ShardWork
 from sapiens_ray.storage.uris import redact_uri
@@ -97,6 +98,7 @@ class ModelsBlock:
     def __init__(
         self, models: Sequence[PreparedModel], host: ModelHost, guard: Guard, name: str, coordinator: CoordinatorHandle
     ) -> None:
+        use_huge_pages()
         from sapiens_ray.engine.engine import Engine  # imports torch, which the driver does without
         from sapiens_ray.models.device import NoDeviceError, device_failed
 

@@ -129,7 +129,7 @@ def test_a_program_of_one_batch_size_gets_full_batches(tmp_path):
     photos = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8))
     spans = [(start, stop, output) for start, stop, output in runner(photos)]
     assert [(start, stop, len(output)) for start, stop, output in spans] == [(0, 4, 4), (4, 6, 2)]
-    wanted = Foreign()(runner._normalize(photos))
+    wanted = Foreign()(runner.lane.normalize(photos, runner._mean, runner._std))
     assert torch.equal(torch.cat([output for _, _, output in spans]), wanted)
     # For a Sapiens model the weights are used, not the program.
     assert Runner(tmp_path / "x.pt2", "cpu", 1).loaded.batch is None
