@@ -229,7 +229,7 @@ class Runner:
 
 
 def _apart_from(images: torch.Tensor, output: Output) -> Output:
-    """A model's output in memory of its own: a model may return the images, which the next batch overwrites on a CPU."""
+    """A model's output in memory of its own: it may return the images, which the next batch overwrites on a CPU."""
     if isinstance(output, torch.Tensor):
         place = output.untyped_storage().data_ptr()
         is_input = output.is_cpu and place == images.untyped_storage().data_ptr()
