@@ -48,7 +48,7 @@ from sapiens_ray.output.done import current, done_by_shard
 from sapiens_ray.output.error_rows import errors_in_files
 from sapiens_ray.output.layout import data_file, data_units, sweep
 from sapiens_ray.output.lock import OutputLock
-from sapiens_ray.output.summary import Summary, is_done
+from sapiens_ray.output.summary import Summary, is_done, planned_subset
 from sapiens_ray.planning.plan import LARGEST_CUT
 from sapiens_ray.planning.subset import make_subset
 from sapiens_ray.storage.retries import no_retries, retry_deadline
@@ -139,7 +139,7 @@ class _Run:
             output=redact_uri(prepared.output.uri),
             expected=None,
             already_done=prepared.already_done,
-            subset=str(prepared.subset or ""),
+            subset=planned_subset(prepared.output),  # until this run has written its plan
             failed_before=errors.total(),
             errors=errors,
             examples=examples,
@@ -186,7 +186,8 @@ class _Run:
     def writing_summary(self) -> Iterator[None]:
         """Write the summary before and after the block, with the reason if the block failed."""
         summary, output = self.summary, self.prepared.output
-        kept = self._nothing_to_do() and is_done(output, summary.subset)  # what that run said of its speed stays
+        subset = str(self.prepared.subset or "")
+        kept = self._nothing_to_do() and is_done(output, subset)  # what that run said of its speed stays
         try:
             if not kept:
                 summary.write(output)
@@ -235,6 +236,7 @@ class _Run:
         if not self._rebuilt:
             on_start(prepared, resources, cluster)
         save_job(prepared)
+        self.summary.subset = str(prepared.subset or "")
         for shard in self.merger.ready():
             self.merger.start(shard)
         broken: RebuildError | None = None

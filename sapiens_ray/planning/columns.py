@@ -69,7 +69,7 @@ def type_of(name: str, values: Sequence[object], where: str) -> pa.DataType:
             what = f"holds {large}, which does not fit 64 bits"
         else:
             what = f"has no single type ({error})"
-        raise InputError(f"input.columns: {name!r} {what}, in {where}") from None
+        raise InputError(f"input.columns: {name!r} {what}, in {where}; leave it out, or mend it") from None
 
 
 def refuse_ignored_columns(job: Job, format: str, uri: str, is_new: bool) -> None:

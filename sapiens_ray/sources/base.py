@@ -5,6 +5,7 @@ A new source is a module with a subclass of `ShardSource` or `EntrySource`, and 
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -180,6 +181,14 @@ def cut_units(
         yield held, held[-1].index + 1 == total
     elif not emitted and total >= 0:
         yield [], True
+
+
+def unused(name: str, names: set[str]) -> str:
+    """The name, with `#2`, `#3`, … at its end if an earlier one has it; added to `names`."""
+    candidates = itertools.chain([name], (f"{name}#{number}" for number in itertools.count(2)))
+    found = next(one for one in candidates if one not in names)
+    names.add(found)
+    return found
 
 
 def reason(error: Exception) -> ImageError:

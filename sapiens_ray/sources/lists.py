@@ -18,7 +18,7 @@ from typing import ClassVar
 from sapiens_ray import storage
 from sapiens_ray.errors import InputError
 from sapiens_ray.imaging.images import has_image_suffix
-from sapiens_ray.sources.base import Entry, EntrySource, Reading
+from sapiens_ray.sources.base import Entry, EntrySource, Reading, unused
 from sapiens_ray.storage.uris import redact_uri, relative_to
 from sapiens_ray.units import Row
 
@@ -36,8 +36,8 @@ class Lists(EntrySource):
     def entries(self, uri: str, id_prefix: str, reading: Reading) -> Iterator[Entry]:
         """The entries of a list in its order. Raises InputError with the number of a line that cannot be used.
 
-        Ids are the paths as written, relative ones with `id_prefix`. The objects of a .jsonl may leave out a column, if
-        one of the first ones has it.
+        Ids are the paths as written, relative ones with `id_prefix`; a path that occurs again gets `#2`. The objects of
+        a .jsonl may leave out a column, if one of the first ones has it.
         """
         return _entries(uri, id_prefix, reading)
 
@@ -56,6 +56,7 @@ def _entries(uri: str, id_prefix: str, reading: Reading) -> Iterator[Entry]:
     first = list(itertools.islice(rows, FIRST_LINES))
     _refuse_missing_columns(first, reading, uri)
     path_column: str | None = None
+    ids: set[str] = set()
     for line, row in itertools.chain(first, rows):
         if path_column is None:
             path_column = _choose_column(row, reading.image_column, uri)
@@ -66,11 +67,14 @@ def _entries(uri: str, id_prefix: str, reading: Reading) -> Iterator[Entry]:
             raise InputError(f"input.uri: {uri}, line {line}: not a path: {path[:40]!r} ({len(path)} characters)")
         relative = "://" not in path and not path.startswith("/")
         image_id = (id_prefix if relative else "") + path.removeprefix("./")
+        image_id = redact_uri(image_id)
         if id_column and row.get(id_column) is not None:
-            image_id = str(row[id_column])
+            image_id = redact_uri(str(row[id_column]))
+        elif not id_column:
+            image_id = unused(image_id, ids)
         yield Entry(
             uri=relative_to(uri.rsplit("/", 1)[0], path),
-            image_id=redact_uri(image_id),
+            image_id=image_id,
             extra={column: row[column] for column in named if column in row},
         )
 
@@ -80,6 +84,7 @@ def _refuse_missing_columns(first: Sequence[tuple[int, Row]], reading: Reading, 
     for column in [*reading.columns, *([reading.id_column] if reading.id_column else [])]:
         if first and not any(column in row for _, row in first):
             line, row = first[0]
+            line = 1 if uri.lower().endswith(".csv") else line  # which names the columns
             raise InputError(
                 f"{reading.field_of(column)}: {uri}, line {line}: no column {column!r}; it has {_names(row)}"
             )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import itertools
 import json
 import tarfile
 import zlib
@@ -19,7 +18,7 @@ from typing import IO, ClassVar
 from sapiens_ray import storage
 from sapiens_ray.errors import ImageError
 from sapiens_ray.imaging.images import has_image_suffix, looks_like_image
-from sapiens_ray.sources.base import Encoded, Images, Reading, ShardSource, matches
+from sapiens_ray.sources.base import Encoded, Images, Reading, ShardSource, matches, unused
 from sapiens_ray.storage.uris import readable, redact_uri
 from sapiens_ray.units import Done, Row
 
@@ -30,7 +29,7 @@ MAX_MEMBER = 1 << 30  # bytes; a larger image is refused
 # Plain `tar cf` packs a folder in the order of the disk, which parts an image from its JSON.
 NO_JSON = (
     "some images of tars have no <key>.json right before or after them, and so no columns: the members of a key must "
-    "follow each other, as `tar --sort=name` packs them"
+    "follow each other, as `tar --sort=name` packs them, and a key ends at the first dot of a name"
 )
 _LOST = (tarfile.HeaderError, tarfile.ReadError, ValueError, EOFError, zlib.error, gzip.BadGzipFile)
 
@@ -113,7 +112,7 @@ def read(uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
             if member.is_json:
                 sample.read(member)
                 continue
-            name = _unused(readable(member.name or ""), names)
+            name = unused(readable(member.name or ""), names)
             if not done.has(index):
                 sample.images.append(_row(index, member, uri, shard_id, name))
             index += 1
@@ -185,14 +184,6 @@ class _Sample:
                 image.note = "input.columns: some <key>.json of tars cannot be read; their values are null"
             yield image
         self.images = []
-
-
-def _unused(name: str, names: set[str]) -> str:
-    """The name, with `#2`, `#3`, … at its end if an earlier member has it; added to `names`."""
-    candidates = itertools.chain([name], (f"{name}#{number}" for number in itertools.count(2)))
-    found = next(one for one in candidates if one not in names)
-    names.add(found)
-    return found
 
 
 def _row(index: int, member: _Member, uri: str, shard_id: str, name: str) -> Encoded:

@@ -40,6 +40,9 @@ def tar(tmp_path, photos):
     return path
 
 
+HINT = "; leave it out, or mend it"
+
+
 def refusal(path):
     with pytest.raises(InputError) as caught:
         prepare_job(Job.load(path))
@@ -64,7 +67,7 @@ def test_a_column_that_no_first_record_of_a_tar_has_is_refused(write_job, tmp_pa
     bare = tmp_path / "bare.tar"
     write_tar(bare, write_photos(tmp_path / "more", 2))
     said = refusal(write_job(bare, input={"columns": ["caption"]}))
-    assert "none of the first 2 images" in said and said.endswith("as `tar --sort=name` packs them"), said
+    assert "none of the first 2 images" in said and "`tar --sort=name`" in said, said
     assert "'boxes'" in refusal(write_job(bare, tasks=pose(model, "boxes")))
 
 
@@ -145,11 +148,11 @@ def test_only_the_first_tars_are_opened(write_job, tmp_path, tar, monkeypatch):
 def test_a_field_of_mixed_types_is_refused(write_job, tmp_path, tar):
     (tmp_path / "y.tar").write_bytes(tar_bytes([("o.json", b'{"rating": "five"}'), ("o.jpg", b"\xff\xd8\xff")]))
     path = write_job([str(tar), str(tmp_path / "y.tar")], input={"columns": ["rating"]})
-    assert refusal(path) == f"input.columns: 'rating' mixes types, 4 and 'five', in {tar}, {tmp_path}/y.tar"
+    assert refusal(path) == f"input.columns: 'rating' mixes types, 4 and 'five', in {tar}, {tmp_path}/y.tar{HINT}"
     large = tmp_path / "large.jsonl"
     large.write_text("".join(f'{{"path": "{number}.jpg", "n": {1 << number}}}\n' for number in (1, 65)))
     path = write_job(str(large), input={"columns": ["n"]})
-    assert refusal(path) == f"input.columns: 'n' holds {1 << 65}, which does not fit 64 bits, in {large}"
+    assert refusal(path) == f"input.columns: 'n' holds {1 << 65}, which does not fit 64 bits, in {large}{HINT}"
 
 
 def test_a_column_that_some_lines_of_a_list_leave_out_is_null_there(write_job, tmp_path, photos, model):
@@ -318,7 +321,8 @@ def test_lists_and_objects_of_tars_are_text(write_job, tmp_path, tar):
 def test_the_message_about_a_column_without_a_type(values, what):
     with pytest.raises(InputError) as caught:
         type_of("n", values, "x.jsonl")
-    assert str(caught.value).startswith(f"input.columns: 'n' {what}") and str(caught.value).endswith(", in x.jsonl")
+    said = str(caught.value)
+    assert said.startswith(f"input.columns: 'n' {what}") and said.endswith(f", in x.jsonl{HINT}")
 
 
 def test_half_of_an_emoji_is_text():
@@ -327,3 +331,17 @@ def test_half_of_an_emoji_is_text():
     images = [Encoded(0, "a.jpg", "a.jpg", b"", extra={"caption": caption, "n": caption})]
     rows = make_unit(images, pa.schema([("caption", pa.string()), ("n", pa.int64())])).rows
     assert rows["caption"].to_pylist() == ["cut \\ud83d"] and rows["n"].to_pylist() == [None]
+
+
+def test_a_photo_that_a_list_names_twice_has_two_pictures(cluster, write_job, tmp_path, photos):
+    import sapiens_ray as sr
+
+    lines = ["photos/000.jpg", "photos/001.jpg", "photos/000.jpg", "photos/000.jpg"]
+    (tmp_path / "l.txt").write_text("\n".join(lines))
+    sr.run(sr.Job.load(write_job(str(tmp_path / "l.txt"))))
+    rows = read_output(tmp_path / "job-out").to_pylist()
+    ids = ["photos/000.jpg", "photos/001.jpg", "photos/000.jpg#2", "photos/000.jpg#3"]
+    assert [row["image_id"] for row in rows] == ids
+    assert len({row["visualization"] for row in rows}) == 4
+    assert all((tmp_path / "job-out" / row["visualization"]).is_file() for row in rows)
+    assert sr.run(sr.Job.load(write_job(str(tmp_path / "l.txt")))).already_done == 4

@@ -10,14 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sapiens_ray.errors import ConfigError
+from sapiens_ray.errors import ClusterError, ConfigError
+from sapiens_ray.execution import pipeline
 from sapiens_ray.execution.preflight import prepare_job, save_job
 from sapiens_ray.job.config import Job
 from sapiens_ray.planning import growth
 from sapiens_ray.planning.plan import read_entries
 from sapiens_ray.planning.shards import open_shard
+from sapiens_ray.planning.status import output_status
 from sapiens_ray.planning.subset import Drawing, Subset, as_ranges, make_subset
 from sapiens_ray.sources import Entry
+from sapiens_ray.storage import Folder
 from sapiens_ray.units import Done
 from tests.archives import write_parquet, write_tar
 from tests.conftest import read_output, write_photos
@@ -253,3 +256,24 @@ def test_a_sample_does_not_open_every_tar(write_job, tmp_path, monkeypatch):
     prepared = prepare_job(Job.load(write_job(str(tmp_path / "*.tar.gz"))), subset=Subset(3, 0))
     assert len(opened) == 16 and prepared.expected == 3
     assert len(prepared.plan.shards) <= 3
+
+
+def test_a_run_that_fails_before_it_plans_leaves_a_trial_a_trial(cluster, write_job, tmp_path, monkeypatch):
+    import sapiens_ray as sr
+
+    write_photos(tmp_path / "photos", 3)
+    job = sr.Job.load(write_job(tmp_path / "photos"))
+    sr.run(job, limit=1)
+
+    def refuse(address: object) -> None:
+        raise ClusterError("Ray did not start")
+
+    monkeypatch.setattr(pipeline, "start_ray", refuse)
+    with pytest.raises(ClusterError):
+        sr.run(job)
+    status = output_status(Folder(str(tmp_path / "job-out")))
+    assert (status["state"], status["complete"], status["subset"]) == ("failed", False, "the first 1 images")
+    monkeypatch.undo()
+    assert sr.run(job).images == 3
+    status = output_status(Folder(str(tmp_path / "job-out")))
+    assert (status["state"], status["complete"], status["subset"]) == ("done", True, "")
