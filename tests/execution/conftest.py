@@ -12,6 +12,7 @@ import cv2
 import pytest
 
 from sapiens_ray.engine import watchdog
+from sapiens_ray.execution import attempts
 from sapiens_ray.storage.retries import retry_deadline
 from tests.conftest import PATIENCE_S
 
@@ -48,8 +49,9 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 @pytest.fixture
-def settled_process() -> Iterator[None]:
-    """Stages settle their process, which is this one: put it back."""
+def settled_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Stages settle their process, which is this one: put it back. A lower priority would stay for all other tests."""
+    monkeypatch.setattr(attempts, "let_models_go_first", lambda: None)
     threads = cv2.getNumThreads()
     with retry_deadline(0):
         yield

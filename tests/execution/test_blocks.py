@@ -23,7 +23,7 @@ from sapiens_ray.engine.assemble import DATA, Contents, make_unit
 from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.engine.prepare import prepare
 from sapiens_ray.errors import CheckpointError, JobError
-from sapiens_ray.execution import attempts, blocks
+from sapiens_ray.execution import blocks
 from sapiens_ray.execution.attempts import DRAW, Guard, Record
 from sapiens_ray.execution.blocks import REPORT, WORK, ModelsBlock, PrepareBlock, ReadBlock, WriteBlock
 from sapiens_ray.execution.reading import UnitReader
@@ -47,12 +47,6 @@ pytestmark = pytest.mark.usefixtures("settled_process")
 
 SEG = Seg(SegOptions(task="seg", checkpoint="x"))
 EXTRA = pa.schema([("key", pa.string())])
-
-
-@pytest.fixture(autouse=True)
-def usual_priority(monkeypatch):
-    """The stages run in the process of the tests, which would keep the lowest priority for all tests that follow."""
-    monkeypatch.setattr(attempts, "let_models_go_first", lambda: None)
 
 
 @pytest.fixture
