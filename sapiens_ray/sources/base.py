@@ -5,7 +5,6 @@ A new source is a module with a subclass of `ShardSource` or `EntrySource`, and 
 
 from __future__ import annotations
 
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -183,11 +182,15 @@ def cut_units(
         yield [], True
 
 
-def unused(name: str, names: set[str]) -> str:
-    """The name, with `#2`, `#3`, … at its end if an earlier one has it; added to `names`."""
-    candidates = itertools.chain([name], (f"{name}#{number}" for number in itertools.count(2)))
-    found = next(one for one in candidates if one not in names)
-    names.add(found)
+def unused(name: str, names: dict[str, int]) -> str:
+    """The name, with `#2`, `#3`, … at its end if an earlier one has it. names: those so far, and how often each was
+    asked for, so that a name that is repeated many times is not tried from the start each time."""
+    number, found = names.get(name, 0), name
+    while found in names:
+        number += 1
+        found = f"{name}#{number}"
+    names[name] = max(number, 1)
+    names.setdefault(found, 1)
     return found
 
 

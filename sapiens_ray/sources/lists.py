@@ -56,7 +56,7 @@ def _entries(uri: str, id_prefix: str, reading: Reading) -> Iterator[Entry]:
     first = list(itertools.islice(rows, FIRST_LINES))
     _refuse_missing_columns(first, reading, uri)
     path_column: str | None = None
-    ids: set[str] = set()
+    ids: dict[str, int] = {}
     for line, row in itertools.chain(first, rows):
         if path_column is None:
             path_column = _choose_column(row, reading.image_column, uri)

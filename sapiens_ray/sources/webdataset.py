@@ -97,7 +97,7 @@ def read(uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
     """See `Tars.read`."""
     fields = reading.columns
     index = 0
-    names: set[str] = set()
+    names: dict[str, int] = {}
     sample = _Sample("")
     with storage.open_read(uri, reading.storage_options) as raw:
         for member in _members(raw, reading.include, bool(fields)):
