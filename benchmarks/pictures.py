@@ -20,7 +20,7 @@ from sapiens_ray.tasks.depth import Depth, DepthOptions
 from sapiens_ray.tasks.normal import Normal, NormalOptions
 from sapiens_ray.tasks.pose import Pose, PoseOptions
 from sapiens_ray.tasks.sections import Visualize
-from sapiens_ray.tasks.seg import Seg, SegOptions
+from sapiens_ray.tasks.seg import Seg, SegOptions, SegResult
 from sapiens_ray.units import Row
 
 PHOTO = Path(__file__).parents[1] / "sapiens_ray" / "samples" / "astronaut.jpg"
@@ -33,7 +33,7 @@ def row_of(tasks: list[AnyTask]) -> Row:
     seg, depth, normal, _ = tasks
     row: Row = {"width": WIDTH, "height": HEIGHT}
     blocks = np.repeat(np.repeat(np.arange(12, dtype=np.uint8).reshape(3, 4), HEIGHT // 3, 0), WIDTH // 4, 1)
-    row |= seg.finish([blocks], row)
+    row |= seg.finish([SegResult(blocks, blocks, np.ones(blocks.shape, np.float32))], row)
     slope = np.linspace(0, 1, 768, dtype=np.float32)
     row |= depth.finish([np.tile(slope, (1024, 1))], row)
     row |= normal.finish([np.dstack([np.tile(slope[::2], (512, 1))] * 3)], row)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from sapiens_ray.output.lock import _this_process
@@ -13,9 +14,15 @@ from sapiens_ray.output.schema import READ_FIELDS, output_schema
 from sapiens_ray.output.writing import write_unit
 from sapiens_ray.planning.plan import Plan, Shard, save_plan
 from sapiens_ray.storage import Folder
+from sapiens_ray.tasks.seg import SegResult
 from sapiens_ray.units import Unit, UnitReport
 
 Image = tuple[str, str | None, str | None]  # image_id, error_kind, error
+
+
+def certain(class_map: np.ndarray) -> SegResult:
+    """What is kept of logits that leave no doubt."""
+    return SegResult(class_map, class_map, np.ones(class_map.shape, np.float32))
 
 
 def write_unit_of(

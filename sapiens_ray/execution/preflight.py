@@ -24,6 +24,7 @@ from sapiens_ray.job.changes import changes
 from sapiens_ray.job.config import Job, fingerprint, without_secrets
 from sapiens_ray.output.done import done_by_shard, list_units
 from sapiens_ray.output.layout import JOB_FILE, PLAN_FILE, data_file, data_units
+from sapiens_ray.output.reading import schema_of
 from sapiens_ray.output.record import Record, foreign, read_record
 from sapiens_ray.output.schema import output_schema
 from sapiens_ray.planning.columns import readable_columns
@@ -67,6 +68,7 @@ class PreparedJob:
     notes: list[str] = field(default_factory=list)
     unit_size: int = 0  # of this run; see `settle_unit_size`
     recorded_pictures: float | None = None  # what `fraction: auto` means for this output
+    begun: pa.Schema | None = None  # of the files that the output holds
 
     @property
     def plan(self) -> Plan:
@@ -117,7 +119,7 @@ class PreparedJob:
             for model in self.models
         }
         about = {"fingerprint": fingerprint(self.settings), "models": models, "versions": versions()}
-        return output_schema(self.tasks, self.plan.extra_schema, about)
+        return output_schema(self.tasks, self.plan.extra_schema, about, self.begun)
 
     @property
     def already_done(self) -> int:
@@ -234,6 +236,7 @@ def _prepare(
         old = None if restarted or restart else load_plan(output)
         if written and old is None:
             raise OutputError(f"output.uri: {output.uri} holds data files but no {PLAN_FILE}; choose another folder")
+        begun = schema_of(output, written[0]) if written else None
         quarantined = quarantined_images(output) if old else {}
         growth = Growth(job, old, output, redo_changed, subset)
     done = done_by_shard(written)
@@ -250,7 +253,7 @@ def _prepare(
     pictures = _recorded_fraction(record) if record and written else None
     prepared = PreparedJob(
         job, output, models, growth, done, files, settings, quarantined, subset, restarted, notes,
-        recorded_pictures=pictures,
+        recorded_pictures=pictures, begun=begun,
     )  # fmt: skip
     _ = prepared.schema  # columns with the same name are refused now, not by the first unit
     return prepared

@@ -85,7 +85,7 @@ def select(
     if not units:
         raise no_labels(folder)
     files = [data_file(unit) for unit in units]
-    schema = _schema(folder, files[0])
+    schema = schema_of(folder, units[0])
     wanted = list(columns) if columns is not None else None
     unknown = [column for column in wanted or [] if column not in schema.names]
     if unknown:
@@ -121,11 +121,12 @@ def labels_of(folder: Folder) -> list[StoredLabels]:
     units = list_units(folder)
     if not units:
         raise no_labels(folder)
-    return labels_in(_schema(folder, data_file(units[0])))
+    return labels_in(schema_of(folder, units[0]))
 
 
-def _schema(folder: Folder, file: str) -> pa.Schema:
-    with folder.open(file) as stream:
+def schema_of(folder: Folder, unit: UnitName) -> pa.Schema:
+    """The Arrow schema of the file of a unit."""
+    with folder.open(data_file(unit)) as stream:
         return pq.read_schema(stream)
 
 

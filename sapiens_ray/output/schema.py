@@ -30,14 +30,21 @@ ERRORS_KEY = b"sapiens_ray.errors"
 JOB_KEY = b"sapiens_ray.job"
 
 
-def output_schema(tasks: Sequence[AnyTask], extra: pa.Schema, job: Settings) -> pa.Schema:
+def output_schema(
+    tasks: Sequence[AnyTask], extra: pa.Schema, job: Settings, begun: pa.Schema | None = None
+) -> pa.Schema:
     """The Arrow schema of every file under `data/`: head, tasks, passthrough columns, and metadata.
 
     `job` (fingerprint, models, versions) is stored as JSON under `sapiens_ray.job`, with each task's class
-    names. Raises ConfigError if two columns would have the same name.
+    names. begun: the schema of the files that the output holds. An earlier version may have written them, whose tasks
+    had fewer columns; they stay as they were begun, since shards of some files with a column and some without could not
+    be merged. Raises ConfigError if two columns would have the same name.
     """
     _refuse_same_names(tasks, extra)
-    fields = [*HEAD, *(field for task in tasks for field in task.fields), *extra]
+    labels = [field for task in tasks for field in task.fields]
+    if begun is not None:
+        labels = [begun.field(field.name) for field in labels if field.name in begun.names]
+    fields = [*HEAD, *labels, *extra]
     about = {**job, "tasks": about_tasks(tasks)}
     return pa.schema(fields, metadata={JOB_KEY: json.dumps(about)})
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from sapiens_ray.imaging import annotate, maps
+from sapiens_ray.tasks import confidence
 from sapiens_ray.tasks.base import Output, Size, TaskKind
 from sapiens_ray.tasks.dense import FloatMapOptions, FloatMapTask, StoredFloatMap, stored
 from sapiens_ray.tasks.foreground import foreground_at
@@ -43,8 +44,9 @@ class Normal(FloatMapTask[NormalOptions]):
 
     @property
     def fields(self) -> list[pa.Field]:
-        """Arrow column: the vectors as `.npy`, h x w x 3; raw at network size, normalised at original size."""
-        return [pa.field(self.column, pa.binary())]
+        """Arrow columns: the vectors as `.npy`, h x w x 3, raw at network size, normalised at original size; and the
+        mean length of the raw ones over the foreground (`confidence.mean_length`)."""
+        return [pa.field(self.column, pa.binary()), pa.field(f"{self.column}_length", pa.float32())]
 
     @property
     def metadata(self) -> About:
@@ -63,11 +65,13 @@ class Normal(FloatMapTask[NormalOptions]):
         return list(normals.float().permute(0, 2, 3, 1).cpu().numpy())
 
     def finish(self, normals: list[np.ndarray], row: Row) -> Row:
-        """The column of one row. Vectors are resized first, then normalised: the order matters."""
-        kept = normals[0]
+        """The columns of one row. Vectors are resized first, then normalised: the order matters."""
+        raw = kept = normals[0]
+        height, width = raw.shape[:2]
+        length = confidence.mean_length(raw, foreground_at(self.options.mask, row, width, height))
         if self.options.resolution == "original":
-            kept = maps.unit_length(maps.resize(kept, row["width"], row["height"]))
-        return {self.column: stored(kept, self.options)}
+            kept = maps.unit_length(maps.resize(raw, row["width"], row["height"]))
+        return {self.column: stored(kept, self.options), f"{self.column}_length": length}
 
     def draw(self, photo: np.ndarray, row: Row, settings: Visualize) -> np.ndarray:
         """The picture [photo | (n + 1) / 2 as RGB, black outside the foreground]; uint8 BGR.

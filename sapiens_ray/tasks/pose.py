@@ -17,7 +17,7 @@ from pydantic import Field
 
 from sapiens_ray.imaging import annotate
 from sapiens_ray.labels import KeypointTable, keypoints
-from sapiens_ray.tasks import crops, skeleton
+from sapiens_ray.tasks import confidence, crops, skeleton
 from sapiens_ray.tasks.base import Average, CropTask, Output, Size, TaskKind
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.outputs import output_maps
@@ -115,13 +115,15 @@ class Pose(CropTask[PoseOptions]):
 
     @property
     def fields(self) -> list[pa.Field]:
-        """Arrow column: a list of persons, in the order of the boxes."""
+        """Arrow column: a list of persons, in the order of the boxes. `score` and `visible`: `confidence.of_person`."""
         person = pa.struct(
             [
                 pa.field("box", pa.list_(pa.float32(), 4)),
                 pa.field("box_score", pa.float32()),
                 pa.field("keypoints", pa.list_(pa.list_(pa.float32(), 2))),
                 pa.field("scores", pa.list_(pa.float32())),
+                pa.field("score", pa.float32()),
+                pa.field("visible", pa.int32()),
             ]
         )
         return [pa.field(self.column, pa.list_(person))]
@@ -177,12 +179,15 @@ class Pose(CropTask[PoseOptions]):
         persons = []
         for box, (points, width, height) in zip(self.boxes(row), results, strict=True):
             crop = self._geometry(box, row["width"], row["height"])
+            box_score = None if math.isnan(box[4]) else float(box[4])
+            scores = points[:, 2].astype(np.float32)
             persons.append(
                 {
                     "box": box[:4].astype(np.float32),
-                    "box_score": None if math.isnan(box[4]) else float(box[4]),
+                    "box_score": box_score,
                     "keypoints": list(crops.to_photo(points[:, :2], crop, width, height).astype(np.float32)),
-                    "scores": points[:, 2].astype(np.float32),
+                    "scores": scores,
+                    **confidence.of_person(scores, box_score),
                 }
             )
         return {self.column: persons}

@@ -6,7 +6,7 @@ bilinearly to the original size, and the class of a pixel is the arg-max there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ import pyarrow as pa
 from sapiens_ray.imaging import annotate, images
 from sapiens_ray.imaging.maps import encode_npy
 from sapiens_ray.labels import body_parts
+from sapiens_ray.tasks import confidence
 from sapiens_ray.tasks.base import Output, Size, Task, TaskKind
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.outputs import output_maps
@@ -46,16 +47,32 @@ class SegOptions(ModelOptions):
         return 60_000
 
 
+class SegResult(NamedTuple):
+    """What is kept of the logits of one image.
+
+    class_map: H x W uint8, at the size of the photo. cells: h x w uint8, at the size of the network. probability: h x w
+    float32, the softmax probability of the class of each cell.
+    """
+
+    class_map: np.ndarray
+    cells: np.ndarray
+    probability: np.ndarray
+
+
 class Seg(Task[SegOptions]):
     """The task seg."""
 
     @property
     def fields(self) -> list[pa.Field]:
-        """Arrow columns: the class map as PNG (uint8, original size), the classes in it, and their shares."""
+        """Arrow columns: the class map as PNG (uint8, original size), the classes in it, their shares, and how sure the
+        model is (`confidence.of_class_map`)."""
         return [
             pa.field(self.column, pa.binary()),
             pa.field(f"{self.column}_classes", pa.list_(pa.int8())),
             pa.field(f"{self.column}_area", pa.list_(pa.float32())),
+            pa.field(f"{self.column}_confidence", pa.float32()),
+            pa.field(f"{self.column}_confidence_p05", pa.float32()),
+            pa.field(f"{self.column}_class_confidence", pa.list_(pa.float32())),
         ]
 
     @property
@@ -68,22 +85,20 @@ class Seg(Task[SegOptions]):
         """The B x 28 x h x w float logits in what the model returned. Raises CheckpointError for anything else."""
         return output_maps(output, batch, self.options.channels, self.options, "logits")
 
-    def reduce(self, logits: torch.Tensor, sizes: list[Size]) -> list[np.ndarray]:
-        """B x 28 x h x w logits, on the device, to B uint8 class maps, each at its (width, height)."""
-        from sapiens_ray.tasks.argmax import upsampled_argmax
+    def reduce(self, logits: torch.Tensor, sizes: list[Size]) -> list[SegResult]:
+        """B x 28 x h x w logits, on the device, to class maps, each at its (width, height)."""
+        return [_reduced(one.float(), size) for one, size in zip(logits, sizes, strict=True)]
 
-        pairs = zip(logits, sizes, strict=True)
-        return [upsampled_argmax(one.float(), height, width).cpu().numpy() for one, (width, height) in pairs]
-
-    def finish(self, class_maps: list[np.ndarray], row: Row) -> Row:
+    def finish(self, results: list[SegResult], row: Row) -> Row:
         """The columns of one row from its class map at original size."""
-        (class_map,) = class_maps
+        class_map, cells, probability = results[0]
         counts = images.histogram(class_map)
         present = np.flatnonzero(counts)
         return {
             self.column: images.encode_png(class_map),
             f"{self.column}_classes": present.tolist(),
             f"{self.column}_area": (counts[present] / class_map.size).astype(np.float32).tolist(),
+            **confidence.of_class_map(self.column, probability, cells, present),
         }
 
     def draw(self, photo: np.ndarray, row: Row, settings: Visualize) -> np.ndarray:
@@ -112,6 +127,17 @@ class Seg(Task[SegOptions]):
         entries = [(table.colours[number][::-1], table.names[number], percent(area)) for area, number in parts]
         rest = annotate.words(layout, [f"background: {percent(shares.get(0, 0))}"])
         return [annotate.words(layout, ["share of the photo"]), annotate.legend(layout, entries), rest]
+
+
+def _reduced(logits: torch.Tensor, size: Size) -> SegResult:
+    from sapiens_ray.tasks.argmax import network_argmax, upsampled_argmax
+
+    width, height = size
+    logits = logits.contiguous()  # each class by itself: our own models give channels-last
+    cells = network_argmax(logits)
+    class_map = upsampled_argmax(logits, height, width, cells=cells.classes)
+    probability = confidence.largest_probability(logits, cells.largest)
+    return SegResult(*(one.cpu().numpy() for one in (class_map, cells.classes, probability)))
 
 
 def percent(share: float) -> str:

@@ -32,6 +32,7 @@ TASKS = [
     {"task": "pose", "keypoints": 17, "boxes": "seg"},
 ]
 COLUMNS = ("seg", "depth", "normal", "persons")
+LATER = ("seg_confidence", "seg_confidence_p05", "seg_class_confidence", "normal_length")
 PICTURES = {"max_side": 32, "quality": 60, "fraction": 0.6}
 
 
@@ -72,6 +73,8 @@ def test_it_is_resumed_without_an_error(cluster, job, tmp_path):
     assert files[complete] == before[complete], "a complete shard is not touched"
 
     table = read_output(output)
+    old = pq.read_schema(BEGUN / "output" / "data" / complete)
+    assert table.schema.names == old.names, "an output keeps the columns with which it was begun"
     assert table["image_id"].to_pylist() == [f"{number}.jpg" for number in range(8)]
     kinds = dict(enumerate(table["error_kind"].to_pylist()))
     assert kinds.pop(1) == "not_an_image"
@@ -88,11 +91,18 @@ def test_it_is_resumed_without_an_error(cluster, job, tmp_path):
 
 
 def test_labels_schema_and_settings_are_unchanged(cluster, job, tmp_path):
-    """A new run gives the same columns, types, metadata and settings, and with the same torch the same labels."""
+    """A new run gives the same columns, types, metadata and settings, and with the same torch the same labels; and
+    columns that came later."""
     output = tmp_path / "output"
     sr.run(job(output, style="lite"))
     old = pq.read_table(BEGUN / "output" / "data" / "s000000-00000000-00000004-end.parquet")
     new = pq.read_table(output / "data" / "s000000-00000000-00000004-end.parquet")
+    assert [name for name in new.schema.names if name not in LATER] == old.schema.names
+    assert set(LATER) <= set(new.schema.names)
+    persons = new.schema.field("persons").type.value_type
+    assert [persons.field(place).name for place in range(persons.num_fields)][-2:] == ["score", "visible"]
+    new = new.select(old.schema.names)
+    new = new.set_column(new.schema.get_field_index("persons"), old.schema.field("persons"), as_before(new, old))
     assert new.schema.equals(old.schema), "names and types"
     about_old, about_new = (json.loads(table.schema.metadata[b"sapiens_ray.job"]) for table in (old, new))
     versions = about_old.pop("versions"), about_new.pop("versions")
@@ -112,6 +122,11 @@ def test_labels_schema_and_settings_are_unchanged(cluster, job, tmp_path):
             ours = output / "visualizations" / name.removesuffix(".jpg")
             assert ours.read_bytes() == (BEGUN / "output" / "visualizations" / name).read_bytes(), name
     assert pictures(output) == sorted(f"{column}/{number}.jpg" for column in COLUMNS for number in (0, 2, 5, 7))
+
+
+def as_before(new: pa.Table, old: pa.Table) -> pa.ChunkedArray:
+    """The column of persons without the fields that came later."""
+    return new["persons"].cast(old.schema.field("persons").type)
 
 
 def cells(table: pa.Table, name: str) -> list[Any]:

@@ -42,6 +42,7 @@ from sapiens_ray.units import Done, Unit, UnitReport, set_column
 from tests.archives import write_tar
 from tests.conftest import PATIENCE_S, photo, write_photos
 from tests.execution.attempts import Attempts, Died, let_time_run_out
+from tests.outputs import certain
 
 pytestmark = pytest.mark.usefixtures("settled_process")
 
@@ -242,7 +243,8 @@ def test_stages_settle_their_process(output, models_block):
 def labelled(count: int) -> Unit:
     """A unit with the columns of segmentation; its second image is an error row."""
     unit = prepare(unit_of([b"no image" if number == 1 else jpeg(number) for number in range(count)]), [SEG], 10_000)
-    rows = [{} if number == 1 else SEG.finish([np.full((32, 24), number, np.uint8)], {}) for number in range(count)]
+    maps = [np.full((32, 24), number, np.uint8) for number in range(count)]
+    rows = [{} if number == 1 else SEG.finish([certain(one)], {}) for number, one in enumerate(maps)]
     for field in SEG.fields:
         unit.rows = set_column(unit.rows, field.name, pa.array([row.get(field.name) for row in rows], field.type))
     return unit

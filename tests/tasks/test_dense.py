@@ -137,7 +137,7 @@ def test_an_error_row_holds_no_labels_of_other_tasks(models, tmp_path):
     good, bad, again = sr.Labeler(tasks=tasks)([white, black, white])
     assert bad["error_kind"] == "not_finite" and "depth" in bad["error"]
     labels = [name for name in bad if name.startswith(("seg", "depth", "normal"))]
-    assert len(labels) == 7 and all(bad[name] is None for name in labels)
+    assert len(labels) == 11 and all(bad[name] is None for name in labels)
     assert all(good[name] is not None and np.array_equal(good[name], again[name]) for name in labels)
 
 

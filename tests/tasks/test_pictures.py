@@ -22,6 +22,7 @@ from sapiens_ray.tasks.pose import Pose, PoseOptions
 from sapiens_ray.tasks.sections import Visualize
 from sapiens_ray.tasks.seg import Seg, SegOptions
 from sapiens_ray.units import Row, set_column
+from tests.outputs import certain
 
 GREEN = (37, 200, 90)  # of photos in these tests: no other colour of a picture is exactly this one
 CLASSES = {0: 60, 22: 25, 3: 10, 10: 4, 27: 1}  # class: its rows of 100
@@ -46,7 +47,7 @@ def row_of(width: int, height: int, classes: dict[int, int] = CLASSES) -> Row:
     """A row of all tasks: stripes of classes, depth that grows to the right, slanted normals, two persons."""
     row: Row = {"width": width, "height": height}
     stripes = np.repeat(list(classes), list(classes.values())).astype(np.uint8)[:, None].repeat(100, 1)
-    row |= SEG.finish([cv2.resize(stripes, (width, height), interpolation=cv2.INTER_NEAREST)], row)
+    row |= SEG.finish([certain(cv2.resize(stripes, (width, height), interpolation=cv2.INTER_NEAREST))], row)
     row |= DEPTH.finish([np.tile(np.linspace(0.25, 0.75, 768, dtype=np.float32), (1024, 1))], row)
     row |= NORMAL.finish([np.tile(np.float32([0.6, 0, 0.8]), (512, 384, 1))], row)
     points = np.random.default_rng(0).uniform(0.2, 0.8, (2, 17, 2)) * (width, height)
@@ -312,7 +313,7 @@ def test_words_say_that_nobody_was_found(size):
 def test_the_engine_enlarges_small_photos_for_explained_pictures():
     photo = encode_png(np.full((200, 300, 3), GREEN, np.uint8))
     unit = prepare(make_unit([Encoded(0, "a.png", "", photo)], pa.schema([])), [SEG], 1 << 20)
-    finished = SEG.finish([np.full((200, 300), 22, np.uint8)], {})
+    finished = SEG.finish([certain(np.full((200, 300), 22, np.uint8))], {})
     for field in SEG.fields:
         unit.rows = set_column(unit.rows, field.name, pa.array([finished[field.name]], field.type))
     shown = {}

@@ -13,6 +13,7 @@ from sapiens_ray.labels import body_parts
 from sapiens_ray.tasks.sections import Visualize
 from sapiens_ray.tasks.seg import Seg, SegOptions
 from tests.conftest import photo
+from tests.outputs import certain
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_finish_and_reduce(task):
     class_map = np.zeros((4, 8), np.uint8)
     class_map[0] = 27
     class_map[1, :4] = 5
-    row = task.finish([class_map], {})
+    row = task.finish([certain(class_map)], {})
     assert np.array_equal(decode_map(row["seg"]), class_map)
     assert row["seg_classes"] == [0, 5, 27]
     assert row["seg_area"] == [20 / 32, 4 / 32, 8 / 32]
@@ -83,7 +84,7 @@ def test_the_output_of_another_model_is_refused(task, output, message):
 def test_style_lite_blends_every_class_with_its_colour(task):
     image = np.full((40, 60, 3), 100, np.uint8)
     class_map = np.repeat(np.arange(28, dtype=np.uint8), 100).reshape(28, 100)
-    row = task.finish([class_map], {})
+    row = task.finish([certain(class_map)], {})
     panel = task.draw(cv2.resize(image, (100, 28)), row, Visualize(opacity=0.5, style="lite"))[:, 100:]
     for index, (red, green, blue) in enumerate(body_parts().colours):
         expected = [(100 + blue) / 2, (100 + green) / 2, (100 + red) / 2]
