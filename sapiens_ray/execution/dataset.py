@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args, overload
 
 from sapiens_ray.execution.cluster import start_ray
 from sapiens_ray.output.done import with_units
-from sapiens_ray.output.reading import Selection, decoded, read_frame, select
+from sapiens_ray.output.reading import Selection, chosen_rows, decoded, read_frame, select
 from sapiens_ray.storage import Folder, StorageOptions
 from sapiens_ray.storage.uris import user_path
 from sapiens_ray.tasks.stored import MapSize
@@ -28,6 +28,7 @@ def read_labels(
     columns: Sequence[str] | None = None,
     decode: bool = False,
     size: MapSize = "stored",
+    where: str | None = None,
     storage_options: StorageOptions | None = None,
 ) -> pandas.DataFrame: ...
 
@@ -40,6 +41,7 @@ def read_labels(
     columns: Sequence[str] | None = None,
     decode: bool = False,
     size: MapSize = "stored",
+    where: str | None = None,
     storage_options: StorageOptions | None = None,
 ) -> ray.data.Dataset: ...
 
@@ -51,6 +53,7 @@ def read_labels(
     columns: Sequence[str] | None = None,
     decode: bool = False,
     size: MapSize = "stored",
+    where: str | None = None,
     storage_options: StorageOptions | None = None,
 ) -> pandas.DataFrame | ray.data.Dataset:
     """Read the labels of an output folder, finished or not: one row per image, in the order of the input.
@@ -63,7 +66,9 @@ def read_labels(
         None, or with Ray, whose tensor columns cannot hold None, empty arrays.
     size: "stored", or "original" for maps at the size of the photo, float32, with normals of unit length; implies
         `decode`. Feature maps are resized too, which takes gigabytes if they have many channels.
-    Files are read in parallel, each by one thread. Raises OutputError if there is nothing to read.
+    where: only rows that meet a condition in SQL, such as "seg_confidence < 0.6 and len(persons) > 0" (docs/query.md).
+    Files are read in parallel, each by one thread. Raises OutputError if there is nothing to read, and ConfigError for
+    a wrong condition.
     """
     if engine not in ("pandas", "ray"):
         raise ValueError(f"engine={engine!r}: must be 'pandas' or 'ray'")
@@ -71,7 +76,7 @@ def read_labels(
         raise ValueError(f"size={size!r}: must be 'stored' or 'original'")
     if isinstance(columns, str):
         raise TypeError(f"columns={columns!r}: give a list of names")
-    folder = Folder(user_path(output).rstrip("/"), storage_options or {})
+    folder = chosen_rows(Folder(user_path(output).rstrip("/"), storage_options or {}), where)
     arrays = decode or size == "original"
     if engine == "pandas":
         return read_frame(folder, columns, arrays, size)

@@ -17,6 +17,7 @@ from sapiens_ray.errors import OutputError
 from sapiens_ray.output.done import list_units, with_units
 from sapiens_ray.output.layout import DATA, PLAN_FILE, data_file
 from sapiens_ray.output.schema import labels_in
+from sapiens_ray.output.where import choose, where_of
 from sapiens_ray.storage import Folder
 from sapiens_ray.storage.parquet import open_parquet, read_table
 from sapiens_ray.tasks.stored import AsArrays, Decoder, MapColumn, MapSize, StoredLabels
@@ -55,8 +56,12 @@ class Selection:
         return list(dict.fromkeys([*self.columns, "width", "height"]))
 
     def read(self, file: str) -> pa.Table:
-        """One file, not decoded."""
-        return read_table(self.folder, file, self.read_columns).replace_schema_metadata(None)
+        """The chosen rows of one file, not decoded."""
+        where = where_of(self.folder)
+        table = read_table(self.folder, file, self.read_columns).replace_schema_metadata(None)
+        if where is None:
+            return table
+        return table.filter(pa.array(where.mask(read_table(self.folder, file, where.read_columns))))
 
 
 def read_frame(folder: Folder, columns: Sequence[str] | None, decode: bool, size: MapSize) -> pandas.DataFrame:
@@ -116,6 +121,17 @@ def list_columns(labels: Sequence[StoredLabels]) -> dict[str, AsArrays]:
     return {name: as_arrays for one in labels for name, as_arrays in one.lists.items()}
 
 
+def chosen_rows(folder: Folder, where: str | None) -> Folder:
+    """The folder, of which readers see only the rows that meet a condition in SQL; None for all. Raises OutputError if
+    it holds no labels, ConfigError for a wrong condition."""
+    if where is None:
+        return folder
+    units = list_units(folder)
+    if not units:
+        raise no_labels(folder)
+    return choose(folder, where, schema_of(folder, units[0]))
+
+
 def labels_of(folder: Folder) -> list[StoredLabels]:
     """The stored labels of an output folder. Raises OutputError if it holds none."""
     units = list_units(folder)
@@ -131,11 +147,43 @@ def schema_of(folder: Folder, unit: UnitName) -> pa.Schema:
 
 
 def iterate_rows(folder: Folder, columns: list[str]) -> Iterator[Row]:
-    """All rows in order, with a few in memory at a time."""
+    """All rows in order, with a few in memory at a time; of a `ChosenRows` those that meet its condition."""
+    for batch in iterate_batches(folder, columns, 16):
+        yield from batch.to_pylist()
+
+
+def iterate_batches(folder: Folder, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+    """As `iterate_rows`, in batches made of at most so many rows. Of a `ChosenRows`, only row groups with a chosen row
+    are read."""
+    where = where_of(folder)
     for unit in list_units(folder):
         with folder.open(data_file(unit)) as stream, open_parquet(stream) as file:
-            for batch in file.iter_batches(batch_size=16, columns=columns, use_threads=False):
-                yield from batch.to_pylist()
+            if where is None:
+                yield from file.iter_batches(batch_size=rows, columns=columns, use_threads=False)
+            else:
+                chosen = where.mask(file.read(columns=where.read_columns, use_threads=False))
+                yield from _chosen_batches(file, chosen, columns, rows)
+
+
+def _chosen_batches(
+    file: pq.ParquetFile, chosen: np.ndarray, columns: list[str], rows: int
+) -> Iterator[pa.RecordBatch]:
+    groups: list[int] = []
+    flags: list[np.ndarray] = []  # of the rows of these groups
+    first = 0
+    for group in range(file.num_row_groups):
+        count = file.metadata.row_group(group).num_rows
+        inside = chosen[first : first + count]
+        if inside.any():
+            groups.append(group)
+            flags.append(inside)
+        first += count
+    if not groups:
+        return
+    left = np.concatenate(flags)
+    for batch in file.iter_batches(batch_size=rows, row_groups=groups, columns=columns, use_threads=False):
+        yield batch.filter(pa.array(left[: batch.num_rows]))
+        left = left[batch.num_rows :]
 
 
 def decoded(cell: object, width: float, height: float, decoder: Decoder) -> np.ndarray | None:
