@@ -62,6 +62,14 @@ def storage_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def where_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--where`."""
+    parser.add_argument(
+        "--where", metavar="SQL",
+        help="only images whose row meets a condition, such as 'seg_confidence < 0.6 and len(persons) > 0'",
+    )  # fmt: skip
+
+
 def folder_of(uri: str, arguments: argparse.Namespace) -> Folder:
     """A folder that was named on the command line."""
     from sapiens_ray.storage import Folder

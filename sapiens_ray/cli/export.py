@@ -8,7 +8,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from sapiens_ray.cli.answers import print_json
-from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, folder_of, storage_arguments
+from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, folder_of, storage_arguments, where_argument
 from sapiens_ray.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) ->
     export.add_argument("output", help="the output folder, local or a URL")
     formats = export.add_argument("--format", required=True, choices=list(EXPORTS), help="")
     export.add_argument("--to", required=True, metavar="DIR", help="where to write, local or a URL")
+    where_argument(export)
     add_json(export)
     add_quiet(export, "print nothing but errors and one line with the result")
     storage_arguments(export)
@@ -60,6 +61,7 @@ def _text(parts: list[str]) -> str:
 
 def _export(arguments: argparse.Namespace) -> int:
     from sapiens_ray.export import EXPORTS
+    from sapiens_ray.output.reading import chosen_rows
     from sapiens_ray.output.summary import counted
     from sapiens_ray.planning.status import missing_rows
     from sapiens_ray.storage import translate_errors
@@ -72,7 +74,7 @@ def _export(arguments: argparse.Namespace) -> int:
     with translate_errors(OutputError, f"cannot export {arguments.output} to {arguments.to}"):
         photos, left = _input_around(source, target), missing_rows(source)
         held_files = _holds_files(target)
-        done = format.write(source, target, options)
+        done = format.write(chosen_rows(source, arguments.where), target, options)
     if photos and not arguments.quiet:
         print(f"{arguments.to} lies in the input folder {photos}: its pictures will count as photos", file=sys.stderr)
     if held_files and not arguments.quiet:
@@ -83,6 +85,8 @@ def _export(arguments: argparse.Namespace) -> int:
         )
     for column, reason in {} if arguments.quiet else done.left_out.items():
         print(f"{column} left out: {reason}", file=sys.stderr)
+    if not done.images and not done.skipped and arguments.where:
+        raise OutputError(f"no row of {arguments.output} meets --where {arguments.where!r}")
     if not done.images and not done.skipped:
         raise OutputError(f"format {arguments.format} cannot hold any of the labels in {arguments.output}")
     if arguments.json:
