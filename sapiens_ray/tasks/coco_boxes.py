@@ -21,11 +21,11 @@ from sapiens_ray.tasks.coco_file import (
     CocoImages,
     ImageNumber,
     Json,
-    category_named,
     entries,
     images_of,
     is_whole,
     number_in,
+    person_category,
     read_json,
 )
 from sapiens_ray.tasks.persons import FARTHEST, carried_from_file
@@ -108,7 +108,7 @@ def _read(file: BoxFile) -> CocoBoxes:
         if options.images:
             listed, images_digest = read_json(options.images, f"{where}.images", file.storage_options)
             images = images_of(listed, f"{where}.images: {redact_uri(options.images)}")
-            category = _person(listed)
+            category = person_category(listed)
             digest = hashlib.sha256(f"{digest} {images_digest}".encode()).hexdigest()
         collected = _detections(content, category, options.min_score, what)
         named_by = options.images or options.uri
@@ -118,15 +118,9 @@ def _read(file: BoxFile) -> CocoBoxes:
         if options.min_score:
             raise InputError(f"{where}.min_score: the boxes of a ground-truth file have no scores; leave it out")
         images, named_by = images_of(content, what), options.uri
-        collected = _annotations(entries(content, "annotations", what), _person(content), what)
+        collected = _annotations(entries(content, "annotations", what), person_category(content), what)
     collected.refuse_useless(what)
     return CocoBoxes(digest, _base(named_by), images, collected)
-
-
-def _person(content: Json) -> int:
-    """The category of persons: the one that is named so, else 1."""
-    named = category_named(content, "person")
-    return PERSON if named is None else named
 
 
 def _base(uri: str) -> str:

@@ -107,13 +107,16 @@ def images_of(content: Json, what: str) -> CocoImages:
     return CocoImages(images)
 
 
-def category_named(content: Json, name: str) -> int | None:
-    """The id of the category with this name; None if the file has none, or no categories."""
-    categories = content.get("categories") if isinstance(content, dict) else None
-    for category in categories if isinstance(categories, list) else ():
-        if isinstance(category, dict) and category.get("name") == name and is_whole(category.get("id")):
-            return int(category["id"])
-    return None
+def categories_of(content: Json) -> list[dict[str, Json]]:
+    """The categories of a COCO file that have an id; none if it is a list of results."""
+    found = content.get("categories") if isinstance(content, dict) else None
+    categories = found if isinstance(found, list) else []
+    return [one for one in categories if isinstance(one, dict) and is_whole(one.get("id"))]
+
+
+def person_category(content: Json) -> int:
+    """The id of the category `person`; 1, as in COCO, if the file has none of this name."""
+    return next((int(one["id"]) for one in categories_of(content) if one.get("name") == "person"), PERSON)
 
 
 def is_whole(value: object) -> TypeGuard[int]:
