@@ -215,8 +215,11 @@ class CocoBoxes:
     def __init__(self, sha256: str, named_by: str, images: CocoImages | None, collected: _Collected) -> None:
         self.sha256, self.left_out = sha256, collected.left_out
         self._named_by, self._images, self._wrong = named_by, images, collected.wrong
-        # Arrays take a tenth of the memory of lists.
-        self._boxes = {number: np.array(boxes, np.float64) for number, boxes in collected.boxes.items()}
+        # One array: lists, and an array for each image, would take many times the memory.
+        numbers = sorted(collected.boxes)
+        self._numbers = np.array(numbers, np.int64)
+        self._stops = np.cumsum([len(collected.boxes[number]) for number in numbers])
+        self._boxes = np.array([box for number in numbers for box in collected.boxes[number]], np.float64)
 
     @property
     def lists_images(self) -> bool:
@@ -247,13 +250,20 @@ class CocoBoxes:
             )
         if number in self._wrong:
             raise ImageError("bad_boxes", self._wrong[number])
-        found = self._boxes.get(number)
-        return [] if found is None else found.tolist()
+        return self._boxes_of(number)
+
+    def _boxes_of(self, number: ImageNumber) -> list[list[float]]:
+        """The boxes of the image with this number; an empty list if there are none."""
+        place = int(np.searchsorted(self._numbers, number))
+        if place == len(self._numbers) or self._numbers[place] != number:
+            return []
+        found: list[list[float]] = self._boxes[self._stops[place - 1] if place else 0 : self._stops[place]].tolist()
+        return found
 
     def matches(self, image_id: str, uri: str) -> bool:
         """Whether the file says something of an image."""
         number = self.number_of(image_id, uri)
-        return number is not None and (self.lists_images or number in self._boxes or number in self._wrong)
+        return number is not None and (self.lists_images or number in self._wrong or bool(self._boxes_of(number)))
 
 
 def notes_of(file: BoxFile, names: Iterable[tuple[str, str]], is_all: bool) -> list[str]:

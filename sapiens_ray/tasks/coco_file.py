@@ -120,5 +120,5 @@ def person_category(content: Json) -> int:
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Whether a value of a JSON file is a whole number. JSON's true and false are not."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether a value of a JSON file is a whole number of 64 bits. JSON's true and false are not."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63

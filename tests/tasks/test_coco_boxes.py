@@ -227,6 +227,7 @@ REFUSED = [
     ([detection(1, [0, 0, 9, 9], category=2)], "has no boxes of persons"),
     ([7], "[0] is no detection"),
     ([{"image_id": 1, "bbox": [0, 0, 9, 9]}], "[0] is no detection"),
+    ([detection(1, [0, 0, 9, 9]), detection(10**30, [0, 0, 9, 9])], "[1] is no detection"),
 ]
 
 
