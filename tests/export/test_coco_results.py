@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -56,7 +57,7 @@ def output(tmp_path: Path) -> Path:
     return write(tmp_path / "out", {})
 
 
-def write(folder: Path, more: dict[str, pa.Array], persons: object = PERSONS) -> Path:
+def write(folder: Path, more: dict[str, pa.Array], persons: object = PERSONS, names: Sequence[str] = NAMES) -> Path:
     tasks = [
         make_task(TASKS["pose"].options(task="pose", keypoints=17, checkpoint="p.pt2")),
         make_task(TASKS["seg"].options(task="seg", checkpoint="s.pt2")),
@@ -64,7 +65,7 @@ def write(folder: Path, more: dict[str, pa.Array], persons: object = PERSONS) ->
     ]
     broken = [None, None, "corrupt", None]
     columns: dict[str, object] = {
-        "index": list(range(4)), "image_id": NAMES, "uri": [f"/photos/{name}" for name in NAMES],
+        "index": list(range(4)), "image_id": names, "uri": [f"/photos/{name}" for name in names],
         "error_kind": broken, "error": broken,
     }  # fmt: skip
     rows = pa.table({field.name: pa.array(columns[field.name], field.type) for field in READ_FIELDS})
@@ -232,6 +233,17 @@ def test_images_that_the_ground_truth_lacks_are_counted_and_named(output, comman
     )
     found = json.loads(done.out)
     assert (found["images"], found["unmatched"], found["skipped"]) == (1, 2, 1)
+
+
+def test_of_two_images_with_one_name_the_first_counts(command, tmp_path):
+    folder = write(tmp_path / "out", {}, names=[NAMES[0], NAMES[1], NAMES[2], f"again/{NAMES[0]}"])
+    truth = ground_truth(tmp_path / "gt.json")
+    done, target = export(command, folder, truth)
+    assert done.code == 0 and "2 images exported" in done.out
+    said = f"images left out, more than one has the same name in {truth}: 1, such as again/{NAMES[0]}\n"
+    assert said in done.err
+    results = json.loads((target / "persons.json").read_text())
+    assert [one["keypoints"][:2] for one in results] == [[20, 30], [110, 40]], "those of the first"
 
 
 def test_what_cannot_be_scored_is_one_clear_message(output, command, tmp_path):

@@ -109,6 +109,7 @@ def test_images_are_found_by_their_whole_name_or_by_the_base_name_that_only_one_
         ("y/twice.jpg", "", 5),
         ("id-7", "/photos/x/b.jpg", 3),
         ("https://h/a.jpg?size=5", "", 2),
+        ("elsewhere/a.jpg", "x/b.jpg", 3),  # a whole name before a base name
     ]:
         assert [box[2] for box in boxes(found, image_id, uri)] == [width], image_id
     for image_id in ("twice.jpg", "z/twice.jpg", "a.png", "A.jpg", ""):
