@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import pyarrow as pa
 
-from sapiens_ray.engine.assemble import Contents, add_masks, make_unit
+from sapiens_ray.engine.assemble import Contents, add_masks, make_unit, resolve_box_files
 from sapiens_ray.engine.draw import draw_one, without_half_labels
 from sapiens_ray.engine.engine import Engine
 from sapiens_ray.engine.host import ModelHost
@@ -78,6 +78,7 @@ class Labeler:
             raw["max_pixels"] = max_pixels
         try:
             job = Job.parse(raw, source="Labeler")
+            box_files = resolve_box_files(job)
             models = resolve_models(job)
         except ConfigError as error:
             if several:
@@ -85,7 +86,7 @@ class Labeler:
             raise type(error)(str(error).replace("tasks[0].", "")) from None
         self.job = job
         self.unit_size = unit_size
-        self._contents = Contents.of(job)
+        self._contents = Contents.of(job, box_files)
         self.tasks = [model.task for model in models if isinstance(model, TaskModel)]
         self._engine = Engine(models, ModelHost(job.device))
 

@@ -85,6 +85,8 @@ def _export(arguments: argparse.Namespace) -> int:
         )
     for column, reason in {} if arguments.quiet else done.left_out.items():
         print(f"{column} left out: {reason}", file=sys.stderr)
+    for note in () if arguments.quiet else done.notes:
+        print(note, file=sys.stderr)
     if not done.images and not done.skipped and arguments.where:
         raise OutputError(f"no row of {arguments.output} meets --where {arguments.where!r}")
     if not done.images and not done.skipped:
@@ -92,7 +94,8 @@ def _export(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({
             "output": absolute(source.uri), "to": absolute(target.uri), "format": arguments.format,
-            "images": done.images, "skipped": done.skipped, "renamed": done.renamed, "left_out": done.left_out,
+            "images": done.images, "skipped": done.skipped, "renamed": done.renamed,
+            "unmatched": done.unmatched, "left_out": done.left_out,
         })  # fmt: skip
         return 0
     print(f"{counted(done.images, 'image')} exported, {counted(done.skipped, 'error row')} skipped")

@@ -18,33 +18,37 @@ from sapiens_ray.sources import Encoded
 from sapiens_ray.storage import StorageOptions, is_remote, request_threads
 from sapiens_ray.storage.uris import readable
 from sapiens_ray.tasks import foreground, make_task, persons
+from sapiens_ray.tasks.coco_boxes import BoxFile
 from sapiens_ray.tasks.foreground import Mask
 from sapiens_ray.tasks.options import ModelOptions
-from sapiens_ray.tasks.persons import carried_boxes
+from sapiens_ray.tasks.persons import carried_boxes, carried_from_file
 from sapiens_ray.units import EXAMPLE, PHOTO, Unit, set_column
 
 DATA = "_data"  # column of encoded bytes inside the pipeline; columns of tasks and inputs cannot have this name
 UNKNOWN_PIXELS = 8_000_000  # assumed for formats whose header Pillow cannot read
 BOX_LIST = pa.list_(pa.list_(pa.float64()))  # x1, y1, x2, y2, score of each person
+BoxCell = list[list[float]] | None
 
 
 @dataclass(frozen=True)
 class Contents:
     """What a unit holds besides the encoded images.
 
-    box_columns: input columns with boxes. masks: masks of the user. photos: whether decoded photos are kept, for tasks
-    that crop persons from them. tasks: options, which know the size of the inputs and results of their task.
+    box_columns: input columns with boxes. box_files: COCO files with boxes. masks: masks of the user. photos: whether
+    decoded photos are kept, for tasks that crop persons from them. tasks: options, which know the size of the inputs
+    and results of their task.
     """
 
     box_columns: tuple[str, ...] = ()
+    box_files: tuple[BoxFile, ...] = ()
     masks: tuple[Mask, ...] = ()
     photos: bool = False
     tasks: tuple[ModelOptions, ...] = ()
 
     @classmethod
-    def of(cls, job: Job) -> Contents:
+    def of(cls, job: Job, box_files: Sequence[BoxFile] = ()) -> Contents:
         photos = any(make_task(options).input_kind == PHOTO for options in job.tasks)
-        return cls(tuple(job.box_columns), tuple(job.masks), photos, tuple(job.tasks))
+        return cls(tuple(job.box_columns), tuple(box_files), tuple(job.masks), photos, tuple(job.tasks))
 
     @cached_property
     def _input_bytes(self) -> int:
@@ -54,7 +58,8 @@ class Contents:
     @property
     def columns(self) -> list[str]:
         """The columns with boxes and masks."""
-        return [*map(carried_boxes, self.box_columns), *(str(mask.carried) for mask in self.masks)]
+        from_files = [carried_from_file(coco) for options in self.tasks for coco in options.box_files]
+        return [*map(carried_boxes, self.box_columns), *from_files, *(str(mask.carried) for mask in self.masks)]
 
     def estimated_bytes(self, image: Encoded) -> int:
         """Estimated bytes that an image adds to its unit: encoded, network inputs, results and passthrough columns."""
@@ -65,6 +70,11 @@ class Contents:
         count = len(image.data) + self._input_bytes + sum(options.stored_bytes(pixels) for options in self.tasks)
         count += sum(len(value) for value in image.extra.values() if isinstance(value, bytes | str))
         return count + (pixels * 3 if self.photos else 0)
+
+
+def resolve_box_files(job: Job) -> list[BoxFile]:
+    """The COCO files with boxes, in the order of `Job.box_files`. Raises InputError for one that cannot be used."""
+    return [BoxFile.resolve(coco, where, job.input.storage_options) for where, coco in job.box_files.items()]
 
 
 def make_unit(
@@ -79,17 +89,8 @@ def make_unit(
 
     Boxes from the input are validated here; invalid ones make an error row.
     """
-    boxes: dict[str, list[list[list[float]] | None]] = {column: [] for column in contents.box_columns}
-    for image in encoded:
-        for column, cells in boxes.items():
-            try:
-                if column not in image.extra and image.error is None:
-                    why = image.note or "write null or [] if it shows no person"
-                    raise ImageError("bad_boxes", f"missing for this image; {why}")
-                cells.append(persons.parse(image.extra.get(column)))
-            except ImageError as error:
-                cells.append(None)
-                image.error = image.error or ImageError(error.kind, f"column {column!r}: {error.message}")
+    boxes = {carried_boxes(column): _boxes_of_column(encoded, column) for column in contents.box_columns}
+    boxes |= {file.carried: _boxes_of_file(encoded, file) for file in contents.box_files}
     columns = {
         "index": [image.index for image in encoded],
         "image_id": [image.image_id for image in encoded],
@@ -98,7 +99,7 @@ def make_unit(
         "error": [image.error.message if image.error else None for image in encoded],
     }
     fields = [*READ_FIELDS, pa.field(DATA, pa.large_binary())]
-    fields += [pa.field(carried_boxes(column), BOX_LIST) for column in boxes]
+    fields += [pa.field(column, BOX_LIST) for column in boxes]
     arrays = [pa.array(columns[field.name], field.type) for field in READ_FIELDS]
     arrays.append(pa.array([image.data for image in encoded], pa.large_binary()))
     arrays += [pa.array(cells, BOX_LIST) for cells in boxes.values()]
@@ -115,6 +116,34 @@ def make_unit(
             )
     rows = pa.Table.from_arrays(arrays, schema=pa.schema([*fields, *extra]))
     return Unit(shard, start, last, rows, notes=tuple(notes))
+
+
+def _boxes_of_column(encoded: list[Encoded], column: str) -> list[BoxCell]:
+    """The boxes in an input column; None and an error of the image where they are missing or not valid."""
+    cells: list[BoxCell] = []
+    for image in encoded:
+        try:
+            if column not in image.extra and image.error is None:
+                why = image.note or "write null or [] if it shows no person"
+                raise ImageError("bad_boxes", f"missing for this image; {why}")
+            cells.append(persons.parse(image.extra.get(column)))
+        except ImageError as error:
+            cells.append(None)
+            image.error = image.error or ImageError(error.kind, f"column {column!r}: {error.message}")
+    return cells
+
+
+def _boxes_of_file(encoded: list[Encoded], file: BoxFile) -> list[BoxCell]:
+    """The boxes in a COCO file; None and an error of the image where the file has none for it, or wrong ones."""
+    found = file.boxes
+    cells: list[BoxCell] = []
+    for image in encoded:
+        try:
+            cells.append(found.of(image.image_id, image.uri))
+        except ImageError as error:
+            cells.append(None)
+            image.error = image.error or ImageError(error.kind, f"boxes.coco: {error.message}")
+    return cells
 
 
 def add_masks(unit: Unit, encoded: list[Encoded], masks: Sequence[Mask], base: str, options: StorageOptions) -> Unit:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import yaml
 
 from sapiens_ray import storage
+from sapiens_ray.engine.assemble import resolve_box_files
 from sapiens_ray.engine.models import PreparedModel, TaskModel, resolve_models
 from sapiens_ray.errors import InputError, OutputError
 from sapiens_ray.execution.attempts import forget, quarantined_images
@@ -33,8 +34,9 @@ from sapiens_ray.planning.plan import Plan, Shard, ShardWork, expected_images, l
 from sapiens_ray.planning.subset import Subset
 from sapiens_ray.sources import Reading
 from sapiens_ray.storage import Folder, StorageOptions
-from sapiens_ray.storage.uris import without_query
+from sapiens_ray.storage.uris import redact_uri, without_query
 from sapiens_ray.tasks import AnyTask
+from sapiens_ray.tasks.coco_boxes import BoxFile, notes_of
 from sapiens_ray.tasks.foreground import Mask
 from sapiens_ray.tasks.sections import Settings, Visualize
 from sapiens_ray.units import Done, Errors, Ranges, UnitName
@@ -50,14 +52,15 @@ PICTURES_RECORD = "visualize_fraction"  # the key in `job.yaml`: what `fraction:
 class PreparedJob:
     """Everything that is known before the first image is read: what `check` shows and `run` runs.
 
-    models: of the tasks, then of the detectors. files: the valid label files. settings: all settings that decide the
-    labels. quarantined: per shard, images that killed their worker in an earlier run. restarted: whether the output
-    holds a plan of other settings, and no rows.
+    models: of the tasks, then of the detectors. box_files: COCO files with boxes of persons. files: the valid label
+    files. settings: all settings that decide the labels. quarantined: per shard, images that killed their worker in an
+    earlier run. restarted: whether the output holds a plan of other settings, and no rows.
     """
 
     job: Job
     output: Folder
     models: list[PreparedModel]
+    box_files: list[BoxFile]
     growth: Growth
     done: dict[int, Done]
     files: list[UnitName]
@@ -197,12 +200,13 @@ def prepare_job(
     Raises ConfigError (InputError, CheckpointError, OutputError) before any work starts.
     """
     output = open_output(job)
+    box_files = resolve_box_files(job)
     for number, task in enumerate(job.tasks):
         for mask in task.masks:
             _refuse_missing_folder(mask, f"tasks[{number}].mask.folder", job.input.storage_options)
 
     def prepare(models: list[PreparedModel], listing_s: float | None, subset: Subset | None) -> PreparedJob:
-        return _prepare(job, output, models, redo_changed, listing_s, restart, subset)
+        return _prepare(job, output, models, box_files, redo_changed, listing_s, restart, subset)
 
     models = resolve_models(job, download=False)
     if download and not all(model.checkpoint.is_here for model in models):
@@ -215,18 +219,20 @@ def _prepare(
     job: Job,
     output: Folder,
     models: list[PreparedModel],
+    box_files: list[BoxFile],
     redo_changed: bool,
     listing_s: float | None,
     restart: bool,
     subset: Subset | None,
 ) -> PreparedJob:
     """See `prepare_job`."""
-    settings = job.result_settings([model.checkpoint.sha256 for model in models])
+    digests = [model.checkpoint.sha256 for model in models]
+    settings = job.result_settings(digests, [file.sha256 for file in box_files])
     with storage.translate_errors(OutputError, f"output.uri: cannot read {output.uri}"):
         written = [] if restart else list_units(output)
         # Other settings are fine if there are no rows: a run with a wrong job file does not block the output.
         record = None if restart else read_record(output)
-        lines = _changed_settings(output, record, settings, models) if record else []
+        lines = _changed_settings(output, record, settings, models, box_files) if record else []
         if lines and written:
             raise OutputError(
                 f"output.uri: {output.uri} holds labels that were made with other settings: {'; '.join(lines)}. Give "
@@ -242,6 +248,7 @@ def _prepare(
     done = done_by_shard(written)
     try:
         growth.look_ahead(listing_s, lambda shard: not done.get(shard.number, Done()).complete)
+        notes = [*growth.notes, *(note for file in box_files for note in _notes_of_boxes(file, growth, subset))]
     except BaseException:
         growth.discard()
         raise
@@ -249,10 +256,10 @@ def _prepare(
     files = [name for name in written if name.shard not in growth.plan.changed]
     done = done_by_shard(files)
     growth.plan.fill_counts(done)
-    notes = [*growth.notes, *(_changed_pictures(record, job) if record and written else [])]
+    notes += _changed_pictures(record, job) if record and written else []
     pictures = _recorded_fraction(record) if record and written else None
     prepared = PreparedJob(
-        job, output, models, growth, done, files, settings, quarantined, subset, restarted, notes,
+        job, output, models, box_files, growth, done, files, settings, quarantined, subset, restarted, notes,
         recorded_pictures=pictures, begun=begun,
     )  # fmt: skip
     _ = prepared.schema  # columns with the same name are refused now, not by the first unit
@@ -267,6 +274,16 @@ def _refuse_missing_folder(mask: Mask, where: str, options: StorageOptions) -> N
         fs, path = storage.filesystem(mask.folder, options)
         if not fs.isdir(path):
             raise InputError(f"{where}: {mask.folder} is not an existing folder")
+
+
+def _notes_of_boxes(file: BoxFile, growth: Growth, subset: Subset | None) -> list[str]:
+    """What to tell about a file of boxes, as far as the names of images are known. Raises InputError if it names none
+    of the images."""
+    names = [(entry.image_id, redact_uri(entry.uri)) for entry in growth.first_entries]
+    shards = growth.plan.shards
+    are_listed = all(shard.entries is not None for shard in shards)
+    is_all = growth.ended and subset is None and are_listed and sum(shard.images or 0 for shard in shards) == len(names)
+    return notes_of(file, names, is_all)
 
 
 def open_output(job: Job) -> Folder:
@@ -286,13 +303,17 @@ def open_output(job: Job) -> Folder:
     return Folder(uri.rstrip("/"), job.output.storage_options)
 
 
-def _changed_settings(output: Folder, record: Record, settings: Settings, models: list[PreparedModel]) -> list[str]:
+def _changed_settings(
+    output: Folder, record: Record, settings: Settings, models: list[PreparedModel], box_files: list[BoxFile]
+) -> list[str]:
     """What differs between the settings of an output and these, one line each."""
     try:
         # An earlier version may have kept more of a URL.
         stored, files = without_secrets(record["result_settings"]), without_secrets(record["models"])
         old_files = {one["sha256"]: one["checkpoint"] for one in files}
         new_files = {model.checkpoint.sha256: without_query(model.checkpoint.uri) for model in models}
+        old_files |= {one["sha256"]: one["file"] for one in record.get("box_files", [])}
+        new_files |= {file.sha256: file.name for file in box_files}
         names = [without_query(model.checkpoint.uri) for model in models if isinstance(model, TaskModel)]
         return changes(stored, settings, old_files, new_files, names)
     except (TypeError, KeyError):
@@ -351,6 +372,8 @@ def save_job(prepared: PreparedJob) -> None:
         ],
         "versions": versions(),
     }
+    if prepared.box_files:
+        record["box_files"] = [{"file": file.name, "sha256": file.sha256} for file in prepared.box_files]
     settled = prepared.visualize.share if prepared.subset is None else prepared.recorded_pictures
     if settled is not None and job.output.visualize.fraction == "auto":  # a trial settles nothing
         record[PICTURES_RECORD] = settled

@@ -87,7 +87,7 @@ def job_stages(
     guard = Guard(prepared.output, attempts_at(coordinator), job.image_timeout_s, job.storage_retry_s)
     extra = prepared.plan.extra_schema
     sizes = prepared.unit_size, prepared.plan.unit_bytes
-    reader = UnitReader(prepared.reading, Contents.of(job), prepared.output, *sizes, extra)
+    reader = UnitReader(prepared.reading, Contents.of(job, prepared.box_files), prepared.output, *sizes, extra)
     unique_ids = job.input.id_column is None
     prepare = PrepareBlock(tasks, job.max_pixels, prepared.visualize.share, guard)
     write = WriteBlock(tasks, prepared.visualize, unique_ids, prepared.schema, run_id, guard)

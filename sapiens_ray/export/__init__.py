@@ -13,6 +13,7 @@ EXPORTS: Registry[Export] = Registry(
     {
         "lite": "sapiens_ray.export.lite:EXPORT",
         "coco": "sapiens_ray.export.coco:EXPORT",
+        "coco-results": "sapiens_ray.export.coco_results:EXPORT",
         "masks": "sapiens_ray.export.masks:EXPORT",
     },
 )

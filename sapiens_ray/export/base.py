@@ -22,11 +22,14 @@ Options = Mapping[str, Any]  # values by the names of options
 
 @dataclass
 class Exported:
-    """The result of an export. left_out: columns that the format cannot hold, and why."""
+    """The result of an export. left_out: columns that the format cannot hold, and why. unmatched: images that a ground
+    truth does not have. notes: what else to tell."""
 
     images: int = 0
     skipped: int = 0
     renamed: int = 0
+    unmatched: int = 0
+    notes: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
 
 

@@ -9,11 +9,12 @@ import yaml
 from sapiens_ray.models.catalogue import is_name
 from sapiens_ray.tasks.sections import Settings
 
-Files = Mapping[str, str]  # SHA-256 of a checkpoint to its path or name
+Files = Mapping[str, str]  # SHA-256 of a checkpoint or COCO file to its path or name
 CHOICES = ("boxes", "mask")  # sections that are stored with their `source` and all their keys
 MODES = {"torchscript": "float32"}  # how modes are stored, if not as they are written today
 UNRECORDED = {"matmul": "strict"}  # what settings that are not stored at their default are then
-FILES = {"sha256": "checkpoint", "detector_sha256": "boxes.detector"}  # field of a digest to that of the file
+# Field of a digest to that of the file.
+FILES = {"sha256": "checkpoint", "detector_sha256": "boxes.detector", "coco_sha256": "boxes.coco"}
 
 
 def changes(
@@ -58,7 +59,7 @@ def _of_task(where: str, old: Settings, new: Settings, old_files: Files, new_fil
         if before == after:
             continue
         if key in FILES:
-            if before and after:  # else there is a detector in only one of them, which is told anyway
+            if before and after:  # else there is a detector or a COCO file in only one of them, which is told anyway
                 names = old_files.get(before, before), new_files.get(after, after)
                 lines.append(f"{where}.{FILES[key]}: {_other_file(*names)}")
         elif key in CHOICES and isinstance(before, dict) and isinstance(after, dict):

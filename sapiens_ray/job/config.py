@@ -10,6 +10,7 @@ import hashlib
 import json
 import operator
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,6 +24,7 @@ from sapiens_ray.sources import SOURCES, Reading
 from sapiens_ray.storage import StorageOptions
 from sapiens_ray.storage.uris import without_query
 from sapiens_ray.tasks import TASKS
+from sapiens_ray.tasks.coco import CocoOptions
 from sapiens_ray.tasks.foreground import Mask
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.persons import DetectorOptions
@@ -264,6 +266,18 @@ class Job(Section):
         return list(dict.fromkeys(column for task in self.tasks for column in task.box_columns))
 
     @property
+    def box_files(self) -> dict[str, CocoOptions]:
+        """The distinct COCO files from which tasks take boxes, each by the first field of the job file that names it,
+        such as tasks[1].boxes.coco."""
+        fields: dict[str, str] = {}
+        found: dict[str, CocoOptions] = {}
+        for number, task in enumerate(self.tasks):
+            for coco in task.box_files:
+                field = fields.setdefault(coco.key, f"tasks[{number}].boxes.coco")
+                found[field] = coco
+        return found
+
+    @property
     def masks(self) -> list[Mask]:
         """The distinct masks that the user provides."""
         return list({mask.carried: mask for task in self.tasks for mask in task.masks}.values())
@@ -304,12 +318,13 @@ class Job(Section):
         dump["cache"] = without_secrets(dump["cache"])
         return dump
 
-    def result_settings(self, model_hashes: list[str]) -> Settings:
+    def result_settings(self, model_hashes: list[str], box_file_hashes: Sequence[str] = ()) -> Settings:
         """The settings that decide the content of the rows; two runs may share an output only if they are equal.
 
-        model_hashes: SHA-256 of each of `models`. The input may grow and pictures may change, so neither is included;
-        nor are settings that only affect speed.
+        model_hashes: SHA-256 of each of `models`, box_file_hashes: of each of `box_files`. The input may grow and
+        pictures may change, so neither is included; nor are settings that only affect speed.
         """
+        of_file = {coco.key: digest for coco, digest in zip(self.box_files.values(), box_file_hashes, strict=True)}
         detectors = [detector.carried for detector in self.detectors]
         of_detector = dict(zip(detectors, model_hashes[len(self.tasks) :], strict=True))
         tasks = []
@@ -317,6 +332,8 @@ class Job(Section):
             settings = {**task.result_settings(), "sha256": digest}
             for detector in task.detectors:
                 settings["detector_sha256"] = of_detector[detector.carried]
+            for coco in task.box_files:
+                settings["coco_sha256"] = of_file[coco.key]
             tasks.append(settings)
         reading = {name: getattr(self.input, name) for name in ("include", "image_column", "id_column", "columns")}
         return {"tasks": without_secrets(tasks), "max_pixels": self.max_pixels, "input": reading}

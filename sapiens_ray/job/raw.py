@@ -24,6 +24,10 @@ PATH_FIELDS = (
     ("tasks", "checkpoint"),
     ("tasks", "mask", "folder"),
     ("tasks", "boxes", "detector", "checkpoint"),
+    ("tasks", "boxes", "coco"),
+    ("tasks", "boxes", "coco", "file"),
+    ("tasks", "boxes", "coco", "detections"),
+    ("tasks", "boxes", "coco", "images"),
     ("cache",),
 )
 

@@ -43,6 +43,7 @@ from sapiens_ray.units import Ranges, Row
 SHARDS_PER_FILE = 100  # of entries; opening one shard reads the footer of its file, resuming a job reads whole files
 PUBLISH_EVERY_S = 5.0
 FIRST_RECORDS, FIRST_FILES = 100, 4  # whose columns are looked at when they are planned
+FIRST_ENTRIES = 1000  # new images that are kept, for those who want to know names early
 # Of a sample, out of files whose images are not counted: counting them in a compressed or remote tar reads all of it.
 LEAST_FILES_TO_COUNT, MAX_FILES_TO_COUNT = 16, 200
 FILES_AT_A_TIME = 16  # of a trial run on the first images, which may need only one
@@ -55,7 +56,8 @@ class Growth:
 
     plan: the plan, extended as shards are found. ended: whether all of the input has been listed. chosen: in a trial
     run, the images to label of each shard that has any. left_out: what was listed and is no image to label. notes: for
-    the user. Nothing is written under the output before `publish`.
+    the user. first_entries: the first new images of folders and lists. Nothing is written under the output before
+    `publish`.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Growth:
         self.chosen: dict[int, Ranges] = {}
         self.left_out = LeftOut()
         self.notes: list[str] = []
+        self.first_entries: list[Entry] = []
         self._job = job
         self._reading = job.reading if old is None else readable_columns(job.reading, old.extra_schema)
         self._subset = subset
@@ -374,6 +377,7 @@ class Growth:
     def _add_shard(self, found: Found, start: int, entries: list[Entry]) -> Shard:
         """Plan these images as the next shard."""
         number = len(self.plan.shards)
+        self.first_entries += entries[: FIRST_ENTRIES - len(self.first_entries)]
         if not self._entries or self._entries[-1].groups == SHARDS_PER_FILE:
             self._entries.append(EntriesFile(number))
         group = self._entries[-1].add(entries)

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from sapiens_ray.tasks.coco import CocoOptions
 from sapiens_ray.tasks.foreground import Mask
 from sapiens_ray.tasks.network import NETWORK_HEIGHT, NETWORK_WIDTH
 from sapiens_ray.tasks.persons import DetectorOptions
@@ -89,6 +90,11 @@ class ModelOptions(PoolOptions):
     @property
     def box_columns(self) -> list[str]:
         """Input columns with boxes that the task reads."""
+        return []
+
+    @property
+    def box_files(self) -> list[CocoOptions]:
+        """COCO files whose boxes the task reads."""
         return []
 
     @property

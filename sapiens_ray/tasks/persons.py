@@ -1,4 +1,7 @@
-"""Where the persons are: boxes of the user, around the foreground of a seg task, or of a detector."""
+"""Where the persons are: boxes of the user, around the foreground of a seg task, or of a detector.
+
+`coco_boxes.py` reads those of COCO files.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sapiens_ray.errors import ImageError
 from sapiens_ray.imaging.images import decode_map
+from sapiens_ray.tasks.coco import CocoOptions
 from sapiens_ray.tasks.foreground import foreground_column
 from sapiens_ray.tasks.sections import Choice, GivesColumn, PoolOptions, Settings, expand
 from sapiens_ray.units import Row
@@ -76,13 +80,19 @@ def carried_boxes(column: str) -> str:
     return f"{_CARRIED}column:{column}"
 
 
+def carried_from_file(coco: CocoOptions) -> str:
+    """The column of a unit that holds the boxes of a COCO file."""
+    return f"{_CARRIED}coco:{coco.key}"
+
+
 class Boxes(Choice):
-    """`none` (the whole image), `seg`, `detector`, `{column: name}`, `{seg: name}` or `{detector: {…}}`."""
+    """`none` (the whole image), `seg`, `detector`, `{column: name}`, `{seg: name}`, `{detector: {…}}` or
+    `{coco: file}`."""
 
     words = ("none", "seg", "detector")
-    keys = ("column", "seg", "detector")
+    keys = ("column", "seg", "detector", "coco")
 
-    source: Literal["none", "seg", "column", "detector"] = "none"
+    source: Literal["none", "seg", "column", "detector", "coco"] = "none"
     column: str | None = Field(
         None,
         description="Input column with a list of [x1, y1, x2, y2] or [x1, y1, x2, y2, score] in pixels of the decoded "
@@ -91,6 +101,9 @@ class Boxes(Choice):
     )
     seg: str | None = Field(None, description="Name of the seg task of the same job: one box around its foreground.")
     detector: DetectorOptions | None = Field(None, description="Find the persons with a detector.")
+    coco: CocoOptions | None = Field(
+        None, description="A COCO file, ground truth or detections, whose images have the names of those of the input."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -112,6 +125,8 @@ class Boxes(Choice):
         """The column of a unit that holds the boxes; None if they are computed from the row."""
         if self.source == "column":
             return carried_boxes(str(self.column))
+        if self.coco:
+            return carried_from_file(self.coco)
         return self.detector.carried if self.source == "detector" and self.detector else None
 
     def settled(self, tasks: Sequence[GivesColumn], where: str) -> Boxes:
@@ -122,7 +137,9 @@ class Boxes(Choice):
 
     def result_settings(self) -> Settings:
         detector = self.detector.result_settings() if self.detector else None
-        return {"source": self.source, "column": self.column, "seg": self.seg, "detector": detector}
+        settings = {"source": self.source, "column": self.column, "seg": self.seg, "detector": detector}
+        # Only if it is there, so that outputs that were begun before there was this choice are continued.
+        return {**settings, "coco": self.coco.result_settings()} if self.coco else settings
 
     def of(self, row: Row) -> np.ndarray:
         """The boxes of an image, N x 5 float64 (x1, y1, x2, y2, score; NaN without score); N may be 0.

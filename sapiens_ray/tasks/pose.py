@@ -17,8 +17,10 @@ from pydantic import Field
 
 from sapiens_ray.imaging import annotate
 from sapiens_ray.labels import KeypointTable, keypoints
+from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.tasks import confidence, crops, skeleton
 from sapiens_ray.tasks.base import Average, CropTask, Output, Size, TaskKind
+from sapiens_ray.tasks.coco import CocoOptions
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.outputs import output_maps
 from sapiens_ray.tasks.persons import Boxes, DetectorOptions
@@ -43,7 +45,7 @@ class PoseOptions(ModelOptions):
     boxes: Boxes = Field(
         Boxes(source="none"),
         description="Where the persons are: none (one box, the whole image), {column: name}, seg (one box, around the "
-        "foreground of the job's seg task), detector, {detector: {…}}.",
+        "foreground of the job's seg task), detector, {detector: {…}}, {coco: file.json}.",
     )
     crop: Literal["trained", "lite"] = Field(
         "trained",
@@ -81,9 +83,14 @@ class PoseOptions(ModelOptions):
         return [self.boxes.detector] if self.boxes.detector else []
 
     @property
+    def box_files(self) -> list[CocoOptions]:
+        return [self.boxes.coco] if self.boxes.coco else []
+
+    @property
     def description(self) -> str:
         boxes = self.boxes
         named = boxes.column or boxes.seg or (boxes.detector.model if boxes.detector else "one box, the whole image")
+        named = redact_uri(boxes.coco.uri) if boxes.coco else named
         return f"{self.keypoints} keypoints, persons: {boxes.source} ({named}), crop {self.crop}"
 
     def result_settings(self) -> Settings:
@@ -209,7 +216,7 @@ class Pose(CropTask[PoseOptions]):
         layout = annotate.Layout(photo.shape[1], photo.shape[0])
         title = f"{self.column}: {self.options.keypoints} keypoints"
         if not found:
-            given = self.options.boxes.source == "column"
+            given = self.options.boxes.source in ("column", "coco")
             annotate.banner(canvas, NO_BOXES if given else NOBODY, layout.text)
             return annotate.compose([(title, canvas)])
         parts: set[str] = set()

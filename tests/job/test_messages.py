@@ -37,7 +37,7 @@ def lines(**changes: Any) -> list[str]:
         ({"tasks": [SEG, {**POSE, "crp": 1}]}, "tasks[1].crp: unknown key; did you mean 'crop'?"),
         (
             {"tasks": [{**POSE, "boxes": {"zzz": 1}}]},
-            "tasks[0].boxes.zzz: unknown key; known keys: column, seg, detector",
+            "tasks[0].boxes.zzz: unknown key; known keys: column, seg, detector, coco",
         ),
         (
             {"tasks": [{**POSE, "boxes": {"detector": {"modl": "x"}}}]},
