@@ -225,7 +225,7 @@ class _Watchers:
                 watcher(summary)
 
     def start(self, prepared: PreparedJob, resources: ResourcePlan | None, cluster: Cluster | None) -> None:
-        from sapiens_ray.cli.report import describe_plan
+        from sapiens_ray.cli.plan import describe_plan
 
         if self.events:
             self.events.started(describe_plan(prepared, resources, cluster))
@@ -323,7 +323,7 @@ def _ask_before_deleting(job: Job) -> None:
 
 def _check(arguments: argparse.Namespace) -> int:
     job, subset = _load_job(arguments)  # before the imports below: a wrong file is refused at once
-    from sapiens_ray.cli.report import checked_plan, print_plan
+    from sapiens_ray.cli.plan import checked_plan, print_plan
 
     plan = checked_plan(job, arguments.address, arguments.load, subset)
     if arguments.json:
