@@ -51,7 +51,7 @@ def cell(value: Cell) -> Text:
     if isinstance(value, Text):
         return value
     if value is None:
-        return Text("–")  # noqa: RUF001: the dash of an empty cell
+        return Text("–")  # noqa: RUF001
     return Text(f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value)
 
 

@@ -190,7 +190,8 @@ def _overlay(task: AnyTask, photo: np.ndarray, row: Mapping[str, Any]) -> np.nda
     In style lite a picture is the photo, or the photo and panels of its size beside it: the first of those is taken.
     """
     needed = [*task.needs, *(field.name for field in task.fields)]
-    if any(name not in row for name in needed) or row[task.column] is None:
+    # What starts with an underscore was input of the task, such as boxes, and is not stored. Pictures do without.
+    if any(name not in row for name in needed if not name.startswith("_")) or row[task.column] is None:
         return None
     try:
         picture = task.draw(photo, dict(row), SETTINGS)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pyarrow as pa
 
-from sapiens_ray.pages import Block, Histogram, Note, Section, Table
+from sapiens_ray.pages import Block, Note, Section
+from sapiens_ray.pages.render import percent
 from sapiens_ray.reporting.chunks import Columns
 from sapiens_ray.reporting.numbers import Spread
 from sapiens_ray.reporting.tasks import Result, RowValues, TaskStatistics, floats, good_rows
-from sapiens_ray.reporting.words import HUNDREDTHS, between, linear_edges, spread_row
+from sapiens_ray.reporting.words import linear_histogram, spread_table, unit_histogram
 from sapiens_ray.tasks.stored import StoredLabels
 
 
 class DepthStatistics(TaskStatistics):
     """Ranges of relative depth over the foreground, and how many photos have none."""
 
-    digits = {"range of depth": 3}  # noqa: RUF012
+    digits: ClassVar[dict[str, int]] = {"range of depth": 3}
 
     def __init__(self, labels: StoredLabels) -> None:
         super().__init__(labels)
@@ -46,29 +49,17 @@ class DepthStatistics(TaskStatistics):
 
     def sections(self) -> list[Section]:
         found = self.result()
+        share = percent(found["share_without_foreground"])
         nulls = Note(
-            f"{self.near.missing:,} of {self.photos:,} photos ({100 * found['share_without_foreground']:.1f} %) have no depth "
-            "range: no foreground, or its mask was missing. Depth is relative: values of two photos cannot be compared."
+            f"{self.near.missing:,} of {self.photos:,} photos ({share}) have no depth range: no foreground, or its mask "
+            "was missing. Depth is relative: values of two photos cannot be compared."
         )
-        rows = [
-            spread_row("nearest", self.near, 3),
-            spread_row("farthest", self.far, 3),
-            spread_row("range", self.range, 3),
-        ]
-        columns = ["", "least", "5 %", "median", "95 %", "most", "missing"]
-        blocks: list[Block] = [nulls, Table("Depth over the foreground", columns, rows, right=range(1, 7))]
+        spreads = {"nearest": (self.near, 3), "farthest": (self.far, 3), "range": (self.range, 3)}
+        blocks: list[Block] = [nulls, spread_table("Depth over the foreground", spreads)]
         if self.range.count:
-            edges = linear_edges(self.range.least, self.range.most, 24)
-            blocks.append(
-                Histogram(
-                    "Farthest minus nearest",
-                    self.range.shares(edges),
-                    between(edges, 3),
-                    (f"{edges[0]:.3g}", f"{edges[-1]:.3g}"),
-                    f"Median {found['range']['median']:.3g}. A flat map (0) shows no shape.",
-                )  # fmt: skip
-            )
-        return [self.section(f"{self.column}: depth", blocks)]
+            summary = f"Median {found['range']['median']:.3g}. A flat map (0) shows no shape."
+            blocks.append(linear_histogram("Farthest minus nearest", self.range, 3, summary))
+        return [self.section("Depth", blocks)]
 
 
 class NormalStatistics(TaskStatistics):
@@ -103,18 +94,15 @@ class NormalStatistics(TaskStatistics):
         }
 
     def sections(self) -> list[Section]:
-        title = f"{self.column}: normals"
+        title = "Normals"
         if not self.length.count:
             text = (
                 f"{self.photos:,} photos have normals. Their quality cannot be told: there is no column "
                 f"{self.column}_length, or no photo has a foreground. Outputs of earlier versions lack it."
             )
             return [self.section(title, [Note(text, "aside")])]
-        histogram = Histogram(
-            "Mean length of the vectors before they are scaled", self.length.shares(HUNDREDTHS[::5]),
-            [f"{edge:.2f}" for edge in HUNDREDTHS[:-1:5]], ("0", "1 and above"), f"Median {self.length.result()['median']:.2f}. Short vectors are unsure.",
-        )  # fmt: skip
-        columns = ["", "least", "5 %", "median", "95 %", "most", "missing"]
-        table = Table("Spread over photos", columns, [spread_row("length", self.length, 3)], right=range(1, 7))
+        summary = f"Median {self.length.result()['median']:.2f}. Short vectors are unsure."
+        histogram = unit_histogram("Mean length of the vectors before they are scaled", self.length, summary)
+        table = spread_table("Spread over photos", {"length": (self.length, 3)})
         nulls = Note(f"{self.length.missing:,} of {self.photos:,} photos have no length: no foreground.", "aside")
         return [self.section(title, [nulls, histogram, table])]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sapiens_ray.pages import Bar, Bars, Histogram, Note, Section, Svg, Table
+from sapiens_ray.pages import Bar, Bars, Block, Note, Section, Svg, Table
+from sapiens_ray.pages.render import percent
 from sapiens_ray.reporting.chunks import Columns
 from sapiens_ray.reporting.figure import draw_figure
 from sapiens_ray.reporting.numbers import Spread
 from sapiens_ray.reporting.tasks import Result, RowValues, TaskStatistics, good_rows, items, lengths
-from sapiens_ray.reporting.words import HUNDREDTHS, between, log_edges, spread_row
+from sapiens_ray.reporting.words import log_histogram, spread_table, unit_histogram
 from sapiens_ray.tasks.stored import StoredPersons
 
 COUNTED = 0.2  # a lower keypoint score does not count for the score of a person, as in the evaluation of MMPose
@@ -29,7 +32,7 @@ class PersonStatistics(TaskStatistics):
 
     labels: StoredPersons
     confidence_name = "lowest score of a person"
-    digits = {"persons": 0}  # noqa: RUF012
+    digits: ClassVar[dict[str, int]] = {"persons": 0}
 
     def __init__(self, labels: StoredPersons) -> None:
         super().__init__(labels)
@@ -122,26 +125,26 @@ class PersonStatistics(TaskStatistics):
             Bar(f"{number}{' or more' if number == MOST_PERSONS else ''}", float(photos / most), f"{photos:,}")
             for number, photos in enumerate(self.per_photo[: last + 1])
         ]
-        blocks = [Bars("Persons per photo", ("persons", "photos"), bars)]
+        blocks: list[Block] = [Bars("Persons per photo", ("persons", "photos"), bars)]
         if not self.persons:
-            return [self.section(f"{self.column}: persons", [*blocks, Note("Nobody was found in any photo.")])]
-        edges = log_edges(max(1.0, self.sides.least), self.sides.most, 24)
-        sides = Histogram(
-            "Sizes of boxes: square root of the area", self.sides.shares(edges), between(edges, 0),
-            (f"{edges[0]:.0f} px", f"{edges[-1]:.0f} px"), f"Median {found['box_side_px']['median']:.0f} pixels, {100 * found['box_share_of_photo']['median']:.0f} % of the photo.",
-        )  # fmt: skip
-        scores = Histogram(
-            "Scores of persons", self.scores.shares(HUNDREDTHS[::5]), [f"{edge:.2f}" for edge in HUNDREDTHS[:-1:5]], ("0", "1"),
-            f"Mean of the keypoint scores above 0.2, times the score of the box where there is one; median {found['score']['median']:.2f}.",
-        )  # fmt: skip
-        spread = Table(
-            "Spread over persons", ["", "least", "5 %", "median", "95 %", "most", "missing"],
-            [spread_row("score", self.scores, 2), spread_row("score of the box", self.box_scores, 2), spread_row("visible keypoints", self.visible, 0)],
-            right=range(1, 7),
-        )  # fmt: skip
-        return [self.section(f"{self.column}: persons", [*blocks, sides, scores, spread, *self._of_keypoints(found)])]
+            return [self.section("Persons", [*blocks, Note("Nobody was found in any photo.")])]
+        side, share = found["box_side_px"]["median"], found["box_share_of_photo"]["median"]
+        summary = f"Median {side:.0f} pixels, {percent(share)} of the photo."
+        sides = log_histogram("Sizes of boxes: square root of the area", self.sides, 0, " px", summary)
+        summary = (
+            "Mean of the keypoint scores above 0.2, times the score of the box where there is one; median "
+            f"{found['score']['median']:.2f}."
+        )
+        scores = unit_histogram("Scores of persons", self.scores, summary)
+        spreads = {
+            "score": (self.scores, 2),
+            "score of the box": (self.box_scores, 2),
+            "visible keypoints": (self.visible, 0),
+        }
+        spread = spread_table("Spread over persons", spreads)
+        return [self.section("Persons", [*blocks, sides, scores, spread, *self._of_keypoints(found)])]
 
-    def _of_keypoints(self, found: Result) -> list[Svg | Table | Bars]:
+    def _of_keypoints(self, found: Result) -> list[Block]:
         points = found["keypoints"]
         if not self.with_keypoints:
             return []

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pyarrow as pa
 
-from sapiens_ray.pages import Bar, Bars, Block, HeatTable, Histogram, Note, Section, Table, Text
+from sapiens_ray.pages import Bar, Bars, Block, HeatTable, Note, Section
 from sapiens_ray.pages.gallery import CLASS_BITS
 from sapiens_ray.pages.render import percent
 from sapiens_ray.reporting.chunks import Columns
 from sapiens_ray.reporting.numbers import Spread
 from sapiens_ray.reporting.tasks import Result, RowValues, TaskStatistics, floats, good_rows, items, lengths
-from sapiens_ray.reporting.words import HUNDREDTHS, spread_row
+from sapiens_ray.reporting.words import spread_table, unit_histogram
 from sapiens_ray.tasks.stored import StoredClassMap
 
 SHOWN = 40  # classes in the heat table
@@ -26,7 +28,7 @@ class ClassStatistics(TaskStatistics):
 
     labels: StoredClassMap
     confidence_name = "confidence"
-    digits = {"classes": 0}  # noqa: RUF012
+    digits: ClassVar[dict[str, int]] = {"classes": 0}
 
     def __init__(self, labels: StoredClassMap) -> None:
         super().__init__(labels)
@@ -116,7 +118,7 @@ class ClassStatistics(TaskStatistics):
         absent = [one["name"] for one in found if not one["photos"]]
         if absent:
             blocks.append(Note(f"In no photo: {', '.join(absent)}.", "aside"))
-        return [self.section(f"{self.column}: classes", blocks)]
+        return [self.section("Classes", blocks)]
 
     def _of_confidence(self, present: list[Result]) -> list[Block]:
         if not self.confidence.count:
@@ -128,25 +130,22 @@ class ClassStatistics(TaskStatistics):
         colours = self.labels.class_colours_rgb
         sure = sorted((one for one in present if one["confidence"] is not None), key=lambda one: one["confidence"])
         rows = [Bar(one["name"], one["confidence"], f"{one['confidence']:.2f}", colours[one["id"]]) for one in sure]
-        photos = Histogram(
-            "Confidence of photos", self.confidence.shares(HUNDREDTHS[::5]), [f"{edge:.2f}" for edge in HUNDREDTHS[:-1:5]],
-            ("0", "1"), f"Mean of the largest softmax probability over the foreground; median {self.confidence.result()['median']:.2f}.",
-        )  # fmt: skip
-        spread = Table(
-            "Spread over photos", ["", "least", "5 %", "median", "95 %", "most", "missing"],
-            [spread_row("confidence", self.confidence, 3), spread_row(Text("5 % quantile", "of the probabilities in a photo"), self.low, 3)],
-            right=range(1, 7),
-        )  # fmt: skip
-        return [photos, Bars("Confidence by class, least first", ("class", "mean over photos"), rows), spread]
+        median = self.confidence.result()["median"]
+        summary = f"Mean of the largest softmax probability over the foreground; median {median:.2f}."
+        spreads = {"confidence": (self.confidence, 3), "5 % quantile inside a photo": (self.low, 3)}
+        return [
+            unit_histogram("Confidence of photos", self.confidence, summary),
+            Bars("Confidence by class, least first", ("class", "mean over photos"), rows),
+            spread_table("Spread over photos", spreads),
+        ]
 
     def _heat(self, present: list[Result]) -> HeatTable:
         shown = [one for one in sorted(present, key=lambda one: -one["photos"]) if one["id"] > 0][:SHOWN]
         ids = [one["id"] for one in shown]
         values = [[_share(self.together[a, b], self.with_class[a]) if a != b else None for b in ids] for a in ids]
         names = [one["name"] for one in shown]
-        return HeatTable(
-            "Of the photos with the class on the left, the share (%) that has the one above", names, names, values
-        )
+        caption = "Of the photos with the class on the left, the share (%) that has the one above"
+        return HeatTable(caption, names, names, values)
 
 
 def _share(part: float, whole: float) -> float:

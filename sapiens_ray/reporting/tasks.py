@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from sapiens_ray.reporting.chunks import Columns
 from sapiens_ray.tasks.stored import StoredLabels
 
 Result = dict[str, Any]  # as JSON values
+USUAL = ("seg", "depth", "normal", "persons")  # columns of tasks without a name of their own
 
 
 @dataclass
@@ -37,7 +38,7 @@ class TaskStatistics:
     """
 
     confidence_name = ""  # what the confidence is, in words; empty without
-    digits: dict[str, int] = {}  # noqa: RUF012: behind the point, by measure
+    digits: ClassVar[dict[str, int]] = {}  # behind the point, by measure
 
     def __init__(self, labels: StoredLabels) -> None:
         self.labels = labels
@@ -61,7 +62,9 @@ class TaskStatistics:
         return []
 
     def section(self, title: str, blocks: Sequence[Block]) -> Section:
-        """A part of the page with these blocks. Names of columns are letters, digits and underscores."""
+        """A part of the page with these blocks, and the column in its title where that is not the usual one."""
+        if self.column not in USUAL:
+            title = f"{title}: {self.column}"
         return Section(title, f"task-{self.column.replace('_', '-')}", blocks)
 
 

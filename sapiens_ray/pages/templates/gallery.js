@@ -168,7 +168,7 @@
     const layer = chosenLayer();
     for (const one of layer ? [layer] : data.layers)
       for (const measure of one.measures.slice(0, 1))
-        if (measure.values[row] !== null && (layer || measure.digits === 0)) parts.push(`${shown(measure.values[row], measure.digits)} ${measure.name}`);
+        if (measure.values[row] !== null && (layer || measure.digits === 0)) parts.push(`${measure.name} ${shown(measure.values[row], measure.digits)}`);
     if (!parts.length && data.widths[row] !== null) parts.push(`${data.widths[row]} × ${data.heights[row]}`);
     return parts.join(" · ");
   }
