@@ -76,8 +76,10 @@ class Drawer:
         return sorted(named)
 
     def draw(self, rows: Sequence[Row]) -> Iterator[tuple[int, Thumbnail]]:
-        """The thumbnails of rows with `shard`, `index`, `uri`, `width`, `height`, `error_kind` and `visualization`, with
-        their places in `rows`, in any order. Earlier rows come first where not all labels can be read."""
+        """The thumbnails of rows with their places in `rows`, in any order. Files are read in the order in which rows
+        name them, so earlier rows have labels where not all can be read.
+
+        rows: with `shard`, `index`, `uri`, `width`, `height`, `error_kind` and `visualization`."""
         self.photos.fetch_members((row["uri"], row["index"]) for row in rows if row["width"])
         with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="draw") as pool:
             for places, labels in self._labels(rows):

@@ -57,8 +57,9 @@ CENTRE: dict[str, Place] = {
     "tip_of_chin": (0, 0.98),
 }  # fmt: skip
 SIDES: dict[str, Place] = {  # of the left
-    "outer_corner_of_nose": (0.16, 0.22), "inner_corner_of_nostril": (0.04, 0.26), "outer_corner_of_nostril": (0.12, 0.26),
-    "upper_corner_of_nostril": (0.08, 0.20), "outer_corner_of_mouth": (0.33, 0.53), "inner_corner_of_mouth": (0.28, 0.53),
+    "outer_corner_of_nose": (0.16, 0.22), "inner_corner_of_nostril": (0.04, 0.26),
+    "outer_corner_of_nostril": (0.12, 0.26), "upper_corner_of_nostril": (0.08, 0.20),
+    "outer_corner_of_mouth": (0.33, 0.53), "inner_corner_of_mouth": (0.28, 0.53),
 }  # fmt: skip
 EYE: Place = (0.40, -0.17)
 RINGS = {"iris": 0.065, "pupil": 0.032}
@@ -129,13 +130,7 @@ def _of_face(names: Sequence[str]) -> dict[int, Place]:
             continue
         match = SIDE.search(name)
         side = 0 if match is None else 1 if match[1] == "l" else -1
-        plain = (
-            name
-            if match is None
-            else name.replace(f"{match[1]}_", "", 1)
-            if match.start() == 0
-            else name.replace(f"_{match[1]}_", "_", 1)
-        )
+        plain = SIDE.sub(lambda found: "_" if found.start() else "", name, count=1)
         if plain in SIDES:
             x, y = SIDES[plain]
             found[number] = _on_face((x * side, y))
@@ -190,10 +185,15 @@ def _row(feature: str, count: int) -> list[Place]:
 def _curve(start: Place, bulge: Place, end: Place, count: int) -> list[Place]:
     """Points on a quadratic Bézier curve."""
     shares = [k / max(1, count - 1) for k in range(count)]
+    weights = [((1 - t) ** 2, 2 * t * (1 - t), t**2) for t in shares]
+    points = (start, bulge, end)
     return [
-        tuple((1 - t) ** 2 * a + 2 * t * (1 - t) * b + t**2 * c for a, b, c in zip(start, bulge, end, strict=True))
-        for t in shares
-    ]  # type: ignore[misc]
+        (
+            sum(weight * x for weight, (x, _) in zip(at, points, strict=True)),
+            sum(weight * y for weight, (_, y) in zip(at, points, strict=True)),
+        )
+        for at in weights
+    ]
 
 
 def _ring(centre: Place, across: float, down: float, count: int) -> list[Place]:

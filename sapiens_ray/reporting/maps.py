@@ -51,8 +51,8 @@ class DepthStatistics(TaskStatistics):
         found = self.result()
         share = percent(found["share_without_foreground"])
         nulls = Note(
-            f"{self.near.missing:,} of {self.photos:,} photos ({share}) have no depth range: no foreground, or its mask "
-            "was missing. Depth is relative: values of two photos cannot be compared."
+            f"{self.near.missing:,} of {self.photos:,} photos ({share}) have no depth range: no foreground, or its "
+            "mask was missing. Depth is relative: values of two photos cannot be compared."
         )
         spreads = {"nearest": (self.near, 3), "farthest": (self.far, 3), "range": (self.range, 3)}
         blocks: list[Block] = [nulls, spread_table("Depth over the foreground", spreads)]

@@ -15,7 +15,7 @@ from sapiens_ray.reporting.pictures import sheets_of
 from sapiens_ray.reporting.rows import Shown
 from sapiens_ray.reporting.shown import build_gallery
 from sapiens_ray.reporting.statistics import Statistics
-from sapiens_ray.reporting.words import between, log_edges, spread_row
+from sapiens_ray.reporting.words import log_histogram, spread_table
 from sapiens_ray.version import __version__
 
 EXAMPLES = 3  # of error rows, of each kind
@@ -28,11 +28,8 @@ def build_page(
     """The page. state: of `planning.status`. pictures: thumbnails by the place of their row. chosen: which rows are
     counted, in words; empty for all."""
     failed = sum(statistics.errors.values())
-    facts = [
-        (f"{statistics.images:,}", "images"),
-        (f"{statistics.images - failed:,}", "labelled"),
-        (f"{failed:,}", "errors"),
-    ]
+    counts = {"images": statistics.images, "labelled": statistics.images - failed, "errors": failed}
+    facts = [(f"{count:,}", name) for name, count in counts.items()]
     rate = about.summary.get("images_per_s")
     if rate:
         facts.append((three_digits(rate), "images per second"))
@@ -73,12 +70,10 @@ def _warnings(state: Mapping[str, Any]) -> list[str]:
         return ["A run is writing to this output: these are the labels so far."]
     if state["complete"]:
         return []
-    expected = state["expected"]
     if state["subset"]:
         return [f"A trial run: {state['subset']}."]
-    return [
-        f"Not complete: {state['images']:,} of {'an unknown number of' if expected is None else f'{expected:,}'} images."
-    ]
+    expected = "an unknown number of" if state["expected"] is None else f"{state['expected']:,}"
+    return [f"Not complete: {state['images']:,} of {expected} images."]
 
 
 def _about(about: About, state: Mapping[str, Any]) -> list[Block]:
@@ -89,9 +84,8 @@ def _about(about: About, state: Mapping[str, Any]) -> list[Block]:
         facts.append(("", f"and {len(given) - 10} more"))
     facts.append(("shards", f"{state['shards_complete']:,} of {state['shards']:,} complete"))
     if about.record.get("fingerprint"):
-        facts.append(
-            ("fingerprint", Text(about.record["fingerprint"], "of the settings that decide the labels", code=True))
-        )
+        what = "of the settings that decide the labels"
+        facts.append(("fingerprint", Text(about.record["fingerprint"], what, code=True)))
     versions = about.record.get("versions") or {}
     if versions:
         facts.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
@@ -103,7 +97,10 @@ def _about(about: About, state: Mapping[str, Any]) -> list[Block]:
     if not rows:
         return [Facts(facts), Note("There is no job.yaml that says with what these images were labelled.", "aside")]
     columns = ["column", "task", "mode", "checkpoint", "SHA-256", "settings"]
-    return [Facts(facts), Table("Models", columns, rows)]
+    every = [*about.models, *about.detectors]
+    files = [[Text(one["checkpoint"], code=True), Text(one["sha256"], code=True)] for one in every]
+    whole = Table("Checkpoints", ["path", "SHA-256"], files, fold="Whole paths and checksums")
+    return [Facts(facts), Table("Models", columns, rows), whole]
 
 
 def _checkpoint(model: Mapping[str, Any]) -> Text:
@@ -148,8 +145,7 @@ def _speed(about: About, written: Throughput) -> list[Block]:
         facts.append(("repeated", f"{run['repeated']} units or shards, since their worker died"))
     device = run.get("device") or {}
     if device:
-        busy, waiting = float(device["busy"]), float(device["waiting_for_input"])
-        facts.append(("device", f"{percent(busy)} busy, {percent(waiting)} waiting for input, {percent(max(0.0, 1 - busy - waiting))} waiting for results to be reduced"))  # fmt: skip
+        facts.append(("device", _device(float(device["busy"]), float(device["waiting_for_input"]))))
     if facts:
         blocks.append(Facts(facts))
     stages = {name: float(seconds) for name, seconds in (run.get("stages") or {}).items()}
@@ -158,18 +154,27 @@ def _speed(about: About, written: Throughput) -> list[Block]:
         bars = [Bar(name, seconds / most, f"{1000 * seconds:.1f} ms") for name, seconds in stages.items()]
         blocks.append(Bars("Time by stage, summed over processes", ("stage", "per image"), bars))
     if device.get("models"):
-        rows = [
-            [name, one.get("inputs"), percent(one["batch_fill"]) if one.get("batch_fill") is not None else None, one.get("inputs_per_s")]
-            for name, one in device["models"].items()
-        ]  # fmt: skip
-        blocks.append(
-            Table(
-                "What the device did", ["model", "inputs", "batches full", "inputs per second"], rows, right=(1, 2, 3)
-            )
-        )
+        blocks.append(_of_models(device["models"]))
     if not run:
         blocks.append(Note("There is no summary.json: rate, stages and device are unknown.", "aside"))
     return [*blocks, _over_time(written)]
+
+
+def _device(busy: float, waiting: float) -> str:
+    reducing = max(0.0, 1 - busy - waiting)
+    return (
+        f"{percent(busy)} busy, {percent(waiting)} waiting for input, {percent(reducing)} waiting for results to be "
+        "reduced"
+    )
+
+
+def _of_models(models: Mapping[str, Mapping[str, Any]]) -> Table:
+    rows: list[list[Cell]] = []
+    for name, one in models.items():
+        fill = None if one.get("batch_fill") is None else percent(one["batch_fill"])
+        rows.append([name, one.get("inputs"), fill, one.get("inputs_per_s")])
+    columns = ["model", "inputs", "batches full", "inputs per second"]
+    return Table("What the device did", columns, rows, right=(1, 2, 3))
 
 
 def _over_time(written: Throughput) -> Block:
@@ -178,29 +183,23 @@ def _over_time(written: Throughput) -> Block:
     total = sum(written.images)
     step = (written.end - written.start) / STEPS
     labels = [
-        f"{written.start + number * step:%Y-%m-%d %H:%M:%S}, {counted(images, 'image')}" for number, images in enumerate(written.images)
-    ]  # fmt: skip
+        f"{written.start + number * step:%Y-%m-%d %H:%M:%S}, {counted(images, 'image')}"
+        for number, images in enumerate(written.images)
+    ]
     ends = (f"{written.start:%Y-%m-%d %H:%M:%S}", f"{written.end:%Y-%m-%d %H:%M:%S} UTC")
     shares = [images / total for images in written.images]
-    return Histogram(
-        "Images over time", shares, labels, ends, f"A bar is {duration(step.total_seconds())}. {written.note}"
-    )
+    summary = f"A bar is {duration(step.total_seconds())}. {written.note}"
+    return Histogram("Images over time", shares, labels, ends, summary)
 
 
 def _sizes(statistics: Statistics) -> list[Block]:
     if not statistics.widths.count:
         return [Note("No photo was decoded.")]
     sizes = statistics.megapixels
-    edges = log_edges(max(sizes.least, 1e-6), sizes.most, 24)
-    aspects = log_edges(max(statistics.aspects.least, 1e-3), statistics.aspects.most, 24)
-    columns = ["", "least", "5 %", "median", "95 %", "most", "unknown"]
-    rows = [
-        spread_row("width", statistics.widths, 0),
-        spread_row("height", statistics.heights, 0),
-        spread_row("megapixels", sizes, 2),
-    ]
+    aspects = statistics.aspects
+    spreads = {"width": (statistics.widths, 0), "height": (statistics.heights, 0), "megapixels": (sizes, 2)}
     return [
-        Histogram("Megapixels", sizes.shares(edges), between(edges, 2), (f"{edges[0]:.3g}", f"{edges[-1]:.3g}"), f"Median {sizes.result()['median']:.3g}."),
-        Histogram("Width by height", statistics.aspects.shares(aspects), between(aspects, 2), (f"{aspects[0]:.2f}", f"{aspects[-1]:.2f}"), f"Median {statistics.aspects.result()['median']:.2f}."),
-        Table("Sizes in pixels", columns, rows, right=range(1, 7)),
-    ]  # fmt: skip
+        log_histogram("Megapixels", sizes, 2, summary=f"Median {sizes.result()['median']:.3g}."),
+        log_histogram("Width by height", aspects, 2, summary=f"Median {aspects.result()['median']:.2f}."),
+        spread_table("Sizes in pixels", spreads, "unknown"),
+    ]

@@ -12,7 +12,7 @@ ON_SHEET = 18  # pictures
 
 
 def choose_pictures(shown: Shown, limit: int) -> list[int]:
-    """Places of at most `limit` rows: those of the contact sheets, then by turns random ones and least confident ones."""
+    """Places of at most `limit` rows: those of the contact sheets, then random and least confident ones by turns."""
     sheets = [places[:ON_SHEET] for places in (*shown.least.values(), shown.sample, shown.errors)]
     rest = [places[ON_SHEET:] for places in (shown.sample, *shown.least.values())]
     turns = [*_by_turns(sheets), *_by_turns(rest)]

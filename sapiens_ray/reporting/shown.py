@@ -68,7 +68,7 @@ def _note(statistics: Statistics, shown: Shown, drawn: int) -> str:
         what = f"All {images:,} images."
     else:
         what = (
-            f"{shown.rows.num_rows:,} of {images:,} images: a random sample, the {LEAST_CONFIDENT} least confident of every "
-            "task, and error rows of every kind. The statistics above count all images."
+            f"{shown.rows.num_rows:,} of {images:,} images: a random sample, the {LEAST_CONFIDENT} least confident of "
+            "every task, and error rows of every kind. The statistics above count all images."
         )
     return f"{what} {drawn:,} of them have a picture here; the others show their data." if drawn < images else what
