@@ -1,4 +1,4 @@
-"""The command line: run | check | status | export | checkpoints | convert | schema."""
+"""The command line: run | check | status | report | export | checkpoints | convert | schema."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from sapiens_ray.cli.answers import error_fields, error_message, print_json
 from sapiens_ray.cli.arguments import Parser, UsageError, add_json, add_quiet, at_least_one
 from sapiens_ray.cli.console import is_live
 from sapiens_ray.cli.export import add_export
+from sapiens_ray.cli.report import add_report
 from sapiens_ray.cli.status import add_status
 from sapiens_ray.cli.stopping import prepare_exit
 from sapiens_ray.errors import ConfigError, SapiensRayError
@@ -135,6 +136,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     check.set_defaults(command=_check)
 
     add_status(commands)
+    add_report(commands)
     add_export(commands, is_given="export" in arguments[:1])
 
     from sapiens_ray.cli.checkpoints import add_commands
@@ -225,7 +227,7 @@ class _Watchers:
                 watcher(summary)
 
     def start(self, prepared: PreparedJob, resources: ResourcePlan | None, cluster: Cluster | None) -> None:
-        from sapiens_ray.cli.report import describe_plan
+        from sapiens_ray.cli.plan import describe_plan
 
         if self.events:
             self.events.started(describe_plan(prepared, resources, cluster))
@@ -323,7 +325,7 @@ def _ask_before_deleting(job: Job) -> None:
 
 def _check(arguments: argparse.Namespace) -> int:
     job, subset = _load_job(arguments)  # before the imports below: a wrong file is refused at once
-    from sapiens_ray.cli.report import checked_plan, print_plan
+    from sapiens_ray.cli.plan import checked_plan, print_plan
 
     plan = checked_plan(job, arguments.address, arguments.load, subset)
     if arguments.json:

@@ -12,6 +12,7 @@ import stat
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -192,6 +193,27 @@ class Folder:
         except FileNotFoundError:
             return []
         return sorted(info["name"].rsplit("/", 1)[-1] for info in found if info["type"] == "file")
+
+    def modified(self, name: str = "") -> dict[str, float]:
+        """When each file directly in a sub-folder was written, in seconds since 1970; without files of which the
+        storage does not tell it."""
+        if not self.remote:
+            try:
+                with os.scandir(local_path(self.join(name))) as entries:
+                    return {entry.name: entry.stat().st_mtime for entry in entries if entry.is_file()}
+            except (FileNotFoundError, NotADirectoryError):
+                return {}
+        fs, path = self._at(name)
+        found: dict[str, float] = {}
+        for info in retrying(fs.ls, path, detail=True):
+            told = next(
+                (info[key] for key in ("LastModified", "last_modified", "mtime", "updated") if key in info), None
+            )
+            if isinstance(told, datetime):
+                found[info["name"].rsplit("/", 1)[-1]] = told.timestamp()
+            elif isinstance(told, int | float):
+                found[info["name"].rsplit("/", 1)[-1]] = float(told)
+        return found
 
     def exists(self, name: str) -> bool:
         self._forget_listing(name)

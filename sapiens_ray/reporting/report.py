@@ -1,0 +1,92 @@
+"""The report of an output, from its files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sapiens_ray.output.done import list_units
+from sapiens_ray.output.reading import labels_of
+from sapiens_ray.pages import render_page
+from sapiens_ray.pages.gallery import MOST_ROWS
+from sapiens_ray.planning.status import output_status
+from sapiens_ray.reporting.about import About, throughput
+from sapiens_ray.reporting.chunks import Keep, read_chunks
+from sapiens_ray.reporting.drawing import Drawer, Thumbnail
+from sapiens_ray.reporting.page import build_page
+from sapiens_ray.reporting.pictures import choose_pictures
+from sapiens_ray.reporting.rows import Shown, ShownRows
+from sapiens_ray.reporting.statistics import Statistics
+from sapiens_ray.storage import Folder
+
+Tell = Callable[[str, int, int | None], None]  # what is being done, how much of it is done, of how much (None: unknown)
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """thumbnails: images that get a thumbnail, at most. rows: images in the gallery, at most. seed: of the samples.
+
+    keep: which rows of a table to count and show; None for all. chosen: the same in words, for the page.
+    """
+
+    thumbnails: int = 300
+    rows: int = MOST_ROWS
+    seed: int = 0
+    keep: Keep | None = None
+    chosen: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """statistics: JSON values, described in `docs/report.md`. html: the page."""
+
+    statistics: dict[str, Any]
+    html: str
+
+
+def make_report(
+    folder: Folder, options: ReportOptions | None = None, tell: Tell = lambda what, done, of: None
+) -> Report:
+    """Read an output and make its report. Memory does not grow with the number of rows.
+
+    tell: called again and again with what is being done. Raises OutputError if the folder holds no labels.
+    """
+    options = options or ReportOptions()
+    about = About.of(folder)
+    labels = labels_of(folder)
+    state = output_status(folder)
+    units = list_units(folder)
+    statistics = Statistics(labels, ShownRows(options.rows, options.seed))
+    total = None if options.keep else int(state["images"])
+    tables = read_chunks(folder, statistics.columns, options.keep)
+    statistics.add_all(tables, lambda rows: tell("rows", rows, total))
+    shown = statistics.shown.finish()
+    pictures = _thumbnails(folder, about, shown, options, tell)
+    written = throughput(folder, units)
+    found = {
+        **about.result(),
+        "state": state["state"],
+        "complete": state["complete"],
+        "expected": state["expected"],
+        "throughput": written.result(),
+        **statistics.result(),
+    }
+    page = build_page(about, state, statistics, shown, pictures, written, options.chosen)
+    return Report(found, render_page(page))
+
+
+def _thumbnails(
+    folder: Folder, about: About, shown: Shown | None, options: ReportOptions, tell: Tell
+) -> dict[int, Thumbnail]:
+    """Thumbnails by the place of their row."""
+    if shown is None or not options.thumbnails:
+        return {}
+    places = choose_pictures(shown, options.thumbnails)
+    rows = shown.rows.take(places).to_pylist()
+    drawn: dict[int, Thumbnail] = {}
+    for number, (at, thumbnail) in enumerate(Drawer(folder, about.record).draw(rows), 1):
+        if thumbnail.photo or thumbnail.labels:
+            drawn[places[at]] = thumbnail
+        tell("pictures", number, len(rows))
+    return drawn
