@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
-import numpy as np
 import pyarrow as pa
 
 from sapiens_ray.engine.assemble import Contents, add_masks, make_unit, resolve_box_files
@@ -16,6 +15,7 @@ from sapiens_ray.engine.host import ModelHost
 from sapiens_ray.engine.models import TaskModel, resolve_models
 from sapiens_ray.engine.prepare import prepare
 from sapiens_ray.errors import ConfigError, ImageError
+from sapiens_ray.imaging.shown import ShownPicture
 from sapiens_ray.job.config import Job
 from sapiens_ray.job.raw import RawJob
 from sapiens_ray.output.reading import list_columns, map_columns
@@ -134,8 +134,9 @@ class Labeler:
         image: OneImage,
         visualize: Visualize | Mapping[str, Any] | None = None,
         columns: Mapping[str, Any] | None = None,
-    ) -> np.ndarray:
-        """The picture of one image, of the first task that has one, h x w x 3 uint8 BGR, as a job would write it.
+    ) -> ShownPicture:
+        """The picture of one image, of the first task that has one, h x w x 3 uint8 BGR, as a job would write it. A
+        notebook shows it.
 
         image: as in a call. visualize: as `output.visualize` in a job file, such as {"style": "lite"}. columns: the
         value of each input column that the tasks name, unless the image is a row that has it. Raises ImageError for a
@@ -149,7 +150,7 @@ class Labeler:
         pictures = draw_one(unit, 0, self.tasks, settings)
         if not pictures:
             raise ImageError("failed", f"{row['image_id']}: none of the tasks draws a picture of this image")
-        return next(iter(pictures.values()))
+        return next(iter(pictures.values())).view(ShownPicture)
 
     def _visualize(self, visualize: Visualize | Mapping[str, Any] | None) -> Visualize:
         """Settings of pictures, checked as those of a job file are."""

@@ -62,6 +62,15 @@ def storage_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def overrides_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--set`."""
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="override a field, such as output.uri=/data/labels or tasks.0.batch_size=4; "
+        "relative paths given here are relative to the current folder",
+    )  # fmt: skip
+
+
 def where_argument(parser: argparse.ArgumentParser) -> None:
     """Add `--where`."""
     parser.add_argument(

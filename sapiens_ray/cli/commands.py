@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sapiens_ray.cli.answers import error_fields, error_message, print_json
-from sapiens_ray.cli.arguments import Parser, UsageError, add_json, add_quiet, at_least_one
+from sapiens_ray.cli.arguments import Parser, UsageError, add_json, add_quiet, at_least_one, overrides_argument
 from sapiens_ray.cli.console import is_live
 from sapiens_ray.cli.export import add_export
+from sapiens_ray.cli.preview import add_preview
 from sapiens_ray.cli.report import add_report
 from sapiens_ray.cli.status import add_status
 from sapiens_ray.cli.stopping import prepare_exit
@@ -135,6 +136,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     add_quiet(check, "print nothing but errors")
     check.set_defaults(command=_check)
 
+    add_preview(commands)
     add_status(commands)
     add_report(commands)
     add_export(commands, is_given="export" in arguments[:1])
@@ -150,11 +152,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
 
 def _job_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", help="the YAML job file")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-        help="override a field, such as output.uri=/data/labels or tasks.0.batch_size=4; "
-        "relative paths given here are relative to the current folder",
-    )  # fmt: skip
+    overrides_argument(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--limit", type=at_least_one, metavar="N",

@@ -15,7 +15,7 @@ from sapiens_ray.imaging import images, names
 from sapiens_ray.output.layout import picture_file
 from sapiens_ray.tasks import AnyTask
 from sapiens_ray.tasks.sections import Visualize
-from sapiens_ray.units import Picture, Unit, set_column
+from sapiens_ray.units import Picture, Row, Unit, set_column
 
 
 def without_half_labels(unit: Unit, tasks: Sequence[AnyTask]) -> Unit:
@@ -67,19 +67,52 @@ def draw(
 def draw_one(unit: Unit, position: int, tasks: Sequence[AnyTask], settings: Visualize) -> dict[str, np.ndarray]:
     """The pictures of one finished row, h x w x 3 uint8 BGR, by the column of their task. Pictures that cannot be
     drawn are left out: labels without a picture are better than an error row."""
-    head = unit.cells(position, ("width", "height"))
-    pictures: dict[str, np.ndarray] = {}
-    try:
-        data = memoryview(unit.rows[DATA][position].as_buffer())
-        photo = images.decode_small(data, head["width"], head["height"], settings.max_side, settings.min_side)
-    except Exception:
+    photo = photo_of(unit, position, settings.max_side, settings.min_side)
+    if photo is None:
         return {}
+    pictures: dict[str, np.ndarray] = {}
     for task in tasks:
-        row = {**head, **unit.cells(position, {*task.needs, *(field.name for field in task.fields)})}
         try:
-            picture = task.draw(photo, row, settings)
+            picture = task.draw(photo, _cells(unit, position, task), settings)
         except Exception:
             continue
         if picture is not None:
             pictures[task.column] = picture
     return pictures
+
+
+def photo_of(unit: Unit, position: int, max_side: int, min_side: int = 0) -> np.ndarray | None:
+    """The photo of a row at the size of its picture, h x w x 3 uint8 BGR; None if it cannot be decoded."""
+    head = unit.cells(position, ("width", "height"))
+    try:
+        data = memoryview(unit.rows[DATA][position].as_buffer())
+        return images.decode_small(data, head["width"], head["height"], max_side, min_side)
+    except Exception:
+        return None
+
+
+def overlays(unit: Unit, position: int, photo: np.ndarray, tasks: Sequence[AnyTask]) -> dict[str, np.ndarray]:
+    """What each task lays over the photo of a finished row, h x w x 3 uint8 BGR, by its column. See `overlay`."""
+    drawn = {task.column: overlay(task, photo, _cells(unit, position, task)) for task in tasks}
+    return {column: picture for column, picture in drawn.items() if picture is not None}
+
+
+def overlay(task: AnyTask, photo: np.ndarray, row: Row) -> np.ndarray | None:
+    """The labels of a finished row over its photo, both h x w x 3 uint8 BGR; None if they cannot be drawn.
+
+    In style lite a picture is the photo, or the photo and panels of its size beside it: the first of those is taken.
+    """
+    try:
+        picture = task.draw(photo, row, Visualize(style="lite"))
+    except Exception:
+        return None
+    if picture is None:
+        return None
+    width = photo.shape[1]
+    panels = picture.shape[1] // width if picture.shape[0] == photo.shape[0] and picture.shape[1] % width == 0 else 1
+    return picture[:, width : 2 * width] if panels > 1 else picture
+
+
+def _cells(unit: Unit, position: int, task: AnyTask) -> Row:
+    """What a task draws from."""
+    return unit.cells(position, {"width", "height", *task.needs, *(field.name for field in task.fields)})

@@ -135,12 +135,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sheet(Block):
-    """A contact sheet."""
+    """A contact sheet. large: pictures as large as the page allows, in their own proportions."""
 
     macro: ClassVar[str] = "sheet"
     caption: str
     pictures: Sequence[Picture]
     note: str = ""
+    large: bool = False
 
 
 @dataclass(frozen=True)

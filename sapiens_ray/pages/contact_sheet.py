@@ -15,26 +15,26 @@ TEXT, GAP = 16, 12  # pixels
 def contact_sheet(pictures: Sequence[tuple[str, np.ndarray]], columns: int, width: int) -> np.ndarray:
     """Pictures in rows, each with its title below it; h x width x 3 uint8 BGR on white.
 
-    pictures: title and h x w x 3 uint8 BGR, of any sizes. Each is fitted into its cell, which is 3 wide and 4 high if
-    the pictures are upright on average, else 4 wide and 3 high. Titles that are too long lose their middle. Raises
-    ValueError without pictures, or if a cell would have less than 32 pixels.
+    pictures: title and h x w x 3 uint8 BGR, of any sizes. Each is fitted into a cell, which is at most 4 high for 3
+    wide; a row is as high as its highest picture. Titles that are too long lose their middle. Raises ValueError without
+    pictures, or if a cell would have less than 32 pixels.
     """
     cell = (width - GAP) // columns - GAP
     if not pictures or cell < 32:
         raise ValueError(f"{len(pictures)} pictures in {columns} columns of {cell} pixels: no contact sheet")
-    aspects = [picture.shape[0] / picture.shape[1] for _, picture in pictures]
-    tall = round(cell * (4 / 3 if float(np.median(aspects)) > 1 else 3 / 4))
     line = annotate.text(" ", TEXT).shape[0]
-    rows = -(-len(pictures) // columns)
-    sheet = annotate.blank(width, GAP + rows * (tall + line + GAP))
-    for number, (title, picture) in enumerate(pictures):
-        x = GAP + number % columns * (cell + GAP)
-        y = GAP + number // columns * (tall + line + GAP)
-        small = _filling(picture, cell, tall)
-        top, left = y + tall - small.shape[0], x + (cell - small.shape[1]) // 2
-        annotate.paste(sheet, small, left, top)
-        words = _shortened(title, cell)
-        annotate.paste(sheet, words, x + (cell - words.shape[1]) // 2, y + tall)
+    small = [_filling(picture, cell, round(cell * 4 / 3)) for _, picture in pictures]
+    starts = range(0, len(pictures), columns)
+    heights = [max(one.shape[0] for one in small[start : start + columns]) for start in starts]
+    sheet = annotate.blank(width, GAP + sum(tall + line + GAP for tall in heights))
+    top = GAP
+    for start, tall in zip(starts, heights, strict=True):
+        for place, picture in enumerate(small[start : start + columns]):
+            x = GAP + place * (cell + GAP)
+            annotate.paste(sheet, picture, x + (cell - picture.shape[1]) // 2, top + tall - picture.shape[0])
+            words = _shortened(pictures[start + place][0], cell)
+            annotate.paste(sheet, words, x + (cell - words.shape[1]) // 2, top + tall)
+        top += tall + line + GAP
     return sheet
 
 
