@@ -286,9 +286,7 @@ GOOD = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []}
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path, content, message):
-    output = write_labels(
-        tmp_path / "out", [{"task": "pose", "keypoints": 17}], [{"image_id": "b.jpg", "persons": []}]
-    )
+    output = write_labels(tmp_path / "out", [{"task": "pose", "keypoints": 17}], [{"image_id": "b.jpg", "persons": []}])
     file = tmp_path / "gt.json"
     file.write_text(content)
     with pytest.raises(ConfigError) as error:
