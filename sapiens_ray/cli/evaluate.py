@@ -71,22 +71,22 @@ def _from_zero(text: str) -> int:
 
 
 class _Progress:
-    """How many rows were read: one line that changes on a terminal, a line every ten seconds elsewhere."""
+    """How far the comparison is: one line that changes on a terminal, a line every ten seconds elsewhere."""
 
-    def __init__(self, rows: int, quiet: bool) -> None:
-        self.rows, self.quiet = rows, quiet
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
         self.live = is_live(sys.stderr)
         self._last = time.monotonic()
         self._shown = False
 
-    def __call__(self, done: int) -> None:
+    def __call__(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
         if self.quiet or now - self._last < EVERY_S[self.live]:
             return
         self._last = now
-        line = f"{done} of {self.rows} rows compared"
+        line = f"{done} of {total} {what}"
         if self.live:
-            print(f"\r{line}", end="", file=sys.stderr, flush=True)
+            print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
             self._shown = True
         else:
             tell(line)
@@ -100,14 +100,13 @@ class _Progress:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from sapiens_ray.evaluation.evaluate import evaluate
     from sapiens_ray.evaluation.request import Request
-    from sapiens_ray.output.done import list_units
     from sapiens_ray.storage import translate_errors
 
     source = folder_of(arguments.output, arguments)
     if arguments.to and not arguments.to.endswith(".json"):
         raise ConfigError(f"--to {arguments.to}: should be the name of a .json file")
     with translate_errors(OutputError, f"cannot read {arguments.output}"):
-        progress = _Progress(sum(unit.stop - unit.start for unit in list_units(source)), arguments.quiet)
+        progress = _Progress(arguments.quiet)
         request = Request(
             column=arguments.task,
             ground_truth=arguments.ground_truth,
@@ -179,24 +178,27 @@ def _setting(value: object) -> str:
 
 def _images(images: Images, kind: str) -> list[str]:
     """How rows and ground truth fit together, in words."""
-    lines = [f"{images.evaluated} compared, of {images.rows} rows"]
+    from sapiens_ray.output.summary import counted
+
+    lines = [f"{images.evaluated} compared, of {counted(images.rows, 'row')}"]
     if images.error_rows:
-        treated = "count as images without a person" if kind == "pose" else "are left out"
-        lines.append(f"{images.error_rows} error rows, which {treated}")
+        treated = "counted as images without a person" if kind == "pose" else "left out"
+        lines.append(f"{counted(images.error_rows, 'error row')}, {treated}")
     if images.without_truth:
-        lines.append(f"{images.without_truth} rows without ground truth: {_some(images.without_truth_examples)}, …")
+        names = _some(images.without_truth_examples, images.without_truth)
+        lines.append(f"{counted(images.without_truth, 'row')} without ground truth: {names}")
     if images.truth_without_row:
+        names = _some(images.truth_without_row_examples, images.truth_without_row)
         lines.append(
-            f"{images.truth_without_row} of the ground truth without a row, left out: "
-            f"{_some(images.truth_without_row_examples)}, …"
+            f"{counted(images.truth_without_row, 'image')} of the ground truth without a row, left out: {names}"
         )
     if images.failed:
-        lines.append(f"{len(images.failed)} left out, as their ground truth cannot be used")
+        lines.append(f"{len(images.failed)} left out, as the ground truth cannot be used")
     return lines
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(map(one_line, names))
+def _some(names: list[str], of: int) -> str:
+    return ", ".join(map(one_line, names)) + (", …" if of > len(names) else "")
 
 
 def _print_metrics(metrics: list[Metric]) -> None:
@@ -204,6 +206,7 @@ def _print_metrics(metrics: list[Metric]) -> None:
     from sapiens_ray.cli.tables import print_columns
 
     whole = metrics[-1].part
+    several = any(one.part != whole for one in metrics)
     shown = [one for one in metrics if one.part == whole or one.name in ("AP", "AR")]
     titles, right = ["metric", "value", "95 % interval"], [False, True, True]
     if any(one.published is not None for one in shown):
@@ -211,7 +214,8 @@ def _print_metrics(metrics: list[Metric]) -> None:
     rows = []
     for one in shown:
         span = f"{_value(one, one.low)} to {_value(one, one.high)}" if one.low is not None else "-"
-        rows.append([f"{one.part} {one.name}".strip(), _value(one, one.value), span, _value(one, one.published)])
+        name = f"{one.part} {one.name}" if several else one.name
+        rows.append([name, _value(one, one.value), span, _value(one, one.published)])
     print_columns(titles, [row[: len(titles)] for row in rows], right)
 
 

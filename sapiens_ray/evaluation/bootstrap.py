@@ -14,7 +14,13 @@ Interval = tuple[float, float]
 LEVEL = 95  # per cent
 
 
-def intervals(statistic: Statistic, images: int, times: int, seed: int) -> list[Interval] | None:
+def intervals(
+    statistic: Statistic,
+    images: int,
+    times: int,
+    seed: int,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> list[Interval] | None:
     """The interval of each of the M metrics: the percentiles 2.5 and 97.5 over `times` resamples.
 
     A resample draws as many images as there are, with replacement. Resamples in which a metric is NaN are left out of
@@ -23,7 +29,10 @@ def intervals(statistic: Statistic, images: int, times: int, seed: int) -> list[
     if times < 1 or images < 2:
         return None
     random = np.random.default_rng(seed)
-    drawn = [statistic(np.bincount(random.integers(images, size=images), minlength=images)) for _ in range(times)]
+    drawn = []
+    for number in range(times):
+        progress("resamples drawn", number, times)
+        drawn.append(statistic(np.bincount(random.integers(images, size=images), minlength=images)))
     return [_interval(values) for values in np.array(drawn, np.float64).T]
 
 

@@ -12,7 +12,6 @@ from sapiens_ray.evaluation.request import Request
 from sapiens_ray.evaluation.result import Failed, Images
 from sapiens_ray.evaluation.truth_files import TruthError, TruthFolder
 from sapiens_ray.evaluation.truth_files import mask as read_mask
-from sapiens_ray.output.reading import iterate_rows
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import Row
 
@@ -34,9 +33,8 @@ def measure_images(source: Folder, column: str, truth: TruthFolder, measure: Mea
     """
     images = Images()
     values = []
-    for row in iterate_rows(source, ["image_id", "width", "height", "error_kind", column]):
+    for row in request.rows(source, ["image_id", "width", "height", "error_kind", column]):
         images.rows += 1
-        request.progress(images.rows)
         image_id = row["image_id"]
         try:
             file = truth.file_of(image_id)

@@ -44,7 +44,7 @@ def evaluate_depth(source: Folder, labels: StoredDepth, request: Request) -> Mea
 
     every = np.ones(len(metrics), np.int64)
     times = request.resamples(RESAMPLES)
-    spans = intervals(statistic, len(every), times, request.seed)
+    spans = intervals(statistic, len(every), times, request.seed, request.progress)
     protocol = {
         "alignment": "scale and shift by least squares, per image", "average": "images",
         "mask": masks.folder is not None, "least_of_median": LEAST_OF_MEDIAN,

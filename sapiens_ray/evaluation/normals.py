@@ -47,6 +47,6 @@ def evaluate_normals(source: Folder, labels: StoredNormal, request: Request) -> 
 
     every = np.ones(len(table.values), np.int64)
     times = request.resamples(RESAMPLES)
-    spans = intervals(statistic, len(every), times, request.seed)
+    spans = intervals(statistic, len(every), times, request.seed, request.progress)
     protocol = {"average": "pixels", "mask": masks.folder is not None, "bootstrap": times, "seed": request.seed}
     return Measured(table.images, metrics_of(NAMES, statistic(every), spans), protocol)

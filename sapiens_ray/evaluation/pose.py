@@ -8,13 +8,12 @@ from sapiens_ray.errors import ConfigError
 from sapiens_ray.evaluation.bootstrap import intervals
 from sapiens_ray.evaluation.coco_scores import NAMES, PartScores, score_part
 from sapiens_ray.evaluation.coco_truth import CocoTruth, read_coco
-from sapiens_ray.evaluation.detections import Detection, best, detections_of
+from sapiens_ray.evaluation.detections import MOST_PER_IMAGE, Detection, best, detections_of
 from sapiens_ray.evaluation.keypoint_metrics import LEAST_SCORE, NMS_OKS
 from sapiens_ray.evaluation.published import published_pose
 from sapiens_ray.evaluation.request import Request
 from sapiens_ray.evaluation.result import Images, Measured, Unit, metrics_of
 from sapiens_ray.labels import KEYPOINT_COUNTS, KeypointTable, keypoints
-from sapiens_ray.output.reading import iterate_rows
 from sapiens_ray.storage import Folder
 from sapiens_ray.tasks.stored import StoredPersons
 
@@ -33,7 +32,7 @@ def evaluate_pose(source: Folder, labels: StoredPersons, request: Request) -> Me
     suppress = request.oks_nms == "on" or (request.oks_nms == "auto" and _have_scores(detections))
     sigmas = np.array(table.sigmas)
     kept = {image: best(found, sigmas, suppress) for image, found in detections.items()}
-    parts = _scores(table, truth, kept)
+    parts = _scores(table, truth, kept, request)
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         return _with_hands({name: scores.resampled(weights) for name, scores in parts.items()})
@@ -41,10 +40,10 @@ def evaluate_pose(source: Folder, labels: StoredPersons, request: Request) -> Me
     times = request.resamples(RESAMPLES)
     values = _with_hands({name: scores.values for name, scores in parts.items()})
     names: list[tuple[str, str, Unit]] = [(part, name, "share") for part in _order(list(parts)) for name in NAMES]
-    metrics = metrics_of(names, values, intervals(statistic, len(kept), times, request.seed))
+    metrics = metrics_of(names, values, intervals(statistic, len(kept), times, request.seed, request.progress))
     protocol = {
         "keypoints": count, "oks_nms": NMS_OKS if suppress else None, "least_keypoint_score": LEAST_SCORE,
-        "detections_per_image": 20, "bootstrap": times, "seed": request.seed,
+        "detections_per_image": MOST_PER_IMAGE, "bootstrap": times, "seed": request.seed,
     }  # fmt: skip
     metrics, notes = published_pose(source, labels, truth, images, suppress, metrics)
     return Measured(images, metrics, protocol, notes)
@@ -56,9 +55,8 @@ def _detections(
     """The detections of every image that has a row and is in the ground truth; none for error rows."""
     images = Images()
     found: dict[int, list[Detection]] = {}
-    for row in iterate_rows(source, ["image_id", "error_kind", labels.column]):
+    for row in request.rows(source, ["image_id", "error_kind", labels.column]):
         images.rows += 1
-        request.progress(images.rows)
         images.error_rows += row["error_kind"] is not None
         image = truth.image_of(row["image_id"])
         if image is None:
@@ -81,14 +79,20 @@ def _have_scores(detections: dict[int, list[Detection]]) -> bool:
     return any(one.boxed for found in detections.values() for one in found)
 
 
-def _scores(table: KeypointTable, truth: CocoTruth, kept: dict[int, list[Detection]]) -> dict[str, PartScores]:
+def _scores(
+    table: KeypointTable, truth: CocoTruth, kept: dict[int, list[Detection]], request: Request
+) -> dict[str, PartScores]:
     """The scores of each part, and of the whole if there are several parts."""
     groups = np.array(table.groups)
     parts: dict[str, slice | np.ndarray] = {name: np.flatnonzero(groups == name) for name in dict.fromkeys(groups)}
     if len(parts) > 1:
         parts["whole"] = slice(None)
     images, body, sigmas = sorted(kept), np.flatnonzero(groups == "body"), np.array(table.sigmas)
-    return {str(name): score_part(images, truth.persons, kept, part, body, sigmas) for name, part in parts.items()}
+    scores = {}
+    for number, (name, part) in enumerate(parts.items()):
+        request.progress("parts of the body scored", number, len(parts))
+        scores[str(name)] = score_part(images, truth.persons, kept, part, body, sigmas)
+    return scores
 
 
 def _order(parts: list[str]) -> list[str]:

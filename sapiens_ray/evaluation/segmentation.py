@@ -39,7 +39,7 @@ def evaluate_segmentation(source: Folder, labels: StoredClassMap, request: Reque
 
     every = np.ones(len(table.values), np.int64)
     times = request.resamples(RESAMPLES)
-    spans = intervals(statistic, len(every), times, request.seed)
+    spans = intervals(statistic, len(every), times, request.seed, request.progress)
     counts = table.values.sum(0).reshape(3, classes)
     protocol = {"ignored": IGNORED, "bootstrap": times, "seed": request.seed}
     return Measured(

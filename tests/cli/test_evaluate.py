@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import cv2
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -161,8 +162,8 @@ def test_what_people_see(command, output, truth):
     assert done.code == 0 and not done.err
     lines = done.out.splitlines()
     assert f"output        {output}" in lines and "images        2 compared, of 4 rows" in lines
-    assert "              1 error rows, which are left out" in lines
-    assert "              1 rows without ground truth: b.jpg, …" in lines
+    assert "              1 error row, left out" in lines
+    assert "              1 row without ground truth: b.jpg" in lines
     assert "bootstrap     1000" in lines and "seed          0" in lines
     heading = lines.index("metric   value     95 % interval")
     assert lines[heading + 3].split() == ["aAcc", "0.9792", "0.9583", "to", "1.0000"]
@@ -291,9 +292,33 @@ def test_keypoints_from_outside(command, tmp_path):
         "AR": 0.5, "AR50": 0.5, "AR75": 0.5, "ARm": 0.5, "ARl": None,
     })  # fmt: skip
     done = command(*where)
-    assert done.code == 0 and "body AP" in done.out and "detections per image  20" in done.out
+    assert done.code == 0 and "\nAP      0.5050  " in done.out and "detections per image  20" in done.out
     assert "classes" not in answer
     done = command(*where[:3], tmp_path / "none.json", *where[4:])
     assert done.code == 2 and f"--ground-truth {tmp_path}/none.json: there is no such file" in done.err
     done = command(*where[:3], tmp_path, *where[4:])
     assert done.code == 2 and "keypoints need a COCO JSON file" in done.err
+
+
+def test_progress_goes_to_stderr(command, output, truth, monkeypatch):
+    monkeypatch.setattr("sapiens_ray.cli.evaluate.EVERY_S", {True: 0, False: 0})
+    folder = truth(a_DOT_png=png(class_map(0)), b_DOT_png=png(class_map(0)))
+    where = ("evaluate", output, "--ground-truth", folder, "--task", "seg", "--bootstrap", 2)
+    done = command(*where)
+    assert done.err.splitlines() == [
+        *(f"{number} of 4 rows compared" for number in range(4)), "0 of 2 resamples drawn", "1 of 2 resamples drawn",
+    ]  # fmt: skip
+    assert not command(*where, "--quiet").err
+
+
+def test_ground_truth_and_result_may_be_urls(command, output):
+    files = fsspec.filesystem("memory")
+    for name in ("a.png", "sub/c.png"):
+        files.pipe_file(f"/evaluate-truth/{name}", png(class_map(0)))
+    url = "memory://evaluate-truth"
+    done = command(
+        "evaluate", output, "--ground-truth", url, "--task", "seg", "--to", "memory://evaluate-to/o.json", "-q"
+    )
+    assert (done.code, done.out) == (0, "mIoU 0.6528, mAcc 0.9792, aAcc 0.9792\n"), done.err
+    answer = json.loads(files.cat_file("/evaluate-to/o.json"))
+    assert answer["ground_truth"] == url and answer["images"]["without_truth_examples"] == ["b.jpg"]
