@@ -104,11 +104,9 @@ def _other_data(truth: CocoTruth, images: Images) -> list[str]:
 
 
 def _other_protocol(settings: Mapping[str, Any], suppressed: bool) -> list[str]:
-    boxes = settings.get("boxes")
-    file = boxes.get("coco") if isinstance(boxes, Mapping) else None
     reasons = []
-    if str(file).rpartition("/")[2] != VAL2017_BOXES:
-        reasons.append(f"the boxes are not those of {VAL2017_BOXES}")
+    if not _are_published(settings.get("boxes")):
+        reasons.append(f"the boxes are not all those of {VAL2017_BOXES}")
     if not settings.get("flip_test"):
         reasons.append("flip_test is off")
     if settings.get("crop") != "trained":
@@ -116,3 +114,12 @@ def _other_protocol(settings: Mapping[str, Any], suppressed: bool) -> list[str]:
     if not suppressed:
         reasons.append("OKS-NMS is off")
     return reasons
+
+
+def _are_published(boxes: Any) -> bool:
+    """Whether the boxes of a task are all those of VAL2017_BOXES. boxes: as in `job.yaml`."""
+    coco = boxes.get("coco") if isinstance(boxes, Mapping) else None
+    if not isinstance(coco, Mapping):
+        coco = {"file": coco}
+    file = str(coco.get("file") or coco.get("detections"))
+    return file.rpartition("/")[2] == VAL2017_BOXES and not coco.get("min_score")

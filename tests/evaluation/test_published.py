@@ -42,6 +42,8 @@ def test_model_data_and_protocol_agree(compared):
     assert compared() == ([0.796, None, 0.836], [])
     file = "/models/sapiens_1b_coco_best_coco_AP_821_torchscript.pt2"
     assert compared(file) == ([0.821, None, 0.859], [])
+    for coco in ({"file": f"s3://data/{VAL2017_BOXES}", "min_score": 0.0}, {"detections": VAL2017_BOXES, "file": None}):
+        assert compared(boxes={"source": "coco", "coco": coco}) == ([0.796, None, 0.836], [])
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,9 @@ def test_model_data_and_protocol_agree(compared):
     [
         ({"flip_test": False}, "flip_test is off"),
         ({"crop": "lite"}, "crop is not trained"),
-        ({"boxes": {"source": "none"}}, f"the boxes are not those of {VAL2017_BOXES}"),
+        ({"boxes": {"source": "none"}}, f"the boxes are not all those of {VAL2017_BOXES}"),
+        ({"boxes": {"source": "coco", "coco": {"file": VAL2017_BOXES, "min_score": 0.3}}},
+         f"the boxes are not all those of {VAL2017_BOXES}"),
         ({"suppressed": False}, "OKS-NMS is off"),
         ({"truth": CocoTruth("mine.json", {"a.jpg": 1}, [SEEN])},
          "the ground truth has 1 images and 1 persons, val2017 5000 and 6352"),
