@@ -42,7 +42,7 @@ class CocoTruth:
     images: dict[str, int]
     persons: list[Person]
     _bases: dict[str, str] = field(init=False)
-    _owner: dict[int, str] = field(default_factory=dict)  # image id -> the row it was given to
+    _owner: dict[int, str] = field(init=False, default_factory=dict)  # image id -> the row it was given to
 
     def __post_init__(self) -> None:
         counts = Counter(map(_base, self.images))
@@ -51,17 +51,18 @@ class CocoTruth:
     def image_of(self, image_id: str) -> int | None:
         """The id of an image of the output in the ground truth; None if it has none.
 
-        Raises ConfigError if two images of the output have the same one.
+        To be asked once for each row. Raises ConfigError if two rows have the same one.
         """
         name = image_id if image_id in self.images else self._bases.get(_base(image_id))
         if name is None:
             return None
         image = self.images[name]
-        owner = self._owner.setdefault(image, image_id)
-        if owner != image_id:
+        if image in self._owner:
             raise ConfigError(
-                f"--ground-truth {self.uri}: {owner} and {image_id} are both {name}; evaluate an output of one of them"
+                f"--ground-truth {self.uri}: {self._owner[image]} and {image_id} are both {name}; evaluate an output "
+                "with one row for each image"
             )
+        self._owner[image] = image_id
         return image
 
     @property

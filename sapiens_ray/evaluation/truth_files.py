@@ -51,12 +51,18 @@ class TruthFolder:
         self._files[stem] = name
 
     def file_of(self, image_id: str) -> str | None:
-        """The file of an image; None if there is none. Raises TruthError if another image has it already."""
+        """The file of an image; None if there is none. To be asked once for each row.
+
+        Raises TruthError if the file belongs to an earlier row.
+        """
         file = next((self._files[name] for name in file_names(image_id) if name in self._files), None)
-        if file is not None and self._owner.setdefault(file, image_id) != image_id:
+        if file is None:
+            return None
+        if file in self._owner:
             raise TruthError(
                 f"{file} belongs to {self._owner[file]} as well; call the files by the full names of the images"
             )
+        self._owner[file] = image_id
         return file
 
     def read(self, file: str) -> bytes:

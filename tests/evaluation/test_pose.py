@@ -260,10 +260,11 @@ def test_images_without_row_or_truth_and_error_rows_are_counted(tmp_path):
 
 def test_the_same_image_twice_is_refused(tmp_path):
     truth = coco_file(tmp_path / "gt.json", annotations(17, 2, 1), 2)
-    rows = [{"image_id": "a/000001.jpg", "persons": []}, {"image_id": "b/000001.jpg", "persons": []}]
-    output = write_labels(tmp_path / "out", [{"task": "pose", "keypoints": 17}], rows)
-    with pytest.raises(ConfigError, match=r"a/000001.jpg and b/000001.jpg are both 000001.jpg"):
-        evaluate(output, Request("persons", str(truth)))
+    for first, second in (("a/000001.jpg", "b/000001.jpg"), ("000001.jpg", "000001.jpg")):
+        rows = [{"image_id": first, "persons": []}, {"image_id": second, "persons": []}]
+        output = write_labels(tmp_path / "out", [{"task": "pose", "keypoints": 17}], rows)
+        with pytest.raises(ConfigError, match=f"{first} and {second} are both 000001.jpg"):
+            evaluate(output, Request("persons", str(truth)))
 
 
 GOOD = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []}
