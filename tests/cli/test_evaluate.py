@@ -155,6 +155,28 @@ def test_normals_by_hand(command, output, truth, tmp_path):
     assert json.loads(done.out)["metrics"][0]["low"] is None, "one image has no interval"
 
 
+def test_masks_and_signs(command, output, truth, tmp_path):
+    """Only pixels inside the mask count for normals; depth that is turned round is said."""
+    half = np.zeros((HEIGHT * 2, WIDTH * 2), np.uint8)
+    half[:, :WIDTH] = 1
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "a.npy").write_bytes(encode_npy(half))
+    normals = normal_map(0)
+    normals[:, WIDTH // 2 :] = normal_map(90)[:, WIDTH // 2 :]
+    folder = truth(a_DOT_npy=encode_npy(normals))
+    where = ("evaluate", output, "--ground-truth", folder, "--json", "--task")
+    assert values(json.loads(command(*where, "normal").out))["mean"] == pytest.approx(45)
+    done = command(*where, "normal", "--mask", tmp_path / "masks")
+    assert values(json.loads(done.out))["mean"] == pytest.approx(0, abs=1e-4)
+    (folder / "a.npy").write_bytes(encode_npy(5 - depth_map(0)))
+    answer = json.loads(command(*where, "depth").out)
+    assert values(answer)["RMSE"] == pytest.approx(0, abs=1e-6)
+    assert answer["notes"][0] == "1 of 1 images have a negative scale: their depth grows where the true one falls"
+    (tmp_path / "masks" / "a.npy").rename(tmp_path / "masks" / "b.npy")
+    done = command(*where, "depth", "--mask", tmp_path / "masks")
+    assert done.code == 2 and f"a.jpg: it has no mask in {tmp_path}/masks" in done.err
+
+
 def test_what_people_see(command, output, truth):
     folder = truth(a_DOT_png=png(class_map(0)), sub__c_DOT_png=png(class_map(0)))
     where = ("evaluate", output, "--ground-truth", folder, "--task", "seg")
