@@ -1,4 +1,4 @@
-"""The command line: run | check | status | report | export | checkpoints | convert | schema."""
+"""The command line: a function per command, or a module for those with more to say."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from sapiens_ray.cli.answers import error_fields, error_message, print_json
 from sapiens_ray.cli.arguments import Parser, UsageError, add_json, add_quiet, at_least_one, overrides_argument
 from sapiens_ray.cli.console import is_live
+from sapiens_ray.cli.evaluate import add_evaluate
 from sapiens_ray.cli.export import add_export
 from sapiens_ray.cli.preview import add_preview
 from sapiens_ray.cli.report import add_report
@@ -140,6 +141,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     add_status(commands)
     add_report(commands)
     add_export(commands, is_given="export" in arguments[:1])
+    add_evaluate(commands)
 
     from sapiens_ray.cli.checkpoints import add_commands
 

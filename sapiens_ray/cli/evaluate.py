@@ -1,0 +1,248 @@
+"""`sapiens-ray evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from sapiens_ray.cli.answers import print_json
+from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, folder_of, storage_arguments
+from sapiens_ray.cli.console import is_live, one_line, tell
+from sapiens_ray.errors import ConfigError, OutputError, StorageError
+
+if TYPE_CHECKING:
+    from sapiens_ray.evaluation.result import Evaluation, Images, Metric
+    from sapiens_ray.storage import Folder
+
+EXAMPLES = """examples:
+  sapiens-ray evaluate runs/coco --task persons \\
+      --ground-truth person_keypoints_val2017.json
+  sapiens-ray evaluate runs/people --task seg --ground-truth annotations/
+  sapiens-ray evaluate runs/people --task depth --ground-truth depth/ \\
+      --mask masks/ --to depth.json
+
+Exit codes: 0 done; 1 done, but files of the ground truth could not be used,
+or a storage does not answer; 2 the command line, the output or the ground
+truth is wrong.
+"""
+SHOWN_FAILURES = 5
+EVERY_S = {True: 0.2, False: 10.0}  # seconds between two lines of progress: on a terminal, elsewhere
+
+
+def add_evaluate(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    evaluate = commands.add_parser(
+        "evaluate", help="compare labels with ground truth", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    evaluate.add_argument("output", help="the output folder, local or a URL")
+    evaluate.add_argument(
+        "--ground-truth", required=True, metavar="PATH",
+        help="keypoints: a COCO JSON file; seg: a folder of index PNGs; depth: of .npy, .npz or 16-bit PNG; normal: of "
+        ".npy or .npz; local or a URL",
+    )  # fmt: skip
+    evaluate.add_argument("--task", required=True, metavar="COLUMN", help="column of the task, such as seg or persons")
+    evaluate.add_argument(
+        "--mask", metavar="DIR", help="depth and normal: folder of masks, PNG or .npy; only pixels above 0 count"
+    )
+    evaluate.add_argument(
+        "--oks-nms", choices=("auto", "on", "off"), default="auto",
+        help="keypoints: drop persons with an OKS above 0.9 to a better one; auto, the default: if boxes have scores",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--bootstrap", type=_from_zero, metavar="N",
+        help="resamples for the 95 %% intervals, 0 for none; default: 1000, for keypoints 100",
+    )  # fmt: skip
+    evaluate.add_argument("--seed", type=_from_zero, default=0, metavar="S", help="of the resamples; default: 0")
+    evaluate.add_argument("--to", metavar="FILE.json", help="also write what --json prints to a file, local or a URL")
+    add_json(evaluate)
+    add_quiet(evaluate, "print nothing but errors and one line with the result")
+    storage_arguments(evaluate)
+    evaluate.set_defaults(command=_evaluate)
+
+
+def _from_zero(text: str) -> int:
+    """A whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"should be a whole number from 0 on (got {text!r})")
+    return int(text)
+
+
+class _Progress:
+    """How far the comparison is: one line that changes on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.live = is_live(sys.stderr)
+        self._last = time.monotonic()
+        self._shown = False
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self.quiet or now - self._last < EVERY_S[self.live]:
+            return
+        self._last = now
+        line = f"{done} of {total} {what}"
+        if self.live:
+            print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
+            self._shown = True
+        else:
+            tell(line)
+
+    def end(self) -> None:
+        """Remove the line."""
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from sapiens_ray.evaluation.evaluate import evaluate
+    from sapiens_ray.evaluation.request import Request
+    from sapiens_ray.storage import translate_errors
+
+    source = folder_of(arguments.output, arguments)
+    if arguments.to and not arguments.to.endswith(".json"):
+        raise ConfigError(f"--to {arguments.to}: should be the name of a .json file")
+    with translate_errors(OutputError, f"cannot read {arguments.output}"):
+        progress = _Progress(arguments.quiet)
+        request = Request(
+            column=arguments.task,
+            ground_truth=arguments.ground_truth,
+            mask=folder_of(arguments.mask, arguments) if arguments.mask else None,
+            bootstrap=arguments.bootstrap,
+            seed=arguments.seed,
+            oks_nms=arguments.oks_nms,
+            storage_options=source.options,
+            progress=progress,
+        )
+        try:
+            found = evaluate(source, request)
+        finally:
+            progress.end()
+    if arguments.to:
+        _write(folder_of(arguments.to.rpartition("/")[0] or ".", arguments), arguments.to, found)
+    _print(found, arguments)
+    _tell_failures(found.images)
+    return 1 if found.images.failed else 0
+
+
+def _write(folder: Folder, path: str, found: Evaluation) -> None:
+    """Write the result as JSON. Raises StorageError."""
+    import json
+
+    from sapiens_ray.storage import translate_errors
+
+    with translate_errors(StorageError, f"--to {path}: cannot be written"):
+        folder.write(path.rpartition("/")[2], (json.dumps(found.as_json(), indent=2) + "\n").encode())
+
+
+def _print(found: Evaluation, arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        print_json(found.as_json())
+    elif arguments.quiet:
+        whole = found.metrics[-1].part
+        print(", ".join(f"{one.name} {_value(one, one.value)}" for one in found.metrics if one.part == whole))
+    else:
+        _print_tables(found)
+
+
+def _print_tables(found: Evaluation) -> None:
+    from sapiens_ray.cli.tables import Facts
+
+    table = Facts()
+    table.add_whole("output", found.output)
+    table.add("task", f"{found.column} ({found.kind})" if found.column != found.kind else found.column)
+    table.add_whole("ground truth", found.ground_truth)
+    for number, line in enumerate(_images(found.images, found.kind)):
+        table.add("images" if number == 0 else "", line)
+    for key, value in found.protocol.items():
+        table.add(key.replace("_", " "), _setting(value))
+    for note in found.notes:
+        table.add("note", note)
+    table.print()
+    print()
+    _print_metrics(found.metrics)
+    if found.classes:
+        print()
+        _print_classes(found)
+
+
+def _setting(value: object) -> str:
+    """A value of the protocol in words."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "off" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _images(images: Images, kind: str) -> list[str]:
+    """How rows and ground truth fit together, in words."""
+    from sapiens_ray.output.summary import counted
+
+    lines = [f"{images.evaluated} compared, of {counted(images.rows, 'row')}"]
+    if images.error_rows:
+        treated = "counted as images without a person" if kind == "pose" else "left out"
+        lines.append(f"{counted(images.error_rows, 'error row')}, {treated}")
+    if images.without_truth:
+        names = _some(images.without_truth_examples, images.without_truth)
+        lines.append(f"{counted(images.without_truth, 'row')} without ground truth: {names}")
+    if images.truth_without_row:
+        names = _some(images.truth_without_row_examples, images.truth_without_row)
+        lines.append(
+            f"{counted(images.truth_without_row, 'image')} of the ground truth without a row, left out: {names}"
+        )
+    if images.failed:
+        lines.append(f"{len(images.failed)} left out, as the ground truth cannot be used")
+    return lines
+
+
+def _some(names: list[str], of: int) -> str:
+    return ", ".join(map(one_line, names)) + (", …" if of > len(names) else "")
+
+
+def _print_metrics(metrics: list[Metric]) -> None:
+    """All metrics; of the parts of a body, apart from the last one, only AP and AR."""
+    from sapiens_ray.cli.tables import print_columns
+
+    whole = metrics[-1].part
+    several = any(one.part != whole for one in metrics)
+    shown = [one for one in metrics if one.part == whole or one.name in ("AP", "AR")]
+    titles, right = ["metric", "value", "95 % interval"], [False, True, True]
+    if any(one.published is not None for one in shown):
+        titles, right = [*titles, "published"], [*right, True]
+    rows = []
+    for one in shown:
+        span = f"{_value(one, one.low)} to {_value(one, one.high)}" if one.low is not None else "-"
+        name = f"{one.part} {one.name}" if several else one.name
+        rows.append([name, _value(one, one.value), span, _value(one, one.published)])
+    print_columns(titles, [row[: len(titles)] for row in rows], right)
+
+
+def _print_classes(found: Evaluation) -> None:
+    from sapiens_ray.cli.tables import print_columns
+
+    rows = [
+        [str(one.id), one.name, _number(one.iou), _number(one.accuracy), str(one.truth_pixels),
+         str(one.predicted_pixels)]
+        for one in found.classes
+    ]  # fmt: skip
+    titles = ("class", "name", "IoU", "Acc", "true pixels", "predicted")
+    print_columns(titles, rows, (True, False, True, True, True, True))
+
+
+def _value(metric: Metric, value: float | None) -> str:
+    """A value in the unit of its metric: degrees with two digits, shares with four."""
+    return _number(value, 2) if metric.unit == "degrees" else _number(value)
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _tell_failures(images: Images) -> None:
+    """Name the images whose ground truth cannot be used, on stderr."""
+    for one in images.failed[:SHOWN_FAILURES]:
+        tell(f"sapiens-ray: {one_line(one.image_id)}: {one_line(one.error)}")
+    if len(images.failed) > SHOWN_FAILURES:
+        tell(f"sapiens-ray: and {len(images.failed) - SHOWN_FAILURES} more; --json names them all")
