@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sapiens_ray.evaluation.keypoint_metrics import oks_nms, person_score
+from sapiens_ray.evaluation.keypoint_metrics import oks_nms
 from sapiens_ray.tasks.crops import trained_geometry
 from sapiens_ray.units import Row
 
@@ -25,14 +25,17 @@ class Detection:
 
 
 def detections_of(persons: Sequence[Row]) -> list[Detection]:
-    """The persons of a row, in its order. The area is that of the crop: in OKS-NMS, the published evaluation measures
-    distances by the box after padding."""
+    """The persons of a row (`StoredPersons.persons`), in its order.
+
+    The area is that of the crop: in OKS-NMS, the published evaluation measures distances by the box after padding.
+    """
     found = []
     for person in persons:
         crop = trained_geometry(np.array(person["box"], np.float64))
         keypoints = np.array(person["keypoints"], np.float64).reshape(-1, 2)
-        score = person_score(np.array(person["scores"]), person["box_score"])
-        found.append(Detection(keypoints, score, float(crop.width * crop.height), person["box_score"] is not None))
+        found.append(
+            Detection(keypoints, person["score"], float(crop.width * crop.height), person["box_score"] is not None)
+        )
     return found
 
 

@@ -1,7 +1,7 @@
-"""Object keypoint similarity (OKS), the score of a person, and non-maximum suppression by OKS.
+"""Object keypoint similarity (OKS), and non-maximum suppression by OKS.
 
 OKS is that of COCO (cocodataset.org/#keypoints-eval): the mean over keypoints of exp(-d^2 / (2 area k^2)), with
-k = 2 sigma. The score of a person and OKS-NMS are those with which Sapiens' and other top-down models are evaluated
+k = 2 sigma. OKS-NMS is that with which Sapiens' and other top-down models are evaluated
 (Xiao et al., "Simple Baselines for Human Pose Estimation and Tracking", ECCV 2018, and the defaults of mmpose).
 """
 
@@ -9,16 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-LEAST_SCORE = 0.2  # of a keypoint that counts for the score of its person
 NMS_OKS = 0.9  # persons that are more similar than this to a better one are dropped
-
-
-def person_score(scores: np.ndarray, box_score: float | None) -> float:
-    """The mean of the K keypoint scores above LEAST_SCORE, 0 if there are none, times the score of the box (1 for
-    None)."""
-    kept = np.asarray(scores, np.float64)
-    kept = kept[kept > LEAST_SCORE]
-    return (float(kept.mean()) if kept.size else 0.0) * (1.0 if box_score is None else float(box_score))
 
 
 def oks(keypoints: np.ndarray, others: np.ndarray, areas: np.ndarray, sigmas: np.ndarray) -> np.ndarray:

@@ -9,12 +9,13 @@ from sapiens_ray.evaluation.bootstrap import intervals
 from sapiens_ray.evaluation.coco_scores import NAMES, PartScores, score_part
 from sapiens_ray.evaluation.coco_truth import CocoTruth, read_coco
 from sapiens_ray.evaluation.detections import MOST_PER_IMAGE, Detection, best, detections_of
-from sapiens_ray.evaluation.keypoint_metrics import LEAST_SCORE, NMS_OKS
+from sapiens_ray.evaluation.keypoint_metrics import NMS_OKS
 from sapiens_ray.evaluation.published import published_pose
 from sapiens_ray.evaluation.request import Request
 from sapiens_ray.evaluation.result import Images, Measured, Unit, metrics_of
 from sapiens_ray.labels import KEYPOINT_COUNTS, KeypointTable, keypoints
 from sapiens_ray.storage import Folder
+from sapiens_ray.tasks.confidence import SCORED
 from sapiens_ray.tasks.stored import StoredPersons
 
 RESAMPLES = 100  # each takes as long as a hundred of the other tasks
@@ -42,7 +43,7 @@ def evaluate_pose(source: Folder, labels: StoredPersons, request: Request) -> Me
     names: list[tuple[str, str, Unit]] = [(part, name, "share") for part in _order(list(parts)) for name in NAMES]
     metrics = metrics_of(names, values, intervals(statistic, len(kept), times, request.seed, request.progress))
     protocol = {
-        "keypoints": count, "oks_nms": NMS_OKS if suppress else None, "least_keypoint_score": LEAST_SCORE,
+        "keypoints": count, "oks_nms": NMS_OKS if suppress else None, "least_keypoint_score": SCORED,
         "detections_per_image": MOST_PER_IMAGE, "bootstrap": times, "seed": request.seed,
     }  # fmt: skip
     metrics, notes = published_pose(source, labels, truth, images, suppress, metrics)
@@ -62,7 +63,7 @@ def _detections(
         if image is None:
             images.has_no_truth(row["image_id"])
         else:
-            found[image] = detections_of(row[labels.column] or [])
+            found[image] = detections_of(labels.persons(row))
     images.evaluated = len(found)
     images.have_no_row(truth.unused)
     if not found:

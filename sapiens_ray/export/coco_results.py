@@ -31,7 +31,6 @@ GROUND_TRUTH = Option(
     "the COCO file, local or a URL, whose image ids and categories the results have; needed",
     None,
 )
-COUNTED_SCORE = 0.2  # of keypoints: those with a higher score count in the score of a person
 NAMED = 3  # images that a message names
 
 ResultsOf = Callable[[Row, ImageNumber], Iterable[Row]]  # the results of one image
@@ -172,28 +171,15 @@ def _persons(labels: StoredPersons, truth: GroundTruth) -> tuple[list[str], Resu
 
     def results(row: Row, number: ImageNumber) -> Iterator[Row]:
         for person in labels.persons(row):
-            x1, y1, x2, y2 = person["box"]
             points = zip(person["keypoints"], person["scores"], strict=True)
             yield {
                 "image_id": number,
                 "category_id": category,
                 "keypoints": [value for place, score in points for value in (*place, score)],
-                "score": person_score(person),
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": person["score"],
             }
 
     return [labels.column], results
-
-
-def person_score(person: Row) -> float:
-    """The score by which persons are ranked: the field `score`, or the mean of the keypoint scores above 0.2 (0 if
-    there are none), times the score of the box where it has one. As mmpose ranks them in its evaluation of COCO."""
-    given = person.get("score")
-    if given is not None:
-        return float(given)
-    counted = [score for score in person["scores"] if score > COUNTED_SCORE]
-    mean = sum(counted) / len(counted) if counted else 0.0
-    return mean if person["box_score"] is None else mean * float(person["box_score"])
 
 
 def _masks(labels: StoredLabels, truth: GroundTruth) -> tuple[list[str], ResultsOf]:

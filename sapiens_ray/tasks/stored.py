@@ -13,6 +13,7 @@ import numpy as np
 
 from sapiens_ray.imaging.images import decode_map
 from sapiens_ray.imaging.maps import decode_npy
+from sapiens_ray.tasks import confidence
 from sapiens_ray.units import Row
 
 About = dict[str, Any]  # what the metadata of the files says about a column
@@ -132,8 +133,14 @@ class StoredPersons(StoredLabels):
         return {self.column: persons_as_arrays}
 
     def persons(self, row: Row) -> list[Row]:
-        """`box`, `box_score`, `keypoints` and `scores` of each person."""
-        return list(row[self.column])
+        """`box`, `box_score`, `keypoints`, `scores`, `score` and `visible` of each person; none for an error row. Outputs
+        of earlier versions lack the last two: they are made from the others, as they are today."""
+        found: list[Row] = row[self.column] or []
+        return [person if person.get("score") is not None else _scored(person) for person in found]
+
+
+def _scored(person: Row) -> Row:
+    return {**person, **confidence.of_person(np.array(person["scores"], np.float32), person["box_score"])}
 
 
 def persons_as_arrays(persons: Sequence[Row]) -> list[Row]:

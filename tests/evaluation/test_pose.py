@@ -17,9 +17,9 @@ from sapiens_ray.errors import ConfigError
 from sapiens_ray.evaluation.average_precision import Matches
 from sapiens_ray.evaluation.coco_truth import read_coco
 from sapiens_ray.evaluation.evaluate import evaluate
-from sapiens_ray.evaluation.keypoint_metrics import person_score
 from sapiens_ray.evaluation.request import Request
 from sapiens_ray.labels import keypoints
+from sapiens_ray.tasks.confidence import of_person
 from tests.evaluation.labelled import person, write_labels
 
 NAMES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
@@ -96,7 +96,7 @@ def by_pycocotools(truth: dict, rows: list[dict[str, Any]], part: slice, sigmas:
             "image_id": int(row["image_id"][-10:-4]), "category_id": 1,
             "keypoints": np.hstack([np.array(one["keypoints"])[part], np.ones((len(one["keypoints"][part]), 1))])
             .reshape(-1).tolist(),
-            "score": person_score(np.array(one["scores"]), one["box_score"]),
+            "score": of_person(np.float32(one["scores"]), one["box_score"])["score"],
             "bbox": [0, 0, *np.ptp(np.array(one["keypoints"])[:17], axis=0)],
         }
         for row in rows for one in row["persons"]

@@ -15,7 +15,6 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sapiens_ray.export.coco_results import person_score
 from sapiens_ray.labels import body_parts
 from sapiens_ray.output.schema import READ_FIELDS, output_schema
 from sapiens_ray.output.writing import write_unit
@@ -170,12 +169,10 @@ def test_results_are_the_persons_of_the_rows(output, command, tmp_path):
     assert [(one["image_id"], one["category_id"]) for one in results] == [(139, 7), (139, 7), (142, 7)]
     persons = [one for group in PERSONS for one in group or []]
     for result, one in zip(results, persons, strict=True):
-        assert set(result) == {"image_id", "category_id", "keypoints", "score", "bbox"}
+        assert set(result) == {"image_id", "category_id", "keypoints", "score"}
         triples = np.array(result["keypoints"]).reshape(17, 3)
         assert triples[:, :2].tolist() == one["keypoints"], "halves and quarters are exact in float32"
         assert np.array_equal(triples[:, 2].astype(np.float32), np.array(one["scores"], np.float32))
-        x1, y1, x2, y2 = one["box"]
-        assert result["bbox"] == [x1, y1, x2 - x1, y2 - y1]
     means = [np.mean([0.5, 0.6, 0.7] * 5 + [0.5, 0.6]), np.mean([0.5, 0.6, 0.7] * 4)]
     assert [one["score"] for one in results] == pytest.approx([means[0] * 0.9, means[1] * 0.5, means[0]], abs=1e-6)
 
@@ -187,12 +184,6 @@ def test_the_stored_score_of_a_person_is_taken(command, tmp_path):
     folder = write(tmp_path / "out", {}, pa.array(given, pa.list_(pa.struct(fields))))
     _, target = export(command, folder, ground_truth(tmp_path / "gt.json"))
     assert [one["score"] for one in json.loads((target / "persons.json").read_text())] == [0.375] * 3
-
-
-def test_score_of_a_person():
-    assert person_score({"scores": [0.1, 0.2], "box_score": 0.9}) == 0, "only scores above 0.2 count"
-    assert person_score({"scores": [0.25, 0.75, 0.2], "box_score": None}) == 0.5
-    assert person_score({"scores": [0.25, 0.75], "box_score": 0.5, "score": None}) == 0.25
 
 
 def test_masks_of_classes_with_a_category(output, command, tmp_path):
