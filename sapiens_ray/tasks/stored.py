@@ -133,8 +133,8 @@ class StoredPersons(StoredLabels):
         return {self.column: persons_as_arrays}
 
     def persons(self, row: Row) -> list[Row]:
-        """`box`, `box_score`, `keypoints`, `scores`, `score` and `visible` of each person; none for an error row. Outputs
-        of earlier versions lack the last two: they are made from the others, as they are today."""
+        """`box`, `box_score`, `keypoints`, `scores`, `score` and `visible` of each person; none for an error row.
+        Outputs of earlier versions lack the last two: they are made from the others, as they are today."""
         found: list[Row] = row[self.column] or []
         return [person if person.get("score") is not None else _scored(person) for person in found]
 
