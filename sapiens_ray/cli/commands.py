@@ -20,6 +20,7 @@ from sapiens_ray.cli.console import is_live
 from sapiens_ray.cli.evaluate import add_evaluate
 from sapiens_ray.cli.export import add_export
 from sapiens_ray.cli.preview import add_preview
+from sapiens_ray.cli.query import add_query
 from sapiens_ray.cli.report import add_report
 from sapiens_ray.cli.status import add_status
 from sapiens_ray.cli.stopping import prepare_exit
@@ -140,6 +141,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     add_preview(commands)
     add_status(commands)
     add_report(commands)
+    add_query(commands)
     add_export(commands, is_given="export" in arguments[:1])
     add_evaluate(commands)
 

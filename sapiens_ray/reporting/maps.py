@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import pyarrow as pa
 
+from sapiens_ray.output.chunks import Columns
 from sapiens_ray.pages import Block, Note, Section
 from sapiens_ray.pages.render import percent
-from sapiens_ray.reporting.chunks import Columns
 from sapiens_ray.reporting.numbers import Spread
 from sapiens_ray.reporting.tasks import Result, RowValues, TaskStatistics, floats, good_rows
 from sapiens_ray.reporting.words import linear_histogram, spread_table, unit_histogram

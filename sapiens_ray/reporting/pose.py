@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sapiens_ray.output.chunks import Columns
 from sapiens_ray.pages import Bar, Bars, Block, Note, Section, Svg, Table
 from sapiens_ray.pages.render import percent
-from sapiens_ray.reporting.chunks import Columns
 from sapiens_ray.reporting.figure import draw_figure
 from sapiens_ray.reporting.numbers import Spread
 from sapiens_ray.reporting.tasks import Result, RowValues, TaskStatistics, good_rows, items, lengths

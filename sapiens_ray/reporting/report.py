@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from sapiens_ray.output.chunks import Keep, read_chunks
 from sapiens_ray.output.done import list_units
 from sapiens_ray.output.reading import labels_of
 from sapiens_ray.pages import render_page
 from sapiens_ray.pages.gallery import MOST_ROWS
 from sapiens_ray.planning.status import output_status
 from sapiens_ray.reporting.about import About, throughput
-from sapiens_ray.reporting.chunks import Keep, read_chunks
 from sapiens_ray.reporting.drawing import Drawer, Thumbnail
 from sapiens_ray.reporting.page import build_page
 from sapiens_ray.reporting.pictures import choose_pictures

@@ -7,10 +7,10 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
+from sapiens_ray.output.chunks import Columns
 from sapiens_ray.pages import Bar, Bars, Block, HeatTable, Note, Section
 from sapiens_ray.pages.gallery import CLASS_BITS
 from sapiens_ray.pages.render import percent
-from sapiens_ray.reporting.chunks import Columns
 from sapiens_ray.reporting.numbers import Spread
 from sapiens_ray.reporting.tasks import Result, RowValues, TaskStatistics, floats, good_rows, items, lengths
 from sapiens_ray.reporting.words import spread_table, unit_histogram

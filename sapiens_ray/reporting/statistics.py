@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sapiens_ray.output.chunks import Columns
 from sapiens_ray.output.schema import HEAD
-from sapiens_ray.reporting.chunks import Columns
 from sapiens_ray.reporting.maps import DepthStatistics, NormalStatistics
 from sapiens_ray.reporting.numbers import Spread
 from sapiens_ray.reporting.pose import PersonStatistics

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sapiens_ray.output.chunks import Columns
 from sapiens_ray.pages import Block, Section
-from sapiens_ray.reporting.chunks import Columns
 from sapiens_ray.tasks.stored import StoredLabels
 
 Result = dict[str, Any]  # as JSON values

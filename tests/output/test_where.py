@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import sapiens_ray as sr
 from sapiens_ray.errors import ConfigError, OutputError
 from sapiens_ray.output.reading import chosen_rows, iterate_rows
-from sapiens_ray.output.where import Where
+from sapiens_ray.output.where import Order, Where
 from sapiens_ray.storage import Folder
 from tests.outputs import write_output
 
@@ -68,7 +68,7 @@ def test_what_is_chosen_and_which_columns_are_read(text, chosen, columns):
     ("text", "message"),
     [
         ("", "is empty"),
-        ("seg_confidence <", "no SQL condition: syntax error"),
+        ("seg_confidence <", "is no SQL: syntax error"),
         ("true) or (true; drop table labels", "syntax error"),
         ("confidence < 1", r"\"confidence\" not found.*the columns are index, image_id, Width, seg, seg_confidence"),
         ("width", "is INTEGER, not a condition"),
@@ -94,6 +94,18 @@ def test_a_value_that_cannot_be_computed_is_an_error():
     where = Where.parse("image_id::int > 3", SCHEMA)
     with pytest.raises(ConfigError, match=r"image_id::int > 3.*Could not convert string 'a.jpg'"):
         where.mask(ROWS)
+
+
+def test_orders_are_numbers():
+    assert Order.parse("len(persons)", SCHEMA).values(ROWS).tolist()[:2] == [1, 0]
+    values = Order.parse("seg_confidence", SCHEMA).values(ROWS)
+    np.testing.assert_array_equal(values, np.array([0.5, np.float32(0.9), np.nan, np.float32(0.7)]))
+    assert Order.parse("width > 500", SCHEMA).values(ROWS).tolist()[0] == 1
+    assert Order.parse("seg_confidence", SCHEMA).values(ROWS.slice(0, 0)).size == 0
+    with pytest.raises(ConfigError, match="order-by: 'image_id' is VARCHAR; rows are sorted by numbers"):
+        Order.parse("image_id", SCHEMA)
+    with pytest.raises(ConfigError, match="order-by: 'width desc' is no SQL"):
+        Order.parse("width desc", SCHEMA)
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(-5, 5)), max_size=50), st.integers(-5, 5))

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from sapiens_ray.output.done import list_units
 from sapiens_ray.output.layout import data_file
+from sapiens_ray.output.where import where_of
 from sapiens_ray.storage import Folder
 from sapiens_ray.storage.parquet import open_parquet
 from sapiens_ray.units import UnitName
@@ -28,16 +29,21 @@ AHEAD_LOCAL, AHEAD_REMOTE = 2, 16  # files that are read before their turn
 
 
 def read_chunks(folder: Folder, columns: Columns, keep: Keep | None = None) -> Iterator[pa.Table]:
-    """All rows in order, each once, as tables of at most 16,384 rows. Columns that a file lacks are not in its tables.
+    """All rows in order, each once, as tables of at most 16,384 rows; of a `ChosenRows` those that meet its condition.
+    Columns that a file lacks are not in its tables.
 
     A run may merge files meanwhile: then the new listing is continued after the last row. keep: which rows of a table
     to keep. Raises FileNotFoundError if files go on vanishing.
     """
+    where = where_of(folder)
+    if where is not None:
+        columns = {**columns, **dict.fromkeys(where.columns, ())}
     reached: dict[int, int] = {}  # shard -> the index after its last row
     for attempt in range(10):
         try:
             for table in _unread(folder, columns, reached):
-                yield table if keep is None else keep(table)
+                chosen = table if where is None else table.filter(pa.array(where.mask(table)))
+                yield chosen if keep is None else keep(chosen)
             return
         except FileNotFoundError:
             if attempt == 9:

@@ -1,0 +1,143 @@
+"""`sapiens-ray query`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from sapiens_ray.cli.answers import print_json
+from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, at_least_one, folder_of, storage_arguments
+from sapiens_ray.cli.console import one_line, shortened, tell
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from sapiens_ray.output.query import Query
+    from sapiens_ray.storage import Folder
+
+EXAMPLES = """\
+examples:
+  sapiens-ray query runs/demo "seg_confidence < 0.6 and len(persons) > 0"
+  sapiens-ray query runs/demo "error_kind is null" --order-by seg_confidence --limit 10
+  sapiens-ray query runs/demo "error_kind = 'timeout'" --to again.csv
+  sapiens-ray query s3://bucket/labels "list_contains(seg_classes, 21)" --to faces.parquet --columns width,height
+"""
+SHOWN = 20  # rows, unless --limit says otherwise
+CELL = 40  # columns of a cell, at most
+
+
+def add_query(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    query = commands.add_parser(
+        "query", help="find the images whose row meets a condition in SQL, and write a list of them",
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    query.add_argument("output", help="the output folder, local or a URL")
+    query.add_argument("where", metavar="SQL", help="a condition over the columns of a row, as DuckDB understands it")
+    query.add_argument(
+        "--to", metavar="FILE", help="write all of them to a .txt, .csv, .jsonl or .parquet, which a job takes as input"
+    )
+    query.add_argument("--columns", metavar="NAMES", help="more columns to show or write, separated by commas")
+    query.add_argument("--order-by", metavar="SQL", help="sort by a number, the smallest first; null comes last")
+    query.add_argument("--descending", action="store_true", help="with --order-by: the largest first")
+    query.add_argument(
+        "--limit", type=at_least_one, metavar="N", help=f"at most N rows; default: {SHOWN}, with --to all"
+    )
+    add_json(query)
+    add_quiet(query, "print only the number of images")
+    storage_arguments(query)
+    query.set_defaults(command=_query)
+
+
+def _query(arguments: argparse.Namespace) -> int:
+    from sapiens_ray.errors import ConfigError, OutputError
+    from sapiens_ray.output.query import make_query
+    from sapiens_ray.storage import translate_errors
+
+    if arguments.descending and not arguments.order_by:
+        raise ConfigError("--descending: belongs to --order-by, which is not given")
+    source = folder_of(arguments.output, arguments)
+    columns = [name.strip() for name in (arguments.columns or "").split(",") if name.strip()]
+    limit = arguments.limit or (None if arguments.to else SHOWN)
+    with translate_errors(OutputError, f"cannot read {arguments.output}"):
+        query = make_query(source, arguments.where, columns, arguments.order_by, arguments.descending, limit)
+        return _write(query, arguments) if arguments.to else _show(query, arguments)
+
+
+def _show(query: Query, arguments: argparse.Namespace) -> int:
+    met = 0
+
+    def count(rows: int) -> None:
+        nonlocal met
+        met = rows
+
+    rows = [row for table in query.tables(count) for row in table.to_pylist()]
+    if arguments.json:
+        print_json({"output": arguments.output, "where": arguments.where, "images": met, "rows": rows})
+    elif arguments.quiet:
+        print(met)
+    else:
+        _print_rows(query, rows)
+        more = "" if met == len(rows) else f", of which {len(rows)} are shown; --limit N shows more, --to writes all"
+        print(f"{met} {'image' if met == 1 else 'images'}{more}")
+    return 0
+
+
+def _print_rows(query: Query, rows: list[dict[str, Any]]) -> None:
+    from sapiens_ray.cli.tables import print_columns
+
+    if not rows:
+        return
+    names = ["image_id", *query.columns]
+    cells = [[_cell(row[name]) for name in names] for row in rows]
+    right = [all(isinstance(row[name], int | float | None) for row in rows) for name in names]
+    print_columns(names, cells, right)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = json.dumps(value, default=str) if isinstance(value, list | dict) else str(value)
+    return shortened(one_line(text), CELL)
+
+
+def _write(query: Query, arguments: argparse.Namespace) -> int:
+    from sapiens_ray.output.lists import write_list
+
+    target = str(arguments.to)
+    folder, _, name = target.rpartition("/")
+    place = folder_of(folder or ("/" if target.startswith("/") else "."), arguments)
+    inside: list[str] = []  # images that lie in tars or Parquet files
+    written = write_list(place, name, _watched(query.tables(), query.folder, inside))
+    if inside and not arguments.quiet:
+        tell(
+            f"{len(inside)} of them lie in tars or Parquet files, such as {inside[0]}: a list cannot name these, so a "
+            "job that takes this list makes error rows of them"
+        )
+    if arguments.json:
+        about = {"output": arguments.output, "where": arguments.where, "images": written, "to": target}
+        print_json({**about, "in_archives": len(inside)})
+    elif arguments.quiet:
+        print(written)
+    else:
+        print(f"{written} {'image' if written == 1 else 'images'}")
+        print(target)
+    return 0
+
+
+def _watched(tables: Iterable[pa.Table], output: Folder, inside: list[str]) -> Iterator[pa.Table]:
+    """The tables; collects the uris of images that lie in other files."""
+    from sapiens_ray.planning.plan import load_plan
+    from sapiens_ray.sources import is_shard_format
+
+    plan = load_plan(output)
+    archives = {shard.number for shard in plan.shards if is_shard_format(shard.format)} if plan else set()
+    for table in tables:
+        if archives:
+            rows = zip(table["shard"].to_pylist(), table["uri"].to_pylist(), strict=True)
+            inside += [uri for shard, uri in rows if shard in archives]
+        yield table
