@@ -175,7 +175,8 @@ def _row(feature: str, count: int) -> list[Place]:
             return _curve(*curve, count + 2)[1:-1]
         return _curve(*curve, count)
     if feature in RINGS:
-        return [*_ring(EYE, RINGS[feature], RINGS[feature], count - 1), EYE]
+        centre = (EYE[0], EYE[1] - (0.02 if feature == "iris" else 0))  # that of the pupil would cover that of the iris
+        return [*_ring(EYE, RINGS[feature], RINGS[feature], count - 1), centre]
     if feature == "ear":  # a spiral from the top inwards
         turns = [(2.6 * math.pi * k / max(1, count - 1), 1 - 0.7 * k / max(1, count - 1)) for k in range(count)]
         return [(EAR[0] + 0.13 * r * math.sin(a), EAR[1] - 0.34 * r * math.cos(a)) for a, r in turns]
@@ -229,9 +230,12 @@ def draw_figure(names: Sequence[str], links: Sequence[Sequence[int]], values: Se
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" style="fill:{fill}"><title>{title}</title></circle>'
         )
     enlarged = any(x > 120 for x, _ in at.values())
+    outlines = [(60, 19, 14, 19)] + ([(*FACE_AT, 0.9 * FACE_SIZE, 1.02 * FACE_SIZE)] if enlarged else [])
+    heads = "".join(
+        f'<ellipse class="outline" cx="{x}" cy="{y}" rx="{a:.1f}" ry="{b:.1f}"/>' for x, y, a, b in outlines
+    )
     box = "0 0 310 224" if enlarged else "-95 0 310 224"
     side = f'<text x="{5 if enlarged else -20}" y="220">right of the person</text>'
     side += f'<text x="{82 if enlarged else 90}" y="220">left</text>'
-    return Markup(
-        f'<svg viewBox="{box}" role="img" aria-label="Mean score of every keypoint">{"".join(parts)}{side}</svg>'
-    )
+    label = 'role="img" aria-label="Mean score of every keypoint"'
+    return Markup(f'<svg viewBox="{box}" {label}>{heads}{"".join(parts)}{side}</svg>')
