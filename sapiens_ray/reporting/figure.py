@@ -231,9 +231,8 @@ def draw_figure(names: Sequence[str], links: Sequence[Sequence[int]], values: Se
         )
     enlarged = any(x > 120 for x, _ in at.values())
     outlines = [(60, 19, 14, 19)] + ([(*FACE_AT, 0.9 * FACE_SIZE, 1.02 * FACE_SIZE)] if enlarged else [])
-    heads = "".join(
-        f'<ellipse class="outline" cx="{x}" cy="{y}" rx="{a:.1f}" ry="{b:.1f}"/>' for x, y, a, b in outlines
-    )
+    ellipse = '<ellipse class="outline" cx="{}" cy="{}" rx="{:.1f}" ry="{:.1f}"/>'
+    heads = "".join(ellipse.format(*outline) for outline in outlines)
     box = "0 0 310 224" if enlarged else "-95 0 310 224"
     side = f'<text x="{5 if enlarged else -20}" y="220">right of the person</text>'
     side += f'<text x="{82 if enlarged else 90}" y="220">left</text>'

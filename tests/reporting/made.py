@@ -72,9 +72,7 @@ def write_rows(folder: Path, rows: Sequence[Row], files: int = 1, confidence: bo
         shards.append(Shard(number, "images", "/photos", f"/photos#{number}", images=len(placed)))
     save_plan(Plan(shards, 64, pa.schema([])), output)
     job = Job.parse({"name": "made", "input": {"uri": "/photos"}, "output": {"uri": str(folder)}, "tasks": TASKS})
-    models = [
-        {"checkpoint": task["checkpoint"], "size": 1, "sha256": f"{place}" * 64} for place, task in enumerate(TASKS)
-    ]
+    models = [{"checkpoint": task["checkpoint"], "sha256": f"{place}" * 64} for place, task in enumerate(TASKS)]
     record = {"job": job.public_dict(), "fingerprint": "abc", "models": models, "versions": {"torch": "2.9"}}
     output.write("job.yaml", yaml.safe_dump(record).encode())
     return output

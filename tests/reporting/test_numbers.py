@@ -51,10 +51,8 @@ def test_shares_count_what_lies_outside_for_the_outer_bins():
 @given(st.lists(NUMBERS, min_size=1, max_size=5), st.integers(0, 30))
 def test_lowest_keeps_the_smallest_of_all(parts, limit):
     lowest = Lowest(limit)
-    for number, part in enumerate(parts):
-        lowest.add(
-            pa.table({"key": pa.array(part, pa.float64()), "part": pa.array([number] * len(part))}), np.array(part)
-        )
+    for part in parts:
+        lowest.add(pa.table({"key": pa.array(part, pa.float64())}), np.array(part))
     keys = np.array([key for part in parts for key in part], np.float64)
     expected = np.sort(keys[~np.isnan(keys)])[:limit].tolist()
     table = lowest.table()

@@ -39,11 +39,8 @@ def mean(values):
 def found(request, tmp_path):
     """(rows, result, whether the output has columns of confidence)."""
     rows = made_rows()
-    return (
-        rows,
-        statistics_of(write_rows(tmp_path / "out", rows, files=3, confidence=request.param)).result(),
-        request.param,
-    )
+    output = write_rows(tmp_path / "out", rows, files=3, confidence=request.param)
+    return rows, statistics_of(output).result(), request.param
 
 
 def test_counts(found):
@@ -63,10 +60,9 @@ def test_classes(found):
     for number, one in enumerate(seg["classes"]):
         with_it = [row for row in good if number in row["seg_classes"]]
         places = [row["seg_classes"].index(number) for row in with_it]
-        pixels = sum(
-            row["seg_area"][at] * row["width"] * row["height"] for row, at in zip(with_it, places, strict=True)
-        )
-        sure = [row["seg_class_confidence"][at] for row, at in zip(with_it, places, strict=True)]
+        placed = list(zip(with_it, places, strict=True))
+        pixels = sum(row["seg_area"][at] * row["width"] * row["height"] for row, at in placed)
+        sure = [row["seg_class_confidence"][at] for row, at in placed]
         sure = [value for value in sure if value is not None]
         assert (one["id"], one["photos"]) == (number, len(with_it))
         assert one["share_of_photos"] == pytest.approx(len(with_it) / len(good))
@@ -142,8 +138,7 @@ def test_shown_rows(tmp_path):
     ids = shown.rows["image_id"].to_pylist()
     assert ids == sorted(ids) and len(set(ids)) == 250
     assert {"003.jpg", "017.jpg", "018.jpg"} == {ids[place] for place in shown.errors}, "error rows are never left out"
-    least = sorted(
-        (row for row in rows if row.get("seg_confidence") is not None), key=lambda row: row["seg_confidence"]
-    )
+    sure = [row for row in rows if row.get("seg_confidence") is not None]
+    least = sorted(sure, key=lambda row: row["seg_confidence"])
     # Three tasks have 200 each, which do not fit with the sample; those of the first task come first.
     assert [ids[place] for place in shown.least["seg"]] == [row["image_id"] for row in least[:200]]
