@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from sapiens_ray.output.done import list_units
 from sapiens_ray.output.layout import data_file
 from sapiens_ray.storage import Folder
-from sapiens_ray.storage.parquet import open_parquet
+from sapiens_ray.storage.parquet import batches_of_groups, open_parquet, read_groups
 from sapiens_ray.units import UnitName
 
 Fields = tuple[str, ...]  # of the structs in a column of lists; empty for the whole column
@@ -28,7 +28,8 @@ AHEAD_LOCAL, AHEAD_REMOTE = 2, 16  # files that are read before their turn
 
 
 def read_chunks(folder: Folder, columns: Columns, keep: Keep | None = None) -> Iterator[pa.Table]:
-    """All rows in order, each once, as tables of at most 16,384 rows. Columns that a file lacks are not in its tables.
+    """All rows in order, each once, as tables of at most 16,384 rows (or one row group), without the columns that their
+    file lacks.
 
     A run may merge files meanwhile: then the new listing is continued after the last row. keep: which rows of a table
     to keep. Raises FileNotFoundError if files go on vanishing.
@@ -87,8 +88,9 @@ def _tables(folder: Folder, unit: UnitName, columns: Columns) -> list[pa.Table]:
 def _stream(folder: Folder, unit: UnitName, columns: Columns) -> Iterator[pa.Table]:
     with folder.open(data_file(unit)) as stream, open_parquet(stream) as file:
         leaves = leaves_of(file.schema, columns)
-        for batch in file.iter_batches(batch_size=ROWS_AT_A_TIME, columns=leaves, use_threads=False):
-            yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
+        for groups in batches_of_groups(file.metadata, ROWS_AT_A_TIME):
+            table = read_groups(folder, data_file(unit), file, groups, leaves)
+            yield table.replace_schema_metadata(None)
 
 
 def leaves_of(schema: pq.ParquetSchema, columns: Columns) -> list[str]:

@@ -23,9 +23,10 @@ from sapiens_ray.output.done import list_units
 from sapiens_ray.output.layout import data_file
 from sapiens_ray.output.record import Record
 from sapiens_ray.pages import data_uri, fitted
+from sapiens_ray.reporting.chunks import leaves_of
 from sapiens_ray.reporting.photos import Photos
 from sapiens_ray.storage import Folder
-from sapiens_ray.storage.parquet import open_parquet
+from sapiens_ray.storage.parquet import open_parquet, read_groups
 from sapiens_ray.tasks import TASKS, AnyTask, make_task
 from sapiens_ray.tasks.foreground import Mask
 from sapiens_ray.tasks.sections import Visualize
@@ -103,7 +104,8 @@ class Drawer:
                     for group, members in by_group.items():
                         columns, cost = _affordable(file, group, self.columns, left)
                         left -= cost
-                        table = file.read_row_group(group, columns=columns, use_threads=False)
+                        leaves = leaves_of(file.schema, dict.fromkeys(columns, ()))
+                        table = read_groups(self.folder, data_file(unit), file, [group], leaves)
                         yield [place for place, _ in members], [table.slice(at, 1).to_pylist()[0] for _, at in members]
             except FileNotFoundError:  # merged meanwhile: the statistics are complete, these pictures are missing
                 yield places, [{} for _ in places]
