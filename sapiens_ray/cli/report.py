@@ -54,6 +54,7 @@ def _count(text: str) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from sapiens_ray.errors import OutputError
+    from sapiens_ray.output.summary import counted
     from sapiens_ray.reporting import ReportOptions, make_report
     from sapiens_ray.storage import translate_errors
 
@@ -70,8 +71,8 @@ def _report(arguments: argparse.Namespace) -> int:
     elif arguments.quiet:
         print(arguments.to)
     else:
-        errors = sum(report.statistics["errors"].values())
-        print(f"{report.statistics['images']} images, {errors} errors: {arguments.to} ({size(len(page))})")
+        images, errors = report.statistics["images"], sum(report.statistics["errors"].values())
+        print(f"{counted(images, 'image')}, {counted(errors, 'error')}: {arguments.to} ({size(len(page))})")
     return 0
 
 

@@ -208,7 +208,7 @@ def _on_face(place: Place) -> Place:
 
 
 def draw_figure(names: Sequence[str], links: Sequence[Sequence[int]], values: Sequence[float | None]) -> Markup:
-    """The figure as SVG. values: by keypoint, 0 (drawn in the colour of warnings) to 1; None is left out.
+    """The figure as SVG. values: by keypoint, 0 (orange) to 1 (the accent of the page); None is left out.
 
     Names and values are in tooltips.
     """
@@ -223,8 +223,8 @@ def draw_figure(names: Sequence[str], links: Sequence[Sequence[int]], values: Se
         if value is None:
             continue
         share = 100 * min(1.0, max(0.0, value))
-        fill = f"color-mix(in oklab, var(--accent) {share:.0f}%, var(--warn))"
-        radius = 2.6 if x <= 120 else 1.4 if y > 120 else 0.95
+        fill = f"color-mix(in oklab, var(--accent) {share:.0f}%, var(--low))"
+        radius = 2.6 if x <= 120 else 1.5 if y > 120 else 1.1
         title = f"{escape(names[number])}: {value:.2f}"
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" style="fill:{fill}"><title>{title}</title></circle>'

@@ -135,8 +135,8 @@ class ClassStatistics(TaskStatistics):
         spreads = {"confidence": (self.confidence, 3), "5 % quantile inside a photo": (self.low, 3)}
         return [
             unit_histogram("Confidence of photos", self.confidence, summary),
-            Bars("Confidence by class, least first", ("class", "mean over photos"), rows),
             spread_table("Spread over photos", spreads),
+            Bars("Confidence by class, least first", ("class", "mean over photos"), rows),
         ]
 
     def _heat(self, present: list[Result]) -> HeatTable:

@@ -122,7 +122,7 @@ def test_throughput_is_that_of_modification_times_or_says_that_it_cannot_be_told
     found = throughput(output, units)
     assert found.start.timestamp() == 1_700_000_000 and (found.end - found.start).total_seconds() == 240
     assert {step: images for step, images in enumerate(found.images) if images} == {0: 10, 6: 20, 23: 10}
-    assert throughput(output, units[:3]).note.startswith("Cannot be told: 3 files")
+    assert throughput(output, units[:3]).note.startswith("Cannot be told from 3 files")
 
 
 def test_files_of_something_else_are_left_out(output, tmp_path):

@@ -275,8 +275,8 @@
     for (const layer of only ? [only] : data.layers) {
       if (!layer.there[row]) continue;
       if (layer.confidence && layer.confidence[row] !== null) fact(`${layer.name}: ${layer.confidenceName}`, shown(layer.confidence[row], 3));
-      for (const measure of layer.measures) if (measure.values[row] !== null) fact(`${layer.name}: ${measure.name}`, shown(measure.values[row], measure.digits));
-      if (layer.classes) fact(layer.name, classesOf(layer, row));
+      for (const measure of layer.measures) if (measure.values[row] !== null && !(layer.classes && measure.name === "classes")) fact(`${layer.name}: ${measure.name}`, shown(measure.values[row], measure.digits));
+      if (layer.classes) fact(`${layer.name}: classes`, classesOf(layer, row));
     }
     const position = found.indexOf(row);
     byId("previous").disabled = position <= 0;
