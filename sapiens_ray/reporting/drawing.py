@@ -8,9 +8,9 @@ picture in `visualizations/` is shown as it is.
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ from sapiens_ray.units import Row, UnitName
 
 SIDE = 320  # pixels of a thumbnail
 READ_LOCAL, READ_REMOTE = 8 << 30, 1 << 30  # bytes of labels that are read for thumbnails, at most
+THREADS_REMOTE = 8  # photos are fetched one by one
 GREY = 128  # in place of a photo that is gone
 SETTINGS = Visualize(style="lite", max_side=SIDE)
 UNSAFE = ("crashed", "timeout", "out_of_memory", "too_large")  # photos of these error rows are not decoded again
@@ -82,9 +83,17 @@ class Drawer:
 
         rows: with `shard`, `index`, `uri`, `width`, `height`, `error_kind` and `visualization`."""
         self.photos.fetch_members((row["uri"], row["index"]) for row in rows if row["width"])
-        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="draw") as pool:
+        threads = max(os.cpu_count() or 1, THREADS_REMOTE if self.folder.remote else 1)
+        drawn: deque[tuple[int, Future[Thumbnail]]] = deque()
+        with ThreadPoolExecutor(threads, thread_name_prefix="draw") as pool:
             for places, labels in self._labels(rows):
-                yield from zip(places, pool.map(self._one, (rows[place] for place in places), labels), strict=True)
+                for place, cells in zip(places, labels, strict=True):
+                    drawn.append((place, pool.submit(self._one, rows[place], cells)))
+                while len(drawn) > 2 * threads:  # more would only fill the memory
+                    place, thumbnail = drawn.popleft()
+                    yield place, thumbnail.result()
+            for place, thumbnail in drawn:
+                yield place, thumbnail.result()
 
     def _labels(self, rows: Sequence[Row]) -> Iterator[tuple[list[int], list[Row]]]:
         """The cells of the rows, those of one row group of one file at a time."""

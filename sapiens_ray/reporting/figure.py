@@ -113,9 +113,9 @@ def _of_68(names: Sequence[str]) -> dict[int, Place]:
         *_curve((-0.68, -0.42), (-0.42, -0.68), (-0.14, -0.46), 5),
         *_curve((0.14, -0.46), (0.42, -0.68), (0.68, -0.42), 5),
     ]
-    nose = [*((0.0, -0.3 + 0.14 * k) for k in range(4)), *_curve((-0.16, 0.24), (0.0, 0.34), (0.16, 0.24), 5)]
+    nose = [*((0.0, -0.3 + 0.14 * k) for k in range(4)), *_curve((-0.18, 0.24), (0.0, 0.34), (0.18, 0.24), 5)]
     eyes = [place for x in (-0.4, 0.4) for place in _ring((x, -0.2), 0.17, 0.08, 6)]
-    lips = [*_ring((0, 0.53), 0.32, 0.15, 12), *_ring((0, 0.53), 0.24, 0.06, 8)]
+    lips = [*_ring((0, 0.6), 0.36, 0.15, 12), *_ring((0, 0.6), 0.26, 0.05, 8)]
     all_places = [*jaw, *brows, *nose, *eyes, *lips]
     return {first + k: _on_face(place) for k, place in enumerate(all_places) if first + k < len(names)}
 
@@ -230,7 +230,7 @@ def draw_figure(names: Sequence[str], links: Sequence[Sequence[int]], values: Se
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" style="fill:{fill}"><title>{title}</title></circle>'
         )
     enlarged = any(x > 120 for x, _ in at.values())
-    outlines = [(60, 19, 14, 19)] + ([(*FACE_AT, 0.9 * FACE_SIZE, 1.02 * FACE_SIZE)] if enlarged else [])
+    outlines = [(60, 16, 14, 16)] + ([(*FACE_AT, 0.9 * FACE_SIZE, 1.02 * FACE_SIZE)] if enlarged else [])
     ellipse = '<ellipse class="outline" cx="{}" cy="{}" rx="{:.1f}" ry="{:.1f}"/>'
     heads = "".join(ellipse.format(*outline) for outline in outlines)
     box = "0 0 310 224" if enlarged else "-95 0 310 224"
