@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from sapiens_ray.cli.answers import print_json
-from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, folder_of, storage_arguments
+from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, folder_of, storage_arguments, where_argument
 from sapiens_ray.cli.console import is_live, size, tell
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ EXAMPLES = """\
 examples:
   sapiens-ray report runs/demo
   sapiens-ray report runs/demo --to demo.html --thumbnails 1000
+  sapiens-ray report runs/demo --where "seg_confidence < 0.6"
   sapiens-ray report s3://bucket/labels --to labels.html --json > labels.json
 """
 QUIET_S, EVERY_S = 2.0, 10.0  # before the first line of progress; between lines in a pipe
@@ -40,6 +41,7 @@ def add_report(commands: Subparsers[argparse.ArgumentParser]) -> None:
     report.add_argument(
         "--seed", type=_count, default=0, metavar="S", help="another seed draws other samples; default: 0"
     )
+    where_argument(report)
     add_json(report, "print the statistics as one JSON object, also for an error")
     add_quiet(report, "print nothing but errors and the path of the page")
     storage_arguments(report)
@@ -54,6 +56,8 @@ def _count(text: str) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from sapiens_ray.errors import OutputError
+    from sapiens_ray.output.reading import chosen_rows
+    from sapiens_ray.output.summary import counted
     from sapiens_ray.reporting import ReportOptions, make_report
     from sapiens_ray.storage import translate_errors
 
@@ -61,7 +65,7 @@ def _report(arguments: argparse.Namespace) -> int:
     target, name = _target(arguments)
     options = ReportOptions(arguments.thumbnails, seed=arguments.seed)
     with _Progress(arguments.quiet) as progress, translate_errors(OutputError, f"cannot read {arguments.output}"):
-        report = make_report(source, options, progress.update)
+        report = make_report(chosen_rows(source, arguments.where), options, progress.update)
     page = report.html.encode("utf-8", "backslashreplace")
     with translate_errors(OutputError, f"--to {arguments.to}: cannot be written"):
         target.write(name, page)
@@ -70,8 +74,8 @@ def _report(arguments: argparse.Namespace) -> int:
     elif arguments.quiet:
         print(arguments.to)
     else:
-        errors = sum(report.statistics["errors"].values())
-        print(f"{report.statistics['images']} images, {errors} errors: {arguments.to} ({size(len(page))})")
+        images, errors = report.statistics["images"], sum(report.statistics["errors"].values())
+        print(f"{counted(images, 'image')}, {counted(errors, 'error')}: {arguments.to} ({size(len(page))})")
     return 0
 
 

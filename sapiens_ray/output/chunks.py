@@ -1,13 +1,9 @@
-"""All rows of an output as tables of a few columns, file after file, in bounded memory.
-
-What follows the rows, such as statistics, only iterates over tables: another filter of rows is a function that takes
-and returns a table (`Keep`).
-"""
+"""All rows of an output as tables of a few columns, file after file, in bounded memory."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
@@ -17,23 +13,21 @@ from sapiens_ray.output.done import list_units
 from sapiens_ray.output.layout import data_file
 from sapiens_ray.output.where import where_of
 from sapiens_ray.storage import Folder
-from sapiens_ray.storage.parquet import open_parquet
+from sapiens_ray.storage.parquet import batches_of_groups, open_parquet, read_groups
 from sapiens_ray.units import UnitName
 
 Fields = tuple[str, ...]  # of the structs in a column of lists; empty for the whole column
 Columns = Mapping[str, Fields]
-Keep = Callable[[pa.Table], pa.Table]  # every table has the columns `shard` and `index`, which identify a row
 
 ROWS_AT_A_TIME = 16_384
 AHEAD_LOCAL, AHEAD_REMOTE = 2, 16  # files that are read before their turn
 
 
-def read_chunks(folder: Folder, columns: Columns, keep: Keep | None = None) -> Iterator[pa.Table]:
-    """All rows in order, each once, as tables of at most 16,384 rows; of a `ChosenRows` those that meet its condition.
-    Columns that a file lacks are not in its tables.
+def read_chunks(folder: Folder, columns: Columns) -> Iterator[pa.Table]:
+    """All rows in order, each once, as tables of at most 16,384 rows (or one row group), without the columns that their
+    file lacks; of a `ChosenRows` those that meet its condition.
 
-    A run may merge files meanwhile: then the new listing is continued after the last row. keep: which rows of a table
-    to keep. Raises FileNotFoundError if files go on vanishing.
+    columns: with `index`. A run may merge files meanwhile: then the new listing is continued after the last row. Raises FileNotFoundError if files go on vanishing.
     """
     where = where_of(folder)
     if where is not None:
@@ -42,8 +36,7 @@ def read_chunks(folder: Folder, columns: Columns, keep: Keep | None = None) -> I
     for attempt in range(10):
         try:
             for table in _unread(folder, columns, reached):
-                chosen = table if where is None else table.filter(pa.array(where.mask(table)))
-                yield chosen if keep is None else keep(chosen)
+                yield table if where is None else table.filter(pa.array(where.mask(table)))
             return
         except FileNotFoundError:
             if attempt == 9:
@@ -93,8 +86,9 @@ def _tables(folder: Folder, unit: UnitName, columns: Columns) -> list[pa.Table]:
 def _stream(folder: Folder, unit: UnitName, columns: Columns) -> Iterator[pa.Table]:
     with folder.open(data_file(unit)) as stream, open_parquet(stream) as file:
         leaves = leaves_of(file.schema, columns)
-        for batch in file.iter_batches(batch_size=ROWS_AT_A_TIME, columns=leaves, use_threads=False):
-            yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
+        for groups in batches_of_groups(file.metadata, ROWS_AT_A_TIME):
+            table = read_groups(folder, data_file(unit), file, groups, leaves)
+            yield table.replace_schema_metadata(None)
 
 
 def leaves_of(schema: pq.ParquetSchema, columns: Columns) -> list[str]:

@@ -6,7 +6,7 @@ from functools import cache
 from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from sapiens_ray.pages.blocks import Cell, Page, Rgb, Text
 
@@ -37,7 +37,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"rgb": rgb, "cell": cell, "percent": percent}
+    environment.filters |= {"rgb": rgb, "cell": cell, "percent": percent, "breakable": breakable}
     return environment
 
 
@@ -53,6 +53,11 @@ def cell(value: Cell) -> Text:
     if value is None:
         return Text("–")  # noqa: RUF001
     return Text(f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value)
+
+
+def breakable(name: str) -> Markup:
+    """A name that may be broken behind its underscores."""
+    return Markup(escape(name).replace("_", Markup("_<wbr>")))
 
 
 def percent(share: float) -> str:

@@ -7,7 +7,7 @@ import base64
 import cv2
 import numpy as np
 
-QUALITY = 72  # of WebP: 5 to 12 kB for 320 pixels
+QUALITY = 60  # of WebP: 5 to 15 kB for 320 pixels
 
 
 def fitted(picture: np.ndarray, side: int) -> np.ndarray:

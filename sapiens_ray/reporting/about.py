@@ -12,6 +12,7 @@ from typing import Any
 from sapiens_ray.errors import OutputError
 from sapiens_ray.output.layout import DATA, SUMMARY_FILE
 from sapiens_ray.output.record import Record, read_record
+from sapiens_ray.output.summary import counted
 from sapiens_ray.storage import Folder
 from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.units import UnitName
@@ -132,9 +133,8 @@ def throughput(folder: Folder, units: Sequence[UnitName]) -> Throughput:
     times = folder.modified(DATA)
     known = sorted((times[unit.file], unit.stop - unit.start) for unit in units if unit.file in times)
     if len(known) < LEAST_FILES:
-        return Throughput(
-            None, None, [], f"Cannot be told: {len(known)} files of labels have a time, {LEAST_FILES} are needed."
-        )
+        note = f"Cannot be told from {counted(len(known), 'file')} of labels with a time; {LEAST_FILES} are needed."
+        return Throughput(None, None, [], note)
     first, last = known[0][0], known[-1][0]
     if last - first < 1:
         note = "Cannot be told: all files were written within a second, or were copied."

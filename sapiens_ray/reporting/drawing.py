@@ -8,9 +8,9 @@ picture in `visualizations/` is shown as it is.
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +19,14 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from sapiens_ray.imaging import images
+from sapiens_ray.output.chunks import leaves_of
 from sapiens_ray.output.done import list_units
 from sapiens_ray.output.layout import data_file
 from sapiens_ray.output.record import Record
 from sapiens_ray.pages import data_uri, fitted
 from sapiens_ray.reporting.photos import Photos
 from sapiens_ray.storage import Folder
-from sapiens_ray.storage.parquet import open_parquet
+from sapiens_ray.storage.parquet import open_parquet, read_groups
 from sapiens_ray.tasks import TASKS, AnyTask, make_task
 from sapiens_ray.tasks.foreground import Mask
 from sapiens_ray.tasks.sections import Visualize
@@ -33,6 +34,7 @@ from sapiens_ray.units import Row, UnitName
 
 SIDE = 320  # pixels of a thumbnail
 READ_LOCAL, READ_REMOTE = 8 << 30, 1 << 30  # bytes of labels that are read for thumbnails, at most
+THREADS_REMOTE = 8  # photos are fetched one by one
 GREY = 128  # in place of a photo that is gone
 SETTINGS = Visualize(style="lite", max_side=SIDE)
 UNSAFE = ("crashed", "timeout", "out_of_memory", "too_large")  # photos of these error rows are not decoded again
@@ -81,9 +83,17 @@ class Drawer:
 
         rows: with `shard`, `index`, `uri`, `width`, `height`, `error_kind` and `visualization`."""
         self.photos.fetch_members((row["uri"], row["index"]) for row in rows if row["width"])
-        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="draw") as pool:
+        threads = max(os.cpu_count() or 1, THREADS_REMOTE if self.folder.remote else 1)
+        drawn: deque[tuple[int, Future[Thumbnail]]] = deque()
+        with ThreadPoolExecutor(threads, thread_name_prefix="draw") as pool:
             for places, labels in self._labels(rows):
-                yield from zip(places, pool.map(self._one, (rows[place] for place in places), labels), strict=True)
+                for place, cells in zip(places, labels, strict=True):
+                    drawn.append((place, pool.submit(self._one, rows[place], cells)))
+                while len(drawn) > 2 * threads:  # more would only fill the memory
+                    place, thumbnail = drawn.popleft()
+                    yield place, thumbnail.result()
+            for place, thumbnail in drawn:
+                yield place, thumbnail.result()
 
     def _labels(self, rows: Sequence[Row]) -> Iterator[tuple[list[int], list[Row]]]:
         """The cells of the rows, those of one row group of one file at a time."""
@@ -103,7 +113,8 @@ class Drawer:
                     for group, members in by_group.items():
                         columns, cost = _affordable(file, group, self.columns, left)
                         left -= cost
-                        table = file.read_row_group(group, columns=columns, use_threads=False)
+                        leaves = leaves_of(file.schema, dict.fromkeys(columns, ()))
+                        table = read_groups(self.folder, data_file(unit), file, [group], leaves)
                         yield [place for place, _ in members], [table.slice(at, 1).to_pylist()[0] for _, at in members]
             except FileNotFoundError:  # merged meanwhile: the statistics are complete, these pictures are missing
                 yield places, [{} for _ in places]

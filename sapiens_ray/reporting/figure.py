@@ -113,9 +113,9 @@ def _of_68(names: Sequence[str]) -> dict[int, Place]:
         *_curve((-0.68, -0.42), (-0.42, -0.68), (-0.14, -0.46), 5),
         *_curve((0.14, -0.46), (0.42, -0.68), (0.68, -0.42), 5),
     ]
-    nose = [*((0.0, -0.3 + 0.14 * k) for k in range(4)), *_curve((-0.16, 0.24), (0.0, 0.34), (0.16, 0.24), 5)]
+    nose = [*((0.0, -0.3 + 0.14 * k) for k in range(4)), *_curve((-0.18, 0.24), (0.0, 0.34), (0.18, 0.24), 5)]
     eyes = [place for x in (-0.4, 0.4) for place in _ring((x, -0.2), 0.17, 0.08, 6)]
-    lips = [*_ring((0, 0.53), 0.32, 0.15, 12), *_ring((0, 0.53), 0.24, 0.06, 8)]
+    lips = [*_ring((0, 0.6), 0.36, 0.15, 12), *_ring((0, 0.6), 0.26, 0.05, 8)]
     all_places = [*jaw, *brows, *nose, *eyes, *lips]
     return {first + k: _on_face(place) for k, place in enumerate(all_places) if first + k < len(names)}
 
@@ -175,7 +175,8 @@ def _row(feature: str, count: int) -> list[Place]:
             return _curve(*curve, count + 2)[1:-1]
         return _curve(*curve, count)
     if feature in RINGS:
-        return [*_ring(EYE, RINGS[feature], RINGS[feature], count - 1), EYE]
+        centre = (EYE[0], EYE[1] - (0.02 if feature == "iris" else 0))  # that of the pupil would cover that of the iris
+        return [*_ring(EYE, RINGS[feature], RINGS[feature], count - 1), centre]
     if feature == "ear":  # a spiral from the top inwards
         turns = [(2.6 * math.pi * k / max(1, count - 1), 1 - 0.7 * k / max(1, count - 1)) for k in range(count)]
         return [(EAR[0] + 0.13 * r * math.sin(a), EAR[1] - 0.34 * r * math.cos(a)) for a, r in turns]
@@ -207,7 +208,7 @@ def _on_face(place: Place) -> Place:
 
 
 def draw_figure(names: Sequence[str], links: Sequence[Sequence[int]], values: Sequence[float | None]) -> Markup:
-    """The figure as SVG. values: by keypoint, 0 (drawn in the colour of warnings) to 1; None is left out.
+    """The figure as SVG. values: by keypoint, 0 (orange) to 1 (the accent of the page); None is left out.
 
     Names and values are in tooltips.
     """
@@ -222,16 +223,18 @@ def draw_figure(names: Sequence[str], links: Sequence[Sequence[int]], values: Se
         if value is None:
             continue
         share = 100 * min(1.0, max(0.0, value))
-        fill = f"color-mix(in oklab, var(--accent) {share:.0f}%, var(--warn))"
-        radius = 2.6 if x <= 120 else 1.4 if y > 120 else 0.95
+        fill = f"color-mix(in oklab, var(--accent) {share:.0f}%, var(--low))"
+        radius = 2.6 if x <= 120 else 1.5 if y > 120 else 1.1
         title = f"{escape(names[number])}: {value:.2f}"
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" style="fill:{fill}"><title>{title}</title></circle>'
         )
     enlarged = any(x > 120 for x, _ in at.values())
+    outlines = [(60, 16, 14, 16)] + ([(*FACE_AT, 0.9 * FACE_SIZE, 1.02 * FACE_SIZE)] if enlarged else [])
+    ellipse = '<ellipse class="outline" cx="{}" cy="{}" rx="{:.1f}" ry="{:.1f}"/>'
+    heads = "".join(ellipse.format(*outline) for outline in outlines)
     box = "0 0 310 224" if enlarged else "-95 0 310 224"
     side = f'<text x="{5 if enlarged else -20}" y="220">right of the person</text>'
     side += f'<text x="{82 if enlarged else 90}" y="220">left</text>'
-    return Markup(
-        f'<svg viewBox="{box}" role="img" aria-label="Mean score of every keypoint">{"".join(parts)}{side}</svg>'
-    )
+    label = 'role="img" aria-label="Mean score of every keypoint"'
+    return Markup(f'<svg viewBox="{box}" {label}>{heads}{"".join(parts)}{side}</svg>')

@@ -49,7 +49,7 @@ def build_page(
         facts=facts,
         sections=sections,
         gallery=build_gallery(statistics, shown, pictures) if shown else None,
-        footer=f"Made by sapiens-ray {__version__} from {about.output}. This file needs and loads nothing else.",
+        footer=f"Made by sapiens-ray {__version__} from {about.output}. This file loads nothing from elsewhere.",
         warnings=_warnings(state),
     )
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sapiens_ray.output.chunks import Keep, read_chunks
+from sapiens_ray.output.chunks import read_chunks
 from sapiens_ray.output.done import list_units
 from sapiens_ray.output.reading import labels_of
+from sapiens_ray.output.where import where_of
 from sapiens_ray.pages import render_page
 from sapiens_ray.pages.gallery import MOST_ROWS
 from sapiens_ray.planning.status import output_status
@@ -25,16 +26,11 @@ Tell = Callable[[str, int, int | None], None]  # what is being done, how much of
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """thumbnails: images that get a thumbnail, at most. rows: images in the gallery, at most. seed: of the samples.
-
-    keep: which rows of a table to count and show; None for all. chosen: the same in words, for the page.
-    """
+    """thumbnails: images that get a thumbnail, at most. rows: images in the gallery, at most. seed: of the samples."""
 
     thumbnails: int = 300
     rows: int = MOST_ROWS
     seed: int = 0
-    keep: Keep | None = None
-    chosen: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ def make_report(
 ) -> Report:
     """Read an output and make its report. Memory does not grow with the number of rows.
 
-    tell: called again and again with what is being done. Raises OutputError if the folder holds no labels.
+    folder: of a `ChosenRows`, only those rows are counted and shown. tell: called again and again with what is being done. Raises OutputError if the folder holds no labels.
     """
     options = options or ReportOptions()
     about = About.of(folder)
@@ -58,8 +54,9 @@ def make_report(
     state = output_status(folder)
     units = list_units(folder)
     statistics = Statistics(labels, ShownRows(options.rows, options.seed))
-    total = None if options.keep else int(state["images"])
-    tables = read_chunks(folder, statistics.columns, options.keep)
+    where = where_of(folder)
+    total = int(state["images"]) if where is None else None
+    tables = read_chunks(folder, statistics.columns)
     statistics.add_all(tables, lambda rows: tell("rows", rows, total))
     shown = statistics.shown.finish()
     pictures = _thumbnails(folder, about, shown, options, tell)
@@ -72,7 +69,7 @@ def make_report(
         "throughput": written.result(),
         **statistics.result(),
     }
-    page = build_page(about, state, statistics, shown, pictures, written, options.chosen)
+    page = build_page(about, state, statistics, shown, pictures, written, where.text if where else "")
     return Report(found, render_page(page))
 
 

@@ -59,9 +59,9 @@ class ClassStatistics(TaskStatistics):
         self.all_pixels += float(np.nansum(size))
         self.with_class += np.bincount(classes, minlength=count)
         self.pixels += np.bincount(classes, areas * size[rows], minlength=count)
-        present = np.zeros((table.num_rows, count), np.float32)  # whole numbers up to 2^24 are exact
+        present = np.zeros((table.num_rows, count), np.int64)  # floats would go to BLAS, whose threads wait for cores
         present[rows, classes] = 1
-        self.together += (present.T @ present).round().astype(np.int64)
+        self.together += present.T @ present
         self._add_class_confidence(table, classes)
         confidence = floats(table, f"{self.column}_confidence")
         self.confidence.add(confidence[good])
@@ -135,8 +135,8 @@ class ClassStatistics(TaskStatistics):
         spreads = {"confidence": (self.confidence, 3), "5 % quantile inside a photo": (self.low, 3)}
         return [
             unit_histogram("Confidence of photos", self.confidence, summary),
-            Bars("Confidence by class, least first", ("class", "mean over photos"), rows),
             spread_table("Spread over photos", spreads),
+            Bars("Confidence by class, least first", ("class", "mean over photos"), rows),
         ]
 
     def _heat(self, present: list[Result]) -> HeatTable:

@@ -31,7 +31,8 @@ SECTIONS = dict(SECTION.findall(DOCUMENTED))
 
 def test_every_command_is_documented():
     assert list(SECTIONS) == list(COMMANDS) == [
-        "run", "check", "status", "export", "evaluate", "checkpoints list", "checkpoints pull", "checkpoints inspect",
+        "run", "check", "preview", "status", "report", "query", "export", "evaluate",
+        "checkpoints list", "checkpoints pull", "checkpoints inspect",
         "convert", "schema",
     ]  # fmt: skip
 

@@ -244,16 +244,23 @@
     if (!large.open) large.showModal();
   }
 
-  function fact(name, text, swatch) {
-    const line = element("div"), value = element("dd");
-    if (swatch) {
-      const patch = element("i", "swatch");
-      patch.style.background = `rgb(${swatch.join(" ")})`;
-      value.append(patch);
-    }
-    value.append(text);
-    line.append(element("dt", "", name), value);
+  function fact(name, value) {
+    const line = element("div"), cell = element("dd");
+    cell.append(value);
+    line.append(element("dt", "", name), cell);
     byId("large-facts").append(line);
+  }
+
+  function classesOf(layer, row) {
+    const list = element("span", "classes");
+    layer.classes.forEach((name, number) => {
+      if (!hasClass(layer.masks[row], number)) return;
+      const item = element("span"), patch = element("i", "swatch");
+      patch.style.background = `rgb(${layer.colours[number].join(" ")})`;
+      item.append(patch, name);
+      list.append(item);
+    });
+    return list;
   }
 
   function drawLarge() {
@@ -268,13 +275,8 @@
     for (const layer of only ? [only] : data.layers) {
       if (!layer.there[row]) continue;
       if (layer.confidence && layer.confidence[row] !== null) fact(`${layer.name}: ${layer.confidenceName}`, shown(layer.confidence[row], 3));
-      for (const measure of layer.measures) if (measure.values[row] !== null) fact(`${layer.name}: ${measure.name}`, shown(measure.values[row], measure.digits));
-      let first = true;
-      if (layer.classes) layer.classes.forEach((name, number) => {
-        if (!hasClass(layer.masks[row], number)) return;
-        fact(first ? `${layer.name}: classes` : "", name, layer.colours[number]);
-        first = false;
-      });
+      for (const measure of layer.measures) if (measure.values[row] !== null && !(layer.classes && measure.name === "classes")) fact(`${layer.name}: ${measure.name}`, shown(measure.values[row], measure.digits));
+      if (layer.classes) fact(`${layer.name}: classes`, classesOf(layer, row));
     }
     const position = found.indexOf(row);
     byId("previous").disabled = position <= 0;
