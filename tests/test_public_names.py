@@ -26,7 +26,7 @@ def test_public_names():
         "on_ray_ready", "on_wait", "on_start",
     ]  # fmt: skip
     assert list(inspect.signature(sr.read_labels).parameters) == [
-        "output", "engine", "columns", "decode", "size", "storage_options",
+        "output", "engine", "columns", "decode", "size", "where", "storage_options",
     ]  # fmt: skip
     assert list(inspect.signature(sr.Labeler).parameters) == [
         "task", "checkpoint", "tasks", "device", "batch_size", "max_pixels", "unit_size", "options",

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   sapiens-ray query runs/demo "seg_confidence < 0.6 and len(persons) > 0"
-  sapiens-ray query runs/demo "error_kind is null" --order-by seg_confidence --limit 10
+  sapiens-ray query runs/demo true --order-by seg_confidence --limit 10
   sapiens-ray query runs/demo "error_kind = 'timeout'" --to again.csv
-  sapiens-ray query s3://bucket/labels "list_contains(seg_classes, 21)" --to faces.parquet --columns width,height
+  sapiens-ray query s3://bucket/labels "len(persons) = 1" --to alone.parquet
 """
 SHOWN = 20  # rows, unless --limit says otherwise
 CELL = 40  # columns of a cell, at most

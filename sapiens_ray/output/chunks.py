@@ -27,7 +27,8 @@ def read_chunks(folder: Folder, columns: Columns) -> Iterator[pa.Table]:
     """All rows in order, each once, as tables of at most 16,384 rows (or one row group), without the columns that their
     file lacks; of a `ChosenRows` those that meet its condition.
 
-    columns: with `index`. A run may merge files meanwhile: then the new listing is continued after the last row. Raises FileNotFoundError if files go on vanishing.
+    columns: `index` and others. A run may merge files meanwhile: then the new listing is continued after the last row.
+    Raises FileNotFoundError if files go on vanishing.
     """
     where = where_of(folder)
     if where is not None:

@@ -46,7 +46,8 @@ def make_report(
 ) -> Report:
     """Read an output and make its report. Memory does not grow with the number of rows.
 
-    folder: of a `ChosenRows`, only those rows are counted and shown. tell: called again and again with what is being done. Raises OutputError if the folder holds no labels.
+    folder: of a `ChosenRows`, only those rows are counted and shown. tell: called again and again with what is being
+    done. Raises OutputError if the folder holds no labels.
     """
     options = options or ReportOptions()
     about = About.of(folder)

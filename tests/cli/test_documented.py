@@ -25,7 +25,7 @@ def parsers(parser: argparse.ArgumentParser, name: str = "") -> dict[str, argpar
 
 # `export` has its options only if it is given.
 COMMANDS = parsers(_parser([])) | {"export": parsers(_parser(["export"]))["export"]}
-SECTION = re.compile(r"^## ([a-z][a-z ]*[a-z])(?: [A-Z]+(?: …)?)?\n(.*?)(?=^## |\Z)", re.M | re.S)
+SECTION = re.compile(r"^## ([a-z][a-z ]*[a-z])(?: [A-Z]+)*(?: …)?\n(.*?)(?=^## |\Z)", re.M | re.S)
 SECTIONS = dict(SECTION.findall(DOCUMENTED))
 
 
