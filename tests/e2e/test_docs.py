@@ -53,7 +53,7 @@ sapiens-ray check configs/demo.yaml --address {head}
 def test_the_readme_works_after_the_demo(demo, user):
     checkout, _ = demo
     blocks = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 8, "a block was added or lost its language"
+    assert len(blocks) == 9, "a block was added or lost its language"
     docs = (ROOT / "docs" / "cluster.md").read_text()
     nodes, *_ = re.findall(r"```bash\n(.*?)```", docs, re.DOTALL)
     recipe, stop, rest = blocks[1][1].partition("ray stop")
@@ -68,8 +68,11 @@ def test_the_readme_works_after_the_demo(demo, user):
     assert printed[2].split("\n")[:2] == ["astronaut.jpg (512, 512)", "(512, 512) (512, 512, 3)"]
     assert "grace_hopper.jpg" in printed[4]
     assert "(512, 512)" in printed[5]
-    assert "(512, 512)" in printed[6] and "1 person, 17 keypoints" in printed[6]
-    assert "pose308-1b" in printed[7] and "as it is, cast" in printed[7] and "seg_random_bfloat16.pt2" in printed[7]
+    assert printed[6].splitlines()[:3] == ["5 images", "look/preview.png", "look/preview.html"]
+    assert "5 images, 0 errors: report.html" in printed[6]
+    assert printed[6].splitlines()[-2:] == ["5 images", "doubtful.csv"], "random models are never sure"
+    assert "(512, 512)" in printed[7] and "1 person, 17 keypoints" in printed[7]
+    assert "pose308-1b" in printed[8] and "as it is, cast" in printed[8] and "seg_random_bfloat16.pt2" in printed[8]
     assert (checkout / "runs" / "lite" / "seg" / "crops" / "hopper_face_seg.npy").exists()
     exported = ("lite/persons/astronaut.json", "lite/depth/crops/hopper_face.npy", "coco/persons.json", "coco/seg.json")
     for written in (*exported, "masks/seg/grace_hopper.png"):
@@ -112,7 +115,7 @@ def test_readme_blocks_name_what_they_need_beyond_the_install():
             if not sources & installed:
                 needed.append(module)
                 assert sources & named, f"{code}\nneeds `pip install {module}` in the text before it: {before!r}"
-    assert needed == ["duckdb", "datasets", "datasets"]
+    assert needed == ["datasets", "datasets"]
 
 
 def imported_modules(code: str) -> set[str]:
