@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sapiens_ray.cli import report
+from sapiens_ray.cli import plan
 from sapiens_ray.execution.cluster import Cluster, Node
 from sapiens_ray.models import catalogue, conversion
 from sapiens_ray.models.inspection import inspect
@@ -28,7 +28,7 @@ def eighty(monkeypatch):
 def machine(monkeypatch):
     """A machine of two CPUs."""
     two = Cluster.of([Node(2.0)], "this machine")
-    monkeypatch.setattr(report, "this_machine", lambda: two)
+    monkeypatch.setattr(plan, "this_machine", lambda: two)
 
 
 def answer(done: Finished) -> object:
@@ -182,7 +182,7 @@ def test_an_error_that_nobody_expected_is_told_as_well(command, monkeypatch, wri
     def broken(job, subset, download):
         raise ZeroDivisionError("by accident")
 
-    monkeypatch.setattr(report, "prepare_job", broken)
+    monkeypatch.setattr(plan, "prepare_job", broken)
     out: list[str] = []
     monkeypatch.setattr("sapiens_ray.cli.commands.print", lambda line, **_: out.append(line), raising=False)
     with pytest.raises(ZeroDivisionError):
