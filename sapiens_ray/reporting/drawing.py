@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 
+from sapiens_ray.engine.draw import overlay
 from sapiens_ray.imaging import images
 from sapiens_ray.output.chunks import leaves_of
 from sapiens_ray.output.done import list_units
@@ -29,14 +30,12 @@ from sapiens_ray.storage import Folder
 from sapiens_ray.storage.parquet import open_parquet, read_groups
 from sapiens_ray.tasks import TASKS, AnyTask, make_task
 from sapiens_ray.tasks.foreground import Mask
-from sapiens_ray.tasks.sections import Visualize
 from sapiens_ray.units import Row, UnitName
 
 SIDE = 320  # pixels of a thumbnail
 READ_LOCAL, READ_REMOTE = 8 << 30, 1 << 30  # bytes of labels that are read for thumbnails, at most
 THREADS_REMOTE = 8  # photos are fetched one by one
 GREY = 128  # in place of a photo that is gone
-SETTINGS = Visualize(style="lite", max_side=SIDE)
 UNSAFE = ("crashed", "timeout", "out_of_memory", "too_large")  # photos of these error rows are not decoded again
 
 
@@ -198,20 +197,9 @@ def _affordable(file: pq.ParquetFile, group: int, columns: Sequence[str], left: 
 
 
 def _overlay(task: AnyTask, photo: np.ndarray, row: Mapping[str, Any]) -> np.ndarray | None:
-    """The labels of a task over the photo, h x w x 3 uint8 BGR; None if they are not there or cannot be drawn.
-
-    In style lite a picture is the photo, or the photo and panels of its size beside it: the first of those is taken.
-    """
-    needed = [*task.needs, *(field.name for field in task.fields)]
-    # What starts with an underscore was input of the task, such as boxes, and is not stored. Pictures do without.
-    if any(name not in row for name in needed if not name.startswith("_")) or row[task.column] is None:
+    """The labels of a task over the photo, h x w x 3 uint8 BGR; None if they are not there or cannot be drawn."""
+    # What starts with an underscore was input of the task, such as boxes, and is not stored. Pictures do without. Nor
+    # has an output of an earlier version all columns.
+    if any(row.get(name) is None for name in (*task.needs, task.column) if not name.startswith("_")):
         return None
-    try:
-        picture = task.draw(photo, dict(row), SETTINGS)
-    except Exception:
-        return None
-    if picture is None:
-        return None
-    width = photo.shape[1]
-    panels = picture.shape[1] // width if picture.shape[0] == photo.shape[0] and picture.shape[1] % width == 0 else 1
-    return picture[:, width : 2 * width] if panels > 1 else picture
+    return overlay(task, photo, dict(row))
