@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from sapiens_ray.storage import Folder
@@ -31,6 +31,12 @@ class Parser(argparse.ArgumentParser):
         if unknown and self._subparsers is None:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return known, unknown
+
+
+def with_examples(*lines: str) -> dict[str, Any]:
+    """Arguments of a parser whose help ends with examples, one per line."""
+    text = "\n".join(["examples:", *(f"  {line}" for line in lines)])
+    return {"epilog": text, "formatter_class": argparse.RawDescriptionHelpFormatter}
 
 
 def add_json(parser: argparse.ArgumentParser, text: str = "print one JSON object, also for an error") -> None:

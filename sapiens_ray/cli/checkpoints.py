@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sapiens_ray.cli.answers import print_json
-from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet
+from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, with_examples
 from sapiens_ray.cli.console import columns_of, size, wrap
 from sapiens_ray.cli.tables import Facts, print_columns
 from sapiens_ray.errors import CheckpointError
@@ -27,7 +27,10 @@ def add_commands(commands: Subparsers[argparse.ArgumentParser]) -> None:
     checkpoints = commands.add_parser("checkpoints", help="list, download or inspect checkpoints")
     actions = checkpoints.add_subparsers(title="actions", required=True, metavar="ACTION")
 
-    listing = actions.add_parser("list", help="list Meta's published checkpoints, and show which are on this machine")
+    listing = actions.add_parser(
+        "list", help="list Meta's published checkpoints, and show which are on this machine",
+        **with_examples("sapiens-ray checkpoints list", "sapiens-ray checkpoints list --mode bfloat16 --long"),
+    )  # fmt: skip
     listing.add_argument(
         "--mode",
         type=catalogue.file_mode,
@@ -38,7 +41,10 @@ def add_commands(commands: Subparsers[argparse.ArgumentParser]) -> None:
     add_json(listing, "print JSON: a list with one object per file")
     listing.set_defaults(command=_list)
 
-    pull = actions.add_parser("pull", help="download checkpoints from the Hugging Face hub")
+    pull = actions.add_parser(
+        "pull", help="download checkpoints from the Hugging Face hub",
+        **with_examples("sapiens-ray checkpoints pull seg-0.3b pose17-1b --to /data/checkpoints"),
+    )  # fmt: skip
     pull.add_argument("names", nargs="+", metavar="NAME", help="such as seg-1b")
     pull.add_argument(
         "--mode", type=catalogue.file_mode, choices=catalogue.MODES, default="torchscript",
@@ -52,12 +58,18 @@ def add_commands(commands: Subparsers[argparse.ArgumentParser]) -> None:
     add_quiet(pull, "print nothing but errors and the paths")
     pull.set_defaults(command=_pull)
 
-    inspect = actions.add_parser("inspect", help="show what a checkpoint file holds, and in which modes it runs here")
+    inspect = actions.add_parser(
+        "inspect", help="show what a checkpoint file holds, and in which modes it runs here",
+        **with_examples("sapiens-ray checkpoints inspect seg-0.3b", "sapiens-ray checkpoints inspect file.pth --json"),
+    )  # fmt: skip
     inspect.add_argument("file", metavar="FILE", help="a path, or a catalogue name whose file is on this machine")
     add_json(inspect)
     inspect.set_defaults(command=_inspect)
 
-    convert = commands.add_parser("convert", help="write a checkpoint in another file format, and verify it")
+    convert = commands.add_parser(
+        "convert", help="write a checkpoint in another file format, and verify it",
+        **with_examples("sapiens-ray convert model.pth --to safetensors"),
+    )  # fmt: skip
     convert.add_argument("file", type=Path, metavar="FILE", help="a checkpoint in any format")
     convert.add_argument(
         "--to", required=True, choices=["torchscript", "bfloat16", "safetensors"],

@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sapiens_ray.cli.answers import error_fields, error_message, print_json
-from sapiens_ray.cli.arguments import Parser, UsageError, add_json, add_quiet, at_least_one, overrides_argument
+from sapiens_ray.cli.arguments import (
+    Parser,
+    UsageError,
+    add_json,
+    add_quiet,
+    at_least_one,
+    overrides_argument,
+    with_examples,
+)
 from sapiens_ray.cli.console import is_live
 from sapiens_ray.cli.evaluate import add_evaluate
 from sapiens_ray.cli.export import add_export
@@ -115,7 +123,14 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sapiens-ray {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="label the images of a job; after a stop, run it again")
+    run = commands.add_parser(
+        "run", help="label the images of a job; after a stop, run it again",
+        **with_examples(
+            "sapiens-ray run job.yaml",
+            "sapiens-ray run job.yaml --sample 100 --set output.uri=/data/trial",
+            "sapiens-ray run job.yaml --retry-errors --json > events.jsonl",
+        ),
+    )  # fmt: skip
     _job_arguments(run)
     run.add_argument(
         "--redo-changed",
@@ -131,7 +146,10 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     add_quiet(run, "print nothing but errors and one line with the result; with --json only the last event")
     run.set_defaults(command=_run, answers_errors=True)
 
-    check = commands.add_parser("check", help="validate a job and show what it would do, without doing it")
+    check = commands.add_parser(
+        "check", help="validate a job and show what it would do, without doing it",
+        **with_examples("sapiens-ray check job.yaml", "sapiens-ray check job.yaml --load --json"),
+    )  # fmt: skip
     _job_arguments(check)
     check.add_argument("--load", action="store_true", help="also load each model and run it once")
     add_json(check)
@@ -149,7 +167,10 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
 
     add_commands(commands)
 
-    schema = commands.add_parser("schema", help="print the JSON schema of the job file, for editors")
+    schema = commands.add_parser(
+        "schema", help="print the JSON schema of the job file, for editors",
+        **with_examples("sapiens-ray schema > job.schema.json"),
+    )  # fmt: skip
     schema.set_defaults(command=_schema)
     return parser
 

@@ -8,7 +8,15 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from sapiens_ray.cli.answers import print_json
-from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, folder_of, storage_arguments, where_argument
+from sapiens_ray.cli.arguments import (
+    Subparsers,
+    add_json,
+    add_quiet,
+    folder_of,
+    storage_arguments,
+    where_argument,
+    with_examples,
+)
 from sapiens_ray.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -18,7 +26,14 @@ if TYPE_CHECKING:
 
 def add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) -> None:
     """Add the command to the parser. Its formats and options need imports, so they are added only if it was given."""
-    export = commands.add_parser("export", help="write labels in the format of other tools")
+    export = commands.add_parser(
+        "export", help="write labels in the format of other tools",
+        **with_examples(
+            "sapiens-ray export runs/demo --format coco --to runs/coco",
+            "sapiens-ray export runs/demo --format masks --to masks --where 'width > 640'",
+            "sapiens-ray export s3://bucket/labels --format lite --to /data/lite",
+        ),
+    )  # fmt: skip
     export.set_defaults(command=_export)
     if not is_given:
         return

@@ -7,7 +7,15 @@ import json
 from typing import TYPE_CHECKING
 
 from sapiens_ray.cli.answers import print_json
-from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, at_least_one, folder_of, storage_arguments
+from sapiens_ray.cli.arguments import (
+    Subparsers,
+    add_json,
+    add_quiet,
+    at_least_one,
+    folder_of,
+    storage_arguments,
+    with_examples,
+)
 from sapiens_ray.cli.console import tell
 from sapiens_ray.errors import ConfigError
 
@@ -19,7 +27,14 @@ if TYPE_CHECKING:
 
 def add_status(commands: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    status = commands.add_parser("status", help="show the progress of an output folder, from its files alone")
+    status = commands.add_parser(
+        "status", help="show the progress of an output folder, from its files alone",
+        **with_examples(
+            "sapiens-ray status runs/demo",
+            "sapiens-ray status runs/demo --errors --json > errors.jsonl",
+            "sapiens-ray status s3://bucket/labels --json",
+        ),
+    )  # fmt: skip
     status.add_argument("output", help="the output folder, local or a URL")
     status.add_argument(
         "--errors", action="store_true",

@@ -51,5 +51,9 @@ def test_help_fits_and_says_something(command, monkeypatch, capsys):
         _parser(command.split()).parse_args([*command.split(), "--help"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"usage: sapiens-ray {command}".rstrip()) and max(map(len, lines)) <= 80
+    if command:
+        examples = lines[lines.index("examples:") + 1 :]
+        commands = [line for line in examples if line.startswith("  s")]  # others continue one, or explain
+        assert commands and all(f"{line} ".startswith(f"  sapiens-ray {command} ") for line in commands)
     for parser in COMMANDS.values():
         assert all(action.help for action in parser._actions)
