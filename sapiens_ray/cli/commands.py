@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from sapiens_ray.cli.answers import error_fields, error_message, print_json
 from sapiens_ray.cli.arguments import Parser, UsageError, add_json, add_quiet, at_least_one, overrides_argument
+from sapiens_ray.cli.compare import add_compare
 from sapiens_ray.cli.console import is_live
 from sapiens_ray.cli.evaluate import add_evaluate
 from sapiens_ray.cli.export import add_export
@@ -142,6 +143,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     add_report(commands)
     add_export(commands, is_given="export" in arguments[:1])
     add_evaluate(commands)
+    add_compare(commands)
 
     from sapiens_ray.cli.checkpoints import add_commands
 
