@@ -110,9 +110,9 @@ def _print(found: Comparison, page: str) -> None:
         if most:
             table.add("", f"differ most: {most}")
     for column in found.statistics["tasks_only_in_a"]:
-        table.add(column, "not compared: no such task in B")
+        table.add(column, "not compared: B has no task of this name and kind")
     for column in found.statistics["tasks_only_in_b"]:
-        table.add(column, "not compared: no such task in A")
+        table.add(column, "not compared: A has no task of this name and kind")
     table.add_whole("page", page)
     table.print()
 

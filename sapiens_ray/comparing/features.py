@@ -99,12 +99,13 @@ class FeatureComparison(TaskComparison):
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """The cosine of the angle between two arrays, taken as vectors. 1 if both are 0, 0 if one is."""
+    """The cosine of the angle between two arrays, taken as vectors: 1, without rounding, if they are equal, and 0 if
+    one of them is 0."""
+    if np.array_equal(a, b):
+        return 1.0
     one, other = a.reshape(-1), b.reshape(-1)
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
-    if lengths == 0:
-        return float(not one.any() and not other.any())
-    return float(one @ other) / lengths
+    return float(one @ other) / lengths if lengths else 0.0
 
 
 def _shape(array: np.ndarray) -> str:

@@ -55,10 +55,8 @@ class Ids:
             rows += table.num_rows
             tell(f"rows of {name} listed", rows, None)
         if not parts:
-            nothing = np.empty(0, np.int32)
-            return cls(
-                pa.array([], pa.large_string()), nothing, nothing, nothing.astype(bool), pa.array([], pa.string())
-            )
+            none, nobody = np.empty(0, np.int32), pa.array([], pa.large_string())
+            return cls(nobody, none, none, none.astype(bool), nobody)
         whole = pa.concat_tables(parts).unify_dictionaries().combine_chunks()
         kinds = _array(whole["error_kind"])
         shards, indices = (whole[one].to_numpy() for one in ("shard", "index"))

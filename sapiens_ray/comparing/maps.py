@@ -156,7 +156,7 @@ class NormalComparison(MapComparison):
 
     def __init__(self, pair: TaskPair, mask: StoredClassMap | None) -> None:
         super().__init__(pair, mask)
-        self.counts = 0 * angle_counts(np.empty(0))
+        self.counts = angle_counts(np.empty(0))
         self.of_images = Spread()
 
     def compare(self, a: Row, b: Row) -> tuple[float, Any]:
@@ -165,11 +165,13 @@ class NormalComparison(MapComparison):
         if not counted.any():
             raise Incomparable("there is no foreground with normals")
         first, second = first[counted], second[counted]
-        counts = sum(angle_counts(angular_errors(first[part], second[part])) for part in steps_of(len(first)))
+        counts = 0 * self.counts
+        for part in steps_of(len(first)):
+            counts += angle_counts(angular_errors(first[part], second[part]))
         return float(counts[1] / counts[0]), counts
 
     def count(self, values: np.ndarray) -> None:
-        self.counts = self.counts + values
+        self.counts += values
         self.of_images.add(np.array([values[1] / values[0]]))
 
     def numbers(self) -> Result:

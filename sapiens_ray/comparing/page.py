@@ -69,14 +69,17 @@ def _about(
     for where, columns in (("A", paired.only_in_a), ("B", paired.only_in_b)):
         if columns:
             facts.append((f"tasks not compared, of {where}", ", ".join(columns)))
-    rows: list[list[Cell]] = [
+    agreement: list[list[Cell]] = [
         [task.pair.name, task.pair.a.kind, f"{task.identical:,} of {counts.compared:,}", task.headline()]
         for task in tasks
     ]
-    blocks: list[Block] = [Facts(facts), Table("Tasks", ["task", "kind", "byte for byte equal", "agreement"], rows)]
+    blocks: list[Block] = [
+        Facts(facts),
+        Table("Tasks", ["task", "kind", "byte for byte equal", "agreement"], agreement),
+    ]
     if settings:
         differing: list[list[Cell]] = [
-            [one.task or "job", one.setting, _value(one.a), _value(one.b)] for one in settings
+            [one.task or "job", one.setting, _value(one.setting, one.a), _value(one.setting, one.b)] for one in settings
         ]
         return [Table("Settings that differ", ["of", "setting", "A", "B"], differing), *blocks]
     if a.record and b.record:
@@ -85,8 +88,14 @@ def _about(
     return [Note(f"There is no job.yaml in {missing} that says with what it was made.", "aside"), *blocks]
 
 
-def _value(value: str | None) -> Cell:
-    return None if value is None else Text(value, code=True)
+def _value(setting: str, value: str | None) -> Cell:
+    """A value, of checksums the beginning and of paths the end, so that A and B fit beside each other."""
+    if value is None:
+        return None
+    short = value[:12] if setting.startswith("sha256") else value
+    if setting.startswith("checkpoint"):
+        short = "/".join(value.rstrip("/").split("/")[-2:])
+    return Text(short, value if short != value else "", code=True)
 
 
 def _errors(counts: Counts, failed: Sequence[FailedImage]) -> Table:

@@ -24,7 +24,8 @@ class TaskPair:
 
 @dataclass(frozen=True)
 class Paired:
-    """The tasks to compare. only_in_a, only_in_b: columns of tasks that are left out."""
+    """The tasks to compare. only_in_a, only_in_b: columns of tasks that the other output lacks, or has as another kind;
+    empty if the tasks were chosen."""
 
     pairs: list[TaskPair]
     only_in_a: list[str] = field(default_factory=list)
@@ -37,16 +38,16 @@ def pair_tasks(a: Sequence[StoredLabels], b: Sequence[StoredLabels], chosen: Seq
     Raises ConfigError for a wrong choice, or if nothing can be compared.
     """
     of_a, of_b = ({one.column: one for one in labels} for labels in (a, b))
-    pairs = [_chosen(text, of_a, of_b) for text in dict.fromkeys(chosen)]
-    if not chosen:
-        pairs = [TaskPair(one, of_b[name]) for name, one in of_a.items() if _same_kind(one, of_b.get(name))]
+    if chosen:
+        return Paired([_chosen(text, of_a, of_b) for text in dict.fromkeys(chosen)])
+    pairs = [TaskPair(one, of_b[name]) for name, one in of_a.items() if _same_kind(one, of_b.get(name))]
     if not pairs:
         raise ConfigError(
             f"A and B have no task of one column and kind: A has {_listed(of_a)}, B has {_listed(of_b)}; "
             "--task A_COLUMN:B_COLUMN compares columns of different names"
         )
-    used_a, used_b = {pair.a.column for pair in pairs}, {pair.b.column for pair in pairs}
-    return Paired(pairs, [name for name in of_a if name not in used_a], [name for name in of_b if name not in used_b])
+    used = {pair.name for pair in pairs}
+    return Paired(pairs, [name for name in of_a if name not in used], [name for name in of_b if name not in used])
 
 
 def _chosen(text: str, of_a: dict[str, StoredLabels], of_b: dict[str, StoredLabels]) -> TaskPair:

@@ -43,7 +43,7 @@ class PersonComparison(TaskComparison):
     a person in one output only counts as 1.
     """
 
-    difference_name: ClassVar[str] = "keypoint distance (share of the box's diagonal)"
+    difference_name: ClassVar[str] = "keypoint distance / box diagonal (1 for a person in one output only)"
     digits: ClassVar[int] = 4
 
     def __init__(self, pair: TaskPair) -> None:

@@ -146,7 +146,6 @@ class ClassComparison(TaskComparison):
             if one["pixels_in_a"] or one["pixels_in_b"]
         ]
         blocks.append(spread_table("Spread over images", spreads))
-        blocks.append(Table("Classes", ["class", "IoU", "pixels in A", "pixels in B"], rows, right=range(1, 4)))
         total = max(1, int(self.confusion.sum()))
         swaps: list[list[Cell]] = [
             [one["a"], one["b"], one["pixels"], percent(one["pixels"] / total)] for one in self._swaps()
@@ -154,6 +153,7 @@ class ClassComparison(TaskComparison):
         if swaps:
             caption = "Most frequent disagreements"
             blocks.append(Table(caption, ["class in A", "class in B", "pixels", "of all"], swaps, right=(2, 3)))
+        blocks.append(Table("Classes", ["class", "IoU", "pixels in A", "pixels in B"], rows, right=range(1, 4)))
         return blocks
 
 

@@ -17,7 +17,7 @@ from sapiens_ray.reporting.drawing import Drawer, Thumbnail
 from sapiens_ray.reporting.rows import BASE
 from sapiens_ray.storage import Folder
 
-ON_SHEET = 12  # images of a contact sheet
+ON_SHEET = 8  # images of a contact sheet
 SIDES = ("A", "B")
 
 
@@ -31,7 +31,7 @@ class Pairs:
     differences: Mapping[str, np.ndarray]
 
     def __len__(self) -> int:
-        return self.shards.shape[1]
+        return int(self.shards.shape[1])
 
     def most_different(self, task: str) -> list[int]:
         """The images that differ most in a task, at most ON_SHEET, none that is equal."""
@@ -105,7 +105,9 @@ def rows_at(folder: Folder, shards: np.ndarray, indices: np.ndarray) -> pa.Table
 
 
 def _keys(shards: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    return (shards.astype(np.int64) << 32) | indices
+    """One int64 per place of a row."""
+    found: np.ndarray = (shards.astype(np.int64) << 32) | indices
+    return found
 
 
 def sheets_of(shown: Shown, pairs: Pairs, tasks: Sequence[TaskComparison]) -> list[Sheet]:
