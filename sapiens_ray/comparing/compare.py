@@ -13,11 +13,12 @@ import numpy as np
 
 from sapiens_ray.comparing.cells import Cells
 from sapiens_ray.comparing.features import FeatureComparison
-from sapiens_ray.comparing.join import Ids, Joined, join
+from sapiens_ray.comparing.join import Joined, join
 from sapiens_ray.comparing.maps import DepthComparison, NormalComparison
 from sapiens_ray.comparing.page import build_page
 from sapiens_ray.comparing.pairing import TaskPair, pair_tasks
 from sapiens_ray.comparing.pose import PersonComparison
+from sapiens_ray.comparing.rows import Ids
 from sapiens_ray.comparing.seg import ClassComparison
 from sapiens_ray.comparing.settings import settings_that_differ
 from sapiens_ray.comparing.shown import Pairs, Shown, show

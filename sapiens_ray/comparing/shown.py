@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from sapiens_ray.comparing.rows import rows_at
 from sapiens_ray.comparing.tasks import TaskComparison
 from sapiens_ray.comparing.told import Tell
 from sapiens_ray.pages import Gallery, Layer, Measure, Picture, Sheet
 from sapiens_ray.reporting.about import About
-from sapiens_ray.reporting.chunks import read_chunks
 from sapiens_ray.reporting.drawing import Drawer, Thumbnail
-from sapiens_ray.reporting.rows import BASE
 from sapiens_ray.storage import Folder
 
 ON_SHEET = 8  # images of a contact sheet
@@ -86,28 +85,6 @@ def show(
         made.append(found)
     drawn = {place: Drawn(made[0][place], made[1][place]) for place in chosen}
     return Shown(places, rows, {place: one for place, one in drawn.items() if one.a.photo or one.a.labels})
-
-
-def rows_at(folder: Folder, shards: np.ndarray, indices: np.ndarray) -> pa.Table:
-    """The rows at these places, in their order, with the columns BASE."""
-    wanted = _keys(shards, indices)
-    order = np.argsort(wanted)
-
-    def keep(table: pa.Table) -> pa.Table:
-        return table.filter(pa.array(np.isin(_keys(table["shard"].to_numpy(), table["index"].to_numpy()), wanted)))
-
-    table = pa.concat_tables(read_chunks(folder, dict.fromkeys(BASE, ()), keep)).select(BASE)
-    found = _keys(table["shard"].to_numpy(), table["index"].to_numpy())
-    by_key = np.argsort(found)  # the k-th smallest wanted key is the k-th smallest found one
-    rows = np.empty(len(wanted), np.int64)
-    rows[order] = by_key
-    return table.take(pa.array(rows))
-
-
-def _keys(shards: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """One int64 per place of a row."""
-    found: np.ndarray = (shards.astype(np.int64) << 32) | indices
-    return found
 
 
 def sheets_of(shown: Shown, pairs: Pairs, tasks: Sequence[TaskComparison]) -> list[Sheet]:

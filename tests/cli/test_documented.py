@@ -31,8 +31,8 @@ SECTIONS = dict(SECTION.findall(DOCUMENTED))
 
 def test_every_command_is_documented():
     assert list(SECTIONS) == list(COMMANDS) == [
-        "run", "check", "status", "export", "evaluate", "compare", "checkpoints list", "checkpoints pull", "checkpoints inspect",
-        "convert", "schema",
+        "run", "check", "status", "export", "evaluate", "compare", "checkpoints list", "checkpoints pull",
+        "checkpoints inspect", "convert", "schema",
     ]  # fmt: skip
 
 

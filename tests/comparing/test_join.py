@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sapiens_ray.comparing.cells import Cells
-from sapiens_ray.comparing.join import FailedImage, Ids, join
-from sapiens_ray.comparing.shown import rows_at
+from sapiens_ray.comparing.join import FailedImage, join
+from sapiens_ray.comparing.rows import Ids, rows_at
 from sapiens_ray.errors import OutputError
 from sapiens_ray.output.reading import chosen_rows
 from sapiens_ray.storage import Folder
@@ -83,6 +83,20 @@ def test_cells_may_be_read_in_any_order(folder, wanted):
 
 def _distinct(wanted: list[int]) -> bool:
     return len(set(wanted)) == len(wanted)
+
+
+def test_files_may_be_merged_meanwhile(tmp_path):
+    rows = [{"image_id": f"{number}.jpg", "seg": CELL} for number in range(6)]
+    output = write_labels(tmp_path, [{"task": "seg"}], rows, unit_size=2)
+    parts = sorted((tmp_path / "data").iterdir())
+    with Cells(output, ["image_id"]) as cells:
+        found = [cells.row(0, 0)]
+        whole = pa.concat_tables([pq.read_table(part) for part in parts])
+        pq.write_table(whole, tmp_path / "data" / "s000000-00000000-00000006-end.parquet")
+        for part in parts:
+            part.unlink()
+        found += [cells.row(0, index) for index in (5, 2)]
+    assert [row["image_id"] for row in found] == ["0.jpg", "5.jpg", "2.jpg"]
 
 
 def test_a_row_that_is_gone_is_named(folder):
