@@ -104,8 +104,8 @@ def _print(found: Comparison, page: str) -> None:
     table.add("images", _images(images))
     for name, one in found.statistics["tasks"].items():
         table.add(name, f"{one['identical']} of {images['compared']} byte for byte equal")
-        if found.headlines[name] and one["identical"] < images["compared"]:
-            table.add("", found.headlines[name])
+        if found.agreements[name] and one["identical"] < images["compared"]:
+            table.add("", found.agreements[name])
         most = ", ".join(one_line(image["image_id"]) for image in one["most_different"][:NAMED])
         if most:
             table.add("", f"differ most: {most}")

@@ -56,12 +56,12 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class Comparison:
-    """statistics: JSON values, described in `docs/compare.md`. html: the page. headlines: by task, its agreement in a
+    """statistics: JSON values, described in `docs/compare.md`. html: the page. agreements: by task, how far it agrees, in a
     few words."""
 
     statistics: dict[str, Any]
     html: str
-    headlines: dict[str, str]
+    agreements: dict[str, str]
 
 
 def compare_outputs(
@@ -77,13 +77,10 @@ def compare_outputs(
     labels_a, labels_b = labels_of(a), labels_of(b)
     paired = pair_tasks(labels_a, labels_b, options.tasks)
     about = About.of(a), About.of(b)
-    ids = Ids.read(a, "A", tell), Ids.read(b, "B", tell)
-    joined = join(*ids)
-    if not joined.counts.in_both:
-        raise OutputError(_nothing_in_common(a, b, ids))
+    joined, places = _join(a, b, options, tell)
     mask = next((one for one in labels_a if isinstance(one, StoredClassMap)), None)
     tasks = [_comparison(pair, mask) for pair in paired.pairs]
-    pairs = _compare(a, b, _places(ids, joined, options), tasks, tell)
+    pairs = _compare(a, b, places, tasks, tell)
     joined.counts.compared = len(pairs)
     shown = show((a, b), about, pairs, options.thumbnails, MOST_ROWS, options.seed, tell) if len(pairs) else None
     settings = settings_that_differ(*about, paired.pairs)
@@ -100,7 +97,16 @@ def compare_outputs(
         "tasks_only_in_a": paired.only_in_a,
         "tasks_only_in_b": paired.only_in_b,
     }
-    return Comparison(statistics, render_page(page), {task.pair.name: task.headline() for task in tasks})
+    return Comparison(statistics, render_page(page), {task.pair.name: task.agreement() for task in tasks})
+
+
+def _join(a: Folder, b: Folder, options: CompareOptions, tell: Tell) -> tuple[Joined, _Places]:
+    """The images in both, and where the rows to compare are. The ids are forgotten then."""
+    ids = Ids.read(a, "A", tell), Ids.read(b, "B", tell)
+    joined = join(*ids)
+    if not joined.counts.in_both:
+        raise OutputError(_nothing_in_common(a, b, ids))
+    return joined, _places(ids, joined, options)
 
 
 def _nothing_in_common(a: Folder, b: Folder, ids: tuple[Ids, Ids]) -> str:

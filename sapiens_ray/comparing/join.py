@@ -67,7 +67,10 @@ class Joined:
 def join(a: Ids, b: Ids) -> Joined:
     """Join by id. Of rows of one output with the same id, the first counts."""
     first_a, first_b = _first_of_each(a.ids), _first_of_each(b.ids)
-    unique_a, unique_b = a.ids.take(pa.array(first_a)), b.ids.take(pa.array(first_b))
+    unique_a, unique_b = (
+        one.ids if len(first) == len(one) else one.ids.take(pa.array(first))
+        for one, first in ((a, first_a), (b, first_b))
+    )
     found = pc.index_in(unique_a, value_set=unique_b)
     matched = found.is_valid().to_numpy(zero_copy_only=False)
     at_a = first_a[matched]
