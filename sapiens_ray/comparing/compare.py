@@ -56,8 +56,8 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class Comparison:
-    """statistics: JSON values, described in `docs/compare.md`. html: the page. agreements: by task, how far it agrees, in a
-    few words."""
+    """statistics: JSON values, described in `docs/compare.md`. html: the page. agreements: by task, how far A and B
+    agree, in a few words."""
 
     statistics: dict[str, Any]
     html: str
@@ -97,7 +97,7 @@ def compare_outputs(
         "tasks_only_in_a": paired.only_in_a,
         "tasks_only_in_b": paired.only_in_b,
     }
-    return Comparison(statistics, render_page(page), {task.pair.name: task.agreement() for task in tasks})
+    return Comparison(statistics, render_page(page), {task.pair.name: task.summary() for task in tasks})
 
 
 def _join(a: Folder, b: Folder, options: CompareOptions, tell: Tell) -> tuple[Joined, _Places]:

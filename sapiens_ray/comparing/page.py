@@ -70,7 +70,7 @@ def _about(
         if columns:
             facts.append((f"tasks not compared, of {where}", ", ".join(columns)))
     agreement: list[list[Cell]] = [
-        [task.pair.name, task.pair.a.kind, f"{task.identical:,} of {counts.compared:,}", task.agreement()]
+        [task.pair.name, task.pair.a.kind, f"{task.identical:,} of {counts.compared:,}", task.summary()]
         for task in tasks
     ]
     blocks: list[Block] = [

@@ -114,7 +114,7 @@ class TaskComparison:
         """The numbers of this kind of task."""
         return {}
 
-    def agreement(self) -> str:
+    def summary(self) -> str:
         """How far A and B agree, in a few words; empty if no image could be compared."""
         total = self.images + sum(self.problems.values())
         return "identical bytes" if total and self.identical == total else self.headline()

@@ -109,7 +109,8 @@ def test_an_output_equals_itself(command, a, tmp_path):
     done = command("compare", a, a, "--to", tmp_path / "page.html")
     assert "seg       6 of 6 byte for byte equal" in done.out.splitlines()
     page = (tmp_path / "page.html").read_text()
-    assert "5 of 5" in page and page.count("identical bytes") == 5 and "Both were made with the same checkpoints, settings and versions." in page
+    assert "5 of 5" in page and page.count("identical bytes") == 5
+    assert "Both were made with the same checkpoints, settings and versions." in page
 
 
 def test_what_is_printed(command, a, b, tmp_path):
