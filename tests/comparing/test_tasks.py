@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from sapiens_ray.comparing.features import FeatureComparison, cosine
 from sapiens_ray.comparing.maps import DepthComparison, NormalComparison
 from sapiens_ray.comparing.pairing import TaskPair, pair_tasks
 from sapiens_ray.comparing.pose import PersonComparison, box_iou, match_boxes
-from sapiens_ray.comparing.seg import ClassComparison
+from sapiens_ray.comparing.seg import ClassComparison, pair_counts
 from sapiens_ray.comparing.tasks import TaskComparison
 from sapiens_ray.errors import ConfigError
+from sapiens_ray.evaluation.segmentation_metrics import confusion_counts
 from sapiens_ray.imaging.maps import encode_npy
 from sapiens_ray.labels import keypoints
+from sapiens_ray.reporting.numbers import PARTS, Spread
 from sapiens_ray.tasks.depth import StoredDepth
 from sapiens_ray.tasks.features import StoredFeatures
 from sapiens_ray.tasks.normal import StoredNormal
@@ -56,6 +59,12 @@ def test_class_maps_by_hand_with_tables_that_differ():
     assert {(row["a"], row["b"], row["pixels"]) for row in found["swaps"]} == {
         ("Background", "Hair", 1), ("Hair", "Eyeglass", 1), ("Torso", "Background", 1),
     }  # fmt: skip
+
+
+@given(data=st.data(), shape=array_shapes(min_dims=2, max_dims=2, max_side=6))
+def test_pixels_are_counted_as_where_labels_are_evaluated(data, shape):
+    one, other = (data.draw(arrays(np.uint8, shape, elements=st.integers(0, 255))) for _ in range(2))
+    assert (pair_counts(one, other) == confusion_counts(one, other, 256, ignored=-1)).all()
 
 
 def test_class_maps_that_cannot_be_compared_are_counted():
@@ -242,6 +251,17 @@ def test_tasks_of_other_packages_are_equal_or_not():
     measured(comparison, ({"edges": b"1"}, {"edges": b"1"}), ({"edges": b"1"}, {"edges": b"2"}))
     found = comparison.result()
     assert (found["images"], found["identical"], found["difference"]["mean"]) == (2, 1, 0.5)
+
+
+def test_single_numbers_are_held_in_few_arrays():
+    values = np.random.default_rng(0).normal(size=3000)
+    one_by_one, at_once = Spread(), Spread()
+    for value in values:
+        one_by_one.add(np.array([value]))
+    at_once.add(values)
+    assert len(one_by_one._values) <= PARTS
+    found, wanted = one_by_one.result(), at_once.result()
+    assert found.pop("mean") == pytest.approx(wanted.pop("mean")) and found == wanted
 
 
 def test_tasks_are_paired_by_name_and_kind():
