@@ -56,6 +56,13 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
+def from_zero(text: str) -> int:
+    """A whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"should be a whole number from 0 on (got {text!r})")
+    return int(text)
+
+
 def storage_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that `folder_of` reads."""
     parser.add_argument(
@@ -77,11 +84,11 @@ def overrides_argument(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def where_argument(parser: argparse.ArgumentParser) -> None:
-    """Add `--where`."""
+def where_argument(parser: argparse.ArgumentParser, of: str = "") -> None:
+    """Add `--where`. of: whose rows."""
     parser.add_argument(
         "--where", metavar="SQL",
-        help="only images whose row meets a condition, such as 'seg_confidence < 0.6 and len(persons) > 0'",
+        help=f"only images whose row{of} meets a condition, such as 'seg_confidence < 0.6 and len(persons) > 0'",
     )  # fmt: skip
 
 

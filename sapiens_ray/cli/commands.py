@@ -24,6 +24,7 @@ from sapiens_ray.cli.arguments import (
     overrides_argument,
     with_examples,
 )
+from sapiens_ray.cli.compare import add_compare
 from sapiens_ray.cli.console import is_live
 from sapiens_ray.cli.evaluate import add_evaluate
 from sapiens_ray.cli.export import add_export
@@ -162,6 +163,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     add_query(commands)
     add_export(commands, is_given="export" in arguments[:1])
     add_evaluate(commands)
+    add_compare(commands)
 
     from sapiens_ray.cli.checkpoints import add_commands
 

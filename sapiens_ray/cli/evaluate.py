@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from typing import TYPE_CHECKING
 
 from sapiens_ray.cli.answers import print_json
-from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, folder_of, storage_arguments
-from sapiens_ray.cli.console import is_live, one_line, tell
+from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, folder_of, from_zero, storage_arguments
+from sapiens_ray.cli.console import one_line, tell
+from sapiens_ray.cli.steps import Steps
 from sapiens_ray.errors import ConfigError, OutputError, StorageError
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ or a storage does not answer; 2 the command line, the output or the ground
 truth is wrong.
 """
 SHOWN_FAILURES = 5
-EVERY_S = {True: 0.2, False: 10.0}  # seconds between two lines of progress: on a terminal, elsewhere
 
 
 def add_evaluate(commands: Subparsers[argparse.ArgumentParser]) -> None:
@@ -52,49 +50,15 @@ def add_evaluate(commands: Subparsers[argparse.ArgumentParser]) -> None:
         help="keypoints: drop persons with an OKS above 0.9 to a better one; auto, the default: if boxes have scores",
     )  # fmt: skip
     evaluate.add_argument(
-        "--bootstrap", type=_from_zero, metavar="N",
+        "--bootstrap", type=from_zero, metavar="N",
         help="resamples for the 95 %% intervals, 0 for none; default: 1000, for keypoints 100",
     )  # fmt: skip
-    evaluate.add_argument("--seed", type=_from_zero, default=0, metavar="S", help="of the resamples; default: 0")
+    evaluate.add_argument("--seed", type=from_zero, default=0, metavar="S", help="of the resamples; default: 0")
     evaluate.add_argument("--to", metavar="FILE.json", help="also write what --json prints to a file, local or a URL")
     add_json(evaluate)
     add_quiet(evaluate, "print nothing but errors and one line with the result")
     storage_arguments(evaluate)
     evaluate.set_defaults(command=_evaluate)
-
-
-def _from_zero(text: str) -> int:
-    """A whole number from 0 on."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"should be a whole number from 0 on (got {text!r})")
-    return int(text)
-
-
-class _Progress:
-    """How far the comparison is: one line that changes on a terminal, a line every ten seconds elsewhere."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
-        self.live = is_live(sys.stderr)
-        self._last = time.monotonic()
-        self._shown = False
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if self.quiet or now - self._last < EVERY_S[self.live]:
-            return
-        self._last = now
-        line = f"{done} of {total} {what}"
-        if self.live:
-            print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
-            self._shown = True
-        else:
-            tell(line)
-
-    def end(self) -> None:
-        """Remove the line."""
-        if self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -105,8 +69,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     source = folder_of(arguments.output, arguments)
     if arguments.to and not arguments.to.endswith(".json"):
         raise ConfigError(f"--to {arguments.to}: should be the name of a .json file")
-    with translate_errors(OutputError, f"cannot read {arguments.output}"):
-        progress = _Progress(arguments.quiet)
+    with Steps(arguments.quiet) as progress, translate_errors(OutputError, f"cannot read {arguments.output}"):
         request = Request(
             column=arguments.task,
             ground_truth=arguments.ground_truth,
@@ -117,10 +80,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             storage_options=source.options,
             progress=progress,
         )
-        try:
-            found = evaluate(source, request)
-        finally:
-            progress.end()
+        found = evaluate(source, request)
     if arguments.to:
         _write(folder_of(arguments.to.rpartition("/")[0] or ".", arguments), arguments.to, found)
     _print(found, arguments)

@@ -48,12 +48,19 @@ def angle_scores(counts: np.ndarray) -> np.ndarray:
     if pixels == 0:
         return np.full(2 + len(LIMITS), np.nan)
     shares = counts[2 : 2 + len(LIMITS)] / pixels
-    return np.array([total / pixels, _median(counts[2 + len(LIMITS) :]), *shares])
+    return np.array([total / pixels, angle_quantile(counts, 0.5), *shares])
 
 
-def _median(histogram: np.ndarray) -> float:
+def angle_quantile(counts: np.ndarray, share: float) -> float:
+    """The angle in degrees below which a share of the pixels is, from added `angle_counts`; as exact as the median.
+    0 if all angles are 0, NaN without pixels."""
+    histogram = counts[2 + len(LIMITS) :]
     reached = np.cumsum(histogram)
-    half = reached[-1] / 2
-    at = int(np.searchsorted(reached, half))
-    share = (half - (reached[at] - histogram[at])) / histogram[at]
-    return float(EDGES[at] + share * (EDGES[at + 1] - EDGES[at]))
+    if not reached[-1]:
+        return float("nan")
+    if counts[1] == 0:
+        return 0.0
+    wanted = reached[-1] * share
+    at = int(np.searchsorted(reached, wanted))
+    inside = (wanted - (reached[at] - histogram[at])) / histogram[at]
+    return float(EDGES[at] + inside * (EDGES[at + 1] - EDGES[at]))

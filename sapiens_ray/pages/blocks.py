@@ -124,13 +124,15 @@ class Svg(Block):
 class Picture:
     """One picture of a contact sheet. src: a data URI; empty for a tile that shows `detail` alone.
 
-    row: its row in the gallery of the page, which opens when it is clicked; None without one.
+    row: its row in the gallery of the page, which opens when it is clicked; None without one. other: a second picture
+    of the same image, shown beside the first.
     """
 
     title: str
     src: str = ""
     detail: str = ""
     row: int | None = None
+    other: str = ""
 
 
 @dataclass(frozen=True)

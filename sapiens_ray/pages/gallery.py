@@ -41,7 +41,8 @@ class Layer:
     """Labels of one kind that are laid over photos, such as those of a task.
 
     pictures: by number of the thumbnail, data URIs; empty where there is none. confidence: per row, 0 to 1 or NaN;
-    None if this layer has no confidence. there: per row, whether it has these labels.
+    None if this layer has no confidence. there: per row, whether it has these labels. others: as `pictures`, of the
+    second side of a gallery with two.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Layer:
     confidence_name: str = "confidence"
     classes: Vocabulary | None = None
     measures: Sequence[Measure] = ()
+    others: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Gallery:
 
     thumbnails: per row the number of its thumbnail, -1 for none. photos: the photos by that number, as data URIs, empty
     where the photo could not be read. errors: per row the error kind, empty for labels. messages: the messages of
-    error rows, by row. note: what the rows are, such as a sample.
+    error rows, by row. note: what the rows are, such as a sample. sides: the names of `pictures` and, where layers have
+    them, of `others`; a switch goes through them, and then to the photo.
     """
 
     ids: Sequence[str]
@@ -72,6 +75,7 @@ class Gallery:
     messages: Mapping[int, str] = field(default_factory=dict)
     places: Mapping[int, str] = field(default_factory=dict)
     note: str = ""
+    sides: Sequence[str] = ("Overlay",)
 
     def __post_init__(self) -> None:
         if len(self.ids) > MOST_ROWS:
@@ -92,6 +96,7 @@ class Gallery:
             "messages": {str(row): text for row, text in self.messages.items()},
             "places": {str(row): text for row, text in self.places.items()},
             "layers": [_layer(layer) for layer in self.layers],
+            "sides": list(self.sides),
         }
         return safe_json(data)
 
@@ -101,6 +106,7 @@ def _layer(layer: Layer) -> dict[str, Any]:
     return {
         "name": layer.name,
         "pictures": list(layer.pictures),
+        "others": list(layer.others),
         "there": [int(there) for there in layer.there],
         "confidence": None if layer.confidence is None else [_rounded(value, 4) for value in layer.confidence],
         "confidenceName": layer.confidence_name,

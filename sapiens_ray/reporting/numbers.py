@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 KEPT = 100_000  # values of a spread
+PARTS = 1_000  # arrays that hold them: one per value would take ten times as much
 QUANTILES = {"p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95}
 
 
@@ -44,6 +45,8 @@ class Spread:
         self._held += int(chosen.sum())
         if self._held > 2 * KEPT:
             self._drop()
+        elif len(self._values) > PARTS:
+            self._values, self._keys = [np.concatenate(self._values)], [np.concatenate(self._keys)]
 
     def _drop(self) -> None:
         values, keys = np.concatenate(self._values), np.concatenate(self._keys)

@@ -98,6 +98,10 @@ class StoredFeatures(StoredLabels):
     """Vectors, or maps C x h x w in a separate column, or both."""
 
     @property
+    def has_mean(self) -> bool:
+        return bool(self.about["save"] != "map")
+
+    @property
     def has_map(self) -> bool:
         return bool(self.about["save"] != "mean")
 

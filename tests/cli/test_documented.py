@@ -31,9 +31,8 @@ SECTIONS = dict(SECTION.findall(DOCUMENTED))
 
 def test_every_command_is_documented():
     assert list(SECTIONS) == list(COMMANDS) == [
-        "run", "check", "preview", "status", "report", "query", "export", "evaluate",
-        "checkpoints list", "checkpoints pull", "checkpoints inspect",
-        "convert", "schema",
+        "run", "check", "preview", "status", "report", "query", "export", "evaluate", "compare", "checkpoints list",
+        "checkpoints pull", "checkpoints inspect", "convert", "schema",
     ]  # fmt: skip
 
 

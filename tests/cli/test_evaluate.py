@@ -323,7 +323,8 @@ def test_keypoints_from_outside(command, tmp_path):
 
 
 def test_progress_goes_to_stderr(command, output, truth, monkeypatch):
-    monkeypatch.setattr("sapiens_ray.cli.evaluate.EVERY_S", {True: 0, False: 0})
+    monkeypatch.setattr("sapiens_ray.cli.steps.QUIET_S", 0)
+    monkeypatch.setattr("sapiens_ray.cli.steps.EVERY_S", {True: 0, False: 0})
     folder = truth(a_DOT_png=png(class_map(0)), b_DOT_png=png(class_map(0)))
     where = ("evaluate", output, "--ground-truth", folder, "--task", "seg", "--bootstrap", 2)
     done = command(*where)

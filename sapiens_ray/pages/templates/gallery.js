@@ -9,7 +9,7 @@
   const BEYOND = 2;  // rows of cards that are kept above and below the view
   let found = [];  // rows of the data that match, in order
   let current = 0;  // position in `found` of the card that has the focus
-  let overlay = true;
+  let side = 0;  // position in `data.sides` of what is laid over photos; -1 for the photos alone
   let opened = null;  // row of the data in the large view
   let columns = 1, cardWidth = 0, cardHeight = 0;
   const cards = new Map();  // position in `found` -> element
@@ -132,16 +132,17 @@
     const thumbnail = data.thumbnails[row];
     if (thumbnail < 0) return "";
     const photo = data.photos[thumbnail];
-    if (!overlay) return photo;
+    if (side < 0) return photo;
     const layer = chosenLayer();
-    const labels = layer ? layer.pictures[thumbnail] : data.layers.map((one) => one.pictures[thumbnail]).find((one) => one);
+    const ofLayer = (one) => (side === 0 ? one.pictures : one.others)[thumbnail];
+    const labels = layer ? ofLayer(layer) : data.layers.map(ofLayer).find((one) => one);
     return labels || photo;
   }
 
   function alternative(row) {
     const kind = data.errors[row];
     if (kind >= 0) return `${data.ids[row]}, error: ${data.kinds[kind]}`;
-    return `${data.ids[row]}, ${overlay ? "labels" : "photo"}`;
+    return `${data.ids[row]}, ${side < 0 ? "photo" : data.sides.length > 1 ? `labels of ${data.sides[side]}` : "labels"}`;
   }
 
   function fillFrame(frame, row, long) {
@@ -290,9 +291,16 @@
     open(found[position]);
   }
 
+  function nameSide() {
+    for (const name of ["overlay", "large-overlay"]) {
+      byId(name).setAttribute("aria-pressed", side >= 0);
+      if (data.sides.length > 1) byId(name).textContent = `Shown: ${side < 0 ? "photo" : data.sides[side]}`;
+    }
+  }
+
   function switchOverlay() {
-    overlay = !overlay;
-    for (const name of ["overlay", "large-overlay"]) byId(name).setAttribute("aria-pressed", overlay);
+    side = side + 1 < data.sides.length ? side + 1 : -1;
+    nameSide();
     for (const [position, card] of cards) fillFrame(card.querySelector(".frame"), found[position], false);
     if (large.open) drawLarge();
   }
@@ -366,5 +374,6 @@
     if (view.clientWidth && Math.abs(view.clientWidth / columns - cardWidth) > 0.5) redraw();
   }).observe(view);
   fillChoices();
+  nameSide();
   filter();
 })();
