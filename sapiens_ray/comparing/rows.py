@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from sapiens_ray.comparing.told import Tell
-from sapiens_ray.output.where import where_of
-from sapiens_ray.reporting.chunks import Columns, read_chunks
+from sapiens_ray.output.chunks import read_chunks
 from sapiens_ray.reporting.rows import BASE
 from sapiens_ray.storage import Folder
 
@@ -37,16 +36,9 @@ class Ids:
     @classmethod
     def read(cls, folder: Folder, name: str, tell: Tell) -> Ids:
         """The rows of a folder; of a `ChosenRows` those that meet its condition. name: of the output, for `tell`."""
-        where = where_of(folder)
-        names = [*COLUMNS, *(where.read_columns if where else ())]
-        columns: Columns = dict.fromkeys(names, ())
-
-        def keep(table: pa.Table) -> pa.Table:
-            return table if where is None else table.filter(pa.array(where.mask(table)))
-
         parts = []
         rows = 0
-        for table in read_chunks(folder, columns, keep):
+        for table in read_chunks(folder, dict.fromkeys(COLUMNS, ())):
             kept = table.select(COLUMNS)
             kept = kept.set_column(0, "image_id", kept["image_id"].cast(pa.large_string()))
             parts.append(kept.set_column(3, "error_kind", kept["error_kind"].dictionary_encode()))
@@ -73,11 +65,11 @@ def rows_at(folder: Folder, shards: np.ndarray, indices: np.ndarray) -> pa.Table
     """The rows at these places, in their order, with the columns BASE."""
     wanted = _keys(shards, indices)
     order = np.argsort(wanted)
-
-    def keep(table: pa.Table) -> pa.Table:
-        return table.filter(pa.array(np.isin(_keys(table["shard"].to_numpy(), table["index"].to_numpy()), wanted)))
-
-    table = pa.concat_tables(read_chunks(folder, dict.fromkeys(BASE, ()), keep)).select(BASE)
+    parts = []
+    for table in read_chunks(folder, dict.fromkeys(BASE, ())):
+        places = _keys(table["shard"].to_numpy(), table["index"].to_numpy())
+        parts.append(table.select(BASE).filter(pa.array(np.isin(places, wanted))))
+    table = pa.concat_tables(parts)
     found = _keys(table["shard"].to_numpy(), table["index"].to_numpy())
     by_key = np.argsort(found)  # the k-th smallest wanted key is the k-th smallest found one
     rows = np.empty(len(wanted), np.int64)
