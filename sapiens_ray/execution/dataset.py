@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Literal, get_args, overload
 
 from sapiens_ray.execution.cluster import start_ray
 from sapiens_ray.output.done import with_units
-from sapiens_ray.output.reading import Selection, chosen_rows, decoded, read_frame, select
+from sapiens_ray.output.reading import Part, Selection, chosen_rows, decoded, read_frame, select
 from sapiens_ray.storage import Folder, StorageOptions
 from sapiens_ray.storage.uris import user_path
 from sapiens_ray.tasks.stored import MapSize
-from sapiens_ray.units import Row
+from sapiens_ray.units import Row, UnitName
 
 if TYPE_CHECKING:
     import pandas
+    import pyarrow as pa
     import ray.data
 
 
@@ -88,13 +89,18 @@ def _dataset(selection: Selection) -> ray.data.Dataset:
     import ray.data
 
     start_ray()
-    files = [{"file": file} for file in selection.files]
-    one = replace(selection, files=[])  # tasks get this, and not the names of all files
+    files = [{"file": part.unit.file, "skip": part.skip} for part in selection.parts]
+    one = replace(selection, parts=[])  # tasks get this, and not the names of all files
     decoders = selection.decoders
     missing = {name: column.without_elements(selection.size) for name, column in selection.maps.items()}
 
+    def read(file: str, skip: int) -> pa.Table:
+        unit = UnitName.parse(file)
+        assert unit is not None
+        return one.read(Part(unit, skip))
+
     def load(row: Row) -> Iterator[Row]:
-        for cells in one.read(row["file"]).to_pylist():
+        for cells in read(row["file"], row["skip"]).to_pylist():
             for name, decoder in decoders.items():
                 array = decoded(cells[name], cells["width"], cells["height"], decoder)
                 cells[name] = missing[name] if array is None else array
@@ -103,4 +109,6 @@ def _dataset(selection: Selection) -> ray.data.Dataset:
     dataset = ray.data.from_items(files, override_num_blocks=len(files))
     if selection.maps:
         return dataset.flat_map(load)
-    return dataset.map_batches(lambda block: one.read(block["file"][0].as_py()), batch_size=1, batch_format="pyarrow")
+    return dataset.map_batches(
+        lambda block: read(block["file"][0].as_py(), block["skip"][0].as_py()), batch_size=1, batch_format="pyarrow"
+    )

@@ -14,15 +14,14 @@ from sapiens_ray.errors import ConfigError
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import Row
 
-HIDDEN = ("shard", "index")  # of the output that was asked; they mean nothing in another one
 IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])  # as in Hugging Face datasets
 
 
 def write_list(folder: Folder, name: str, tables: Iterable[pa.Table]) -> int:
     """Write the images of tables with `image_id`, `uri` and others; returns how many.
 
-    .txt: the uris. .csv, .jsonl: all columns, lists as JSON. .parquet: all columns, the uri as `image`. Raises
-    ConfigError for another ending, and for a uri that a .txt cannot hold. The file appears whole, or not at all.
+    .txt: the uris. .csv, .jsonl: all columns, in a .csv lists as JSON. .parquet: all columns, the uri as `image`. The
+    file appears whole, or not at all. Raises ConfigError for another ending, and for a uri that a .txt cannot hold.
     """
     write = WRITERS.get(Path(name).suffix.lower())
     if write is None:
@@ -49,11 +48,10 @@ def _csv(path: Path, tables: Iterable[pa.Table]) -> int:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         for table in tables:
-            rows = table.drop_columns(list(HIDDEN))
             if header is None:
-                header = rows.column_names
+                header = table.column_names
                 writer.writerow(header)
-            for row in rows.to_pylist():
+            for row in table.to_pylist():
                 writer.writerow([json.dumps(one) if isinstance(one, list | dict) else one for one in row.values()])
                 count += 1
     return count
@@ -89,13 +87,13 @@ def _parquet(path: Path, tables: Iterable[pa.Table]) -> int:
 def _as_images(table: pa.Table) -> pa.Table:
     paths = table["uri"].combine_chunks()
     images = pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), paths], fields=list(IMAGE))
-    kept = table.drop_columns([*HIDDEN, "uri"])
+    kept = table.drop_columns(["uri"])
     return kept.append_column(pa.field("image", IMAGE), images)
 
 
 def _rows(tables: Iterable[pa.Table]) -> Iterable[Row]:
     for table in tables:
-        yield from table.drop_columns(list(HIDDEN)).to_pylist()
+        yield from table.to_pylist()
 
 
 WRITERS: dict[str, Callable[[Path, Iterable[pa.Table]], int]] = {

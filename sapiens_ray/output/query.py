@@ -10,9 +10,8 @@ import pyarrow as pa
 
 from sapiens_ray.errors import ConfigError
 from sapiens_ray.output.chunks import read_chunks
-from sapiens_ray.output.done import list_units
-from sapiens_ray.output.reading import no_labels, schema_of
-from sapiens_ray.output.where import ChosenRows, Order, Where
+from sapiens_ray.output.reading import schema_in
+from sapiens_ray.output.where import ChosenRows, Order, Where, is_binary
 from sapiens_ray.storage import Folder
 
 ALWAYS = ("image_id", "uri", "shard", "index")  # what names an image
@@ -29,8 +28,9 @@ class Query:
     descending: bool = False
     limit: int | None = None
 
-    def tables(self, tell: Callable[[int], None] = lambda rows: None) -> Iterator[pa.Table]:
+    def tables(self, tell: Callable[[int], None] | None = None) -> Iterator[pa.Table]:
         """The answer. tell: called with the number of rows that met the condition so far, also beyond the limit.
+        Without it, rows beyond the limit are not read, unless rows are sorted.
 
         Sorted rows are in memory together, as many as the limit allows; null comes last. Rows that are equal keep the
         order of the input.
@@ -41,7 +41,8 @@ class Query:
         left = self.limit
         for table in read_chunks(self.folder, dict.fromkeys(needed, ())):
             met += table.num_rows
-            tell(met)
+            if tell:
+                tell(met)
             if self.order is not None:
                 best = table if best is None else pa.concat_tables([best, table], promote_options="default")
                 if self.limit is not None and best.num_rows > self.limit + KEPT_BEFORE_SORTING:
@@ -49,9 +50,15 @@ class Query:
             elif left is None or left > 0:
                 answer = table.slice(0, left)
                 left = None if left is None else left - answer.num_rows
-                yield answer.select([*ALWAYS, *self.columns])
+                yield answer.select(self._shown)
+                if left == 0 and tell is None:
+                    return
         if best is not None:
-            yield self._sorted(best).select([*ALWAYS, *self.columns])
+            yield self._sorted(best).select(self._shown)
+
+    @property
+    def _shown(self) -> list[str]:
+        return list(dict.fromkeys([*ALWAYS, *self.columns]))
 
     def _sorted(self, table: pa.Table) -> pa.Table:
         assert self.order is not None
@@ -73,29 +80,22 @@ def make_query(
     Raises ConfigError for a wrong condition, order or column, and for columns of maps, which are no values to look at;
     OutputError if there are no labels.
     """
-    units = list_units(folder)
-    if not units:
-        raise no_labels(folder)
-    schema = schema_of(folder, units[0])
+    schema = schema_in(folder)
     condition = Where.parse(where, schema)
     order = None if order_by is None else Order.parse(order_by, schema)
     for name in columns:
         if name not in schema.names:
             raise ConfigError(f"columns: no column {name!r}; the columns are {', '.join(schema.names)}")
-        if _is_binary(schema.field(name).type):
+        if is_binary(schema.field(name).type):
             raise ConfigError(f"columns: {name} holds encoded maps; read them with read_labels(where=…) or `export`")
     used = [*condition.columns, *(order.columns if order else ())]
     named = [*(name for name in used if _is_short(schema.field(name).type)), *columns]
-    shown = dict.fromkeys(name for name in named if name not in ALWAYS)
-    return Query(ChosenRows(folder.uri, folder.options, condition), tuple(shown), order, descending, limit)
+    shown = tuple(dict.fromkeys(name for name in named if name != "image_id"))
+    return Query(ChosenRows(folder.uri, folder.options, condition), shown, order, descending, limit)
 
 
 def _is_short(kind: pa.DataType) -> bool:
     """Whether a value can be read at a glance: a number, a text, or a list of these; not a list of persons."""
     if pa.types.is_list(kind):
         return not pa.types.is_nested(kind.value_type)
-    return not _is_binary(kind)
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return not is_binary(kind)

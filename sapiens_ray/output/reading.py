@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sapiens_ray.errors import OutputError
-from sapiens_ray.output.done import list_units, with_units
+from sapiens_ray.output.chunks import Progress, leaves_of
+from sapiens_ray.output.done import with_units
 from sapiens_ray.output.layout import DATA, PLAN_FILE, data_file
 from sapiens_ray.output.schema import labels_in
-from sapiens_ray.output.where import choose, where_of
+from sapiens_ray.output.where import Where, choose, where_of
 from sapiens_ray.storage import Folder
-from sapiens_ray.storage.parquet import open_parquet, read_table
+from sapiens_ray.storage.parquet import group_spans, open_parquet, read_groups, read_table
 from sapiens_ray.tasks.stored import AsArrays, Decoder, MapColumn, MapSize, StoredLabels
 from sapiens_ray.units import Row, UnitName
 
@@ -27,6 +28,24 @@ if TYPE_CHECKING:
     import pandas
 
 FILES_AT_A_TIME = 16  # in `read_labels`; their compressed content is in memory
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file to read. skip: its first rows, which the file before it has as well."""
+
+    unit: UnitName
+    skip: int
+
+
+def parts_of(units: Sequence[UnitName]) -> list[Part]:
+    """The files in order, so that each row is read once."""
+    parts = []
+    reached: dict[int, int] = {}
+    for unit in units:
+        parts.append(Part(unit, max(0, reached.get(unit.shard, 0) - unit.start)))
+        reached[unit.shard] = max(unit.stop, reached.get(unit.shard, 0))
+    return parts
 
 
 @dataclass(frozen=True)
@@ -38,7 +57,7 @@ class Selection:
     """
 
     folder: Folder
-    files: list[str]
+    parts: list[Part]
     columns: list[str] | None
     maps: dict[str, MapColumn]
     lists: dict[str, AsArrays]
@@ -55,13 +74,21 @@ class Selection:
             return self.columns
         return list(dict.fromkeys([*self.columns, "width", "height"]))
 
-    def read(self, file: str) -> pa.Table:
+    def read(self, part: Part) -> pa.Table:
         """The chosen rows of one file, not decoded."""
         where = where_of(self.folder)
-        table = read_table(self.folder, file, self.read_columns).replace_schema_metadata(None)
+        name = data_file(part.unit)
         if where is None:
-            return table
-        return table.filter(pa.array(where.mask(read_table(self.folder, file, where.read_columns))))
+            return read_table(self.folder, name, self.read_columns).slice(part.skip).replace_schema_metadata(None)
+        with self.folder.open(name) as stream, open_parquet(stream) as file:
+            chosen = where.mask(_condition_of(self.folder, part.unit, file, where))
+            chosen[: part.skip] = False
+            spans = [span for span in group_spans(file.metadata) if chosen[span[1] : span[2]].any()]
+            columns = file.schema_arrow.names if self.read_columns is None else self.read_columns
+            leaves = leaves_of(file.schema, dict.fromkeys(columns, ()))
+            table = read_groups(self.folder, name, file, [group for group, _, _ in spans], leaves)
+            kept = np.concatenate([chosen[start:stop] for _, start, stop in spans] or [np.zeros(0, bool)])
+        return table.select(columns).filter(pa.array(kept)).replace_schema_metadata(None)
 
 
 def read_frame(folder: Folder, columns: Sequence[str] | None, decode: bool, size: MapSize) -> pandas.DataFrame:
@@ -70,7 +97,7 @@ def read_frame(folder: Folder, columns: Sequence[str] | None, decode: bool, size
     def load(units: list[UnitName]) -> tuple[Selection, pa.Table]:
         selection = select(folder, units, columns, decode, size)
         with ThreadPoolExecutor(min(FILES_AT_A_TIME, os.cpu_count() or 1), thread_name_prefix="read") as pool:
-            tables = list(pool.map(selection.read, selection.files))
+            tables = list(pool.map(selection.read, selection.parts))
         return selection, pa.concat_tables(tables, promote_options="default")
 
     selection, table = with_units(folder, load)
@@ -89,7 +116,6 @@ def select(
     """What to read. Raises OutputError if there are no labels, or no such column."""
     if not units:
         raise no_labels(folder)
-    files = [data_file(unit) for unit in units]
     schema = schema_of(folder, units[0])
     wanted = list(columns) if columns is not None else None
     unknown = [column for column in wanted or [] if column not in schema.names]
@@ -98,7 +124,7 @@ def select(
     labels = labels_in(schema) if decode else []
     chosen = {name: column for name, column in map_columns(labels).items() if wanted is None or name in wanted}
     lists = {name: arrays for name, arrays in list_columns(labels).items() if wanted is None or name in wanted}
-    return Selection(folder, files, wanted, chosen, lists, size)
+    return Selection(folder, parts_of(units), wanted, chosen, lists, size)
 
 
 def no_labels(folder: Folder) -> OutputError:
@@ -121,23 +147,15 @@ def list_columns(labels: Sequence[StoredLabels]) -> dict[str, AsArrays]:
     return {name: as_arrays for one in labels for name, as_arrays in one.lists.items()}
 
 
-def chosen_rows(folder: Folder, where: str | None) -> Folder:
-    """The folder, of which readers see only the rows that meet a condition in SQL; None for all. Raises OutputError if
-    it holds no labels, ConfigError for a wrong condition."""
-    if where is None:
-        return folder
-    units = list_units(folder)
-    if not units:
-        raise no_labels(folder)
-    return choose(folder, where, schema_of(folder, units[0]))
+def schema_in(folder: Folder) -> pa.Schema:
+    """The Arrow schema of the files of an output. Raises OutputError if it holds none."""
 
+    def first(units: list[UnitName]) -> pa.Schema:
+        if not units:
+            raise no_labels(folder)
+        return schema_of(folder, units[0])
 
-def labels_of(folder: Folder) -> list[StoredLabels]:
-    """The stored labels of an output folder. Raises OutputError if it holds none."""
-    units = list_units(folder)
-    if not units:
-        raise no_labels(folder)
-    return labels_in(schema_of(folder, units[0]))
+    return with_units(folder, first)
 
 
 def schema_of(folder: Folder, unit: UnitName) -> pa.Schema:
@@ -146,44 +164,64 @@ def schema_of(folder: Folder, unit: UnitName) -> pa.Schema:
         return pq.read_schema(stream)
 
 
+def labels_of(folder: Folder) -> list[StoredLabels]:
+    """The stored labels of an output folder. Raises OutputError if it holds none."""
+    return labels_in(schema_in(folder))
+
+
+def chosen_rows(folder: Folder, where: str | None) -> Folder:
+    """The folder, of which readers see only the rows that meet a condition in SQL; None for all. Raises OutputError if
+    it holds no labels, ConfigError for a wrong condition."""
+    return folder if where is None else choose(folder, where, schema_in(folder))
+
+
 def iterate_rows(folder: Folder, columns: list[str]) -> Iterator[Row]:
-    """All rows in order, with a few in memory at a time; of a `ChosenRows` those that meet its condition."""
+    """All rows in order, each once, with a few in memory at a time; of a `ChosenRows` those that meet its condition."""
     for batch in iterate_batches(folder, columns, 16):
         yield from batch.to_pylist()
 
 
 def iterate_batches(folder: Folder, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
     """As `iterate_rows`, in batches made of at most so many rows. Of a `ChosenRows`, only row groups with a chosen row
-    are read."""
+    are read.
+
+    A run may merge files meanwhile: then the new listing is continued after the last row. Raises FileNotFoundError if a
+    file is gone and no other has its rows.
+    """
     where = where_of(folder)
-    for unit in list_units(folder):
-        with folder.open(data_file(unit)) as stream, open_parquet(stream) as file:
-            if where is None:
-                yield from file.iter_batches(batch_size=rows, columns=columns, use_threads=False)
-            else:
-                chosen = where.mask(file.read(columns=where.read_columns, use_threads=False))
-                yield from _chosen_batches(file, chosen, columns, rows)
+    read = Progress()
+    while True:
+        try:
+            for unit in read.units_left(folder):
+                with folder.open(data_file(unit)) as stream, open_parquet(stream) as file:
+                    chosen = None if where is None else where.mask(_condition_of(folder, unit, file, where))
+                    for start, batch in _batches(file, chosen, columns, rows):
+                        skip = read.pass_by(unit, start, batch.num_rows)
+                        kept = None if chosen is None else chosen[start + skip : start + batch.num_rows]
+                        fresh = batch.slice(skip)
+                        yield fresh if kept is None else fresh.filter(pa.array(kept))
+            return
+        except FileNotFoundError:
+            read.vanished()
 
 
-def _chosen_batches(
-    file: pq.ParquetFile, chosen: np.ndarray, columns: list[str], rows: int
-) -> Iterator[pa.RecordBatch]:
-    groups: list[int] = []
-    flags: list[np.ndarray] = []  # of the rows of these groups
-    first = 0
-    for group in range(file.num_row_groups):
-        count = file.metadata.row_group(group).num_rows
-        inside = chosen[first : first + count]
-        if inside.any():
-            groups.append(group)
-            flags.append(inside)
-        first += count
-    if not groups:
-        return
-    left = np.concatenate(flags)
-    for batch in file.iter_batches(batch_size=rows, row_groups=groups, columns=columns, use_threads=False):
-        yield batch.filter(pa.array(left[: batch.num_rows]))
-        left = left[batch.num_rows :]
+def _batches(
+    file: pq.ParquetFile, chosen: np.ndarray | None, columns: list[str], rows: int
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Batches of a file with the place of their first row; without row groups in which no row is chosen."""
+    for group, start, stop in group_spans(file.metadata):
+        if chosen is not None and not chosen[start:stop].any():
+            continue
+        at = start
+        for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=columns, use_threads=False):
+            yield at, batch
+            at += batch.num_rows
+
+
+def _condition_of(folder: Folder, unit: UnitName, file: pq.ParquetFile, where: Where) -> pa.Table:
+    """The columns of a file that a condition names."""
+    leaves = leaves_of(file.schema, dict.fromkeys(where.read_columns, ()))
+    return read_groups(folder, data_file(unit), file, range(file.metadata.num_row_groups), leaves)
 
 
 def decoded(cell: object, width: float, height: float, decoder: Decoder) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 
@@ -40,20 +41,26 @@ def output_schema(
     had fewer columns; they stay as they were begun, since shards of some files with a column and some without could not
     be merged. Raises ConfigError if two columns would have the same name.
     """
-    _refuse_same_names(tasks, extra)
-    labels = [field for task in tasks for field in task.fields]
-    if begun is not None:
-        labels = [begun.field(field.name) for field in labels if field.name in begun.names]
-    fields = [*HEAD, *labels, *extra]
+    labels = [_fields(task, extra, begun) for task in tasks]
+    _refuse_same_names(labels, extra)
+    fields = [*HEAD, *itertools.chain(*labels), *extra]
     about = {**job, "tasks": about_tasks(tasks)}
     return pa.schema(fields, metadata={JOB_KEY: json.dumps(about)})
 
 
-def _refuse_same_names(tasks: Sequence[AnyTask], extra: pa.Schema) -> None:
+def _fields(task: AnyTask, extra: pa.Schema, begun: pa.Schema | None) -> list[pa.Field]:
+    """The columns of a task; in an output that was begun, those that it has, of the types that it has."""
+    if begun is None:
+        return task.fields
+    there = set(begun.names) - set(extra.names)  # an input column may have the name of one that came later
+    return [begun.field(field.name) for field in task.fields if field.name in there]
+
+
+def _refuse_same_names(labels: Sequence[Sequence[pa.Field]], extra: pa.Schema) -> None:
     """Raise ConfigError, with the field of the job file, if two columns would have the same name."""
     owners = dict.fromkeys((*(field.name for field in HEAD), "key"), "every row has it")
     passed = [field for field in extra if field.name != "key"]
-    given = [("input.columns", passed), *((f"tasks[{number}].name", task.fields) for number, task in enumerate(tasks))]
+    given = [("input.columns", passed), *((f"tasks[{number}].name", fields) for number, fields in enumerate(labels))]
     for setting, fields in given:
         for field in fields:
             if field.name in owners:

@@ -1,7 +1,7 @@
 """Conditions on rows, in SQL: `seg_confidence < 0.6 and len(persons) > 0`.
 
 DuckDB parses and evaluates them, over Arrow tables that this package reads: so they work on every storage, and rows of
-files that are being merged count once. Of each file only the columns that a condition names are read.
+files that are being merged count once. To choose rows, only the columns that a condition names are read.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 TABLE = "labels"
 TOGETHER = ("SUBQUERY", "WINDOW")  # need other rows: files are looked at one by one
+UNNAMED = ("STAR", "POSITIONAL_REFERENCE")  # mean other columns where only those that are named are read
+CLAUSES = ("modifiers", "group_expressions", "having", "sample", "qualify")
 CONDITIONS = ("BOOLEAN", '"NULL"', "NULL")
 NUMBERS = (
     "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT",
@@ -85,8 +87,8 @@ class Where(Expression):
     def mask(self, rows: pa.Table) -> np.ndarray:
         """N bool: which rows meet the condition; not those for which it is null. Raises ConfigError for a value that
         cannot be computed, such as a text that is no number."""
-        query = f"SELECT (\n{self.text}\n) IS TRUE AS value FROM {TABLE}"
-        return self._ask(query, rows.select(self.read_columns))["value"].astype(bool)
+        query = f"SELECT coalesce((\n{self.text}\n), false) AS value FROM {TABLE}"
+        return np.ma.filled(self._ask(query, rows.select(self.read_columns))["value"], False).astype(bool)
 
 
 class Order(Expression):
@@ -134,19 +136,58 @@ def _connection() -> duckdb.DuckDBPyConnection:
 
 
 def _named(text: str, schema: pa.Schema, option: str) -> tuple[str, ...]:
-    """The columns that an expression names. Raises ConfigError if it is none, or looks at other rows."""
+    """The columns that an expression names. Raises ConfigError if it is none, or depends on more than one row."""
     if not text.strip():
         raise ConfigError(f"{option}: is empty; give an expression such as width > 640")
-    query = f"SELECT 1 FROM {TABLE} WHERE (\n{text}\n)"
+    tree = _tree(text, option)
+    names = {name.lower(): name for name in schema.names}
+    for node in _nodes(tree):
+        kind, words = node.get("class"), [str(word).lower() for word in node.get("column_names", ())]
+        if kind in TOGETHER:
+            raise ConfigError(f"{option}: looks at one row at a time, so it has no sub-queries and no window functions")
+        if kind in UNNAMED or (words == [TABLE] and TABLE not in names):
+            raise ConfigError(f"{option}: {text!r} names columns only by *, # or the whole row; write their names")
+        if node.get("function_name") in _volatile():
+            raise ConfigError(
+                f"{option}: {node['function_name']}() gives another answer each time, so no command that reads rows "
+                "twice would do; to draw a sample, use the hash of the id: hash(image_id) % 10 = 0"
+            )
+    found = _columns(tree, names)
+    for name in found:
+        if is_binary(schema.field(name).type):
+            raise ConfigError(
+                f"{option}: {name} holds encoded maps, which are large; of rows with labels none is null, so write "
+                "error_kind is null"
+            )
+    return tuple(found)
+
+
+def is_binary(kind: pa.DataType) -> bool:
+    """Whether a column holds encoded maps, or other bytes."""
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _tree(text: str, option: str) -> Any:
+    """The syntax tree of an expression. Raises ConfigError for text that is none, or more than one."""
     with _connection().cursor() as cursor:
+        query = f"SELECT 1 FROM {TABLE} WHERE (\n{text}\n)"
         ((answer,),) = cursor.execute("SELECT json_serialize_sql(?)", [query]).fetchall()
     parsed = json.loads(answer)
     if parsed["error"]:
         raise ConfigError(f"{option}: {text!r} is no SQL: {parsed['error_message']}")
-    tree = parsed["statements"][0]["node"]["where_clause"]
-    if any(node.get("class") in TOGETHER for node in _nodes(tree)):
-        raise ConfigError(f"{option}: looks at one row at a time, so it has no sub-queries and no window functions")
-    return tuple(_columns(tree, {name.lower(): name for name in schema.names}))
+    statements = [statement["node"] for statement in parsed["statements"]]
+    # `true) group by (width` would leave the brackets around it.
+    if len(statements) != 1 or statements[0]["type"] != "SELECT_NODE" or any(map(statements[0].get, CLAUSES)):
+        raise ConfigError(f"{option}: {text!r} is more than one expression")
+    return statements[0]["where_clause"]
+
+
+@cache
+def _volatile() -> frozenset[str]:
+    """Functions whose value is another one each time."""
+    with _connection().cursor() as cursor:
+        rows = cursor.execute("SELECT function_name FROM duckdb_functions() WHERE stability = 'VOLATILE'").fetchall()
+    return frozenset(name for (name,) in rows)
 
 
 def _columns(tree: Any, names: dict[str, str]) -> list[str]:

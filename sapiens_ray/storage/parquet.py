@@ -8,7 +8,7 @@ is then in memory at once.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import IO
 
 import pyarrow as pa
@@ -31,19 +31,35 @@ def read_table(folder: Folder, name: str, columns: Sequence[str] | None = None) 
         return file.read(columns=None if columns is None else list(columns), use_threads=False)
 
 
-def batches_of_groups(metadata: pq.FileMetaData, rows: int) -> Iterator[list[int]]:
-    """The row groups of a file, as many together as have at most so many rows; a larger one alone."""
-    together: list[int] = []
-    held = 0
+def group_spans(metadata: pq.FileMetaData) -> Iterator[tuple[int, int, int]]:
+    """The row groups of a file: number, place of the first row, place after the last."""
+    start = 0
     for group in range(metadata.num_row_groups):
-        count = metadata.row_group(group).num_rows
-        if together and held + count > rows:
-            yield together
+        stop = start + metadata.row_group(group).num_rows
+        yield group, start, stop
+        start = stop
+
+
+def batches_of_groups(
+    metadata: pq.FileMetaData, columns: Collection[str], rows: int, size: int
+) -> Iterator[tuple[int, list[int]]]:
+    """The row groups of a file, as many together as have at most so many rows and bytes; a larger one alone. With the
+    place of the first row of each batch. columns: the leaves that count for the bytes, which are those in memory."""
+    together: list[int] = []
+    first = held = 0
+    for group, start, stop in group_spans(metadata):
+        about = metadata.row_group(group)
+        leaves = (about.column(position) for position in range(about.num_columns))
+        large = sum(leaf.total_uncompressed_size for leaf in leaves if leaf.path_in_schema in columns)
+        if together and (stop - first > rows or held + large > size):
+            yield first, together
             together, held = [], 0
+        if not together:
+            first = start
         together.append(group)
-        held += count
+        held += large
     if together:
-        yield together
+        yield first, together
 
 
 def read_groups(

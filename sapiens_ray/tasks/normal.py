@@ -45,7 +45,8 @@ class Normal(FloatMapTask[NormalOptions]):
     @property
     def fields(self) -> list[pa.Field]:
         """Arrow columns: the vectors as `.npy`, h x w x 3, raw at network size, normalised at original size; and the
-        mean length of the raw ones over the foreground (`confidence.mean_length`)."""
+        mean length of the raw ones over the foreground (`confidence.mean_length`); null without one, and where the
+        mask is missing."""
         return [pa.field(self.column, pa.binary()), pa.field(f"{self.column}_length", pa.float32())]
 
     @property
@@ -68,7 +69,9 @@ class Normal(FloatMapTask[NormalOptions]):
         """The columns of one row. Vectors are resized first, then normalised: the order matters."""
         raw = kept = normals[0]
         height, width = raw.shape[:2]
-        length = confidence.mean_length(raw, foreground_at(self.options.mask, row, width, height))
+        inside = foreground_at(self.options.mask, row, width, height)
+        unknown = inside is None and self.options.mask.source != "none"  # the user's mask is missing
+        length = None if unknown else confidence.mean_length(raw, inside)
         if self.options.resolution == "original":
             kept = maps.unit_length(maps.resize(raw, row["width"], row["height"]))
         return {self.column: stored(kept, self.options), f"{self.column}_length": length}

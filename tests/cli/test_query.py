@@ -82,18 +82,20 @@ def test_lists(command, output, tmp_path):
     with (tmp_path / "a.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["image_id"] for row in rows] == ["1,x.jpg", "4,x.jpg", "5,x.jpg"]
-    assert list(rows[0]) == ["image_id", "uri", "seg_confidence", "seg_classes"], "persons only if they are asked for"
+    assert list(rows[0]) == ["image_id", "uri", "shard", "index", "seg_confidence", "seg_classes"], (
+        "persons only if they are asked for"
+    )
     assert json.loads(rows[0]["seg_classes"]) == [0, 1]
     lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert [line["uri"] for line in lines] == [row["uri"] for row in rows]
     table = pq.read_table(tmp_path / "a.parquet")
     assert table["image"].to_pylist()[0] == {"bytes": None, "path": "/photos/1,x.jpg"}
-    assert table.column_names == ["image_id", "seg_confidence", "seg_classes", "image"]
+    assert table.column_names == ["image_id", "shard", "index", "seg_confidence", "seg_classes", "image"]
 
 
 def test_an_empty_list_has_its_header(command, output, tmp_path):
     assert command("query", output, "seg_confidence > 2", "--to", tmp_path / "none.csv").code == 0
-    assert (tmp_path / "none.csv").read_text() == "image_id,uri,seg_confidence\n"
+    assert (tmp_path / "none.csv").read_text() == "image_id,uri,shard,index,seg_confidence\n"
     assert command("query", output, "seg_confidence > 2", "--to", tmp_path / "none.parquet").code == 0
     assert pq.read_table(tmp_path / "none.parquet").num_rows == 0
 

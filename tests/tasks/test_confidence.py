@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sapiens_ray.imaging.images import encode_png
 from sapiens_ray.tasks import confidence
 from sapiens_ray.tasks.argmax import network_argmax
 from sapiens_ray.tasks.normal import Normal, NormalOptions
@@ -132,6 +133,18 @@ def test_normals_are_measured_as_the_network_gave_them(resolution):
     raw = np.tile(np.float32([0.0, 0.6, 0.8]) * 0.5, (4, 3, 1))
     row = Normal(options).finish([raw], {"width": 6, "height": 8})
     assert row["normal_length"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("mask", "expected"), [("none", 0.5), ("gone", None), ("there", 0.25)])
+def test_a_missing_mask_is_not_the_whole_photo(mask, expected):
+    """As depth_min: lengths over the whole photo and over persons cannot be ranked together."""
+    source = "none" if mask == "none" else {"column": "m"}
+    options = NormalOptions(task="normal", checkpoint="x", mask=source)
+    raw = np.zeros((4, 4, 3), np.float32)
+    raw[:2, :, 0], raw[2:, :, 1] = 0.25, 0.75
+    inside = np.repeat(np.uint8([1, 1, 0, 0]), 4).reshape(4, 4)
+    row = {"width": 4, "height": 4, "_mask:column:m": encode_png(inside) if mask == "there" else None}
+    assert Normal(options).finish([raw], row)["normal_length"] == (expected and pytest.approx(expected))
 
 
 def test_results_do_not_depend_on_neighbours(model):
