@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import cv2
@@ -129,11 +130,19 @@ def normalized(data: bytes) -> bytes | None:
         return None
 
 
+@lru_cache(maxsize=8)  # several tasks need the foreground of an image, at about the same time
+def of_class_map(png: bytes) -> np.ndarray:
+    """H x W bool, True where the class is not the background; read-only."""
+    marked: np.ndarray = decode_map(png) > 0
+    marked.flags.writeable = False
+    return marked
+
+
 def foreground(mask: Mask, row: Row) -> np.ndarray | None:
     """height x width bool, True on persons; None if unknown: no mask is configured, or it is missing or cannot be
     read. A mask of another size is resized by nearest neighbour."""
     if mask.source == "seg":
-        return decode_map(row[str(mask.seg)]) > 0
+        return of_class_map(row[str(mask.seg)])
     data = row.get(mask.carried) if mask.carried else None
     if data is None:
         return None

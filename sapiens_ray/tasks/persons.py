@@ -16,9 +16,8 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from sapiens_ray.errors import ImageError
-from sapiens_ray.imaging.images import decode_map
 from sapiens_ray.tasks.coco import CocoOptions
-from sapiens_ray.tasks.foreground import foreground_column
+from sapiens_ray.tasks.foreground import foreground_column, of_class_map
 from sapiens_ray.tasks.sections import Choice, GivesColumn, PoolOptions, Settings, expand
 from sapiens_ray.units import Row
 
@@ -150,7 +149,7 @@ class Boxes(Choice):
         if self.source == "none":
             return np.array([[0, 0, row["width"], row["height"], math.nan]], np.float64)
         if self.source == "seg":
-            return around(decode_map(row[str(self.seg)]) > 0)
+            return around(of_class_map(row[str(self.seg)]))
         boxes = np.array(row[str(self.carried)], np.float64).reshape(-1, 5)
         if self.source == "column" and max(row["width"], row["height"]) > 1:
             shares = (boxes[:, :4].min(1) >= 0) & (boxes[:, :4].max(1) <= 1) & (boxes[:, 2:4].max(1) > 0)
