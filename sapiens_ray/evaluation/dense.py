@@ -40,6 +40,7 @@ def measure_images(source: Folder, column: str, truth: TruthFolder, measure: Mea
             file = truth.file_of(image_id)
             if row["error_kind"] is not None:
                 images.error_rows += 1
+                images.error_rows_with_truth += file is not None
             elif file is None:
                 images.has_no_truth(image_id)
             else:
@@ -58,10 +59,15 @@ def _why_nothing(images: Images) -> str:
     if images.failed:
         first = images.failed[0]
         return f"no file can be used ({len(images.failed)} tried); {first.image_id}: {first.error}"
-    if images.without_truth:
-        row, file = images.without_truth_examples[0], images.truth_without_row_examples[0]
-        return f"no file belongs to an image of the output: the images are called like {row}, the files like {file}"
-    return f"all {images.rows} rows of the output are error rows"
+    if images.error_rows == images.rows:
+        return f"all {images.rows} rows of the output are error rows"
+    if images.error_rows_with_truth:
+        return (
+            f"rows with ground truth: {images.error_rows_with_truth}, all of them error rows; rows with labels, but "
+            f"without ground truth: {images.without_truth}"
+        )
+    row, file = images.without_truth_examples[0], images.truth_without_row_examples[0]
+    return f"no file belongs to an image of the output: the images are called like {row}, the files like {file}"
 
 
 @dataclass(frozen=True)

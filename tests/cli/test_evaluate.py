@@ -91,8 +91,8 @@ def test_seg_by_hand(command, output, truth, tmp_path):
     assert answer["classes"][3]["iou"] == 0 and answer["classes"][3]["accuracy"] is None
     assert answer["classes"][0]["iou"] is None and len(answer["classes"]) == 28
     assert answer["images"] == {
-        "rows": 4, "evaluated": 3, "error_rows": 1, "without_truth": 0, "without_truth_examples": [],
-        "truth_without_row": 1, "truth_without_row_examples": ["more.png"], "failed": [],
+        "rows": 4, "evaluated": 3, "error_rows": 1, "error_rows_with_truth": 0, "without_truth": 0,
+        "without_truth_examples": [], "truth_without_row": 1, "truth_without_row_examples": ["more.png"], "failed": [],
     }  # fmt: skip
     low, high = answer["metrics"][2]["low"], answer["metrics"][2]["high"]
     assert 46 / 48 <= low <= 134 / 136 <= high <= 1
