@@ -141,9 +141,10 @@ def _images(images: Images, kind: str) -> list[str]:
     from sapiens_ray.output.summary import counted
 
     lines = [f"{images.evaluated} compared, of {counted(images.rows, 'row')}"]
-    if images.error_rows:
-        treated = "counted as images without a person" if kind == "pose" else "left out"
-        lines.append(f"{counted(images.error_rows, 'error row')}, {treated}")
+    if kind != "pose" and images.error_rows:
+        lines.append(f"{counted(images.error_rows, 'error row')}, left out")
+    elif kind == "pose" and images.error_rows_with_truth:  # the others are among the rows without ground truth
+        lines.append(f"{counted(images.error_rows_with_truth, 'error row')}, counted as images without a person")
     if images.without_truth:
         names = _some(images.without_truth_examples, images.without_truth)
         lines.append(f"{counted(images.without_truth, 'row')} without ground truth: {names}")

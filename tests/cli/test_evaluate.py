@@ -322,6 +322,18 @@ def test_keypoints_from_outside(command, tmp_path):
     assert done.code == 2 and "keypoints need a COCO JSON file" in done.err
 
 
+def test_only_error_rows_with_ground_truth_count_as_images_without_a_person(command, tmp_path):
+    rows = [{"image_id": f"{name}.jpg", "error_kind": "corrupt"} for name in "ab"]
+    write_labels(tmp_path / "pose", [{"task": "pose", "keypoints": 17}], rows)
+    (tmp_path / "gt.json").write_text(json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []}))
+    where = ("evaluate", tmp_path / "pose", "--ground-truth", tmp_path / "gt.json", "--task", "persons")
+    lines = command(*where).out.splitlines()
+    assert any(line.split() == "1 error row, counted as images without a person".split() for line in lines)
+    assert any(line.endswith("1 row without ground truth: b.jpg") for line in lines)
+    images = json.loads(command(*where, "--json").out)["images"]
+    assert (images["error_rows"], images["error_rows_with_truth"], images["without_truth"]) == (2, 1, 1)
+
+
 def test_progress_goes_to_stderr(command, output, truth, monkeypatch):
     monkeypatch.setattr("sapiens_ray.cli.steps.QUIET_S", 0)
     monkeypatch.setattr("sapiens_ray.cli.steps.EVERY_S", {True: 0, False: 0})

@@ -252,6 +252,7 @@ def test_images_without_row_or_truth_and_error_rows_are_counted(tmp_path):
     found = evaluate(output, Request("persons", str(truth), bootstrap=0))
     images = found.images
     assert (images.rows, images.evaluated, images.error_rows, images.without_truth) == (11, 10, 1, 1)
+    assert images.error_rows_with_truth == 1
     assert images.without_truth_examples == ["other.jpg"]
     assert (images.truth_without_row, images.truth_without_row_examples) == (2, ["000011.jpg", "000012.jpg"])
     counted = [one["image_id"] for one in persons if one["image_id"] <= 10]
