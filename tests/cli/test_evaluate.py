@@ -155,6 +155,17 @@ def test_normals_by_hand(command, output, truth, tmp_path):
     assert json.loads(done.out)["metrics"][0]["low"] is None, "one image has no interval"
 
 
+def test_normals_of_length_0_are_not_right(command, tmp_path, truth):
+    label = normal_map(0)
+    label[0] = 0
+    rows = [{"image_id": "a.jpg", "normal": encode_npy(label)}]
+    write_labels(tmp_path / "some", TASKS[2:], rows)
+    folder = truth(a_DOT_npy=encode_npy(normal_map(0)))
+    done = command("evaluate", tmp_path / "some", "--ground-truth", folder, "--task", "normal", "--json")
+    found = values(json.loads(done.out))
+    assert found["mean"] == pytest.approx(8 * 90 / 48) and found["below_30"] == 40 / 48
+
+
 def test_masks_and_signs(command, output, truth, tmp_path):
     """Only pixels inside the mask count for normals; depth that is turned round is said."""
     half = np.zeros((HEIGHT * 2, WIDTH * 2), np.uint8)
