@@ -22,8 +22,8 @@ EXAMPLES = """examples:
   sapiens-ray evaluate runs/people --task depth --ground-truth depth/ \\
       --mask masks/ --to depth.json
 
-Exit codes: 0 done; 1 done, but files of the ground truth could not be used,
-or a storage does not answer; 2 the command line, the output or the ground
+Exit codes: 0 done; 1 done, but files of the ground truth or labels could not
+be used, or a storage does not answer; 2 the command line, the output or the ground
 truth is wrong.
 """
 SHOWN_FAILURES = 5
@@ -154,7 +154,7 @@ def _images(images: Images, kind: str) -> list[str]:
             f"{counted(images.truth_without_row, 'image')} of the ground truth without a row, left out: {names}"
         )
     if images.failed:
-        lines.append(f"{len(images.failed)} left out, as the ground truth cannot be used")
+        lines.append(f"{len(images.failed)} left out, as the ground truth or the labels cannot be used")
     return lines
 
 
@@ -202,7 +202,7 @@ def _number(value: float | None, digits: int = 4) -> str:
 
 
 def _tell_failures(images: Images) -> None:
-    """Name the images whose ground truth cannot be used, on stderr."""
+    """Name the images whose ground truth or labels cannot be used, on stderr."""
     for one in images.failed[:SHOWN_FAILURES]:
         tell(f"sapiens-ray: {one_line(one.image_id)}: {one_line(one.error)}")
     if len(images.failed) > SHOWN_FAILURES:

@@ -18,6 +18,10 @@ from sapiens_ray.units import Row
 Measure = Callable[[Row, bytes, str], np.ndarray]  # row, bytes and name of its ground truth -> its numbers
 
 
+class LabelsError(ValueError):
+    """The labels of one image cannot be compared."""
+
+
 @dataclass(frozen=True)
 class Table:
     """The numbers of every image that was measured, N x M float64, in the order of the rows."""
@@ -29,7 +33,7 @@ class Table:
 def measure_images(source: Folder, column: str, truth: TruthFolder, measure: Measure, request: Request) -> Table:
     """Measure every row that has labels and ground truth, with one map of the ground truth in memory at a time.
 
-    What raises TruthError becomes an entry of `images.failed`. Raises ConfigError if nothing could be measured.
+    What raises TruthError or LabelsError becomes an entry of `images.failed`. Raises ConfigError if nothing could be measured.
     """
     images = Images()
     values = []
@@ -45,7 +49,7 @@ def measure_images(source: Folder, column: str, truth: TruthFolder, measure: Mea
                 images.has_no_truth(image_id)
             else:
                 values.append(measure(row, truth.read(file), file))
-        except TruthError as error:
+        except (TruthError, LabelsError) as error:
             images.failed.append(Failed(image_id, str(error)))
     images.evaluated = len(values)
     images.have_no_row(truth.unused)
@@ -58,7 +62,7 @@ def _why_nothing(images: Images) -> str:
     """Why no image could be measured."""
     if images.failed:
         first = images.failed[0]
-        return f"no file can be used ({len(images.failed)} tried); {first.image_id}: {first.error}"
+        return f"no image can be compared ({len(images.failed)} tried); {first.image_id}: {first.error}"
     if images.error_rows == images.rows:
         return f"all {images.rows} rows of the output are error rows"
     if images.error_rows_with_truth:
@@ -68,6 +72,14 @@ def _why_nothing(images: Images) -> str:
         )
     row, file = images.without_truth_examples[0], images.truth_without_row_examples[0]
     return f"no file belongs to an image of the output: the images are called like {row}, the files like {file}"
+
+
+def finite(labels: np.ndarray) -> np.ndarray:
+    """The labels that count, of any shape. Raises LabelsError if one of them is NaN or infinite: it would make some
+    metrics NaN, and count as wrong, unseen, in others."""
+    if not np.isfinite(labels).all():
+        raise LabelsError("its labels are not finite")
+    return labels
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class Failed:
-    """An image whose ground truth cannot be used, and why."""
+    """An image whose ground truth or labels cannot be used, and why."""
 
     image_id: str
     error: str
@@ -55,7 +55,7 @@ class Images:
     rows: of the output. evaluated: images in the metrics. error_rows: rows without labels, whose images have ground
     truth or not; error_rows_with_truth: those that have. without_truth: rows without ground truth. truth_without_row:
     images of the ground truth without a row. The lists hold a few names of each. failed: images whose ground truth
-    cannot be used.
+    or labels cannot be used.
     """
 
     rows: int = 0

@@ -218,6 +218,29 @@ def test_files_that_cannot_be_used_are_named_and_the_others_count(command, outpu
     assert done.err.splitlines() == [f"sapiens-ray: {name}: {error}" for name, error in failed.items()]
 
 
+@pytest.mark.parametrize("task", ["depth", "normal"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_labels_that_are_not_finite_are_named_and_the_others_count(command, tmp_path, truth, task, value):
+    label = (depth_map(0) if task == "depth" else normal_map(0)).astype(np.float16)
+    damaged = label.copy()
+    damaged[0, 0] = value
+    rows = [{"image_id": f"{name}.jpg", task: encode_npy(one)} for name, one in (("a", label), ("b", damaged))]
+    write_labels(tmp_path / "some", [{"task": task, "mask": "none"}], rows)
+    folder = truth(a_DOT_npy=encode_npy(label), b_DOT_npy=encode_npy(label))
+    where = ("evaluate", tmp_path / "some", "--ground-truth", folder, "--task", task)
+    done = command(*where, "--json")
+    answer = json.loads(done.out)
+    assert done.code == 1 and done.err == "sapiens-ray: b.jpg: its labels are not finite\n"
+    assert answer["images"]["failed"] == [{"image_id": "b.jpg", "error": "its labels are not finite"}]
+    first = answer["metrics"][0]
+    assert answer["images"]["evaluated"] == 1 and first["value"] == pytest.approx(0, abs=1e-3)
+    assert "1 left out, as the ground truth or the labels cannot be used" in command(*where).out
+    unknown = label.copy()
+    unknown[0, 0] = 0  # no ground truth where the label is not finite
+    (folder / "b.npy").write_bytes(encode_npy(unknown))
+    assert command(*where).code == 0
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
