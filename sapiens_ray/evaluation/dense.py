@@ -95,11 +95,12 @@ class Masks:
             return cls(None)
         return cls(TruthFolder(request.mask, (".png", ".npy"), "--mask"))
 
-    def inside(self, image_id: str, width: int, height: int) -> np.ndarray:
-        """height x width bool. Raises TruthError if the mask of the image is missing, or cannot be read."""
+    def inside(self, row: Row, width: int, height: int) -> np.ndarray:
+        """height x width bool. Raises TruthError if the mask of the image is missing, cannot be read, or has another
+        aspect than the photo."""
         if self.folder is None:
             return np.ones((height, width), bool)
-        file = self.folder.file_of(image_id)
+        file = self.folder.file_of(row["image_id"])
         if file is None:
             raise TruthError(f"it has no mask in {self.folder.folder.uri}")
-        return read_mask(self.folder.read(file), file, width, height)
+        return read_mask(self.folder.read(file), file, (row["width"], row["height"]), width, height)

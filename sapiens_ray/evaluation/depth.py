@@ -30,7 +30,7 @@ def evaluate_depth(source: Folder, labels: StoredDepth, request: Request) -> Mea
         true = float_map(data, file, "depth", 1)
         check_aspect(true, file, row["width"], row["height"])
         height, width = true.shape
-        counted = valid_depth(true) & masks.inside(row["image_id"], width, height)
+        counted = valid_depth(true) & masks.inside(row, width, height)
         if not counted.any():
             raise TruthError(f"{file} has no depth inside the mask")
         predicted = finite(full_depth(row[labels.column], width, height)[counted])

@@ -35,7 +35,7 @@ def evaluate_normals(source: Folder, labels: StoredNormal, request: Request) -> 
         true = float_map(data, file, "normal", 3)
         check_aspect(true, file, row["width"], row["height"])
         height, width = true.shape[:2]
-        counted = valid_normals(true) & masks.inside(row["image_id"], width, height)
+        counted = valid_normals(true) & masks.inside(row, width, height)
         if not counted.any():
             raise TruthError(f"{file} has no normals inside the mask")
         with np.errstate(invalid="ignore"):  # infinity has no unit length; `finite` says so

@@ -144,15 +144,16 @@ def _grey_png(data: bytes, file: str) -> np.ndarray:
     return array
 
 
-def mask(data: bytes, file: str, width: int, height: int) -> np.ndarray:
+def mask(data: bytes, file: str, photo: tuple[int, int], width: int, height: int) -> np.ndarray:
     """A mask (.npy or an image, 0 is background) as height x width bool, resized by nearest neighbour.
 
-    Raises TruthError if it cannot be read.
+    photo: its width and height. Raises TruthError if the mask cannot be read, or has another aspect than the photo.
     """
     png = normalized(data)
     if png is None:
         raise TruthError(f"{file} cannot be read as a mask")
     marked = decode_map(png)
+    check_aspect(marked, f"mask {file}", *photo)
     if marked.shape != (height, width):
         marked = cv2.resize(marked, (width, height), interpolation=cv2.INTER_NEAREST)
     inside: np.ndarray = marked > 0

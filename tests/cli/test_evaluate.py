@@ -188,6 +188,22 @@ def test_masks_and_signs(command, output, truth, tmp_path):
     assert done.code == 2 and f"a.jpg: it has no mask in {tmp_path}/masks" in done.err
 
 
+@pytest.mark.parametrize("task", ["depth", "normal"])
+def test_a_mask_of_another_aspect_is_named(command, output, truth, tmp_path, task):
+    true = depth_map(0) if task == "depth" else normal_map(0)
+    folder = truth(a_DOT_npy=encode_npy(true), b_DOT_npy=encode_npy(true))
+    turned, larger = np.ones((WIDTH, HEIGHT), np.uint8), np.ones((HEIGHT * 5, WIDTH * 5), np.uint8)
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "a.png").write_bytes(png(turned))
+    (tmp_path / "masks" / "b.npy").write_bytes(encode_npy(larger))
+    done = command("evaluate", output, "--ground-truth", folder, "--task", task, "--mask", tmp_path / "masks", "--json")
+    answer = json.loads(done.out)
+    assert done.code == 1 and answer["images"]["evaluated"] == 1
+    assert answer["images"]["failed"] == [
+        {"image_id": "a.jpg", "error": "mask a.png has 6x8 pixels, another aspect than the photo's 8x6"}
+    ]
+
+
 def test_what_people_see(command, output, truth):
     folder = truth(a_DOT_png=png(class_map(0)), sub__c_DOT_png=png(class_map(0)))
     where = ("evaluate", output, "--ground-truth", folder, "--task", "seg")

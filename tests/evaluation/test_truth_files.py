@@ -1,4 +1,4 @@
-"""Files of ground truth: what is read from each kind of PNG, and which masks are refused."""
+"""Files of ground truth: what is read from each kind of PNG."""
 
 from __future__ import annotations
 
