@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from sapiens_ray.cli.answers import print_json
+from sapiens_ray.cli.answers import error_message, print_json
 from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, folder_of, from_zero, storage_arguments
 from sapiens_ray.cli.console import one_line, tell
 from sapiens_ray.cli.steps import Steps
@@ -23,8 +23,8 @@ EXAMPLES = """examples:
       --mask masks/ --to depth.json
 
 Exit codes: 0 done; 1 done, but files of the ground truth or labels could not
-be used, or a storage does not answer; 2 the command line, the output or the ground
-truth is wrong.
+be used, the file of --to cannot be written, or a storage does not answer;
+2 the command line, the output or the ground truth is wrong.
 """
 SHOWN_FAILURES = 5
 
@@ -69,6 +69,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     source = folder_of(arguments.output, arguments)
     if arguments.to and not arguments.to.endswith(".json"):
         raise ConfigError(f"--to {arguments.to}: should be the name of a .json file")
+    target = folder_of(arguments.to.rpartition("/")[0] or ".", arguments) if arguments.to else None
     with Steps(arguments.quiet) as progress, translate_errors(OutputError, f"cannot read {arguments.output}"):
         request = Request(
             column=arguments.task,
@@ -81,21 +82,26 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
         found = evaluate(source, request)
-    if arguments.to:
-        _write(folder_of(arguments.to.rpartition("/")[0] or ".", arguments), arguments.to, found)
     _print(found, arguments)
     _tell_failures(found.images)
-    return 1 if found.images.failed else 0
+    # Only then the file: where it cannot be written, the numbers are not lost.
+    written = _write(target, arguments.to, found) if target else True
+    return 1 if found.images.failed or not written else 0
 
 
-def _write(folder: Folder, path: str, found: Evaluation) -> None:
-    """Write the result as JSON. Raises StorageError."""
+def _write(folder: Folder, path: str, found: Evaluation) -> bool:
+    """Write the result as JSON. Whether it was written; if not, stderr says why: stdout has its answer already."""
     import json
 
     from sapiens_ray.storage import translate_errors
 
-    with translate_errors(StorageError, f"--to {path}: cannot be written"):
-        folder.write(path.rpartition("/")[2], (json.dumps(found.as_json(), indent=2) + "\n").encode())
+    try:
+        with translate_errors(StorageError, f"--to {path}: cannot be written"):
+            folder.write(path.rpartition("/")[2], (json.dumps(found.as_json(), indent=2) + "\n").encode())
+    except StorageError as error:
+        tell(f"sapiens-ray: {error_message(error)}")
+        return False
+    return True
 
 
 def _print(found: Evaluation, arguments: argparse.Namespace) -> None:

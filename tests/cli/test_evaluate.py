@@ -384,6 +384,18 @@ def test_only_error_rows_with_ground_truth_count_as_images_without_a_person(comm
     assert (images["error_rows"], images["error_rows_with_truth"], images["without_truth"]) == (2, 1, 1)
 
 
+def test_a_file_that_cannot_be_written_loses_no_answer(command, output, truth, tmp_path):
+    folder = truth(a_DOT_png=png(class_map(0)), sub__c_DOT_png=png(class_map(0)))
+    where = ("evaluate", output, "--ground-truth", folder, "--task", "seg")
+    (tmp_path / "file").write_text("")
+    for form in ([], ["--json"], ["--quiet"]):
+        done = command(*where, *form, "--to", tmp_path / "file" / "o.json")
+        assert done.code == 1
+        assert done.out == command(*where, *form).out
+        assert done.err.startswith(f"sapiens-ray: --to {tmp_path}/file/o.json: cannot be written: ")
+        assert done.err.count("\n") == 1
+
+
 def test_progress_goes_to_stderr(command, output, truth, monkeypatch):
     monkeypatch.setattr("sapiens_ray.cli.steps.QUIET_S", 0)
     monkeypatch.setattr("sapiens_ray.cli.steps.EVERY_S", {True: 0, False: 0})
