@@ -72,8 +72,8 @@ class CocoTruth:
 
     @property
     def labelled_persons(self) -> int:
-        """Persons that count in COCO: no crowds, with at least one labelled keypoint of COCO's 17, which also come first
-        in COCO-WholeBody."""
+        """Persons that count in COCO: no crowds, at least one labelled keypoint of COCO's 17. These come first in
+        COCO-WholeBody, too."""
         return sum(not person.crowd and bool((person.keypoints[:17, 2] > 0).any()) for person in self.persons)
 
 

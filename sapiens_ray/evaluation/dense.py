@@ -33,7 +33,8 @@ class Table:
 def measure_images(source: Folder, column: str, truth: TruthFolder, measure: Measure, request: Request) -> Table:
     """Measure every row that has labels and ground truth, with one map of the ground truth in memory at a time.
 
-    What raises TruthError or LabelsError becomes an entry of `images.failed`. Raises ConfigError if nothing could be measured.
+    What raises TruthError or LabelsError becomes an entry of `images.failed`. Raises ConfigError if nothing could be
+    measured.
     """
     images = Images()
     values = []

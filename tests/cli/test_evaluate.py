@@ -378,7 +378,7 @@ def test_only_error_rows_with_ground_truth_count_as_images_without_a_person(comm
     (tmp_path / "gt.json").write_text(json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []}))
     where = ("evaluate", tmp_path / "pose", "--ground-truth", tmp_path / "gt.json", "--task", "persons")
     lines = command(*where).out.splitlines()
-    assert any(line.split() == "1 error row, counted as images without a person".split() for line in lines)
+    assert any(line.endswith(" 1 error row, counted as images without a person") for line in lines)
     assert any(line.endswith("1 row without ground truth: b.jpg") for line in lines)
     images = json.loads(command(*where, "--json").out)["images"]
     assert (images["error_rows"], images["error_rows_with_truth"], images["without_truth"]) == (2, 1, 1)

@@ -25,7 +25,10 @@ def compared(tmp_path):
     """`published_pose` for an output whose task has these settings in `job.yaml`."""
 
     def compare(
-        checkpoint: str = "pose17-0.3b", suppressed: bool = True, truth: CocoTruth = VAL2017, errors: int = 0,
+        checkpoint: str = "pose17-0.3b",
+        suppressed: bool = True,
+        truth: CocoTruth = VAL2017,
+        errors: int = 0,
         **changes: object,
     ):
         output = write_labels(tmp_path / "out", [SETTINGS], [{"image_id": "a.jpg", "persons": []}], checkpoint)
