@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from sapiens_ray.cli.answers import print_json
+from sapiens_ray.cli.answers import error_message, print_json
 from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, folder_of, from_zero, storage_arguments
 from sapiens_ray.cli.console import one_line, tell
 from sapiens_ray.cli.steps import Steps
@@ -22,9 +22,9 @@ EXAMPLES = """examples:
   sapiens-ray evaluate runs/people --task depth --ground-truth depth/ \\
       --mask masks/ --to depth.json
 
-Exit codes: 0 done; 1 done, but files of the ground truth could not be used,
-or a storage does not answer; 2 the command line, the output or the ground
-truth is wrong.
+Exit codes: 0 done; 1 done, but files of the ground truth or labels could not
+be used, the file of --to cannot be written, or a storage does not answer;
+2 the command line, the output or the ground truth is wrong.
 """
 SHOWN_FAILURES = 5
 
@@ -69,6 +69,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     source = folder_of(arguments.output, arguments)
     if arguments.to and not arguments.to.endswith(".json"):
         raise ConfigError(f"--to {arguments.to}: should be the name of a .json file")
+    target = folder_of(arguments.to.rpartition("/")[0] or ".", arguments) if arguments.to else None
     with Steps(arguments.quiet) as progress, translate_errors(OutputError, f"cannot read {arguments.output}"):
         request = Request(
             column=arguments.task,
@@ -81,21 +82,26 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
         found = evaluate(source, request)
-    if arguments.to:
-        _write(folder_of(arguments.to.rpartition("/")[0] or ".", arguments), arguments.to, found)
     _print(found, arguments)
     _tell_failures(found.images)
-    return 1 if found.images.failed else 0
+    # Only then the file: where it cannot be written, the numbers are not lost.
+    written = _write(target, arguments.to, found) if target else True
+    return 1 if found.images.failed or not written else 0
 
 
-def _write(folder: Folder, path: str, found: Evaluation) -> None:
-    """Write the result as JSON. Raises StorageError."""
+def _write(folder: Folder, path: str, found: Evaluation) -> bool:
+    """Write the result as JSON. Whether it was written; if not, stderr says why: stdout has its answer already."""
     import json
 
     from sapiens_ray.storage import translate_errors
 
-    with translate_errors(StorageError, f"--to {path}: cannot be written"):
-        folder.write(path.rpartition("/")[2], (json.dumps(found.as_json(), indent=2) + "\n").encode())
+    try:
+        with translate_errors(StorageError, f"--to {path}: cannot be written"):
+            folder.write(path.rpartition("/")[2], (json.dumps(found.as_json(), indent=2) + "\n").encode())
+    except StorageError as error:
+        tell(f"sapiens-ray: {error_message(error)}")
+        return False
+    return True
 
 
 def _print(found: Evaluation, arguments: argparse.Namespace) -> None:
@@ -141,9 +147,10 @@ def _images(images: Images, kind: str) -> list[str]:
     from sapiens_ray.output.summary import counted
 
     lines = [f"{images.evaluated} compared, of {counted(images.rows, 'row')}"]
-    if images.error_rows:
-        treated = "counted as images without a person" if kind == "pose" else "left out"
-        lines.append(f"{counted(images.error_rows, 'error row')}, {treated}")
+    if kind != "pose" and images.error_rows:
+        lines.append(f"{counted(images.error_rows, 'error row')}, left out")
+    elif kind == "pose" and images.error_rows_with_truth:  # the others are among the rows without ground truth
+        lines.append(f"{counted(images.error_rows_with_truth, 'error row')}, counted as images without a person")
     if images.without_truth:
         names = _some(images.without_truth_examples, images.without_truth)
         lines.append(f"{counted(images.without_truth, 'row')} without ground truth: {names}")
@@ -153,7 +160,7 @@ def _images(images: Images, kind: str) -> list[str]:
             f"{counted(images.truth_without_row, 'image')} of the ground truth without a row, left out: {names}"
         )
     if images.failed:
-        lines.append(f"{len(images.failed)} left out, as the ground truth cannot be used")
+        lines.append(f"{len(images.failed)} left out, as the ground truth or the labels cannot be used")
     return lines
 
 
@@ -201,7 +208,7 @@ def _number(value: float | None, digits: int = 4) -> str:
 
 
 def _tell_failures(images: Images) -> None:
-    """Name the images whose ground truth cannot be used, on stderr."""
+    """Name the images whose ground truth or labels cannot be used, on stderr."""
     for one in images.failed[:SHOWN_FAILURES]:
         tell(f"sapiens-ray: {one_line(one.image_id)}: {one_line(one.error)}")
     if len(images.failed) > SHOWN_FAILURES:

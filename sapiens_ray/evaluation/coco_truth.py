@@ -72,8 +72,9 @@ class CocoTruth:
 
     @property
     def labelled_persons(self) -> int:
-        """Persons that count: no crowds, at least one labelled keypoint."""
-        return sum(not person.crowd and bool((person.keypoints[:, 2] > 0).any()) for person in self.persons)
+        """Persons that count in COCO: no crowds, at least one labelled keypoint of COCO's 17. These come first in
+        COCO-WholeBody, too."""
+        return sum(not person.crowd and bool((person.keypoints[:17, 2] > 0).any()) for person in self.persons)
 
 
 def _base(name: str) -> str:

@@ -18,6 +18,10 @@ from sapiens_ray.units import Row
 Measure = Callable[[Row, bytes, str], np.ndarray]  # row, bytes and name of its ground truth -> its numbers
 
 
+class LabelsError(ValueError):
+    """The labels of one image cannot be compared."""
+
+
 @dataclass(frozen=True)
 class Table:
     """The numbers of every image that was measured, N x M float64, in the order of the rows."""
@@ -29,7 +33,8 @@ class Table:
 def measure_images(source: Folder, column: str, truth: TruthFolder, measure: Measure, request: Request) -> Table:
     """Measure every row that has labels and ground truth, with one map of the ground truth in memory at a time.
 
-    What raises TruthError becomes an entry of `images.failed`. Raises ConfigError if nothing could be measured.
+    What raises TruthError or LabelsError becomes an entry of `images.failed`. Raises ConfigError if nothing could be
+    measured.
     """
     images = Images()
     values = []
@@ -40,11 +45,12 @@ def measure_images(source: Folder, column: str, truth: TruthFolder, measure: Mea
             file = truth.file_of(image_id)
             if row["error_kind"] is not None:
                 images.error_rows += 1
+                images.error_rows_with_truth += file is not None
             elif file is None:
                 images.has_no_truth(image_id)
             else:
                 values.append(measure(row, truth.read(file), file))
-        except TruthError as error:
+        except (TruthError, LabelsError) as error:
             images.failed.append(Failed(image_id, str(error)))
     images.evaluated = len(values)
     images.have_no_row(truth.unused)
@@ -57,11 +63,24 @@ def _why_nothing(images: Images) -> str:
     """Why no image could be measured."""
     if images.failed:
         first = images.failed[0]
-        return f"no file can be used ({len(images.failed)} tried); {first.image_id}: {first.error}"
-    if images.without_truth:
-        row, file = images.without_truth_examples[0], images.truth_without_row_examples[0]
-        return f"no file belongs to an image of the output: the images are called like {row}, the files like {file}"
-    return f"all {images.rows} rows of the output are error rows"
+        return f"no image can be compared ({len(images.failed)} tried); {first.image_id}: {first.error}"
+    if images.error_rows == images.rows:
+        return f"all {images.rows} rows of the output are error rows"
+    if images.error_rows_with_truth:
+        return (
+            f"rows with ground truth: {images.error_rows_with_truth}, all of them error rows; rows with labels, but "
+            f"without ground truth: {images.without_truth}"
+        )
+    row, file = images.without_truth_examples[0], images.truth_without_row_examples[0]
+    return f"no file belongs to an image of the output: the images are called like {row}, the files like {file}"
+
+
+def finite(labels: np.ndarray) -> np.ndarray:
+    """The labels that count, of any shape. Raises LabelsError if one of them is NaN or infinite: it would make some
+    metrics NaN, and count as wrong, unseen, in others."""
+    if not np.isfinite(labels).all():
+        raise LabelsError("its labels are not finite")
+    return labels
 
 
 @dataclass(frozen=True)
@@ -77,11 +96,12 @@ class Masks:
             return cls(None)
         return cls(TruthFolder(request.mask, (".png", ".npy"), "--mask"))
 
-    def inside(self, image_id: str, width: int, height: int) -> np.ndarray:
-        """height x width bool. Raises TruthError if the mask of the image is missing, or cannot be read."""
+    def inside(self, row: Row, width: int, height: int) -> np.ndarray:
+        """height x width bool. Raises TruthError if the mask of the image is missing, cannot be read, or has another
+        aspect than the photo."""
         if self.folder is None:
             return np.ones((height, width), bool)
-        file = self.folder.file_of(image_id)
+        file = self.folder.file_of(row["image_id"])
         if file is None:
             raise TruthError(f"it has no mask in {self.folder.folder.uri}")
-        return read_mask(self.folder.read(file), file, width, height)
+        return read_mask(self.folder.read(file), file, (row["width"], row["height"]), width, height)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sapiens_ray.evaluation.bootstrap import intervals
-from sapiens_ray.evaluation.dense import Masks, measure_images
+from sapiens_ray.evaluation.dense import Masks, finite, measure_images
 from sapiens_ray.evaluation.depth_metrics import LEAST_OF_MEDIAN, depth_errors, valid_depth
 from sapiens_ray.evaluation.request import Request
 from sapiens_ray.evaluation.result import Measured, Unit, metrics_of
@@ -30,10 +30,11 @@ def evaluate_depth(source: Folder, labels: StoredDepth, request: Request) -> Mea
         true = float_map(data, file, "depth", 1)
         check_aspect(true, file, row["width"], row["height"])
         height, width = true.shape
-        counted = valid_depth(true) & masks.inside(row["image_id"], width, height)
+        counted = valid_depth(true) & masks.inside(row, width, height)
         if not counted.any():
             raise TruthError(f"{file} has no depth inside the mask")
-        errors = depth_errors(full_depth(row[labels.column], width, height)[counted], true[counted])
+        predicted = finite(full_depth(row[labels.column], width, height)[counted])
+        errors = depth_errors(predicted, true[counted])
         return np.array([errors.rmse, errors.abs_rel, *errors.deltas, errors.scale < 0, errors.raised])
 
     table = measure_images(source, labels.column, truth, measure, request)

@@ -22,7 +22,7 @@ def valid_normals(truth: np.ndarray) -> np.ndarray:
 
 
 def angular_errors(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Angles in degrees between N x 3 vectors of any length, N float64.
+    """Angles in degrees between N x 3 vectors of any length, N float64. 90 where a vector has length 0: no direction.
 
     atan2(|a x b|, a . b) is exact near 0 and 180 degrees, where the arc cosine is not.
     """
@@ -30,6 +30,7 @@ def angular_errors(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     across = np.linalg.norm(np.cross(a, b), axis=-1)
     along = np.einsum("ij,ij->i", a, b)
     degrees: np.ndarray = np.degrees(np.arctan2(across, along))
+    degrees[(across == 0) & (along == 0)] = 90  # atan2(0, 0) is 0, the angle of equal vectors
     return degrees
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sapiens_ray.evaluation.bootstrap import intervals
-from sapiens_ray.evaluation.dense import Masks, measure_images
+from sapiens_ray.evaluation.dense import Masks, finite, measure_images
 from sapiens_ray.evaluation.normal_metrics import (
     LIMITS,
     angle_counts,
@@ -35,10 +35,12 @@ def evaluate_normals(source: Folder, labels: StoredNormal, request: Request) -> 
         true = float_map(data, file, "normal", 3)
         check_aspect(true, file, row["width"], row["height"])
         height, width = true.shape[:2]
-        counted = valid_normals(true) & masks.inside(row["image_id"], width, height)
+        counted = valid_normals(true) & masks.inside(row, width, height)
         if not counted.any():
             raise TruthError(f"{file} has no normals inside the mask")
-        return angle_counts(angular_errors(full_normals(row[labels.column], width, height)[counted], true[counted]))
+        with np.errstate(invalid="ignore"):  # infinity has no unit length; `finite` says so
+            predicted = finite(full_normals(row[labels.column], width, height)[counted])
+        return angle_counts(angular_errors(predicted, true[counted]))
 
     table = measure_images(source, labels.column, truth, measure, request)
 

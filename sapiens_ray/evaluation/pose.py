@@ -63,6 +63,7 @@ def _detections(
         if image is None:
             images.has_no_truth(row["image_id"])
         else:
+            images.error_rows_with_truth += row["error_kind"] is not None
             found[image] = detections_of(labels.persons(row))
     images.evaluated = len(found)
     images.have_no_row(truth.unused)

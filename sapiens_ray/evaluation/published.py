@@ -17,6 +17,7 @@ from sapiens_ray.evaluation.result import Images, Metric
 from sapiens_ray.models.catalogue import CATALOGUE
 from sapiens_ray.output.reading import labels_of
 from sapiens_ray.output.record import read_record
+from sapiens_ray.output.summary import counted
 from sapiens_ray.storage import Folder
 from sapiens_ray.tasks.stored import StoredPersons
 
@@ -24,6 +25,7 @@ Scores = Mapping[tuple[str, str], float]  # (part, metric) -> share
 
 VAL2017_IMAGES = 5000
 VAL2017_PERSONS = 6352  # of person_keypoints_val2017.json: no crowds, with labelled keypoints
+PUBLISHED_MODES = ("float32", "torchscript")
 VAL2017_BOXES = "COCO_val2017_detections_AP_H_70_person.json"
 
 
@@ -100,11 +102,17 @@ def _other_data(truth: CocoTruth, images: Images) -> list[str]:
         )
     if images.truth_without_row:
         reasons.append(f"{images.truth_without_row} images of the ground truth have no row")
+    if images.error_rows_with_truth:
+        reasons.append(f"{counted(images.error_rows_with_truth, 'error row')}, where nobody is found")
     return reasons
 
 
 def _other_protocol(settings: Mapping[str, Any], suppressed: bool) -> list[str]:
     reasons = []
+    if settings.get("mode") not in PUBLISHED_MODES:
+        reasons.append(f"mode is {settings.get('mode')}")
+    if str(settings.get("checkpoint")).endswith("_bfloat16.pt2"):
+        reasons.append("the weights in the checkpoint are bfloat16")
     if not _are_published(settings.get("boxes")):
         reasons.append(f"the boxes are not all those of {VAL2017_BOXES}")
     if not settings.get("flip_test"):

@@ -42,7 +42,7 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class Failed:
-    """An image whose ground truth cannot be used, and why."""
+    """An image whose ground truth or labels cannot be used, and why."""
 
     image_id: str
     error: str
@@ -53,13 +53,15 @@ class Images:
     """How rows and ground truth fit together.
 
     rows: of the output. evaluated: images in the metrics. error_rows: rows without labels, whose images have ground
-    truth or not. without_truth: rows without ground truth. truth_without_row: images of the ground truth without a row.
-    The lists hold a few names of each. failed: images whose ground truth cannot be used.
+    truth or not; error_rows_with_truth: those that have. without_truth: rows without ground truth. truth_without_row:
+    images of the ground truth without a row. The lists hold a few names of each. failed: images whose ground truth
+    or labels cannot be used.
     """
 
     rows: int = 0
     evaluated: int = 0
     error_rows: int = 0
+    error_rows_with_truth: int = 0
     without_truth: int = 0
     without_truth_examples: list[str] = field(default_factory=list)
     truth_without_row: int = 0

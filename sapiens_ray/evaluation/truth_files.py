@@ -16,6 +16,7 @@ from sapiens_ray.imaging.names import file_names
 from sapiens_ray.storage import Folder, translate_errors, walk
 from sapiens_ray.tasks.foreground import normalized
 
+PNG_BIT_DEPTH = 24  # place of the byte in a PNG file: signature, length and type of IHDR, width, height, bit depth
 ASPECT_TOLERANCE = 0.01  # a map whose aspect differs by more than 1 % from that of the photo is of another photo
 
 
@@ -91,6 +92,8 @@ def index_map(data: bytes, file: str, width: int, height: int) -> np.ndarray:
             if image.mode not in ("L", "P", "I;16", "I", "1"):
                 raise TruthError(f"{file} holds colours ({image.mode}): class ids as grey values or palette are needed")
             ids = np.array(image)
+            if image.mode == "L":  # Pillow spreads grey values of 2 and 4 bits over 0 to 255
+                ids //= 255 // (2 ** data[PNG_BIT_DEPTH] - 1)
     except TruthError:
         raise
     except Exception as error:  # Pillow raises many kinds of errors on damaged files
@@ -141,15 +144,16 @@ def _grey_png(data: bytes, file: str) -> np.ndarray:
     return array
 
 
-def mask(data: bytes, file: str, width: int, height: int) -> np.ndarray:
+def mask(data: bytes, file: str, photo: tuple[int, int], width: int, height: int) -> np.ndarray:
     """A mask (.npy or an image, 0 is background) as height x width bool, resized by nearest neighbour.
 
-    Raises TruthError if it cannot be read.
+    photo: its width and height. Raises TruthError if the mask cannot be read, or has another aspect than the photo.
     """
     png = normalized(data)
     if png is None:
         raise TruthError(f"{file} cannot be read as a mask")
     marked = decode_map(png)
+    check_aspect(marked, f"mask {file}", *photo)
     if marked.shape != (height, width):
         marked = cv2.resize(marked, (width, height), interpolation=cv2.INTER_NEAREST)
     inside: np.ndarray = marked > 0

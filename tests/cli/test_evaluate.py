@@ -91,8 +91,8 @@ def test_seg_by_hand(command, output, truth, tmp_path):
     assert answer["classes"][3]["iou"] == 0 and answer["classes"][3]["accuracy"] is None
     assert answer["classes"][0]["iou"] is None and len(answer["classes"]) == 28
     assert answer["images"] == {
-        "rows": 4, "evaluated": 3, "error_rows": 1, "without_truth": 0, "without_truth_examples": [],
-        "truth_without_row": 1, "truth_without_row_examples": ["more.png"], "failed": [],
+        "rows": 4, "evaluated": 3, "error_rows": 1, "error_rows_with_truth": 0, "without_truth": 0,
+        "without_truth_examples": [], "truth_without_row": 1, "truth_without_row_examples": ["more.png"], "failed": [],
     }  # fmt: skip
     low, high = answer["metrics"][2]["low"], answer["metrics"][2]["high"]
     assert 46 / 48 <= low <= 134 / 136 <= high <= 1
@@ -155,6 +155,17 @@ def test_normals_by_hand(command, output, truth, tmp_path):
     assert json.loads(done.out)["metrics"][0]["low"] is None, "one image has no interval"
 
 
+def test_normals_of_length_0_are_not_right(command, tmp_path, truth):
+    label = normal_map(0)
+    label[0] = 0
+    rows = [{"image_id": "a.jpg", "normal": encode_npy(label)}]
+    write_labels(tmp_path / "some", TASKS[2:], rows)
+    folder = truth(a_DOT_npy=encode_npy(normal_map(0)))
+    done = command("evaluate", tmp_path / "some", "--ground-truth", folder, "--task", "normal", "--json")
+    found = values(json.loads(done.out))
+    assert found["mean"] == pytest.approx(8 * 90 / 48) and found["below_30"] == 40 / 48
+
+
 def test_masks_and_signs(command, output, truth, tmp_path):
     """Only pixels inside the mask count for normals; depth that is turned round is said."""
     half = np.zeros((HEIGHT * 2, WIDTH * 2), np.uint8)
@@ -175,6 +186,22 @@ def test_masks_and_signs(command, output, truth, tmp_path):
     (tmp_path / "masks" / "a.npy").rename(tmp_path / "masks" / "b.npy")
     done = command(*where, "depth", "--mask", tmp_path / "masks")
     assert done.code == 2 and f"a.jpg: it has no mask in {tmp_path}/masks" in done.err
+
+
+@pytest.mark.parametrize("task", ["depth", "normal"])
+def test_a_mask_of_another_aspect_is_named(command, output, truth, tmp_path, task):
+    true = depth_map(0) if task == "depth" else normal_map(0)
+    folder = truth(a_DOT_npy=encode_npy(true), b_DOT_npy=encode_npy(true))
+    turned, larger = np.ones((WIDTH, HEIGHT), np.uint8), np.ones((HEIGHT * 5, WIDTH * 5), np.uint8)
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "a.png").write_bytes(png(turned))
+    (tmp_path / "masks" / "b.npy").write_bytes(encode_npy(larger))
+    done = command("evaluate", output, "--ground-truth", folder, "--task", task, "--mask", tmp_path / "masks", "--json")
+    answer = json.loads(done.out)
+    assert done.code == 1 and answer["images"]["evaluated"] == 1
+    assert answer["images"]["failed"] == [
+        {"image_id": "a.jpg", "error": "mask a.png has 6x8 pixels, another aspect than the photo's 8x6"}
+    ]
 
 
 def test_what_people_see(command, output, truth):
@@ -205,6 +232,29 @@ def test_files_that_cannot_be_used_are_named_and_the_others_count(command, outpu
     assert failed["b.jpg"].startswith("b.png is not a sound PNG: ")
     assert failed["sub/c.jpg"] == "sub/c.png has 4x4 pixels, the photo 8x6"
     assert done.err.splitlines() == [f"sapiens-ray: {name}: {error}" for name, error in failed.items()]
+
+
+@pytest.mark.parametrize("task", ["depth", "normal"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_labels_that_are_not_finite_are_named_and_the_others_count(command, tmp_path, truth, task, value):
+    label = (depth_map(0) if task == "depth" else normal_map(0)).astype(np.float16)
+    damaged = label.copy()
+    damaged[0, 0] = value
+    rows = [{"image_id": f"{name}.jpg", task: encode_npy(one)} for name, one in (("a", label), ("b", damaged))]
+    write_labels(tmp_path / "some", [{"task": task, "mask": "none"}], rows)
+    folder = truth(a_DOT_npy=encode_npy(label), b_DOT_npy=encode_npy(label))
+    where = ("evaluate", tmp_path / "some", "--ground-truth", folder, "--task", task)
+    done = command(*where, "--json")
+    answer = json.loads(done.out)
+    assert done.code == 1 and done.err == "sapiens-ray: b.jpg: its labels are not finite\n"
+    assert answer["images"]["failed"] == [{"image_id": "b.jpg", "error": "its labels are not finite"}]
+    first = answer["metrics"][0]
+    assert answer["images"]["evaluated"] == 1 and first["value"] == pytest.approx(0, abs=1e-3)
+    assert "1 left out, as the ground truth or the labels cannot be used" in command(*where).out
+    unknown = label.copy()
+    unknown[0, 0] = 0  # no ground truth where the label is not finite
+    (folder / "b.npy").write_bytes(encode_npy(unknown))
+    assert command(*where).code == 0
 
 
 @pytest.mark.parametrize(
@@ -320,6 +370,30 @@ def test_keypoints_from_outside(command, tmp_path):
     assert done.code == 2 and f"--ground-truth {tmp_path}/none.json: there is no such file" in done.err
     done = command(*where[:3], tmp_path, *where[4:])
     assert done.code == 2 and "keypoints need a COCO JSON file" in done.err
+
+
+def test_only_error_rows_with_ground_truth_count_as_images_without_a_person(command, tmp_path):
+    rows = [{"image_id": f"{name}.jpg", "error_kind": "corrupt"} for name in "ab"]
+    write_labels(tmp_path / "pose", [{"task": "pose", "keypoints": 17}], rows)
+    (tmp_path / "gt.json").write_text(json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []}))
+    where = ("evaluate", tmp_path / "pose", "--ground-truth", tmp_path / "gt.json", "--task", "persons")
+    lines = command(*where).out.splitlines()
+    assert any(line.endswith(" 1 error row, counted as images without a person") for line in lines)
+    assert any(line.endswith("1 row without ground truth: b.jpg") for line in lines)
+    images = json.loads(command(*where, "--json").out)["images"]
+    assert (images["error_rows"], images["error_rows_with_truth"], images["without_truth"]) == (2, 1, 1)
+
+
+def test_a_file_that_cannot_be_written_loses_no_answer(command, output, truth, tmp_path):
+    folder = truth(a_DOT_png=png(class_map(0)), sub__c_DOT_png=png(class_map(0)))
+    where = ("evaluate", output, "--ground-truth", folder, "--task", "seg")
+    (tmp_path / "file").write_text("")
+    for form in ([], ["--json"], ["--quiet"]):
+        done = command(*where, *form, "--to", tmp_path / "file" / "o.json")
+        assert done.code == 1
+        assert done.out == command(*where, *form).out
+        assert done.err.startswith(f"sapiens-ray: --to {tmp_path}/file/o.json: cannot be written: ")
+        assert done.err.count("\n") == 1
 
 
 def test_progress_goes_to_stderr(command, output, truth, monkeypatch):

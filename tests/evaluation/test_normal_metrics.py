@@ -26,6 +26,11 @@ def test_angles_by_hand():
     )
 
 
+def test_a_vector_of_length_0_is_90_degrees_off():
+    nothing, up = np.zeros((2, 3)), np.array([[0, 0, 1.0], [0, -2, 0]])
+    assert angular_errors(nothing, up).tolist() == angular_errors(up, -nothing).tolist() == [90, 90]
+
+
 def test_scores_by_hand():
     counts = angle_counts(np.array([1.0, 2.05, 6, 12, 23])) + angle_counts(np.array([31.0, 180]))
     mean, median, *shares = angle_scores(counts)

@@ -114,6 +114,21 @@ def by_pycocotools(truth: dict, rows: list[dict[str, Any]], part: slice, sigmas:
     return evaluation
 
 
+def intervals_by_pycocotools(evaluation: Any, images: int, times: int, seed: int) -> np.ndarray:
+    """The percentiles 2.5 and 97.5 of each of NAMES: `accumulate` and `summarize` for each list of images drawn."""
+    results = np.array(evaluation.evalImgs, object).reshape(3, images)
+    random = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(times):
+        again = np.sort(random.integers(images, size=images))
+        evaluation.evalImgs = list(results[:, again].reshape(-1))
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation.accumulate()
+            evaluation.summarize()
+        drawn.append(evaluation.stats.copy())
+    return np.percentile(drawn, [2.5, 97.5], axis=0)
+
+
 def scores(found: Any, part: str) -> dict[str, float | None]:
     return {one.name: one.value for one in found.metrics if one.part == part}
 
@@ -123,12 +138,15 @@ def test_17_keypoints_are_scored_as_pycocotools_does(tmp_path):
     truth = coco_file(tmp_path / "gt.json", persons, 40)
     rows = rows_near(persons, 40, 2)
     output = write_labels(tmp_path / "out", [{"task": "pose", "keypoints": 17}], rows)
-    found = evaluate(output, Request("persons", str(truth), bootstrap=20))
+    found = evaluate(output, Request("persons", str(truth), bootstrap=20, seed=3))
     direct = by_pycocotools(json.loads(truth.read_text()), rows, slice(None), None)
     assert [(one.part, one.name) for one in found.metrics] == [("body", name) for name in NAMES]
     assert [one.value for one in found.metrics] == pytest.approx(list(direct.stats), abs=1e-12)
     assert 0.2 < found.metrics[0].value < 0.9
-    assert all(one.low <= one.value + 0.1 and one.high >= one.value - 0.1 for one in found.metrics)
+    low, high = intervals_by_pycocotools(direct, 40, 20, seed=3)
+    assert [one.low for one in found.metrics] == pytest.approx(list(low), abs=1e-12)
+    assert [one.high for one in found.metrics] == pytest.approx(list(high), abs=1e-12)
+    assert (low + 0.05 < high).all()
     assert found.protocol["oks_nms"] is None, "there are no boxes with scores"
     assert found.images.evaluated == 40 and not found.images.truth_without_row
 
@@ -252,6 +270,7 @@ def test_images_without_row_or_truth_and_error_rows_are_counted(tmp_path):
     found = evaluate(output, Request("persons", str(truth), bootstrap=0))
     images = found.images
     assert (images.rows, images.evaluated, images.error_rows, images.without_truth) == (11, 10, 1, 1)
+    assert images.error_rows_with_truth == 1
     assert images.without_truth_examples == ["other.jpg"]
     assert (images.truth_without_row, images.truth_without_row_examples) == (2, ["000011.jpg", "000012.jpg"])
     counted = [one["image_id"] for one in persons if one["image_id"] <= 10]

@@ -25,14 +25,19 @@ def compared(tmp_path):
     """`published_pose` for an output whose task has these settings in `job.yaml`."""
 
     def compare(
-        checkpoint: str = "pose17-0.3b", suppressed: bool = True, truth: CocoTruth = VAL2017, **changes: object
+        checkpoint: str = "pose17-0.3b",
+        suppressed: bool = True,
+        truth: CocoTruth = VAL2017,
+        errors: int = 0,
+        **changes: object,
     ):
         output = write_labels(tmp_path / "out", [SETTINGS], [{"image_id": "a.jpg", "persons": []}], checkpoint)
         record = yaml.safe_load((tmp_path / "out" / "job.yaml").read_text())
         record["job"]["tasks"][0] |= {"boxes": {"source": "coco", "coco": f"/data/{VAL2017_BOXES}"}, **changes}
         (tmp_path / "out" / "job.yaml").write_text(yaml.safe_dump(record))
         (labels,) = labels_of(output)
-        metrics, notes = published_pose(output, labels, truth, Images(evaluated=5000), suppressed, METRICS)
+        images = Images(evaluated=5000, error_rows=errors + 1, error_rows_with_truth=errors)
+        metrics, notes = published_pose(output, labels, truth, images, suppressed, METRICS)
         return [one.published for one in metrics], notes
 
     return compare
@@ -51,6 +56,10 @@ def test_model_data_and_protocol_agree(compared):
     [
         ({"flip_test": False}, "flip_test is off"),
         ({"crop": "lite"}, "crop is not trained"),
+        ({"mode": "bfloat16"}, "mode is bfloat16"),
+        ({"checkpoint": "/models/sapiens_0.3b_coco_best_coco_AP_796_bfloat16.pt2"},
+         "the weights in the checkpoint are bfloat16"),
+        ({"errors": 2}, "2 error rows, where nobody is found"),
         ({"boxes": {"source": "none"}}, f"the boxes are not all those of {VAL2017_BOXES}"),
         ({"boxes": {"source": "coco", "coco": {"file": VAL2017_BOXES, "min_score": 0.3}}},
          f"the boxes are not all those of {VAL2017_BOXES}"),
@@ -63,6 +72,18 @@ def test_what_differs_is_said(compared, changes, reason):
     numbers, notes = compared(**changes)
     assert numbers == [None] * 3
     assert notes == [f"published for pose17-0.3b: body AP 0.796, body AR 0.836; not comparable: {reason}"]
+
+
+def test_torchscript_is_the_published_mode_too(compared):
+    assert compared(mode="torchscript") == ([0.796, None, 0.836], [])
+
+
+def test_of_wholebody_files_the_persons_of_coco_are_counted():
+    """COCO-WholeBody also labels hands and faces of persons without a labelled keypoint of the body."""
+    only_face, body = np.zeros((133, 3)), np.zeros((133, 3))
+    only_face[17:, 2], body[16, 2] = 2, 1
+    persons = [Person(1, keypoints, [0, 0, 9, 9], 50, crowd=False) for keypoints in (only_face, body)]
+    assert CocoTruth("wholebody.json", {"a.jpg": 1}, persons).labelled_persons == 1
 
 
 def test_an_unknown_model_has_no_published_number(compared):
