@@ -13,8 +13,9 @@ import pytest
 from sapiens_ray.output.record import read_record
 from sapiens_ray.reporting import drawing
 from sapiens_ray.reporting.drawing import GREY, Drawer
+from sapiens_ray.units import UnitName
 from tests.conftest import photo
-from tests.reporting.made import error_row, labelled_photo, write_rows
+from tests.reporting.made import error_row, labelled_photo, write_file, write_rows
 
 HEAD = ("uri", "width", "height", "error_kind", "visualization")
 
@@ -96,6 +97,49 @@ def test_what_would_be_too_much_to_read_is_left_out(tmp_path, monkeypatch):
     found = thumbnails(tmp_path, rows)
     assert found[0].photo and decoded(found[0].labels["seg"]).shape == (90, 400, 3), "the picture of the job instead"
     assert found[1].photo and found[1].labels == {}
+
+
+def test_a_merge_between_two_row_groups_costs_no_picture(tmp_path, monkeypatch):
+    rows = [labelled_photo(tmp_path / "photos", f"{seed}.png", seed) for seed in range(40)]
+    output = write_rows(tmp_path / "out", rows[:1])
+    data, placed = tmp_path / "out" / "data", [{**row, "shard": 0, "index": at} for at, row in enumerate(rows)]
+    (file,) = data.iterdir()
+    file.unlink()
+    parts = [UnitName(0, 0, 20, False), UnitName(0, 20, 40, False)]
+    for part in parts:
+        write_file(tmp_path / "out", part, placed[part.start : part.stop])
+    read, calls = drawing.read_groups, []
+
+    def read_groups(*given):
+        calls.append(given[1])
+        if len(calls) == 2:  # the second row group of the first file
+            write_file(tmp_path / "out", UnitName(0, 0, 40, True), placed)
+            for part in parts:
+                (data / part.file).unlink()
+            raise FileNotFoundError(given[1])
+        return read(*given)
+
+    monkeypatch.setattr(drawing, "read_groups", read_groups)
+    asked = [{"visualization": None, "error_kind": None, **row} for row in placed]
+    found = list(Drawer(output, read_record(output)).draw(asked))
+    assert sorted(place for place, _ in found) == list(range(40)), "each row once"
+    assert {tuple(one.labels) for _, one in found} == {("seg", "depth", "normal", "persons")}
+    assert all(one.photo for _, one in found)
+
+
+def test_a_file_that_is_gone_for_good_leaves_the_photos(tmp_path, monkeypatch):
+    rows = [labelled_photo(tmp_path / "photos", f"{seed}.png", seed) for seed in range(20)]
+    read = drawing.read_groups
+
+    def read_groups(folder, name, file, groups, leaves):
+        if groups == [1]:
+            raise FileNotFoundError(name)
+        return read(folder, name, file, groups, leaves)
+
+    monkeypatch.setattr(drawing, "read_groups", read_groups)
+    found = thumbnails(tmp_path, rows)
+    assert sorted(found) == list(range(20)) and all(one.photo for one in found.values())
+    assert [place for place, one in sorted(found.items()) if one.labels] == list(range(16))
 
 
 @pytest.mark.parametrize("record", [None, {"job": {"tasks": [{"task": "unknown"}, {"task": "seg", "new": 1}]}}])
