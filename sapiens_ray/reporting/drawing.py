@@ -83,7 +83,7 @@ class Drawer:
         name them, so earlier rows have labels where not all can be read.
 
         rows: with `shard`, `index`, `uri`, `width`, `height`, `error_kind` and `visualization`."""
-        self.photos.fetch_members((row["uri"], row["index"]) for row in rows if row["width"])
+        self.photos.fetch_members((row["uri"], row["index"]) for row in rows if has_photo(row))
         threads = max(os.cpu_count() or 1, THREADS_REMOTE if self.folder.remote else 1)
         drawn: deque[tuple[int, Future[Thumbnail]]] = deque()
         with ThreadPoolExecutor(threads, thread_name_prefix="draw") as pool:
@@ -138,7 +138,7 @@ class Drawer:
     def _one(self, row: Row, labels: Row) -> Thumbnail:
         """The thumbnail of one row. What cannot be drawn is left out."""
         made = Thumbnail()
-        if not row["width"] or row["error_kind"] in UNSAFE:
+        if not has_photo(row):
             return made
         photo = self._photo(row)
         if photo is not None:
@@ -173,6 +173,11 @@ class Drawer:
         except Exception:
             return None
         return picture
+
+
+def has_photo(row: Row) -> bool:
+    """Whether the photo of a row can be shown: it was decoded, and did no harm. row: with `width` and `error_kind`."""
+    return bool(row["width"]) and row["error_kind"] not in UNSAFE
 
 
 def _unit_of(units: Sequence[UnitName], row: Row) -> UnitName | None:
