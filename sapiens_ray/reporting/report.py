@@ -64,6 +64,7 @@ def make_report(
     written = throughput(folder, units)
     found = {
         **about.result(),
+        "where": where.text if where else None,
         "state": state["state"],
         "complete": state["complete"],
         "expected": state["expected"],

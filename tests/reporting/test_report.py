@@ -80,6 +80,24 @@ def test_a_filter_of_rows_counts_only_what_it_keeps(output):
     assert "Only images with error_kind IS NOT NULL." in report.html
 
 
+def test_a_condition_is_named_in_the_json_and_has_no_images_over_time(command, tmp_path):
+    random = np.random.default_rng(0)
+    rows = [{**random_row(f"{number}.jpg", random), "width": 100 + number} for number in range(40)]
+    output = write_rows(tmp_path / "out", rows, files=4)
+    for number, file in enumerate(sorted((tmp_path / "out" / "data").iterdir())):
+        os.utime(file, (1_700_000_000 + 60 * number,) * 2)
+    page = tmp_path / "r.html"
+    asked = ["report", output.uri, "--to", page, "--json", "--thumbnails", 0]
+    whole = json.loads(command(*asked).out)
+    assert (whole["where"], sum(whole["throughput"]["images"])) == (None, 40)
+    assert "Images over time" in page.read_text()
+    some = json.loads(command(*asked, "--where", "width >= 137").out)
+    assert (some["where"], some["images"], some["complete"], some["expected"]) == ("width >= 137", 3, True, 40)
+    assert some["throughput"]["images"] == [] and some["throughput"]["start"] is None
+    assert some["throughput"]["note"].startswith("Cannot be told of chosen images")
+    assert "Images over time" not in page.read_text()
+
+
 def test_the_same_output_gives_the_same_page_and_another_seed_another_one(output):
     one, same, other = (make_report(output, ReportOptions(6, seed=seed)).html for seed in (0, 0, 3))
     assert one == same != other
