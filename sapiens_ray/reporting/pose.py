@@ -15,7 +15,7 @@ from sapiens_ray.reporting.figure import draw_figure
 from sapiens_ray.reporting.numbers import Spread
 from sapiens_ray.reporting.tasks import Result, RowValues, TaskStatistics, good_rows, items, lengths
 from sapiens_ray.reporting.words import log_histogram, spread_table, unit_histogram
-from sapiens_ray.tasks.stored import StoredPersons
+from sapiens_ray.tasks.stored import StoredLabels, StoredPersons
 
 COUNTED = 0.2  # a lower keypoint score does not count for the score of a person, as in the evaluation of MMPose
 VISIBLE = 0.3
@@ -43,6 +43,13 @@ class PersonStatistics(TaskStatistics):
         self.scores, self.visible = Spread(), Spread()
         self.keypoint_total, self.keypoint_seen = np.zeros(count), np.zeros(count, np.int64)
         self.with_keypoints = 0
+
+    @classmethod
+    def fits(cls, labels: StoredLabels, schema: pa.Schema) -> bool:
+        persons = schema.field(labels.column).type if labels.column in schema.names else pa.null()
+        if not (pa.types.is_list(persons) and pa.types.is_struct(persons.value_type)):
+            return False
+        return all(persons.value_type.get_field_index(name) >= 0 for name in ("box", "scores"))
 
     @property
     def columns(self) -> Columns:

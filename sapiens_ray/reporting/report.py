@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sapiens_ray.output.chunks import read_chunks
-from sapiens_ray.output.done import list_units
-from sapiens_ray.output.reading import labels_of
+from sapiens_ray.output.done import list_units, with_units
+from sapiens_ray.output.reading import labels_of, schema_of
 from sapiens_ray.output.where import where_of
 from sapiens_ray.pages import render_page
 from sapiens_ray.pages.gallery import MOST_ROWS
@@ -54,7 +54,8 @@ def make_report(
     labels = labels_of(folder)
     state = output_status(folder)
     units = list_units(folder)
-    statistics = Statistics(labels, ShownRows(options.rows, options.seed))
+    schema = with_units(folder, lambda units: schema_of(folder, units[0]))
+    statistics = Statistics(labels, schema, ShownRows(options.rows, options.seed))
     where = where_of(folder)
     total = int(state["images"]) if where is None else None
     tables = read_chunks(folder, statistics.columns)

@@ -44,6 +44,12 @@ class TaskStatistics:
         self.labels = labels
         self.column = labels.column
 
+    @classmethod
+    def fits(cls, labels: StoredLabels, schema: pa.Schema) -> bool:
+        """Whether files of this schema have the columns that cannot be missed. A task of another package may store
+        class maps or persons without the columns beside them."""
+        return True
+
     @property
     def columns(self) -> Columns:
         """The columns to read of all rows. Never maps: they are a thousand times as large."""

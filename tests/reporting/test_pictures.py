@@ -12,14 +12,14 @@ from sapiens_ray.reporting.drawing import Thumbnail
 from sapiens_ray.reporting.pictures import choose_pictures, on_sheets, sheets_of
 from sapiens_ray.reporting.rows import Shown, ShownRows
 from sapiens_ray.reporting.statistics import Statistics
-from tests.reporting.made import error_row, random_row, write_rows
+from tests.reporting.made import error_row, random_row, schema, write_rows
 
 NAMES = {"seg": "confidence", "normal": "length", "persons": "score"}
 
 
 def shown_of(tmp_path, rows) -> Shown:
     output = write_rows(tmp_path / "out", rows, files=2)
-    statistics = Statistics(labels_of(output), ShownRows(1000))
+    statistics = Statistics(labels_of(output), schema(), ShownRows(1000))
     statistics.add_all(read_chunks(output, statistics.columns))
     return statistics.shown.finish()
 
