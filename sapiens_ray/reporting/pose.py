@@ -157,7 +157,8 @@ class PersonStatistics(TaskStatistics):
             return []
         means = [one["mean_score"] for one in points]
         caption = "Mean score of every keypoint: orange is 0, blue is 1; names in tooltips, and in the table"
-        figure = Svg(caption, draw_figure(self.labels.keypoint_names, self.labels.keypoint_links, means))
+        drawn = draw_figure(self.labels.keypoint_names, self.labels.keypoint_links, means)
+        figure = Svg(caption, drawn, "The person faces you: the right of the person is on the left.")
         ordered = sorted(points, key=lambda one: one["mean_score"])
         bars = [
             Bar(one["name"], min(1.0, max(0.0, one["mean_score"])), f"{one['mean_score']:.2f}") for one in ordered[:12]

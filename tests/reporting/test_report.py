@@ -120,7 +120,14 @@ def test_summary_shows_speed_and_device(output, tmp_path):
     }  # fmt: skip
     (tmp_path / "out" / "summary.json").write_text(json.dumps(summary))
     report = make_report(output, ReportOptions(thumbnails=0))
-    for text in ("10 images in 20 s", "82 % busy, 5.0 % waiting for input, 13 % waiting", "200.0 ms", "50 %", "7.25"):
+    for text in (
+        "10 images in 20 s",
+        "82 % busy, 5.0 % waiting for input, 13 % waiting",
+        "200.0 ms",
+        "fill of batches",
+        "50 %",
+        "7.25",
+    ):
         assert text in report.html
     assert report.statistics["last_run"]["stages"] == {"read": 0.01, "seg": 0.2}
 
