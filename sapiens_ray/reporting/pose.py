@@ -91,10 +91,10 @@ class PersonStatistics(TaskStatistics):
         stored = np.stack([_numbers(persons, "score"), _numbers(persons, "visible")])
         computed = np.full_like(stored, np.nan)
         computed[:, whole] = of_persons(values, _numbers(persons, "box_score")[whole])
-        scores, visible = np.where(np.isnan(stored), computed, stored)
-        self.scores.add(scores)
-        self.visible.add(visible)
-        return scores
+        known: np.ndarray = np.where(np.isnan(stored), computed, stored)
+        self.scores.add(known[0])
+        self.visible.add(known[1])
+        return known[0]
 
     def result(self) -> Result:
         people = max(1, self.with_keypoints)

@@ -22,7 +22,6 @@ def build_gallery(statistics: Statistics, shown: Shown, pictures: Mapping[int, T
     for number, place in enumerate(ordered):
         thumbnails[place] = number
     kinds = rows["error_kind"].to_pylist()
-    there = [kind is None for kind in kinds]
     uris = rows["uri"].to_pylist()
     messages = rows["error"].to_pylist()
     failed = [place for place, kind in enumerate(kinds) if kind is not None]
@@ -33,14 +32,14 @@ def build_gallery(statistics: Statistics, shown: Shown, pictures: Mapping[int, T
         heights=rows["height"].to_pylist(),
         thumbnails=thumbnails,
         photos=[pictures[place].photo for place in ordered],
-        layers=[_layer(task, shown, there, [pictures[place] for place in ordered]) for task in statistics.tasks],
+        layers=[_layer(task, shown, [pictures[place] for place in ordered]) for task in statistics.tasks],
         messages={place: (messages[place] or "")[:MESSAGE] for place in failed},
         places={place: uris[place] for place in sorted({*ordered, *failed}) if uris[place]},
         note=_note(statistics, shown, len(ordered)),
     )
 
 
-def _layer(task: TaskStatistics, shown: Shown, there: list[bool], pictures: list[Thumbnail]) -> Layer:
+def _layer(task: TaskStatistics, shown: Shown, pictures: list[Thumbnail]) -> Layer:
     rows = shown.rows
     confidence = mask_column(task.column), confidence_column(task.column)
     names = rows.column_names
@@ -57,7 +56,7 @@ def _layer(task: TaskStatistics, shown: Shown, there: list[bool], pictures: list
     if sure is not None and all(value != value for value in sure):  # NaN: the output has no such column
         sure = None
     return Layer(
-        task.column, [one.labels.get(task.column, "") for one in pictures], there, sure, task.confidence_name, classes,
+        task.column, [one.labels.get(task.column, "") for one in pictures], sure, task.confidence_name, classes,
         measures,
     )  # fmt: skip
 
