@@ -70,7 +70,7 @@ class Drawer:
     def __init__(self, folder: Folder, record: Record | None) -> None:
         self.folder = folder
         self.tasks = [task for task in tasks_of(record) if task.options.draws]
-        self.photos = Photos(record, folder.options)
+        self.photos = Photos(record, folder.options, SIDE)
 
     @property
     def columns(self) -> list[str]:
@@ -83,7 +83,7 @@ class Drawer:
         name them, so earlier rows have labels where not all can be read.
 
         rows: with `shard`, `index`, `uri`, `width`, `height`, `error_kind` and `visualization`."""
-        self.photos.fetch_members((row["uri"], row["index"]) for row in rows if has_photo(row))
+        self.photos.fetch_members(row for row in rows if has_photo(row))
         threads = max(os.cpu_count() or 1, THREADS_REMOTE if self.folder.remote else 1)
         drawn: deque[tuple[int, Future[Thumbnail]]] = deque()
         with ThreadPoolExecutor(threads, thread_name_prefix="draw") as pool:
@@ -140,7 +140,7 @@ class Drawer:
         made = Thumbnail()
         if not has_photo(row):
             return made
-        photo = self._photo(row)
+        photo = self.photos.read(row)
         if photo is not None:
             made.photo = data_uri(photo)
         size = images.picture_size(row["width"], row["height"], SIDE)
@@ -154,18 +154,6 @@ class Drawer:
             if picture is not None:
                 made.labels[self.tasks[0].column] = data_uri(fitted(picture, 2 * SIDE))
         return made
-
-    def _photo(self, row: Row) -> np.ndarray | None:
-        data = self.photos.read(row["uri"])
-        if data is None:
-            return None
-        try:
-            size = images.header_size(data)
-            if size is None or sorted(size) != sorted((row["width"], row["height"])):  # another file than was labelled
-                return None
-            return images.decode_small(data, row["width"], row["height"], SIDE)
-        except Exception:
-            return None
 
     def _picture(self, name: str) -> np.ndarray | None:
         try:

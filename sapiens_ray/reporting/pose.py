@@ -91,10 +91,11 @@ class PersonStatistics(TaskStatistics):
         stored = np.stack([_numbers(persons, "score"), _numbers(persons, "visible")])
         computed = np.full_like(stored, np.nan)
         computed[:, whole] = of_persons(values, _numbers(persons, "box_score")[whole])
-        known: np.ndarray = np.where(np.isnan(stored), computed, stored)
-        self.scores.add(known[0])
-        self.visible.add(known[1])
-        return known[0]
+        scores: np.ndarray
+        scores, visible = np.where(np.isnan(stored), computed, stored)
+        self.scores.add(scores)
+        self.visible.add(visible)
+        return scores
 
     def result(self) -> Result:
         people = max(1, self.with_keypoints)

@@ -79,14 +79,13 @@ def make_report(
 def _thumbnails(
     folder: Folder, about: About, shown: Shown | None, options: ReportOptions, tell: Tell
 ) -> dict[int, Thumbnail]:
-    """Thumbnails by the place of their row."""
+    """Thumbnails by the place of their row; empty ones where nothing could be drawn."""
     if shown is None or not options.thumbnails:
         return {}
     places = choose_pictures(shown, options.thumbnails)
     rows = shown.rows.take(places).to_pylist()
     drawn: dict[int, Thumbnail] = {}
     for number, (at, thumbnail) in enumerate(Drawer(folder, about.record).draw(rows), 1):
-        if thumbnail.photo or thumbnail.labels:
-            drawn[places[at]] = thumbnail
+        drawn[places[at]] = thumbnail
         tell("pictures", number, len(rows))
     return drawn

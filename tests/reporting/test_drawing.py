@@ -13,6 +13,7 @@ import pytest
 from sapiens_ray.output.record import read_record
 from sapiens_ray.reporting import drawing
 from sapiens_ray.reporting.drawing import GREY, Drawer
+from sapiens_ray.reporting.photos import Photos
 from sapiens_ray.units import UnitName
 from tests.conftest import photo
 from tests.reporting.made import error_row, labelled_photo, write_file, write_rows
@@ -70,6 +71,23 @@ def test_members_of_tars(tmp_path):
         row["uri"] = f"{tar}#{Path(row['uri']).name}"
     found = thumbnails(tmp_path, rows)
     assert np.abs(decoded(found[2].photo).astype(int) - photo(120, 160, 2)).mean() < 12
+
+
+def test_members_stay_in_memory_as_thumbnails(tmp_path):
+    rows = [labelled_photo(tmp_path / "photos", f"{seed}.png", seed) for seed in range(3)]
+    large = np.random.default_rng(0).integers(0, 255, (1600, 1200, 3), np.uint8)
+    tar = tmp_path / "shard.tar"
+    with tarfile.open(tar, "w") as archive:
+        for at, row in enumerate(rows):
+            cv2.imwrite(row["uri"], large)
+            archive.add(row["uri"], row["image_id"])
+            row |= {"uri": f"{tar}#{row['image_id']}", "index": at, "width": 1200, "height": 1600}
+    photos = Photos(None, {}, 320)
+    photos.fetch_members(rows)
+    found = [photos.read(row) for row in rows]
+    assert [one.shape for one in found] == [(320, 240, 3)] * 3
+    assert [one.base is None for one in found] == [True] * 3, "none holds on to a larger array"
+    assert photos.read({**rows[0], "uri": f"{tar}#other.png"}) is None
 
 
 def test_photos_of_crashed_images_are_not_decoded_again(tmp_path):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sapiens_ray.output.done import list_units
 from sapiens_ray.output.reading import chosen_rows
-from sapiens_ray.reporting import ReportOptions, make_report
+from sapiens_ray.reporting import ReportOptions, make_report, photos
 from sapiens_ray.reporting.about import About, throughput
 from tests.reporting.made import error_row, labelled_photo, random_row, write_rows
 
@@ -96,6 +98,22 @@ def test_a_condition_is_named_in_the_json_and_has_no_images_over_time(command, t
     assert some["throughput"]["images"] == [] and some["throughput"]["start"] is None
     assert some["throughput"]["note"].startswith("Cannot be told of chosen images")
     assert "Images over time" not in page.read_text()
+
+
+def test_the_gallery_says_how_many_photos_could_not_be_read(tmp_path, monkeypatch):
+    rows = [labelled_photo(tmp_path / "photos", f"{seed}.png", seed) for seed in range(6)]
+    rows.append({**error_row("bad.jpg", "corrupt"), "width": 10, "height": 10})
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        for row in rows[:4]:
+            archive.add(row["uri"], row["image_id"])
+            row["uri"] = f"{tmp_path}/shard.tar#{row['image_id']}"
+    output = write_rows(tmp_path / "out", rows)
+    assert "could not be read again" not in make_report(output).html
+    Path(rows[5]["uri"]).unlink()
+    assert "1 photo could not be read again" in make_report(output).html
+    monkeypatch.setattr(photos, "LARGEST_SHARD", 1000)
+    html = make_report(output).html
+    assert "5 photos could not be read again: gone, changed, or in a shard over 4 GiB." in html
 
 
 def test_the_same_output_gives_the_same_page_and_another_seed_another_one(output):
