@@ -8,10 +8,13 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from sapiens_ray.output.done import list_units
 from sapiens_ray.output.reading import chosen_rows
+from sapiens_ray.output.schema import JOB_KEY
 from sapiens_ray.reporting import ReportOptions, make_report, photos
 from sapiens_ray.reporting.about import About, throughput
 from tests.reporting.made import error_row, labelled_photo, random_row, write_rows
@@ -114,6 +117,33 @@ def test_the_gallery_says_how_many_photos_could_not_be_read(tmp_path, monkeypatc
     monkeypatch.setattr(photos, "LARGEST_SHARD", 1000)
     html = make_report(output).html
     assert "5 photos could not be read again: gone, changed, or in a shard over 4 GiB." in html
+
+
+def test_a_task_with_a_name_of_its_own(tmp_path):
+    rows = [labelled_photo(tmp_path / "photos", f"{seed}.png", seed) for seed in range(3)]
+    output = write_rows(tmp_path / "out", rows)
+    (file,) = (tmp_path / "out" / "data").iterdir()
+    table = pq.read_table(file)
+    job = json.loads(table.schema.metadata[JOB_KEY])
+    job["tasks"] = {"body_parts" if name == "seg" else name: one for name, one in job["tasks"].items()}
+    columns = [
+        f"body_parts{name.removeprefix('seg')}" if name.startswith("seg") else name for name in table.column_names
+    ]
+    named = table.rename_columns(columns)
+    pq.write_table(named.replace_schema_metadata({**table.schema.metadata, JOB_KEY: json.dumps(job)}), file)
+    record = yaml.safe_load((tmp_path / "out" / "job.yaml").read_text())
+    record["job"]["tasks"][0]["name"] = "body_parts"
+    (tmp_path / "out" / "job.yaml").write_text(yaml.safe_dump(record))
+    report = make_report(output)
+    assert list(report.statistics["tasks"]) == ["body_parts", "depth", "normal", "persons"]
+    assert report.statistics["models"][0]["column"] == "body_parts"
+    assert report.statistics["tasks"]["body_parts"]["classes"][21]["photos"] == 3
+    assert '<section id="task-body-parts"' in report.html and ">Classes: body_parts</h2>" in report.html
+    assert "Least confident: body_parts" in report.html
+    data = json.loads(report.html.split('id="gallery-data">')[1].partition("</script>")[0])
+    layer = data["layers"][0]
+    assert (layer["name"], layer["masks"]) == ("body_parts", [2**3 + 2**21] * 3)
+    assert len(layer["pictures"]) == 3 and all(one.startswith("data:image/webp") for one in layer["pictures"])
 
 
 def test_the_same_output_gives_the_same_page_and_another_seed_another_one(output):
