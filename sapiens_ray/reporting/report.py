@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from sapiens_ray.output.chunks import read_chunks
 from sapiens_ray.output.done import list_units, with_units
 from sapiens_ray.output.reading import labels_of, schema_of
@@ -83,7 +85,7 @@ def _thumbnails(
     if shown is None or not options.thumbnails:
         return {}
     places = choose_pictures(shown, options.thumbnails)
-    rows = shown.rows.take(places).to_pylist()
+    rows = shown.rows.take(pa.array(places, pa.int64())).to_pylist()  # of no places, too
     drawn: dict[int, Thumbnail] = {}
     for number, (at, thumbnail) in enumerate(Drawer(folder, about.record).draw(rows), 1):
         drawn[places[at]] = thumbnail

@@ -119,6 +119,13 @@ def test_the_gallery_says_how_many_photos_could_not_be_read(tmp_path, monkeypatc
     assert "5 photos could not be read again: gone, changed, or in a shard over 4 GiB." in html
 
 
+def test_an_output_of_errors_alone(tmp_path):
+    report = make_report(write_rows(tmp_path / "out", [error_row(f"{number}.jpg") for number in range(5)]))
+    assert (report.statistics["images"], report.statistics["errors"]) == (5, {"corrupt": 5})
+    assert report.statistics["tasks"]["seg"]["photos"] == 0
+    assert "<figcaption>Errors</figcaption>" in report.html and "Random images" not in report.html
+
+
 def test_a_task_with_a_name_of_its_own(tmp_path):
     rows = [labelled_photo(tmp_path / "photos", f"{seed}.png", seed) for seed in range(3)]
     output = write_rows(tmp_path / "out", rows)
