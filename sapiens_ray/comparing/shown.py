@@ -115,13 +115,12 @@ def build_gallery(shown: Shown, pairs: Pairs, tasks: Sequence[TaskComparison]) -
     ordered = [place for place in shown.places if place in shown.drawn]
     numbers = {place: number for number, place in enumerate(ordered)}
     drawn = [shown.drawn[place] for place in ordered]
-    there = [True] * len(shown.places)
     layers = []
     for task in tasks:
         values = pairs.differences[task.pair.name][shown.places].tolist()
         layers.append(
             Layer(
-                task.pair.name, [one.a.labels.get(task.pair.a.column, "") for one in drawn], there,
+                task.pair.name, [one.a.labels.get(task.pair.a.column, "") for one in drawn],
                 measures=[Measure("difference", values, task.digits)],
                 others=[one.b.labels.get(task.pair.b.column, "") for one in drawn],
             )

@@ -113,11 +113,12 @@ class HeatTable(Block):
 
 @dataclass(frozen=True)
 class Svg(Block):
-    """A drawing. svg: markup that the caller has escaped."""
+    """A drawing. svg: markup that the caller has escaped; texts in it shrink with it. summary: a text below it."""
 
     macro: ClassVar[str] = "drawing"
     caption: str
     svg: Markup
+    summary: str = ""
 
 
 @dataclass(frozen=True)

@@ -40,14 +40,14 @@ class Measure:
 class Layer:
     """Labels of one kind that are laid over photos, such as those of a task.
 
-    pictures: by number of the thumbnail, data URIs; empty where there is none. confidence: per row, 0 to 1 or NaN;
-    None if this layer has no confidence. there: per row, whether it has these labels. others: as `pictures`, of the
-    second side of a gallery with two.
+    All rows without an error have labels. pictures: by number of the thumbnail, data URIs; empty where there is none.
+    confidence: per row, larger where the labels are surer, on any scale (probabilities end at 1, lengths of normals do
+    not), NaN where it is unknown; None if this layer has no confidence. others: as `pictures`, of the second side of a
+    gallery with two.
     """
 
     name: str
     pictures: Sequence[str]
-    there: Sequence[bool]
     confidence: Sequence[float] | None = None
     confidence_name: str = "confidence"
     classes: Vocabulary | None = None
@@ -107,7 +107,6 @@ def _layer(layer: Layer) -> dict[str, Any]:
         "name": layer.name,
         "pictures": list(layer.pictures),
         "others": list(layer.others),
-        "there": [int(there) for there in layer.there],
         "confidence": None if layer.confidence is None else [_rounded(value, 4) for value in layer.confidence],
         "confidenceName": layer.confidence_name,
         "classes": None if classes is None else list(classes.names),

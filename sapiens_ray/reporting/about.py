@@ -13,6 +13,7 @@ from sapiens_ray.errors import OutputError
 from sapiens_ray.output.layout import DATA, SUMMARY_FILE
 from sapiens_ray.output.record import Record, read_record
 from sapiens_ray.output.summary import counted
+from sapiens_ray.output.where import where_of
 from sapiens_ray.storage import Folder
 from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.units import UnitName
@@ -129,7 +130,10 @@ class Throughput:
 
 
 def throughput(folder: Folder, units: Sequence[UnitName]) -> Throughput:
-    """Images over time, from the modification times of the files with labels."""
+    """Images over time, from the modification times of the files with labels. Not for a `ChosenRows`: which rows of a
+    file are chosen says nothing of when they were written."""
+    if where_of(folder) is not None:
+        return Throughput(None, None, [], "Cannot be told of chosen images: files have times, their rows have none.")
     times = folder.modified(DATA)
     known = sorted((times[unit.file], unit.stop - unit.start) for unit in units if unit.file in times)
     if len(known) < LEAST_FILES:

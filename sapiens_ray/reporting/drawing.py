@@ -7,6 +7,7 @@ picture in `visualizations/` is shown as it is.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ from sapiens_ray.units import Row, UnitName
 
 SIDE = 320  # pixels of a thumbnail
 READ_LOCAL, READ_REMOTE = 8 << 30, 1 << 30  # bytes of labels that are read for thumbnails, at most
+LISTINGS = 10  # of files, at most; another one where a merge removed some
 THREADS_REMOTE = 8  # photos are fetched one by one
 GREY = 128  # in place of a photo that is gone
 UNSAFE = ("crashed", "timeout", "out_of_memory", "too_large")  # photos of these error rows are not decoded again
@@ -68,7 +70,7 @@ class Drawer:
     def __init__(self, folder: Folder, record: Record | None) -> None:
         self.folder = folder
         self.tasks = [task for task in tasks_of(record) if task.options.draws]
-        self.photos = Photos(record, folder.options)
+        self.photos = Photos(record, folder.options, SIDE)
 
     @property
     def columns(self) -> list[str]:
@@ -81,7 +83,7 @@ class Drawer:
         name them, so earlier rows have labels where not all can be read.
 
         rows: with `shard`, `index`, `uri`, `width`, `height`, `error_kind` and `visualization`."""
-        self.photos.fetch_members((row["uri"], row["index"]) for row in rows if row["width"])
+        self.photos.fetch_members(row for row in rows if has_photo(row))
         threads = max(os.cpu_count() or 1, THREADS_REMOTE if self.folder.remote else 1)
         drawn: deque[tuple[int, Future[Thumbnail]]] = deque()
         with ThreadPoolExecutor(threads, thread_name_prefix="draw") as pool:
@@ -95,35 +97,50 @@ class Drawer:
                 yield place, thumbnail.result()
 
     def _labels(self, rows: Sequence[Row]) -> Iterator[tuple[list[int], list[Row]]]:
-        """The cells of the rows, those of one row group of one file at a time."""
-        units = list_units(self.folder)
-        of_unit: dict[UnitName | None, list[int]] = defaultdict(list)
-        for place, row in enumerate(rows):
-            of_unit[None if row["error_kind"] else _unit_of(units, row)].append(place)
-        nothing = of_unit.pop(None, [])
-        if nothing:
-            yield nothing, [{} for _ in nothing]
+        """The cells of the rows, those of one row group of one file at a time, every row once. A run may merge files
+        meanwhile: then the rows that are left are looked for in a new listing."""
+        waiting = [place for place, row in enumerate(rows) if not row["error_kind"]]
         left = READ_REMOTE if self.folder.remote else READ_LOCAL
-        for unit, places in of_unit.items():
-            assert unit is not None
-            try:
-                with self.folder.open(data_file(unit)) as stream, open_parquet(stream) as file:
-                    by_group = _by_group(file, unit, rows, places)
-                    for group, members in by_group.items():
-                        columns, cost = _affordable(file, group, self.columns, left)
+        for _ in range(LISTINGS):
+            units = list_units(self.folder)
+            of_unit: dict[UnitName, list[int]] = defaultdict(list)
+            for place in waiting:
+                unit = _unit_of(units, rows[place])
+                if unit is not None:
+                    of_unit[unit].append(place)
+            done: set[int] = set()
+            for unit, places in of_unit.items():
+                with contextlib.suppress(FileNotFoundError):  # merged meanwhile
+                    for chosen, labels, cost in self._in_file(unit, rows, places, left):
                         left -= cost
-                        leaves = leaves_of(file.schema, dict.fromkeys(columns, ()))
-                        table = read_groups(self.folder, data_file(unit), file, [group], leaves)
-                        yield [place for place, _ in members], [table.slice(at, 1).to_pylist()[0] for _, at in members]
-            except FileNotFoundError:  # merged meanwhile: the statistics are complete, these pictures are missing
-                yield places, [{} for _ in places]
+                        done.update(chosen)
+                        yield chosen, labels
+            waiting = [place for place in waiting if place not in done]
+            if not waiting:
+                break
+        nothing = [*waiting, *(place for place, row in enumerate(rows) if row["error_kind"])]
+        yield nothing, [{} for _ in nothing]
+
+    def _in_file(
+        self, unit: UnitName, rows: Sequence[Row], places: Sequence[int], left: int
+    ) -> Iterator[tuple[list[int], list[Row], int]]:
+        """Places, their cells, and the bytes that were read for them, by row group. left: bytes that may be read.
+        Raises FileNotFoundError if the file is gone."""
+        with self.folder.open(data_file(unit)) as stream, open_parquet(stream) as file:
+            for group, members in _by_group(file, unit, rows, places).items():
+                columns, cost = _affordable(file, group, self.columns, left)
+                left -= cost
+                leaves = leaves_of(file.schema, dict.fromkeys(columns, ()))
+                table = read_groups(self.folder, data_file(unit), file, [group], leaves)
+                labels = [table.slice(at, 1).to_pylist()[0] for _, at in members]
+                yield [place for place, _ in members], labels, cost
 
     def _one(self, row: Row, labels: Row) -> Thumbnail:
         """The thumbnail of one row. What cannot be drawn is left out."""
         made = Thumbnail()
-        if not row["width"] or row["error_kind"] in UNSAFE:
+        if not has_photo(row):
             return made
-        photo = self._photo(row)
+        photo = self.photos.read(row)
         if photo is not None:
             made.photo = data_uri(photo)
         size = images.picture_size(row["width"], row["height"], SIDE)
@@ -138,24 +155,17 @@ class Drawer:
                 made.labels[self.tasks[0].column] = data_uri(fitted(picture, 2 * SIDE))
         return made
 
-    def _photo(self, row: Row) -> np.ndarray | None:
-        data = self.photos.read(row["uri"])
-        if data is None:
-            return None
-        try:
-            size = images.header_size(data)
-            if size is None or sorted(size) != sorted((row["width"], row["height"])):  # another file than was labelled
-                return None
-            return images.decode_small(data, row["width"], row["height"], SIDE)
-        except Exception:
-            return None
-
     def _picture(self, name: str) -> np.ndarray | None:
         try:
             picture: np.ndarray | None = cv2.imdecode(np.frombuffer(self.folder.read(name), np.uint8), cv2.IMREAD_COLOR)
         except Exception:
             return None
         return picture
+
+
+def has_photo(row: Row) -> bool:
+    """Whether the photo of a row can be shown: it was decoded, and did no harm. row: with `width` and `error_kind`."""
+    return bool(row["width"]) and row["error_kind"] not in UNSAFE
 
 
 def _unit_of(units: Sequence[UnitName], row: Row) -> UnitName | None:

@@ -234,7 +234,5 @@ def draw_figure(names: Sequence[str], links: Sequence[Sequence[int]], values: Se
     ellipse = '<ellipse class="outline" cx="{}" cy="{}" rx="{:.1f}" ry="{:.1f}"/>'
     heads = "".join(ellipse.format(*outline) for outline in outlines)
     box = "0 0 310 224" if enlarged else "-95 0 310 224"
-    side = f'<text x="{5 if enlarged else -20}" y="220">right of the person</text>'
-    side += f'<text x="{82 if enlarged else 90}" y="220">left</text>'
     label = 'role="img" aria-label="Mean score of every keypoint"'
-    return Markup(f'<svg viewBox="{box}" {label}>{heads}{"".join(parts)}{side}</svg>')
+    return Markup(f'<svg viewBox="{box}" {label}>{heads}{"".join(parts)}</svg>')

@@ -173,7 +173,7 @@ def _of_models(models: Mapping[str, Mapping[str, Any]]) -> Table:
     for name, one in models.items():
         fill = None if one.get("batch_fill") is None else percent(one["batch_fill"])
         rows.append([name, one.get("inputs"), fill, one.get("inputs_per_s")])
-    columns = ["model", "inputs", "batches full", "inputs per second"]
+    columns = ["model", "inputs", "fill of batches", "inputs per second"]
     return Table("What the device did", columns, rows, right=(1, 2, 3))
 
 

@@ -2,42 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from sapiens_ray.pages import Picture, Sheet
-from sapiens_ray.reporting.drawing import Thumbnail
-from sapiens_ray.reporting.rows import Shown, confidence_column
+from sapiens_ray.reporting.drawing import Thumbnail, has_photo
+from sapiens_ray.reporting.rows import Shown, by_turns, confidence_column
 
 ON_SHEET = 18  # pictures
 
 
+@dataclass(frozen=True)
+class OnSheets:
+    """The places of the rows of each contact sheet, at most `ON_SHEET`: random labelled rows, the least confident by
+    task, and error rows."""
+
+    random: list[int]
+    least: dict[str, list[int]]
+    errors: list[int]
+
+
+def on_sheets(shown: Shown) -> OnSheets:
+    """Which rows the contact sheets show."""
+    labelled = shown.rows["error_kind"].is_null().to_pylist()
+    return OnSheets(
+        [place for place in shown.sample if labelled[place]][:ON_SHEET],
+        {task: places[:ON_SHEET] for task, places in shown.least.items()},
+        shown.errors[:ON_SHEET],
+    )
+
+
 def choose_pictures(shown: Shown, limit: int) -> list[int]:
-    """Places of at most `limit` rows: those of the contact sheets, then random and least confident ones by turns."""
-    sheets = [places[:ON_SHEET] for places in (*shown.least.values(), shown.sample, shown.errors)]
-    rest = [places[ON_SHEET:] for places in (shown.sample, *shown.least.values())]
-    turns = [*_by_turns(sheets), *_by_turns(rest)]
-    return list(dict.fromkeys(turns))[:limit]
-
-
-def _by_turns(lists: Sequence[Sequence[int]]) -> list[int]:
-    longest = max((len(one) for one in lists), default=0)
-    return [one[turn] for turn in range(longest) for one in lists if turn < len(one)]
+    """Places of at most `limit` rows: those of the contact sheets, then random and least confident ones by turns.
+    Rows without a photo to show have none."""
+    sheets = on_sheets(shown)
+    turns = [
+        *by_turns([*sheets.least.values(), sheets.random, sheets.errors]),
+        *by_turns([shown.sample, *shown.least.values()]),
+    ]
+    drawable = [has_photo(row) for row in shown.rows.select(["width", "error_kind"]).to_pylist()]
+    return [place for place in dict.fromkeys(turns) if drawable[place]][:limit]
 
 
 def sheets_of(shown: Shown, pictures: Mapping[int, Thumbnail], names: Mapping[str, str]) -> list[Sheet]:
     """The contact sheets: random, least confident by task, errors. names: of the confidence of each task."""
-    labelled = [place for place in shown.sample if shown.rows["error_kind"][place].as_py() is None]
-    sheets = [Sheet("Random images", [_picture(shown, pictures, place) for place in labelled[:ON_SHEET]])]
-    for task, places in shown.least.items():
+    chosen = on_sheets(shown)
+    sheets = [Sheet("Random images", [_picture(shown, pictures, place) for place in chosen.random])]
+    for task, places in chosen.least.items():
         values = shown.rows[confidence_column(task)]
-        tiles = [
-            _picture(shown, pictures, place, task, f"{values[place].as_py():.3f}")
-            for place in places[:ON_SHEET]
-        ]  # fmt: skip
+        tiles = [_picture(shown, pictures, place, task, f"{values[place].as_py():.3f}") for place in places]
         sheets.append(Sheet(f"Least confident: {task}", tiles, f"Ordered by {names[task]}, lowest first."))
-    if shown.errors:
-        tiles = [_picture(shown, pictures, place) for place in shown.errors[:ON_SHEET]]
-        sheets.append(Sheet("Errors", tiles, "Error rows have no labels. The kinds are explained in docs/outputs.md."))
+    tiles = [_picture(shown, pictures, place) for place in chosen.errors]
+    sheets.append(Sheet("Errors", tiles, "Error rows have no labels. The kinds are explained in docs/outputs.md."))
     return [sheet for sheet in sheets if sheet.pictures]
 
 

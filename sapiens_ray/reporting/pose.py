@@ -15,10 +15,9 @@ from sapiens_ray.reporting.figure import draw_figure
 from sapiens_ray.reporting.numbers import Spread
 from sapiens_ray.reporting.tasks import Result, RowValues, TaskStatistics, good_rows, items, lengths
 from sapiens_ray.reporting.words import log_histogram, spread_table, unit_histogram
-from sapiens_ray.tasks.stored import StoredPersons
+from sapiens_ray.tasks.confidence import SCORED, VISIBLE
+from sapiens_ray.tasks.stored import StoredLabels, StoredPersons
 
-COUNTED = 0.2  # a lower keypoint score does not count for the score of a person, as in the evaluation of MMPose
-VISIBLE = 0.3
 MOST_PERSONS = 10  # in one bar of the histogram: so many or more
 
 
@@ -43,6 +42,13 @@ class PersonStatistics(TaskStatistics):
         self.scores, self.visible = Spread(), Spread()
         self.keypoint_total, self.keypoint_seen = np.zeros(count), np.zeros(count, np.int64)
         self.with_keypoints = 0
+
+    @classmethod
+    def fits(cls, labels: StoredLabels, schema: pa.Schema) -> bool:
+        persons = schema.field(labels.column).type if labels.column in schema.names else pa.null()
+        if not (pa.types.is_list(persons) and pa.types.is_struct(persons.value_type)):
+            return False
+        return all(persons.value_type.get_field_index(name) >= 0 for name in ("box", "scores"))
 
     @property
     def columns(self) -> Columns:
@@ -78,18 +84,15 @@ class PersonStatistics(TaskStatistics):
         count = len(self.keypoint_total)
         lists = pa.chunked_array([pc.struct_field(persons, "scores")])
         whole = lengths(lists) == count
-        values = items(lists.filter(pa.array(whole))).astype(np.float64).reshape(-1, count)
-        self.keypoint_total += np.nansum(values, 0)
-        self.keypoint_seen += (values >= VISIBLE).sum(0)
+        values = items(lists.filter(pa.array(whole))).astype(np.float32).reshape(-1, count)
+        self.keypoint_total += np.nansum(values, 0, dtype=np.float64)
+        self.keypoint_seen += (values >= np.float32(VISIBLE)).sum(0)
         self.with_keypoints += len(values)
-        seen = (values >= VISIBLE).sum(1) if values.size else np.zeros(len(values))
-        scores = _numbers(persons, "score")
-        missing = np.isnan(scores) & whole
-        if missing.any():
-            of_missing = missing[whole]
-            scores[missing] = person_scores(values[of_missing], _numbers(persons, "box_score")[missing])
-        visible = _numbers(persons, "visible")
-        visible[np.isnan(visible) & whole] = seen[np.isnan(visible[whole])]
+        stored = np.stack([_numbers(persons, "score"), _numbers(persons, "visible")])
+        computed = np.full_like(stored, np.nan)
+        computed[:, whole] = of_persons(values, _numbers(persons, "box_score")[whole])
+        scores: np.ndarray
+        scores, visible = np.where(np.isnan(stored), computed, stored)
         self.scores.add(scores)
         self.visible.add(visible)
         return scores
@@ -150,7 +153,8 @@ class PersonStatistics(TaskStatistics):
             return []
         means = [one["mean_score"] for one in points]
         caption = "Mean score of every keypoint: orange is 0, blue is 1; names in tooltips, and in the table"
-        figure = Svg(caption, draw_figure(self.labels.keypoint_names, self.labels.keypoint_links, means))
+        drawn = draw_figure(self.labels.keypoint_names, self.labels.keypoint_links, means)
+        figure = Svg(caption, drawn, "The person faces you: the right of the person is on the left.")
         ordered = sorted(points, key=lambda one: one["mean_score"])
         bars = [
             Bar(one["name"], min(1.0, max(0.0, one["mean_score"])), f"{one['mean_score']:.2f}") for one in ordered[:12]
@@ -162,13 +166,13 @@ class PersonStatistics(TaskStatistics):
         return [figure, least, table]
 
 
-def person_scores(scores: np.ndarray, box_scores: np.ndarray) -> np.ndarray:
-    """The score of persons, N float64: the mean of the keypoint scores above 0.2 (0 if there are none), times the score
-    of the box where it is not NaN. scores: N x K. box_scores: N. The formula of MMPose's evaluation on COCO."""
-    counted = scores > COUNTED
-    mean = np.where(counted, scores, 0).sum(1) / np.maximum(counted.sum(1), 1)
-    result: np.ndarray = mean * np.where(np.isnan(box_scores), 1.0, box_scores)
-    return result
+def of_persons(scores: np.ndarray, box_scores: np.ndarray) -> np.ndarray:
+    """`score` and `visible` of N persons, 2 x N float64: `tasks.confidence.of_person` for all at once. scores: N x K
+    float32. box_scores: N, NaN for a box without one."""
+    counted = scores > np.float32(SCORED)
+    means = np.where(counted, scores, 0).sum(1, dtype=np.float64) / np.maximum(counted.sum(1), 1)
+    visible = (scores >= np.float32(VISIBLE)).sum(1)
+    return np.stack([means * np.where(np.isnan(box_scores), 1.0, box_scores), visible])
 
 
 def _numbers(persons: pa.StructArray, name: str) -> np.ndarray:

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from sapiens_ray.output.chunks import read_chunks
-from sapiens_ray.output.done import list_units
-from sapiens_ray.output.reading import labels_of
+from sapiens_ray.output.done import list_units, with_units
+from sapiens_ray.output.reading import labels_of, schema_of
 from sapiens_ray.output.where import where_of
 from sapiens_ray.pages import render_page
 from sapiens_ray.pages.gallery import MOST_ROWS
@@ -54,7 +56,8 @@ def make_report(
     labels = labels_of(folder)
     state = output_status(folder)
     units = list_units(folder)
-    statistics = Statistics(labels, ShownRows(options.rows, options.seed))
+    schema = with_units(folder, lambda units: schema_of(folder, units[0]))
+    statistics = Statistics(labels, schema, ShownRows(options.rows, options.seed))
     where = where_of(folder)
     total = int(state["images"]) if where is None else None
     tables = read_chunks(folder, statistics.columns)
@@ -64,6 +67,7 @@ def make_report(
     written = throughput(folder, units)
     found = {
         **about.result(),
+        "where": where.text if where else None,
         "state": state["state"],
         "complete": state["complete"],
         "expected": state["expected"],
@@ -77,14 +81,13 @@ def make_report(
 def _thumbnails(
     folder: Folder, about: About, shown: Shown | None, options: ReportOptions, tell: Tell
 ) -> dict[int, Thumbnail]:
-    """Thumbnails by the place of their row."""
+    """Thumbnails by the place of their row; empty ones where nothing could be drawn."""
     if shown is None or not options.thumbnails:
         return {}
     places = choose_pictures(shown, options.thumbnails)
-    rows = shown.rows.take(places).to_pylist()
+    rows = shown.rows.take(pa.array(places, pa.int64())).to_pylist()  # of no places, too
     drawn: dict[int, Thumbnail] = {}
     for number, (at, thumbnail) in enumerate(Drawer(folder, about.record).draw(rows), 1):
-        if thumbnail.photo or thumbnail.labels:
-            drawn[places[at]] = thumbnail
+        drawn[places[at]] = thumbnail
         tell("pictures", number, len(rows))
     return drawn

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,8 +42,8 @@ class Shown:
     """The rows of the page, in the order of the plan.
 
     rows: a table with the columns `BASE` and those of the tasks. sample: the places in it of a random sample, in random
-    order. least: by task, the places of its least confident rows, least first. errors: of error rows, in random order.
-    complete: whether `rows` are all rows of the output.
+    order. least: by task, the places of its least confident rows, least first. errors: of error rows, one of each
+    kind by turns, those of a kind in random order. complete: whether `rows` are all rows of the output.
     """
 
     rows: pa.Table
@@ -112,9 +114,23 @@ class ShownRows:
             return list(dict.fromkeys(place for place in found if place is not None))
 
         return Shown(
-            rows, places([sample]), {task: places([table]) for task, table in least.items()}, places(errors),
-            complete=rows.num_rows == self.images,
+            rows, places([sample]), {task: places([table]) for task, table in least.items()},
+            _kinds_by_turns(rows, places(errors)), complete=rows.num_rows == self.images,
         )  # fmt: skip
+
+
+def by_turns(lists: Iterable[Sequence[int]]) -> list[int]:
+    """The first of each list, then the second of each, and so on."""
+    return [one for turn in itertools.zip_longest(*lists) for one in turn if one is not None]
+
+
+def _kinds_by_turns(rows: pa.Table, places: Sequence[int]) -> list[int]:
+    """The places of error rows, one of each kind by turns: a kind with many rows would hide the others."""
+    kinds = rows["error_kind"].take(pa.array(places, pa.int64())).to_pylist()
+    of_kind: dict[str, list[int]] = defaultdict(list)
+    for place, kind in zip(places, kinds, strict=True):
+        of_kind[kind].append(place)
+    return by_turns(of_kind.values())
 
 
 def _identities(table: pa.Table) -> list[Row]:

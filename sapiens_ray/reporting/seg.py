@@ -14,7 +14,7 @@ from sapiens_ray.pages.render import percent
 from sapiens_ray.reporting.numbers import Spread
 from sapiens_ray.reporting.tasks import Result, RowValues, TaskStatistics, floats, good_rows, items, lengths
 from sapiens_ray.reporting.words import spread_table, unit_histogram
-from sapiens_ray.tasks.stored import StoredClassMap
+from sapiens_ray.tasks.stored import StoredClassMap, StoredLabels
 
 SHOWN = 40  # classes in the heat table
 
@@ -40,6 +40,10 @@ class ClassStatistics(TaskStatistics):
         self.together = np.zeros((count, count), np.int64)
         self.class_confidence, self.class_rows = np.zeros(count), np.zeros(count, np.int64)
         self.confidence, self.low = Spread(), Spread()
+
+    @classmethod
+    def fits(cls, labels: StoredLabels, schema: pa.Schema) -> bool:
+        return {f"{labels.column}_classes", f"{labels.column}_area"} <= set(schema.names)
 
     @property
     def columns(self) -> Columns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sapiens_ray.output.summary import counted
 from sapiens_ray.pages import Gallery, Layer, Measure, Vocabulary
 from sapiens_ray.reporting.drawing import Thumbnail
 from sapiens_ray.reporting.rows import LEAST_CONFIDENT, Shown, confidence_column, mask_column, measure_column
@@ -15,16 +16,16 @@ MESSAGE = 300  # characters of the message of an error row
 
 
 def build_gallery(statistics: Statistics, shown: Shown, pictures: Mapping[int, Thumbnail]) -> Gallery:
-    """pictures: by the place of their row."""
+    """pictures: by the place of their row; empty ones are left out."""
     rows = shown.rows
-    ordered = sorted(pictures)
+    ordered = sorted(place for place, one in pictures.items() if one.photo or one.labels)
     thumbnails = [-1] * rows.num_rows
     for number, place in enumerate(ordered):
         thumbnails[place] = number
     kinds = rows["error_kind"].to_pylist()
-    there = [kind is None for kind in kinds]
     uris = rows["uri"].to_pylist()
     messages = rows["error"].to_pylist()
+    unread = sum(not one.photo and kinds[place] is None for place, one in pictures.items())
     failed = [place for place, kind in enumerate(kinds) if kind is not None]
     return Gallery(
         ids=rows["image_id"].to_pylist(),
@@ -33,14 +34,14 @@ def build_gallery(statistics: Statistics, shown: Shown, pictures: Mapping[int, T
         heights=rows["height"].to_pylist(),
         thumbnails=thumbnails,
         photos=[pictures[place].photo for place in ordered],
-        layers=[_layer(task, shown, there, [pictures[place] for place in ordered]) for task in statistics.tasks],
+        layers=[_layer(task, shown, [pictures[place] for place in ordered]) for task in statistics.tasks],
         messages={place: (messages[place] or "")[:MESSAGE] for place in failed},
         places={place: uris[place] for place in sorted({*ordered, *failed}) if uris[place]},
-        note=_note(statistics, shown, len(ordered)),
+        note=_note(statistics, shown, len(ordered), unread),
     )
 
 
-def _layer(task: TaskStatistics, shown: Shown, there: list[bool], pictures: list[Thumbnail]) -> Layer:
+def _layer(task: TaskStatistics, shown: Shown, pictures: list[Thumbnail]) -> Layer:
     rows = shown.rows
     confidence = mask_column(task.column), confidence_column(task.column)
     names = rows.column_names
@@ -57,12 +58,12 @@ def _layer(task: TaskStatistics, shown: Shown, there: list[bool], pictures: list
     if sure is not None and all(value != value for value in sure):  # NaN: the output has no such column
         sure = None
     return Layer(
-        task.column, [one.labels.get(task.column, "") for one in pictures], there, sure, task.confidence_name, classes,
+        task.column, [one.labels.get(task.column, "") for one in pictures], sure, task.confidence_name, classes,
         measures,
     )  # fmt: skip
 
 
-def _note(statistics: Statistics, shown: Shown, drawn: int) -> str:
+def _note(statistics: Statistics, shown: Shown, drawn: int, unread: int) -> str:
     images = statistics.images
     if shown.complete:
         what = f"All {images:,} images."
@@ -71,4 +72,8 @@ def _note(statistics: Statistics, shown: Shown, drawn: int) -> str:
             f"{shown.rows.num_rows:,} of {images:,} images: a random sample, the {LEAST_CONFIDENT} least confident of "
             "every task, and error rows of every kind. The statistics above count all images."
         )
-    return f"{what} {drawn:,} of them have a picture here; the others show their data." if drawn < images else what
+    if drawn < images:
+        what += f" {drawn:,} of them have a picture here; the others show their data."
+    if unread:
+        what += f" {counted(unread, 'photo')} could not be read again: gone, changed, or in a shard over 4 GiB."
+    return what

@@ -24,23 +24,24 @@ from sapiens_ray.tasks.stored import StoredClassMap, StoredLabels, StoredPersons
 
 Progress = Callable[[int], None]  # called with the number of rows that were read
 
-_KINDS: tuple[tuple[type[StoredLabels], type[Any]], ...] = (
+_KINDS: tuple[tuple[type[StoredLabels], type[TaskStatistics]], ...] = (
     (StoredClassMap, ClassStatistics), (StoredPersons, PersonStatistics), (StoredDepth, DepthStatistics),
     (StoredNormal, NormalStatistics), (StoredLabels, TaskStatistics),
 )  # fmt: skip
 
 
-def statistics_of(labels: StoredLabels) -> TaskStatistics:
-    """The statistics for the stored labels of a task, by what they are and not by the name of the task."""
-    made: TaskStatistics = next(kind for stored, kind in _KINDS if isinstance(labels, stored))(labels)
-    return made
+def statistics_of(labels: StoredLabels, schema: pa.Schema) -> TaskStatistics:
+    """The statistics for the stored labels of a task, by what they are and not by the name of the task. schema: of the
+    files. Labels without the columns that statistics need have none."""
+    fitting = (kind for stored, kind in _KINDS if isinstance(labels, stored) and kind.fits(labels, schema))
+    return next(fitting)(labels)
 
 
 class Statistics:
-    """Statistics of an output: `add` every table of rows, then read `result` and the parts."""
+    """Statistics of an output: `add` every table of rows, then read `result` and the parts. schema: of its files."""
 
-    def __init__(self, labels: Sequence[StoredLabels], shown: ShownRows) -> None:
-        self.tasks = [statistics_of(one) for one in labels]
+    def __init__(self, labels: Sequence[StoredLabels], schema: pa.Schema, shown: ShownRows) -> None:
+        self.tasks = [statistics_of(one, schema) for one in labels]
         self.shown = shown
         self.images = 0
         self.errors: Counter[str] = Counter()

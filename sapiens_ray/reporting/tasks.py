@@ -22,7 +22,8 @@ USUAL = ("seg", "depth", "normal", "persons")  # columns of tasks without a name
 class RowValues:
     """What the gallery shows of the rows of a table: one value per row, NaN where there is none.
 
-    confidence: 0 to 1; None if the task has none. masks: bit k is set where class k occurs. measures: by name.
+    confidence: larger where the labels are surer, on any scale; None if the task has none. masks: bit k is set where
+    class k occurs. measures: by name.
     """
 
     confidence: np.ndarray | None = None
@@ -43,6 +44,12 @@ class TaskStatistics:
     def __init__(self, labels: StoredLabels) -> None:
         self.labels = labels
         self.column = labels.column
+
+    @classmethod
+    def fits(cls, labels: StoredLabels, schema: pa.Schema) -> bool:
+        """Whether files of this schema have the columns that cannot be missed. A task of another package may store
+        class maps or persons without the columns beside them."""
+        return True
 
     @property
     def columns(self) -> Columns:

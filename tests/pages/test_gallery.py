@@ -13,7 +13,7 @@ NASTY = ["</script><script>alert(1)</script>", "<!--", "\"'&", "a\u2028b", "\ud8
 
 def gallery(ids: list[str], **changes: object) -> Gallery:
     count = len(ids)
-    layer = Layer("seg", [], [True] * count, [math.nan] * count, "sure", Vocabulary(["a"], [[1, 2, 3]], [1] * count))
+    layer = Layer("seg", [], [math.nan] * count, "sure", Vocabulary(["a"], [[1, 2, 3]], [1] * count))
     values = {"ids": ids, "errors": [""] * count, "widths": [1] * count, "heights": [None] * count,
               "thumbnails": [-1] * count, "photos": [], "layers": [layer], **changes}  # fmt: skip
     return Gallery(**values)
@@ -27,9 +27,7 @@ def test_names_survive_and_cannot_end_the_script_block():
 
 
 def test_numbers_are_short_and_unknown_ones_null():
-    layer = Layer(
-        "depth", [], [True] * 3, [0.123456, math.nan, 1.0], measures=[Measure("range", [0.12345, None, 7], 3)]
-    )
+    layer = Layer("depth", [], [0.123456, math.nan, 1.0], measures=[Measure("range", [0.12345, None, 7], 3)])
     found = json.loads(gallery(["a", "b", "c"], layers=[layer]).to_json())["layers"][0]
     assert found["confidence"] == [0.1235, None, 1.0]
     assert found["measures"][0]["values"] == [0.123, None, 7]

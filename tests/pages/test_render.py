@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 
 import pytest
+from markupsafe import Markup
 
 from sapiens_ray import pages
 from sapiens_ray.pages.render import percent
@@ -82,6 +84,20 @@ def test_headings_are_in_order_and_tables_have_captions():
 def test_colours_and_widths():
     html = pages.render_page(full_page())
     assert "background:#ff0010" in html and "width:50.00%" in html and "height:33.33%" in html
+
+
+def test_a_count_of_zero_has_no_bar_and_a_small_one_has():
+    rows = [pages.Bar("none", 0.0, "0"), pages.Bar("few", 0.0001, "1"), pages.Bar("many", 1.0, "9,999")]
+    block = pages.Bars("counts", ("a", "b"), rows)
+    html = pages.render_page(pages.Page("p", "", [], [pages.Section("s", "s", [block])]))
+    cells = re.findall(r'<td class="bar">(.*?)</td>', html)
+    assert cells == ["", '<span style="width:0.01%"></span>', '<span style="width:100.00%"></span>']
+
+
+def test_the_text_below_a_drawing_is_html():
+    block = pages.Svg(NASTY, Markup("<svg></svg>"), NASTY)
+    seen = read(pages.Page("p", "", [], [pages.Section("s", "s", [block])]))
+    assert ("p", {"class": "summary"}) in seen.tags and sum(NASTY in text for text in seen.texts) == 2
 
 
 @pytest.mark.parametrize(

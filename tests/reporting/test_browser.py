@@ -106,6 +106,7 @@ def page(tmp_path_factory) -> Path:
     rows = [labelled_photo(folder / "photos", f"photo_{seed}.png", seed) for seed in range(8)]
     for seed in range(8):
         rows[seed] |= {"seg_confidence": 0.2 + seed / 10, "image_id": f"photo_{seed}.png"}
+    rows[7]["normal_length"] = 1.35
     rows[2]["seg_classes"], rows[2]["seg_area"], rows[2]["seg_class_confidence"] = [3, 5], [0.5, 0.5], [0.5, 0.5]
     rows += [{**random_row(name, random), "seg_confidence": 0.95} for name in NASTY]
     rows += [
@@ -165,6 +166,29 @@ def test_a_task_leaves_out_images_without_its_labels(gallery):
     assert gallery.run("return document.getElementById('gallery-confidence-name').textContent").startswith(
         "persons: lowest"
     )
+
+
+def limits(gallery) -> list[list[str]]:
+    """value, min, max and step of both fields of confidence."""
+    return gallery.run(
+        "return ['from', 'to'].map((name) => document.getElementById(`gallery-${name}`))"
+        ".map((field) => [field.value, field.min, field.max, field.step])"
+    )
+
+
+def test_limits_of_confidence_belong_to_their_task(gallery):
+    gallery.choose("layer", "seg")
+    assert limits(gallery) == [["", "0", "0.95", "0.05"]] * 2
+    gallery.type("from", "0.5")
+    gallery.type("to", "0.9")
+    assert gallery.count == "5 of 14 images match"
+    gallery.choose("layer", "persons")
+    assert gallery.count == "11 of 14 images match", "the limits of seg are gone"
+    gallery.choose("layer", "normal")
+    assert limits(gallery) == [["", "0", "1.4", "0.1"]] * 2
+    gallery.type("from", "1.3")
+    assert gallery.titles == ["photo_7.png"]
+    assert gallery.run("return document.getElementById('gallery-from').validity.valid")
 
 
 def test_sorting(gallery):
@@ -228,6 +252,9 @@ def test_pictures_of_the_contact_sheets_open(gallery):
     gallery.run("document.querySelector('.sheet button').click()")
     assert gallery.large == button
     facts = gallery.run("return document.getElementById('gallery-large-facts').textContent")
+    gallery.run("document.getElementById('gallery-close').click()")
+    gallery.settle()
+    assert gallery.run("return document.activeElement === document.querySelector('.sheet button')")
     assert "120 \N{MULTIPLICATION SIGN} 160 pixels" in facts
 
 
@@ -311,7 +338,7 @@ def test_printed_the_gallery_gives_way_to_the_contact_sheets(gallery):
 def test_a_hundred_thousand_rows_keep_the_document_small(browser, tmp_path):
     masks = [1 + 2 * (row % 4 == 0) for row in range(ROWS)]
     layer = Layer(
-        "seg", [], [True] * ROWS, [row % 1000 / 1000 for row in range(ROWS)],
+        "seg", [], [row % 1000 / 1000 for row in range(ROWS)],
         classes=Vocabulary(["background", "hair"], [[0, 0, 0], [255, 0, 0]], masks),
     )  # fmt: skip
     many = Gallery(

@@ -13,8 +13,10 @@ import pytest
 from sapiens_ray.output.record import read_record
 from sapiens_ray.reporting import drawing
 from sapiens_ray.reporting.drawing import GREY, Drawer
+from sapiens_ray.reporting.photos import Photos
+from sapiens_ray.units import UnitName
 from tests.conftest import photo
-from tests.reporting.made import error_row, labelled_photo, write_rows
+from tests.reporting.made import error_row, labelled_photo, write_file, write_rows
 
 HEAD = ("uri", "width", "height", "error_kind", "visualization")
 
@@ -71,6 +73,23 @@ def test_members_of_tars(tmp_path):
     assert np.abs(decoded(found[2].photo).astype(int) - photo(120, 160, 2)).mean() < 12
 
 
+def test_members_stay_in_memory_as_thumbnails(tmp_path):
+    rows = [labelled_photo(tmp_path / "photos", f"{seed}.png", seed) for seed in range(3)]
+    large = np.random.default_rng(0).integers(0, 255, (1600, 1200, 3), np.uint8)
+    tar = tmp_path / "shard.tar"
+    with tarfile.open(tar, "w") as archive:
+        for at, row in enumerate(rows):
+            cv2.imwrite(row["uri"], large)
+            archive.add(row["uri"], row["image_id"])
+            row |= {"uri": f"{tar}#{row['image_id']}", "index": at, "width": 1200, "height": 1600}
+    photos = Photos(None, {}, 320)
+    photos.fetch_members(rows)
+    found = [photos.read(row) for row in rows]
+    assert [one.shape for one in found] == [(320, 240, 3)] * 3
+    assert [one.base is None for one in found] == [True] * 3, "none holds on to a larger array"
+    assert photos.read({**rows[0], "uri": f"{tar}#other.png"}) is None
+
+
 def test_photos_of_crashed_images_are_not_decoded_again(tmp_path):
     row = labelled_photo(tmp_path / "photos", "0.png", 0)
     bad = {**error_row("0.png", "crashed"), "uri": row["uri"], "width": 120, "height": 160}
@@ -96,6 +115,49 @@ def test_what_would_be_too_much_to_read_is_left_out(tmp_path, monkeypatch):
     found = thumbnails(tmp_path, rows)
     assert found[0].photo and decoded(found[0].labels["seg"]).shape == (90, 400, 3), "the picture of the job instead"
     assert found[1].photo and found[1].labels == {}
+
+
+def test_a_merge_between_two_row_groups_costs_no_picture(tmp_path, monkeypatch):
+    rows = [labelled_photo(tmp_path / "photos", f"{seed}.png", seed) for seed in range(40)]
+    output = write_rows(tmp_path / "out", rows[:1])
+    data, placed = tmp_path / "out" / "data", [{**row, "shard": 0, "index": at} for at, row in enumerate(rows)]
+    (file,) = data.iterdir()
+    file.unlink()
+    parts = [UnitName(0, 0, 20, False), UnitName(0, 20, 40, False)]
+    for part in parts:
+        write_file(tmp_path / "out", part, placed[part.start : part.stop])
+    read, calls = drawing.read_groups, []
+
+    def read_groups(*given):
+        calls.append(given[1])
+        if len(calls) == 2:  # the second row group of the first file
+            write_file(tmp_path / "out", UnitName(0, 0, 40, True), placed)
+            for part in parts:
+                (data / part.file).unlink()
+            raise FileNotFoundError(given[1])
+        return read(*given)
+
+    monkeypatch.setattr(drawing, "read_groups", read_groups)
+    asked = [{"visualization": None, "error_kind": None, **row} for row in placed]
+    found = list(Drawer(output, read_record(output)).draw(asked))
+    assert sorted(place for place, _ in found) == list(range(40)), "each row once"
+    assert {tuple(one.labels) for _, one in found} == {("seg", "depth", "normal", "persons")}
+    assert all(one.photo for _, one in found)
+
+
+def test_a_file_that_is_gone_for_good_leaves_the_photos(tmp_path, monkeypatch):
+    rows = [labelled_photo(tmp_path / "photos", f"{seed}.png", seed) for seed in range(20)]
+    read = drawing.read_groups
+
+    def read_groups(folder, name, file, groups, leaves):
+        if groups == [1]:
+            raise FileNotFoundError(name)
+        return read(folder, name, file, groups, leaves)
+
+    monkeypatch.setattr(drawing, "read_groups", read_groups)
+    found = thumbnails(tmp_path, rows)
+    assert sorted(found) == list(range(20)) and all(one.photo for one in found.values())
+    assert [place for place, one in sorted(found.items()) if one.labels] == list(range(16))
 
 
 @pytest.mark.parametrize("record", [None, {"job": {"tasks": [{"task": "unknown"}, {"task": "seg", "new": 1}]}}])

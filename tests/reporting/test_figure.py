@@ -35,6 +35,7 @@ def test_the_figure_has_a_title_per_point_and_escapes_names():
     circles = [part for part in tree if part.tag == "circle"]
     assert [circle[0].text for circle in circles] == ["nose: 0.25"], "without a value or a place, nothing is drawn"
     assert len([part for part in tree if part.tag == "path"]) == 1
+    assert not [part for part in tree if part.tag == "text"], "texts would shrink with the drawing"
 
 
 def test_fingers_end_at_their_tips():

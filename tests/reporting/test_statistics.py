@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sapiens_ray.output.chunks import read_chunks
 from sapiens_ray.output.reading import labels_of
+from sapiens_ray.reporting import ReportOptions, make_report
 from sapiens_ray.reporting.rows import ShownRows
 from sapiens_ray.reporting.statistics import Statistics
-from tests.reporting.made import error_row, random_row, write_rows
+from tests.reporting.made import error_row, random_row, schema, write_rows
 
 
 def made_rows(count: int = 60) -> list[dict]:
@@ -25,7 +29,7 @@ def made_rows(count: int = 60) -> list[dict]:
 
 
 def statistics_of(output):
-    statistics = Statistics(labels_of(output), ShownRows(1000))
+    statistics = Statistics(labels_of(output), schema(), ShownRows(1000))
     statistics.add_all(read_chunks(output, statistics.columns))
     return statistics
 
@@ -131,7 +135,7 @@ def test_files_do_not_matter(tmp_path):
 def test_shown_rows(tmp_path):
     rows = made_rows(400)
     output = write_rows(tmp_path / "out", rows, files=2)
-    statistics = Statistics(labels_of(output), ShownRows(250))
+    statistics = Statistics(labels_of(output), schema(), ShownRows(250))
     statistics.add_all(read_chunks(output, statistics.columns))
     shown = statistics.shown.finish()
     assert shown.rows.num_rows == 250 and not shown.complete
@@ -142,3 +146,37 @@ def test_shown_rows(tmp_path):
     least = sorted(sure, key=lambda row: row["seg_confidence"])
     # Three tasks have 200 each, which do not fit with the sample; those of the first task come first.
     assert [ids[place] for place in shown.least["seg"]] == [row["image_id"] for row in least[:200]]
+
+
+def without(output, change) -> None:
+    """Rewrite the files of an output as a package would that stores less. change: of a table."""
+    for file in (Path(output.uri) / "data").iterdir():
+        pq.write_table(change(pq.read_table(file)), file)
+
+
+def boxes_only(table: pa.Table) -> pa.Table:
+    place = table.schema.get_field_index("persons")
+    boxes = [None if row is None else [{"box": one["box"]} for one in row] for row in table["persons"].to_pylist()]
+    kind = pa.list_(pa.struct([pa.field("box", pa.list_(pa.float32(), 4))]))
+    return table.set_column(place, pa.field("persons", kind), pa.array(boxes, kind))
+
+
+@pytest.mark.parametrize(
+    ("column", "change"),
+    [
+        ("seg", lambda table: table.drop_columns(["seg_area"])),
+        ("seg", lambda table: table.drop_columns(["seg_classes"])),
+        ("persons", boxes_only),
+        ("persons", lambda table: table.drop_columns(["persons"])),
+    ],
+)
+def test_labels_without_the_columns_beside_them_have_no_statistics(tmp_path, column, change):
+    output = write_rows(tmp_path / "out", made_rows(), files=2)
+    whole = make_report(output, ReportOptions(thumbnails=0)).statistics["tasks"]
+    without(output, change)
+    report = make_report(output, ReportOptions(thumbnails=0))
+    tasks = report.statistics["tasks"]
+    assert tasks[column] == {"task": "pose" if column == "persons" else "seg"}
+    assert {name: one for name, one in tasks.items() if name != column} == {
+        name: one for name, one in whole.items() if name != column
+    }

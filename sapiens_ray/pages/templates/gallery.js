@@ -11,6 +11,7 @@
   let current = 0;  // position in `found` of the card that has the focus
   let side = 0;  // position in `data.sides` of what is laid over photos; -1 for the photos alone
   let opened = null;  // row of the data in the large view
+  let opener = null;  // button of a contact sheet that opened it
   let columns = 1, cardWidth = 0, cardHeight = 0;
   const cards = new Map();  // position in `found` -> element
 
@@ -58,7 +59,7 @@
     classes.disabled = !layer;
     const sure = confidenceLayer();
     byId("confidence-name").textContent = sure ? `${sure.name}: ${sure.confidenceName}` : "Confidence";
-    for (const name of ["from", "to"]) byId(name).disabled = !sure;
+    fitConfidence(sure);
     const sort = byId("sort");
     sort.replaceChildren();
     option(sort, "plan", "as planned");
@@ -76,6 +77,21 @@
       });
     });
     if ([...sort.options].some((one) => one.value === before)) sort.value = before;
+  }
+
+  // The limits of another layer say nothing of this one: its values may have another scale.
+  function fitConfidence(sure) {
+    const known = sure ? sure.confidence.filter((value) => value !== null) : [];
+    const low = known.reduce((least, value) => Math.min(least, value), 0);
+    const high = known.reduce((most, value) => Math.max(most, value), low);
+    const rough = (high - low || 1) / 20, power = 10 ** Math.floor(Math.log10(rough));
+    const step = power * [1, 2, 5, 10].find((factor) => factor * power >= 0.999 * rough);
+    const rounded = (value) => Number(value.toPrecision(12));
+    for (const name of ["from", "to"]) {
+      const field = byId(name);
+      [field.value, field.disabled] = ["", !sure];
+      [field.min, field.max, field.step] = [Math.floor(low / step) * step, Math.ceil(high / step) * step, step].map(rounded);
+    }
   }
 
   function sortKey(way) {
@@ -97,7 +113,7 @@
     for (let row = 0; row < total; row++) {
       const kind = data.errors[row];
       if (error === "none" ? kind >= 0 : error === "any" ? kind < 0 : error !== "" && kind !== Number(error)) continue;
-      if (layer && !layer.there[row]) continue;
+      if (layer && kind >= 0) continue;  // an error row has no labels
       if (wantedClass !== "" && !hasClass(ofClasses.masks[row], Number(wantedClass))) continue;
       if (from !== null || to !== null) {
         const value = sure.confidence[row];
@@ -273,8 +289,8 @@
     if (data.widths[row] !== null) fact("size", `${data.widths[row]} × ${data.heights[row]} pixels`);
     if (data.places[row]) fact("where", data.places[row]);
     const only = chosenLayer();
-    for (const layer of only ? [only] : data.layers) {
-      if (!layer.there[row]) continue;
+    const labelled = data.errors[row] < 0;
+    for (const layer of !labelled ? [] : only ? [only] : data.layers) {
       if (layer.confidence && layer.confidence[row] !== null) fact(`${layer.name}: ${layer.confidenceName}`, shown(layer.confidence[row], 3));
       for (const measure of layer.measures) if (measure.values[row] !== null && !(layer.classes && measure.name === "classes")) fact(`${layer.name}: ${measure.name}`, shown(measure.values[row], measure.digits));
       if (layer.classes) fact(`${layer.name}: classes`, classesOf(layer, row));
@@ -306,7 +322,7 @@
   }
 
   function reset() {
-    for (const name of ["layer", "class", "error", "from", "to", "search"]) byId(name).value = "";
+    for (const name of ["layer", "class", "error", "search"]) byId(name).value = "";
     byId("drawn").checked = false;
     fillOfLayer();
     byId("sort").value = "plan";
@@ -354,11 +370,12 @@
     const card = event.target.closest(".card");
     if (card) { current = Number(card.dataset.position); drawView(); }
   });
-  for (const button of document.querySelectorAll("[data-row]")) button.addEventListener("click", () => open(Number(button.dataset.row)));
+  for (const button of document.querySelectorAll("[data-row]")) button.addEventListener("click", () => { opener = button; open(Number(button.dataset.row)); });
   document.addEventListener("keydown", key);
   large.addEventListener("close", () => {
-    if (found[current] === opened) moveTo(current, cards.has(current) && view.contains(document.activeElement));
-    opened = null;
+    if (opener) opener.focus({preventScroll: true});
+    else if (found[current] === opened) moveTo(current, cards.has(current) && view.contains(document.activeElement));
+    opened = opener = null;
   });
   for (const name of ["class", "error", "sort"]) byId(name).addEventListener("change", filter);
   for (const name of ["from", "to", "search"]) byId(name).addEventListener("input", filter);
