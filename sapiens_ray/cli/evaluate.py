@@ -9,6 +9,7 @@ from sapiens_ray.cli.answers import print_json
 from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, folder_of, from_zero, storage_arguments
 from sapiens_ray.cli.console import one_line, tell
 from sapiens_ray.cli.steps import Steps
+from sapiens_ray.cli.targets import file_target
 from sapiens_ray.errors import ConfigError, OutputError, StorageError
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     source = folder_of(arguments.output, arguments)
     if arguments.to and not arguments.to.endswith(".json"):
         raise ConfigError(f"--to {arguments.to}: should be the name of a .json file")
+    target = file_target(arguments, [source], "evaluation.json", [arguments.ground_truth]) if arguments.to else None
     with Steps(arguments.quiet) as progress, translate_errors(OutputError, f"cannot read {arguments.output}"):
         request = Request(
             column=arguments.task,
@@ -81,21 +83,21 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
         found = evaluate(source, request)
-    if arguments.to:
-        _write(folder_of(arguments.to.rpartition("/")[0] or ".", arguments), arguments.to, found)
+    if target:
+        _write(*target, arguments.to, found)
     _print(found, arguments)
     _tell_failures(found.images)
     return 1 if found.images.failed else 0
 
 
-def _write(folder: Folder, path: str, found: Evaluation) -> None:
-    """Write the result as JSON. Raises StorageError."""
+def _write(folder: Folder, name: str, to: str, found: Evaluation) -> None:
+    """Write the result as JSON. to: the file in messages. Raises StorageError."""
     import json
 
     from sapiens_ray.storage import translate_errors
 
-    with translate_errors(StorageError, f"--to {path}: cannot be written"):
-        folder.write(path.rpartition("/")[2], (json.dumps(found.as_json(), indent=2) + "\n").encode())
+    with translate_errors(StorageError, f"--to {to}: cannot be written"):
+        folder.write(name, (json.dumps(found.as_json(), indent=2) + "\n").encode())
 
 
 def _print(found: Evaluation, arguments: argparse.Namespace) -> None:

@@ -123,11 +123,10 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _refuse_output(source: Folder, target: Folder) -> None:
     """Raise ConfigError for a target among the labels themselves."""
-    from sapiens_ray.output.layout import PARTS
+    from sapiens_ray.output.layout import is_in_output
     from sapiens_ray.storage.uris import absolute
 
-    labels, place = absolute(source.uri), absolute(target.uri)
-    if place == labels or f"{place}/".startswith(tuple(f"{labels}/{part}" for part in PARTS)):
+    if absolute(target.uri) == absolute(source.uri) or is_in_output(source, target.uri):
         raise ConfigError(f"--to {target.uri}: holds the labels themselves; name another folder")
 
 
