@@ -74,7 +74,8 @@ class Contents:
 
 def resolve_box_files(job: Job) -> list[BoxFile]:
     """The COCO files with boxes, in the order of `Job.box_files`. Raises InputError for one that cannot be used."""
-    return [BoxFile.resolve(coco, where, job.input.storage_options) for where, coco in job.box_files.items()]
+    files, options = job.box_files, job.input.storage_options
+    return [BoxFile.resolve(coco, where, options, len(files)) for where, coco in files.items()]
 
 
 def make_unit(

@@ -23,6 +23,7 @@ from sapiens_ray.job.config import Job
 from sapiens_ray.models.stand_ins import write_model
 from sapiens_ray.planning.subset import Subset
 from sapiens_ray.sources import Encoded
+from sapiens_ray.tasks import coco_boxes
 from sapiens_ray.tasks.coco import CocoOptions
 from sapiens_ray.tasks.coco_boxes import BoxFile, _corners
 from sapiens_ray.tasks.coco_file import number_in
@@ -279,6 +280,19 @@ def test_a_process_reads_a_file_once_and_only_the_one_of_the_job(tmp_path):
     path.unlink()
     with pytest.raises(StorageError, match="does not exist; all nodes must be able to read it"):
         _ = other.boxes
+
+
+def test_all_files_of_a_job_are_held(tmp_path, monkeypatch):
+    tasks = []
+    for number in range(6):
+        path = truth(tmp_path / f"{number}.json", ["a.jpg"], [annotation(0, [0, 0, 5, 5 + number])])
+        tasks.append({
+            "task": "pose", "name": f"p{number}", "keypoints": 17, "checkpoint": "p", "boxes": {"coco": path},
+        })  # fmt: skip
+    files = resolve_box_files(Job.parse({"input": {"uri": "x"}, "output": {"uri": "y"}, "tasks": tasks}))
+    monkeypatch.setattr(coco_boxes, "_read", lambda file: pytest.fail(f"{file.name} is read again"))
+    for _ in range(3):
+        assert [boxes(file, "a.jpg")[0][3] for file in files] == [5, 6, 7, 8, 9, 10]
 
 
 # The job file.
