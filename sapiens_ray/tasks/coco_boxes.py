@@ -236,6 +236,11 @@ class CocoBoxes:
         image = self._images.find(image_id, uri)
         return None if image is None else image.number
 
+    def size_of(self, image_id: str, uri: str) -> list[int] | None:
+        """Width and height of an image in pixels; None if the file does not list the image, or not its size."""
+        image = self._images.find(image_id, uri) if self._images is not None else None
+        return [image.width, image.height] if image is not None and image.width and image.height else None
+
     def of(self, image_id: str, uri: str) -> list[list[float]]:
         """The boxes of an image in the order of the file: x1, y1, x2, y2 in pixels and score (NaN in ground truth).
 
@@ -270,14 +275,32 @@ class CocoBoxes:
 
 
 def notes_of(file: BoxFile, names: Iterable[tuple[str, str]], is_all: bool) -> list[str]:
-    """What to tell before any work: which boxes are left out, and which images the file does not know. Raises
-    InputError if it knows none of all images.
+    """What to tell before any work: which boxes are left out, which images the file does not know, and which ones it
+    cannot tell apart. Raises InputError if it knows none of all images.
 
     names: id and URI of the images that are known by now. is_all: whether there are no others.
     """
     left_out = file.boxes.left_out
     notes = [f"{file.where}: boxes of {file.name} without width or height are left out: {left_out}"]
-    return [*(notes if left_out else []), *_unmatched(file, names, is_all)]
+    known = list(names)
+    return [*(notes if left_out else []), *_unmatched(file, known, is_all), *_shared(file, known)]
+
+
+def _shared(file: BoxFile, names: Iterable[tuple[str, str]]) -> list[str]:
+    """Images that take the boxes of one image of the file, in words: a unit sees a few images alone, so that no error
+    row can tell them apart."""
+    first: dict[ImageNumber, str] = {}
+    shared: list[str] = []
+    for image_id, uri in names:
+        number = file.boxes.number_of(image_id, uri)
+        if number is not None and first.setdefault(number, image_id) != image_id:
+            shared.append(f"{first[number]} and {image_id}")
+    if not shared:
+        return []
+    return [
+        f"{file.where}: {len(shared)} images take the boxes of another image, since {file.name} has one name for both, "
+        f"such as {shared[0]}"
+    ]
 
 
 def _unmatched(file: BoxFile, names: Iterable[tuple[str, str]], is_all: bool) -> list[str]:
