@@ -17,8 +17,8 @@ from sapiens_ray.cli.arguments import (
     where_argument,
 )  # fmt: skip
 from sapiens_ray.cli.console import one_line, size
-from sapiens_ray.cli.pages import page_target
 from sapiens_ray.cli.steps import Steps
+from sapiens_ray.cli.targets import file_target
 
 if TYPE_CHECKING:
     from sapiens_ray.comparing import Comparison
@@ -66,7 +66,7 @@ def add_compare(commands: Subparsers[argparse.ArgumentParser]) -> None:
     add_json(compare, "print the numbers as one JSON object, also for an error")
     add_quiet(compare, "print nothing but errors and the path of the page")
     storage_arguments(compare)
-    compare.set_defaults(command=_compare, page="compare.html")
+    compare.set_defaults(command=_compare)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -76,7 +76,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from sapiens_ray.storage import translate_errors
 
     a, b = folder_of(arguments.a, arguments), folder_of(arguments.b, arguments)
-    target, name = page_target(arguments, [arguments.a, arguments.b])
+    target, name = file_target(arguments, [a, b], "compare.html")
     options = CompareOptions(
         tasks=arguments.tasks, images=arguments.images, thumbnails=arguments.thumbnails, seed=arguments.seed,
         chosen=arguments.where or "",

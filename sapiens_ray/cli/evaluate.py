@@ -9,6 +9,7 @@ from sapiens_ray.cli.answers import error_message, print_json
 from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, folder_of, from_zero, storage_arguments
 from sapiens_ray.cli.console import one_line, tell
 from sapiens_ray.cli.steps import Steps
+from sapiens_ray.cli.targets import file_target
 from sapiens_ray.errors import ConfigError, OutputError, StorageError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     source = folder_of(arguments.output, arguments)
     if arguments.to and not arguments.to.endswith(".json"):
         raise ConfigError(f"--to {arguments.to}: should be the name of a .json file")
-    target = folder_of(arguments.to.rpartition("/")[0] or ".", arguments) if arguments.to else None
+    target = file_target(arguments, [source], "evaluation.json", [arguments.ground_truth]) if arguments.to else None
     with Steps(arguments.quiet) as progress, translate_errors(OutputError, f"cannot read {arguments.output}"):
         request = Request(
             column=arguments.task,
@@ -85,19 +86,20 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     _print(found, arguments)
     _tell_failures(found.images)
     # Only then the file: where it cannot be written, the numbers are not lost.
-    written = _write(target, arguments.to, found) if target else True
+    written = _write(*target, arguments.to, found) if target else True
     return 1 if found.images.failed or not written else 0
 
 
-def _write(folder: Folder, path: str, found: Evaluation) -> bool:
-    """Write the result as JSON. Whether it was written; if not, stderr says why: stdout has its answer already."""
+def _write(folder: Folder, name: str, to: str, found: Evaluation) -> bool:
+    """Write the result as JSON. to: the file in messages. Whether it was written; if not, stderr says why: stdout has
+    its answer already."""
     import json
 
     from sapiens_ray.storage import translate_errors
 
     try:
-        with translate_errors(StorageError, f"--to {path}: cannot be written"):
-            folder.write(path.rpartition("/")[2], (json.dumps(found.as_json(), indent=2) + "\n").encode())
+        with translate_errors(StorageError, f"--to {to}: cannot be written"):
+            folder.write(name, (json.dumps(found.as_json(), indent=2) + "\n").encode())
     except StorageError as error:
         tell(f"sapiens-ray: {error_message(error)}")
         return False

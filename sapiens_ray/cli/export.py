@@ -17,6 +17,7 @@ from sapiens_ray.cli.arguments import (
     where_argument,
     with_examples,
 )
+from sapiens_ray.cli.console import one_line
 from sapiens_ray.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _text(parts: list[str]) -> str:
 
 def _export(arguments: argparse.Namespace) -> int:
     from sapiens_ray.export import EXPORTS
-    from sapiens_ray.output.reading import chosen_rows
+    from sapiens_ray.output.reading import chosen_rows, iterate_rows
     from sapiens_ray.output.summary import counted
     from sapiens_ray.planning.status import missing_rows
     from sapiens_ray.storage import translate_errors
@@ -89,7 +90,11 @@ def _export(arguments: argparse.Namespace) -> int:
     with translate_errors(OutputError, f"cannot export {arguments.output} to {arguments.to}"):
         photos, left = _input_around(source, target), missing_rows(source)
         held_files = _holds_files(target)
-        done = format.write(chosen_rows(source, arguments.where), target, options)
+        rows = chosen_rows(source, arguments.where)
+        if next(iterate_rows(rows, ["index"]), None) is None:  # earlier files in the target stay
+            meets = f" meets --where {arguments.where!r}" if arguments.where else " is there"
+            raise OutputError(f"no row of {arguments.output}{meets}")
+        done = format.write(rows, target, options)
     if photos and not arguments.quiet:
         print(f"{arguments.to} lies in the input folder {photos}: its pictures will count as photos", file=sys.stderr)
     if held_files and not arguments.quiet:
@@ -101,9 +106,7 @@ def _export(arguments: argparse.Namespace) -> int:
     for column, reason in {} if arguments.quiet else done.left_out.items():
         print(f"{column} left out: {reason}", file=sys.stderr)
     for note in () if arguments.quiet else done.notes:
-        print(note, file=sys.stderr)
-    if not done.images and not done.skipped and arguments.where:
-        raise OutputError(f"no row of {arguments.output} meets --where {arguments.where!r}")
+        print(one_line(note), file=sys.stderr)
     if not done.images and not done.skipped:
         raise OutputError(f"format {arguments.format} cannot hold any of the labels in {arguments.output}")
     if arguments.json:
@@ -123,11 +126,10 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _refuse_output(source: Folder, target: Folder) -> None:
     """Raise ConfigError for a target among the labels themselves."""
-    from sapiens_ray.output.layout import PARTS
+    from sapiens_ray.output.layout import is_in_output
     from sapiens_ray.storage.uris import absolute
 
-    labels, place = absolute(source.uri), absolute(target.uri)
-    if place == labels or f"{place}/".startswith(tuple(f"{labels}/{part}" for part in PARTS)):
+    if absolute(target.uri) == absolute(source.uri) or is_in_output(source, target.uri):
         raise ConfigError(f"--to {target.uri}: holds the labels themselves; name another folder")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sapiens_ray.cli.answers import print_json
@@ -52,14 +51,16 @@ def _preview(arguments: argparse.Namespace) -> int:
         tell(f"{what} …" if not done else f"{what}: {done}{f' of {of}' if of else ''}")
 
     quiet = arguments.quiet or arguments.json
-    to = Path(arguments.to) if arguments.to else None
-    found = preview(job, arguments.count, arguments.seed, arguments.images, to, (lambda *_: None) if quiet else told)
+    told_of = (lambda *_: None) if quiet else told
+    found = preview(job, arguments.count, arguments.seed, arguments.images, arguments.to or None, told_of)
     if arguments.json:
         print_json(_answer(found))
         return 0
     if not arguments.quiet:
         failed = f", {sum(found.errors.values())} without labels" if found.errors else ""
         print(f"{found.images} images{failed}")
+        for note in found.notes:
+            tell(note)
     for path in (found.sheet, found.page):
         if path:
             print(path)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sapiens_ray.cli.answers import print_json
 from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, at_least_one, folder_of, storage_arguments
 from sapiens_ray.cli.console import one_line, shortened, tell
+from sapiens_ray.cli.targets import file_target
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,7 +65,9 @@ def _query(arguments: argparse.Namespace) -> int:
     limit = arguments.limit or (None if arguments.to else SHOWN)
     with translate_errors(OutputError, f"cannot read {arguments.output}"):
         query = make_query(source, arguments.where, columns, arguments.order_by, arguments.descending, limit)
-        return _write(query, arguments) if arguments.to else _show(query, arguments)
+        if not arguments.to:
+            return _show(query, arguments)
+        return _write(query, *file_target(arguments, [source], "list.csv"), arguments)
 
 
 def _show(query: Query, arguments: argparse.Namespace) -> int:
@@ -105,32 +109,42 @@ def _cell(value: object) -> str:
     return shortened(one_line(text), CELL)
 
 
-def _write(query: Query, arguments: argparse.Namespace) -> int:
+def _write(query: Query, folder: Folder, name: str, arguments: argparse.Namespace) -> int:
     from sapiens_ray.output.lists import write_list
 
-    target = str(arguments.to)
-    folder, _, name = target.rpartition("/")
-    place = folder_of(folder or ("/" if target.startswith("/") else "."), arguments)
-    inside: list[str] = []  # images that lie in tars or Parquet files
-    written = write_list(place, name, _watched(query.tables(), query.folder, inside))
-    if inside and not arguments.quiet:
+    inside = InArchives()
+    written = write_list(folder, name, _watched(query.tables(), query.folder, inside))
+    if inside.count and not arguments.quiet:
         tell(
-            f"{len(inside)} of them lie in tars or Parquet files, such as {inside[0]}: a list cannot name these, so a "
-            "job that takes this list makes error rows of them"
+            f"{inside.count} of them lie in tars or Parquet files, such as {one_line(inside.first)}: a list cannot "
+            "name these, so a job that takes this list makes error rows of them"
         )
     if arguments.json:
-        about = {"output": arguments.output, "where": arguments.where, "images": written, "to": target}
-        print_json({**about, "in_archives": len(inside)})
+        about = {"output": arguments.output, "where": arguments.where, "images": written, "to": arguments.to}
+        print_json({**about, "in_archives": inside.count})
     elif arguments.quiet:
         print(written)
     else:
         print(f"{written} {'image' if written == 1 else 'images'}")
-        print(target)
+        print(arguments.to)
     return 0
 
 
-def _watched(tables: Iterable[pa.Table], output: Folder, inside: list[str]) -> Iterator[pa.Table]:
-    """The tables; collects the uris of images that lie in other files."""
+@dataclass
+class InArchives:
+    """Images that lie in tars or Parquet files: how many, and the URI of the first."""
+
+    count: int = 0
+    first: str = ""
+
+    def add(self, uris: Sequence[str]) -> None:
+        if uris and not self.count:
+            self.first = uris[0]
+        self.count += len(uris)
+
+
+def _watched(tables: Iterable[pa.Table], output: Folder, inside: InArchives) -> Iterator[pa.Table]:
+    """The tables; counts the images that lie in other files."""
     from sapiens_ray.planning.plan import load_plan
     from sapiens_ray.sources import is_shard_format
 
@@ -139,5 +153,5 @@ def _watched(tables: Iterable[pa.Table], output: Folder, inside: list[str]) -> I
     for table in tables:
         if archives:
             rows = zip(table["shard"].to_pylist(), table["uri"].to_pylist(), strict=True)
-            inside += [uri for shard, uri in rows if shard in archives]
+            inside.add([uri for shard, uri in rows if shard in archives])
         yield table

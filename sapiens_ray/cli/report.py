@@ -15,8 +15,8 @@ from sapiens_ray.cli.arguments import (
     where_argument,
 )
 from sapiens_ray.cli.console import size
-from sapiens_ray.cli.pages import page_target
 from sapiens_ray.cli.steps import Steps
+from sapiens_ray.cli.targets import file_target
 
 EXAMPLES = """\
 examples:
@@ -48,7 +48,7 @@ def add_report(commands: Subparsers[argparse.ArgumentParser]) -> None:
     add_json(report, "print the statistics as one JSON object, also for an error")
     add_quiet(report, "print nothing but errors and the path of the page")
     storage_arguments(report)
-    report.set_defaults(command=_report, page="report.html")
+    report.set_defaults(command=_report)
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -59,7 +59,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from sapiens_ray.storage import translate_errors
 
     source = folder_of(arguments.output, arguments)
-    target, name = page_target(arguments, [arguments.output])
+    target, name = file_target(arguments, [source], "report.html")
     options = ReportOptions(arguments.thumbnails, seed=arguments.seed)
     with Steps(arguments.quiet) as progress, translate_errors(OutputError, f"cannot read {arguments.output}"):
         report = make_report(chosen_rows(source, arguments.where), options, progress)

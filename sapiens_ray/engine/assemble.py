@@ -21,12 +21,13 @@ from sapiens_ray.tasks import foreground, make_task, persons
 from sapiens_ray.tasks.coco_boxes import BoxFile
 from sapiens_ray.tasks.foreground import Mask
 from sapiens_ray.tasks.options import ModelOptions
-from sapiens_ray.tasks.persons import carried_boxes, carried_from_file
+from sapiens_ray.tasks.persons import carried_boxes, carried_from_file, carried_size
 from sapiens_ray.units import EXAMPLE, PHOTO, Unit, set_column
 
 DATA = "_data"  # column of encoded bytes inside the pipeline; columns of tasks and inputs cannot have this name
 UNKNOWN_PIXELS = 8_000_000  # assumed for formats whose header Pillow cannot read
 BOX_LIST = pa.list_(pa.list_(pa.float64()))  # x1, y1, x2, y2, score of each person
+SIZE = pa.list_(pa.int64())  # width and height
 BoxCell = list[list[float]] | None
 
 
@@ -74,7 +75,8 @@ class Contents:
 
 def resolve_box_files(job: Job) -> list[BoxFile]:
     """The COCO files with boxes, in the order of `Job.box_files`. Raises InputError for one that cannot be used."""
-    return [BoxFile.resolve(coco, where, job.input.storage_options) for where, coco in job.box_files.items()]
+    files, options = job.box_files, job.input.storage_options
+    return [BoxFile.resolve(coco, where, options, len(files)) for where, coco in files.items()]
 
 
 def make_unit(
@@ -91,6 +93,7 @@ def make_unit(
     """
     boxes = {carried_boxes(column): _boxes_of_column(encoded, column) for column in contents.box_columns}
     boxes |= {file.carried: _boxes_of_file(encoded, file) for file in contents.box_files}
+    sizes = {carried_size(file.options): _sizes_in_file(encoded, file) for file in contents.box_files}
     columns = {
         "index": [image.index for image in encoded],
         "image_id": [image.image_id for image in encoded],
@@ -100,9 +103,11 @@ def make_unit(
     }
     fields = [*READ_FIELDS, pa.field(DATA, pa.large_binary())]
     fields += [pa.field(column, BOX_LIST) for column in boxes]
+    fields += [pa.field(column, SIZE) for column in sizes]
     arrays = [pa.array(columns[field.name], field.type) for field in READ_FIELDS]
     arrays.append(pa.array([image.data for image in encoded], pa.large_binary()))
     arrays += [pa.array(cells, BOX_LIST) for cells in boxes.values()]
+    arrays += [pa.array(cells, SIZE) for cells in sizes.values()]
     notes = list(dict.fromkeys(image.note for image in encoded if image.note))
     for field in extra:
         values = [image.extra.get(field.name) for image in encoded]
@@ -144,6 +149,12 @@ def _boxes_of_file(encoded: list[Encoded], file: BoxFile) -> list[BoxCell]:
             cells.append(None)
             image.error = image.error or ImageError(error.kind, f"boxes.coco: {error.message}")
     return cells
+
+
+def _sizes_in_file(encoded: list[Encoded], file: BoxFile) -> list[list[int] | None]:
+    """The sizes of photos that a COCO file names, which `prepare` compares with those of the decoded ones."""
+    found = file.boxes
+    return [found.size_of(image.image_id, image.uri) for image in encoded]
 
 
 def add_masks(unit: Unit, encoded: list[Encoded], masks: Sequence[Mask], base: str, options: StorageOptions) -> Unit:

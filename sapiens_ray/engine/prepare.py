@@ -14,6 +14,7 @@ from sapiens_ray.engine.assemble import DATA
 from sapiens_ray.errors import ImageError
 from sapiens_ray.imaging import images, names
 from sapiens_ray.tasks import AnyTask
+from sapiens_ray.tasks.persons import carried_size, check_size
 from sapiens_ray.units import PHOTO, Errors, Unit, set_column, set_errors
 
 
@@ -28,10 +29,13 @@ def prepare(unit: Unit, tasks: Sequence[AnyTask], max_pixels: int) -> Unit:
     inputs = {kind: Photos() if kind == PHOTO else NetworkInputs(len(good)) for kind in kinds}
     errors: Errors = {}
     data = unit.rows[DATA]
+    sizes = [carried_size(coco) for task in tasks for coco in task.options.box_files]
     for position in good:
         watchdog.progress(unit.start + position)
         try:
             image = images.decode(memoryview(data[position].as_buffer()), max_pixels)
+            for column in sizes:
+                check_size(unit.rows[column][position].as_py(), image.shape[1], image.shape[0])
             prepared = {kind: task.prepare(image) for kind, task in kinds.items()}
         except Exception as error:
             errors[position] = error_columns(error, "prepare")

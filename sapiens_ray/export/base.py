@@ -14,6 +14,7 @@ from typing import Any
 
 from sapiens_ray.imaging.names import file_names
 from sapiens_ray.output.reading import iterate_rows
+from sapiens_ray.output.where import ChosenRows
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import Row
 
@@ -61,9 +62,9 @@ class Export:
 
 def write_each(source: Folder, columns: list[str], done: Exported, write: Callable[[Row, str], None]) -> None:
     """Call `write(row, file name without ending)` for every image that has labels; count in `done`."""
-    names = Names(row["image_id"] for row in labelled(source, []))
-    for row in labelled(source, columns, done):
-        name, renamed = names.of(row["image_id"])
+    names = RowNames(source)
+    for row in labelled(source, ["shard", "index", *columns], done):
+        name, renamed = names.of(row)
         write(row, name)
         done.renamed += renamed
 
@@ -77,6 +78,30 @@ def labelled(source: Folder, columns: list[str], done: Exported | None = None) -
             done.skipped += not good
         if good:
             yield row
+
+
+class RowNames:
+    """File names of the labelled rows of an output: the same, whichever of the rows a condition chooses. So exports of
+    different rows into one folder do not overwrite each other."""
+
+    def __init__(self, source: Folder) -> None:
+        every = Folder(source.uri, source.options)  # without the condition of a ChosenRows
+        self._names = Names(row["image_id"] for row in labelled(every, []))
+        self._rows = labelled(every, ["shard", "index"]) if isinstance(source, ChosenRows) else iter(())
+        self._ahead = next(self._rows, None)
+
+    def of(self, row: Row) -> tuple[str, bool]:
+        """As `Names.of`. To be called in the order of the rows: those before this one get their names first."""
+        while self._ahead is not None and place_of(self._ahead) <= place_of(row):
+            if place_of(self._ahead) < place_of(row):
+                self._names.of(self._ahead["image_id"])
+            self._ahead = next(self._rows, None)
+        return self._names.of(row["image_id"])
+
+
+def place_of(row: Row) -> tuple[int, int]:
+    """Where a row with `shard` and `index` is in the order of an output."""
+    return row["shard"], row["index"]
 
 
 class Names:

@@ -8,7 +8,7 @@ from typing import IO
 
 import numpy as np
 
-from sapiens_ray.export.base import Export, Exported, Option, Options, labelled
+from sapiens_ray.export.base import Export, Exported, Option, Options, labelled, place_of
 from sapiens_ray.output.reading import labels_of
 from sapiens_ray.storage import Folder
 from sapiens_ray.tasks.stored import StoredClassMap, StoredPersons
@@ -22,6 +22,30 @@ MIN_SCORE = Option(
 )
 
 
+PLACE = ["shard", "index"]
+
+
+class Numbers:
+    """The ids of images: the labelled rows that an output has at one time, counted from 1. Rows that a run writes later
+    have none, and are left out, so that all lists of all files have the same images."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._places = np.unique(np.fromiter((_packed(row) for row in rows), np.int64))
+
+    def numbered(self, rows: Iterable[Row]) -> Iterator[tuple[int, Row]]:
+        """The rows that have an id, with it. rows: with `shard` and `index`."""
+        for row in rows:
+            number = int(np.searchsorted(self._places, _packed(row)))
+            if number < len(self._places) and self._places[number] == _packed(row):
+                yield number + 1, row
+
+
+def _packed(row: Row) -> int:
+    """Shard and index, of 32 bits each, as one number in their order."""
+    shard, index = place_of(row)
+    return shard << 32 | index
+
+
 def export_coco(source: Folder, target: Folder, options: Options | None = None) -> Exported:
     """Write `<column>.json` for every task with persons or class maps. `images` lists every image that has labels.
 
@@ -32,12 +56,14 @@ def export_coco(source: Folder, target: Folder, options: Options | None = None) 
     least = (options or {}).get(MIN_SCORE.name, MIN_SCORE.default)
     left_out: dict[str, str] = {}
     done = Exported(left_out=left_out)
+    numbers: Numbers | None = None
     for labels in labels_of(source):
         if not isinstance(labels, StoredPersons | StoredClassMap):
             left_out[labels.column] = f"COCO has no {labels.kind}"
             continue
-        done = Exported(left_out=left_out)  # every task's file has the same images
-        rows = labelled(source, [labels.column])
+        if numbers is None:
+            numbers = Numbers(labelled(source, PLACE, done))
+        rows = numbers.numbered(labelled(source, [*PLACE, labels.column]))
         if isinstance(labels, StoredPersons):
             categories, annotations = _person(labels), _persons(rows, labels, least)
         else:
@@ -45,7 +71,7 @@ def export_coco(source: Folder, target: Folder, options: Options | None = None) 
         with target.replacing(f"{labels.column}.json") as path, path.open("w", encoding="utf-8") as file:
             file.write('{"info": ' + json.dumps({"description": f"{labels.column} of {source.uri}"}))
             file.write(', "categories": ' + json.dumps(categories))
-            _write_list(file, "images", _images(labelled(source, [], done)))
+            _write_list(file, "images", _images(numbers.numbered(labelled(source, PLACE))))
             _write_list(file, "annotations", annotations)
             file.write("}\n")
     return done
@@ -54,8 +80,8 @@ def export_coco(source: Folder, target: Folder, options: Options | None = None) 
 EXPORT = Export("COCO JSON of keypoints and class masks", export_coco, (MIN_SCORE,))
 
 
-def _images(rows: Iterable[Row]) -> Iterator[Row]:
-    for number, row in enumerate(rows, 1):
+def _images(rows: Iterable[tuple[int, Row]]) -> Iterator[Row]:
+    for number, row in rows:
         yield {"id": number, "file_name": row["image_id"], "width": row["width"], "height": row["height"]}
 
 
@@ -69,9 +95,9 @@ def _classes(labels: StoredClassMap) -> list[Row]:
     return [{"id": number, "name": name} for number, name in enumerate(labels.class_names) if number]
 
 
-def _persons(rows: Iterable[Row], labels: StoredPersons, least: float) -> Iterator[Row]:
+def _persons(rows: Iterable[tuple[int, Row]], labels: StoredPersons, least: float) -> Iterator[Row]:
     found = 0
-    for number, row in enumerate(rows, 1):
+    for number, row in rows:
         for person in labels.persons(row):
             found += 1
             x1, y1, x2, y2 = person["box"]
@@ -91,11 +117,11 @@ def _persons(rows: Iterable[Row], labels: StoredPersons, least: float) -> Iterat
             yield annotation if person["box_score"] is None else {**annotation, "score": person["box_score"]}
 
 
-def _masks(rows: Iterable[Row], labels: StoredClassMap) -> Iterator[Row]:
+def _masks(rows: Iterable[tuple[int, Row]], labels: StoredClassMap) -> Iterator[Row]:
     from pycocotools import mask as coco_mask
 
     found = 0
-    for number, row in enumerate(rows, 1):
+    for number, row in rows:
         class_map = labels.class_map(row)
         for present in np.flatnonzero(np.bincount(class_map.reshape(-1))):
             if present == 0:

@@ -65,9 +65,10 @@ class GroundTruth:
 def export_coco_results(source: Folder, target: Folder, options: Options | None = None) -> Exported:
     """Write `<column>.json` for every task with persons or class maps, as `COCO.loadRes` takes it.
 
-    Persons have `keypoints` (x, y in pixels and score of each), `score` and `bbox` (x, y, width, height). Class maps
-    give a run-length mask for every class of an image that has a category of the same name. Images of the ground truth
-    are found by their names (`CocoImages.find`); others are left out, and named in the notes.
+    Persons have `keypoints` (x, y in pixels and score of each) and `score`; no `bbox`, so that pycocotools takes the
+    area from the keypoints. Class maps give a run-length mask for every class of an image that has a category of the
+    same name. Images of the ground truth are found by their names (`CocoImages.find`); others are left out, and named
+    in the notes. So are files without any result, which `loadRes` cannot read.
 
     Raises ConfigError without a ground truth, and OutputError if there are no labels, or none of its images.
     """
@@ -95,9 +96,13 @@ def export_coco_results(source: Folder, target: Folder, options: Options | None 
     for labels in included:
         with target.replacing(f"{labels.column}.json") as path, path.open("w", encoding="utf-8") as file:
             file.write("[")
-            for number, result in enumerate(_results(source, labels, truth)):
-                file.write((",\n" if number else "\n") + json.dumps(result))
+            count = 0
+            for result in _results(source, labels, truth):
+                file.write((",\n" if count else "\n") + json.dumps(result))
+                count += 1
             file.write("]\n")
+        if not count:
+            done.notes.append(f"{labels.column}.json has no results: COCO.loadRes raises IndexError for such a file")
     return done
 
 

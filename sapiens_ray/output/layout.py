@@ -16,6 +16,7 @@ import contextlib
 from sapiens_ray.errors import OutputError
 from sapiens_ray.storage import Folder, translate_errors, walk
 from sapiens_ray.storage.retries import no_retries
+from sapiens_ray.storage.uris import absolute
 from sapiens_ray.units import UnitName
 
 JOB_FILE = "job.yaml"
@@ -28,8 +29,22 @@ PICTURES = "visualizations"
 ENTRIES = "plan"
 ATTEMPTS = "attempts"
 
-# What a run writes, for jobs whose input and output share a folder. Some storages list a file as a folder, too.
-PARTS = tuple(f"{name}/" for name in (DATA, PICTURES, ENTRIES, ATTEMPTS, PLAN_FILE))
+FILES = (JOB_FILE, PLAN_FILE, SUMMARY_FILE, LOCK_FILE)
+FOLDERS = (DATA, PICTURES, ENTRIES, ATTEMPTS)
+
+# What could be taken for images, in jobs whose input and output share a folder. Some storages list a file as a folder,
+# too.
+PARTS = tuple(f"{name}/" for name in (*FOLDERS, PLAN_FILE))
+
+
+def is_in_output(output: Folder, uri: str) -> bool:
+    """Whether a file or folder is one of FILES or FOLDERS of an output, or below one, under whatever name: through a
+    link, through `..`, or where the part itself is a link."""
+    folder, _, name = uri.rpartition("/")
+    places = (absolute(uri), f"{absolute(folder or ('/' if uri.startswith('/') else '.'))}/{name}")
+    named = [f"{absolute(output.uri)}/{part}" for part in (*FILES, *FOLDERS)]
+    own = {*named, *map(absolute, named)}
+    return any(f"{place}/".startswith(f"{part}/") for place in places for part in own)
 
 
 def data_file(unit: UnitName) -> str:

@@ -186,26 +186,32 @@ class Folder:
                     return sorted(entry.name for entry in entries if entry.is_file())
             except (FileNotFoundError, NotADirectoryError):
                 return []
+        return sorted(info["name"].rsplit("/", 1)[-1] for info in self._remote_files(name))
+
+    def _remote_files(self, name: str) -> list[dict[str, Any]]:
+        """What a remote storage says now of the files directly in a sub-folder; empty if it does not exist."""
         fs, path = self._at(name)
         fs.invalidate_cache(path)
         try:
-            found = retrying(fs.ls, path, detail=True)
+            return [info for info in retrying(fs.ls, path, detail=True) if info["type"] == "file"]
         except FileNotFoundError:
             return []
-        return sorted(info["name"].rsplit("/", 1)[-1] for info in found if info["type"] == "file")
 
     def modified(self, name: str = "") -> dict[str, float]:
         """When each file directly in a sub-folder was written, in seconds since 1970; without files of which the
-        storage does not tell it."""
-        if not self.remote:
-            try:
-                with os.scandir(local_path(self.join(name))) as entries:
-                    return {entry.name: entry.stat().st_mtime for entry in entries if entry.is_file()}
-            except (FileNotFoundError, NotADirectoryError):
-                return {}
-        fs, path = self._at(name)
+        storage does not tell it; empty if the sub-folder does not exist."""
         found: dict[str, float] = {}
-        for info in retrying(fs.ls, path, detail=True):
+        if not self.remote:
+            with (
+                contextlib.suppress(FileNotFoundError, NotADirectoryError),
+                os.scandir(local_path(self.join(name))) as entries,
+            ):
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):  # a merge has deleted it since
+                        if entry.is_file():
+                            found[entry.name] = entry.stat().st_mtime
+            return found
+        for info in self._remote_files(name):
             told = next(
                 (info[key] for key in ("LastModified", "last_modified", "mtime", "updated") if key in info), None
             )

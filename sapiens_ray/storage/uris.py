@@ -45,7 +45,7 @@ def user_path(path: str | os.PathLike[str]) -> str:
 
 def absolute(uri: str) -> str:
     """A folder or file by a name that does not depend on the current folder or on links; URLs stay."""
-    path = uri.removeprefix("file://")
+    path = uri.removeprefix("file://").removeprefix("local://")
     return uri.rstrip("/") if "://" in path else os.path.realpath(path)
 
 

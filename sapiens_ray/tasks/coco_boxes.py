@@ -30,7 +30,7 @@ from sapiens_ray.tasks.coco_file import (
 )
 from sapiens_ray.tasks.persons import FARTHEST, carried_from_file
 
-FILES_HELD = 4  # that a process keeps
+FILES_HELD = 4  # that a process keeps, and more if its job has more
 _held: dict[tuple[str, str], CocoBoxes] = {}  # by the key of the options and the digest
 _reading = threading.Lock()
 
@@ -40,19 +40,21 @@ class BoxFile:
     """A COCO file of the job, identified by its content. Processes get this object, and read the file themselves.
 
     where: the field of the job file that names it. sha256: of the file; of the digests of both, if `images` is given.
+    of_job: how many such files the job has.
     """
 
     options: CocoOptions
     where: str
     sha256: str
     storage_options: StorageOptions = field(default_factory=dict, repr=False, compare=False)
+    of_job: int = field(default=1, compare=False)
 
     @classmethod
-    def resolve(cls, options: CocoOptions, where: str, storage_options: StorageOptions) -> BoxFile:
+    def resolve(cls, options: CocoOptions, where: str, storage_options: StorageOptions, of_job: int = 1) -> BoxFile:
         """Read and check the file. Raises InputError if it is missing, damaged, or has no boxes of persons."""
-        file = cls(options, where, "", storage_options)
+        file = cls(options, where, "", storage_options, of_job)
         with _reading:
-            return replace(file, sha256=_hold(options, _read(file)).sha256)
+            return replace(file, sha256=_hold(file, _read(file)).sha256)
 
     @property
     def carried(self) -> str:
@@ -70,9 +72,9 @@ class BoxFile:
         """The content, read once per process. Raises InputError if it is not the one that the job started with, and
         StorageError if this process cannot read it."""
         with _reading:
-            held = _held.get((self.options.key, self.sha256))
+            held = _held.pop((self.options.key, self.sha256), None)
             if held is not None:
-                return held
+                return _hold(self, held)
             try:
                 found = _read(self)
             except InputError as error:  # the driver could read it
@@ -81,18 +83,19 @@ class BoxFile:
                 raise InputError(
                     f"{self.where}: {self.name} is not the file this job was started with (its SHA-256 differs)"
                 )
-            return _hold(self.options, found)
+            return _hold(self, found)
 
     def of(self, image_id: str, uri: str) -> list[list[float]]:
         """The boxes of an image, see `CocoBoxes.of`."""
         return self.boxes.of(image_id, uri)
 
 
-def _hold(options: CocoOptions, boxes: CocoBoxes) -> CocoBoxes:
-    """Keep the content of a file for other units and tasks of this process, in place of the oldest one."""
-    while len(_held) >= FILES_HELD:
+def _hold(file: BoxFile, boxes: CocoBoxes) -> CocoBoxes:
+    """Keep the content of a file for other units and tasks of this process, in place of the one that was not used for
+    the longest time."""
+    while len(_held) >= max(FILES_HELD, file.of_job):
         del _held[next(iter(_held))]
-    _held[options.key, boxes.sha256] = boxes
+    _held[file.options.key, boxes.sha256] = boxes
     return boxes
 
 
@@ -233,6 +236,11 @@ class CocoBoxes:
         image = self._images.find(image_id, uri)
         return None if image is None else image.number
 
+    def size_of(self, image_id: str, uri: str) -> list[int] | None:
+        """Width and height of an image in pixels; None if the file does not list the image, or not its size."""
+        image = self._images.find(image_id, uri) if self._images is not None else None
+        return [image.width, image.height] if image is not None and image.width and image.height else None
+
     def of(self, image_id: str, uri: str) -> list[list[float]]:
         """The boxes of an image in the order of the file: x1, y1, x2, y2 in pixels and score (NaN in ground truth).
 
@@ -267,14 +275,32 @@ class CocoBoxes:
 
 
 def notes_of(file: BoxFile, names: Iterable[tuple[str, str]], is_all: bool) -> list[str]:
-    """What to tell before any work: which boxes are left out, and which images the file does not know. Raises
-    InputError if it knows none of all images.
+    """What to tell before any work: which boxes are left out, which images the file does not know, and which ones it
+    cannot tell apart. Raises InputError if it knows none of all images.
 
     names: id and URI of the images that are known by now. is_all: whether there are no others.
     """
     left_out = file.boxes.left_out
     notes = [f"{file.where}: boxes of {file.name} without width or height are left out: {left_out}"]
-    return [*(notes if left_out else []), *_unmatched(file, names, is_all)]
+    known = list(names)
+    return [*(notes if left_out else []), *_unmatched(file, known, is_all), *_shared(file, known)]
+
+
+def _shared(file: BoxFile, names: Iterable[tuple[str, str]]) -> list[str]:
+    """Images that take the boxes of one image of the file, in words: a unit sees a few images alone, so that no error
+    row can tell them apart."""
+    first: dict[ImageNumber, str] = {}
+    shared: list[str] = []
+    for image_id, uri in names:
+        number = file.boxes.number_of(image_id, uri)
+        if number is not None and first.setdefault(number, image_id) != image_id:
+            shared.append(f"{first[number]} and {image_id}")
+    if not shared:
+        return []
+    return [
+        f"{file.where}: {len(shared)} images take the boxes of another image, since {file.name} has one name for both, "
+        f"such as {shared[0]}"
+    ]
 
 
 def _unmatched(file: BoxFile, names: Iterable[tuple[str, str]], is_all: bool) -> list[str]:

@@ -43,13 +43,21 @@ class CocoImages:
         self._by_base = {_base(one.file_name): one for one in images if shared[_base(one.file_name)] == 1}
 
     def find(self, *names: str) -> CocoImage | None:
-        """The image whose `file_name` is one of the names; else the only one that has the base name of one of them.
+        """The image whose `file_name` is one of the names; else the only one that has the base name of one of them, if
+        one of the two names ends with the other: `b.jpg` and `x/b.jpg` are one image, `y/b.jpg` is another.
 
         names: the id of an image and its URI, in the order in which they are tried.
         """
         by_name = (self._by_name.get(name) for name in names)
-        by_base = (self._by_base.get(_base(name)) for name in names)
+        by_base = (self._of_base(name) for name in names)
         return next((image for image in (*by_name, *by_base) if image is not None), None)
+
+    def _of_base(self, name: str) -> CocoImage | None:
+        image = self._by_base.get(_base(name))
+        if image is None:
+            return None
+        path, listed = (f"/{without_query(one).removeprefix('./')}" for one in (name, image.file_name))
+        return image if path.endswith(listed) or listed.endswith(path) else None
 
 
 def _base(name: str) -> str:

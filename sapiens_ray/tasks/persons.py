@@ -84,6 +84,24 @@ def carried_from_file(coco: CocoOptions) -> str:
     return f"{_CARRIED}coco:{coco.key}"
 
 
+def carried_size(coco: CocoOptions) -> str:
+    """The column of a unit with the sizes of photos in a COCO file: width and height; null where it has none."""
+    return f"{_CARRIED}size:{coco.key}"
+
+
+def check_size(listed: Sequence[int] | None, width: int, height: int) -> None:
+    """Raise ImageError `bad_boxes` if a COCO file lists another size than the decoded photo has: its boxes are of
+    another photo, or of this one before its EXIF orientation turned it.
+
+    listed: width and height in the file; None if it names none.
+    """
+    if listed is None or tuple(listed) == (width, height):
+        return
+    turned = "; was it turned by its EXIF orientation?" if tuple(listed) == (height, width) else ""
+    size = f"{listed[0]} x {listed[1]}"
+    raise ImageError("bad_boxes", f"boxes.coco: the file lists {size} pixels, the photo has {width} x {height}{turned}")
+
+
 class Boxes(Choice):
     """`none` (the whole image), `seg`, `detector`, `{column: name}`, `{seg: name}`, `{detector: {…}}` or
     `{coco: file}`."""

@@ -165,7 +165,7 @@ def test_wrong_use(command, a, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "empty holds no labels" in command("compare", a, tmp_path / "empty").err
     done = command("compare", a, a, "--to", a / "data" / "page.html")
-    assert done.code == 2 and "lies among the labels themselves" in done.err
+    assert done.code == 2 and "is a part of the output" in done.err
     done = command("compare", a, a, "--to", tmp_path)
     assert done.code == 2 and f"is a folder; name a file, such as {tmp_path}/compare.html" in done.err
 

@@ -6,9 +6,11 @@ import csv
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sapiens_ray.planning.plan import Plan, Shard, save_plan
 from tests.evaluation.labelled import person, write_labels
 
 TASKS = [{"task": "seg"}, {"task": "pose", "keypoints": 17}]
@@ -133,3 +135,16 @@ def test_export_chooses_rows_in_the_same_way(command, tmp_path):
     assert len(found["annotations"]) == 3
     done = command("export", tmp_path / "out", "--format", "coco", "--to", tmp_path / "none", "--where", "width > 9")
     assert done.code == 2 and "no row of" in done.err and "meets --where 'width > 9'" in done.err
+
+
+def test_images_in_archives_are_counted_and_the_first_is_named(command, tmp_path):
+    uris = ["/x/\x1b[31m.tar", "/x/b.tar", "/photos/c.jpg"]
+    rows = [{"image_id": f"{number}.jpg", "uri": uri} for number, uri in enumerate(uris)]
+    folder = write_labels(tmp_path / "out", TASKS, rows)
+    save_plan(Plan([Shard(0, "webdataset", "/x", "/x#0", images=3)], 64, pa.schema([])), folder)
+    done = command("query", folder.uri, "true", "--to", tmp_path / "list.csv")
+    assert done.code == 0, done.text
+    assert "3 of them lie in tars or Parquet files, such as /x/\\x1b[31m.tar: a list cannot name" in done.err
+    assert (
+        json.loads(command("query", folder.uri, "true", "--to", tmp_path / "b.csv", "--json").out)["in_archives"] == 3
+    )

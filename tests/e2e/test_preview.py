@@ -21,6 +21,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def pictures_in(folder: Path) -> list[Path]:
+    return [path for path in (folder / "pictures").rglob("*") if path.is_file()]
+
+
 def test_a_sample_is_labelled_and_the_output_is_not_touched(sapiens_ray, write_job, tmp_path):
     photos = tmp_path / "photos"
     write_photos(photos, 6)
@@ -40,8 +44,11 @@ def test_a_sample_is_labelled_and_the_output_is_not_touched(sapiens_ray, write_j
     assert "bad&lt;b&gt;.jpg" in page and "bad<b>" not in page
     assert page.count("<img ") == 6, "a picture of every image with labels"
     assert "http" not in page.replace("http-equiv", ""), "nothing is loaded"
-    pictures = sorted(path.name for path in (tmp_path / "look" / "pictures").iterdir())
-    assert pictures == [f"seg-{number}.jpg" for number in range(6)] or len(pictures) == 6
+    names = {path.name for path in photos.iterdir()} - {"bad<b>.jpg"}
+    assert len(names) == 6
+    assert {str(path.relative_to(tmp_path / "look" / "pictures")) for path in pictures_in(tmp_path / "look")} == {
+        f"seg/{name}" for name in names
+    }
 
 
 def test_what_is_drawn_is_what_a_job_draws(write_job, tmp_path, model):
@@ -51,7 +58,7 @@ def test_what_is_drawn_is_what_a_job_draws(write_job, tmp_path, model):
     cv2.imwrite(str(photos / "a.png"), photo(200, 300))
     job = sr.Job.load(write_job(photos), ["output.visualize.format=png"])
     found = preview(job, to=tmp_path / "look")
-    (drawn,) = (tmp_path / "look" / "pictures").iterdir()
+    (drawn,) = pictures_in(tmp_path / "look")
     expected = sr.Labeler(task="seg", checkpoint=model).preview(photos / "a.png", {"max_side": 900})
     assert np.abs(cv2.imread(str(drawn)).astype(int) - expected).mean() < 3, "but for JPEG"
     assert (found.images, found.errors) == (1, {})
@@ -64,7 +71,7 @@ def test_another_seed_draws_other_images(write_job, tmp_path):
     def drawn(seed: int) -> set[str]:
         to = tmp_path / f"look-{len(list(tmp_path.iterdir()))}"
         preview(job, 3, seed, to=to)
-        return {path.name for path in (to / "pictures").iterdir()}
+        return {path.name for path in pictures_in(to)}
 
     first = drawn(0)
     assert len(first) == 3 and drawn(0) == first and drawn(1) != first
@@ -120,3 +127,61 @@ def test_a_notebook_shows_the_picture_of_a_labeler(model):
     shown = cv2.imdecode(np.frombuffer(picture._repr_png_(), np.uint8), cv2.IMREAD_COLOR)
     assert np.array_equal(shown, picture)
     assert picture[..., 0]._repr_png_() is None and (picture / 2)._repr_png_() is None
+
+
+def test_every_image_has_a_file_of_its_own(write_job, tmp_path):
+    photos = tmp_path / "photos"
+    deep = "/".join([letter * 90 for letter in "xyz"]) + "/c.jpg"
+    for number, name in enumerate(("a/b.jpg", "a-b.jpg", deep)):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(photos / name), photo(80, 60, number))
+    found = preview(sr.Job.load(write_job(photos)), to=tmp_path / "look")
+    assert found.images == 3 and not found.errors
+    files = {
+        str(path.relative_to(tmp_path / "look" / "pictures")): path.read_bytes()
+        for path in pictures_in(tmp_path / "look")
+    }
+    assert set(files) == {"seg/a/b.jpg", "seg/a-b.jpg", f"seg/{deep}"}
+    assert len(set(files.values())) == 3
+
+
+def test_images_with_the_same_id(write_job, tmp_path):
+    write_photos(tmp_path / "photos", 2)
+    names = sorted(path.name for path in (tmp_path / "photos").iterdir())
+    listed = tmp_path / "list.jsonl"
+    listed.write_text("".join(json.dumps({"path": f"photos/{name}", "key": "same.jpg"}) + "\n" for name in names))
+    preview(sr.Job.load(write_job(listed, input={"id_column": "key"})), to=tmp_path / "look")
+    assert len(pictures_in(tmp_path / "look")) == 2
+
+
+def test_folders_that_are_refused(sapiens_ray, write_job, tmp_path):
+    write_photos(tmp_path / "photos", 1)
+    job = write_job(tmp_path / "photos")
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    before = contents(tmp_path)
+    for to, why in (
+        ("s3://bucket/look", "is written to this machine; name a local folder"),
+        (tmp_path / "job-out", "lies in the output of the job"),
+        (tmp_path / "job-out" / "data", "lies in the output of the job"),
+        (f"file://{tmp_path}/job-out/look", "lies in the output of the job"),
+        (tmp_path / "photos", "lies in the input of the job"),
+        (tmp_path / "link" / "look", "lies in the input of the job"),
+    ):
+        done = sapiens_ray("preview", job, "--to", to, cwd=tmp_path)
+        assert done.code == 2 and f"--to {to}: " in done.err and why in done.err, done.text
+    assert contents(tmp_path) == before and not (tmp_path / "s3:").exists()
+
+
+def test_of_many_images_some_are_shown(write_job, tmp_path, monkeypatch):
+    monkeypatch.setattr("sapiens_ray.execution.preview.SHEET_MOST", 2)
+    monkeypatch.setattr("sapiens_ray.execution.preview.PAGE_MOST", 3)
+    write_photos(tmp_path / "photos", 5)
+    found = preview(sr.Job.load(write_job(tmp_path / "photos")), to=tmp_path / "look")
+    assert found.notes == ["the contact sheet shows the first 2 of 5 images", "the page shows the first 3 of 5 images"]
+    page = found.page.read_text()
+    assert page.count("<img ") == 3 and found.notes[0] in page
+    assert len(pictures_in(tmp_path / "look")) == 5, "all have files"
+    narrow = cv2.imread(str(found.sheet))
+    monkeypatch.setattr("sapiens_ray.execution.preview.SHEET_MOST", 5)
+    whole = cv2.imread(str(preview(sr.Job.load(write_job(tmp_path / "photos")), to=tmp_path / "all").sheet))
+    assert narrow.shape[0] < whole.shape[0]

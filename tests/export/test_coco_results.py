@@ -252,3 +252,15 @@ def test_what_cannot_be_scored_is_one_clear_message(output, command, tmp_path):
     keypoints = [{"id": 1, "name": "person", "keypoints": ["nose"]}]
     done, _ = export(command, output, ground_truth(tmp_path / "nose.json", categories=keypoints))
     assert f"persons left out: it has 17 keypoints, persons of {tmp_path}/nose.json have 1" in done.err
+
+
+def test_files_without_results_and_ids_with_control_characters_are_told(command, tmp_path):
+    names = [NAMES[0], NAMES[1], NAMES[2], "\x1b[31mx\n.jpg"]
+    folder = write(tmp_path / "out", {}, persons=[[], [], None, []], names=names)
+    truth = ground_truth(tmp_path / "gt.json")
+    done, target = export(command, folder, truth)
+    assert done.code == 0 and json.loads((target / "persons.json").read_text()) == []
+    with pytest.raises(IndexError):
+        COCO(str(truth)).loadRes(str(target / "persons.json"))
+    assert "persons.json has no results: COCO.loadRes raises IndexError for such a file\n" in done.err
+    assert "\x1b" not in done.err and f"not listed in {truth}: 1, such as \\x1b[31mx .jpg\n" in done.err

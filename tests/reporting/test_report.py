@@ -65,7 +65,7 @@ def test_quiet_prints_the_path(command, output, tmp_path):
     ("given", "message"),
     [
         (["--to", "{tmp}"], "--to {tmp}: is a folder; name a file, such as {tmp}/report.html"),
-        (["--to", "{tmp}/out/data/r.html"], "lies among the labels themselves"),
+        (["--to", "{tmp}/out/data/r.html"], "is a part of the output"),
         (["--thumbnails", "-1"], "should be a whole number from 0 on"),
     ],
 )

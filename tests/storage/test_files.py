@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from pathlib import Path
 
 import fsspec
@@ -12,6 +14,7 @@ import pytest
 
 from sapiens_ray import storage
 from sapiens_ray.storage import Folder
+from tests.conftest import PATIENCE_S
 from tests.s3_server import s3_server
 
 
@@ -136,3 +139,39 @@ def test_files_of_others_are_seen_after_a_listing(server):
     server.direct.pipe_file("bucket/shared/data/c", b"c")
     server.direct.rm_file("bucket/shared/data/a")
     assert folder.exists("data/c") and not folder.exists("data/a")
+
+
+def test_times_of_files(folder):
+    assert folder.modified("data") == {}, "there is no such folder"
+    folder.write("data/x", b"1")
+    folder.write("data/below/y", b"1")
+    told = ["x"] if "memory" not in folder.uri else []  # fsspec's memory tells no time
+    assert list(folder.modified("data")) == told
+    assert all(abs(at - time.time()) < PATIENCE_S for at in folder.modified("data").values())
+
+
+def test_times_of_files_of_others_are_seen_after_a_listing(server):
+    """s3fs keeps listings. Another process writes a file meanwhile."""
+    server.clean()
+    folder = Folder("s3://bucket/times", server.options)
+    folder.write("data/a", b"1")
+    assert list(folder.modified("data")) == ["a"]
+    server.direct.pipe_file("bucket/times/data/b", b"1")
+    assert sorted(folder.modified("data")) == ["a", "b"]
+
+
+def test_a_file_that_vanishes_while_times_are_read_is_left_out(tmp_path, monkeypatch):
+    folder = Folder(str(tmp_path))
+    for name in "abc":
+        folder.write(name, b"1")
+    scandir = os.scandir
+
+    @contextlib.contextmanager
+    def listing(path):
+        with scandir(path) as entries:
+            found = list(entries)
+        (tmp_path / "b").unlink()
+        yield iter(found)
+
+    monkeypatch.setattr(os, "scandir", listing)
+    assert sorted(folder.modified()) == ["a", "c"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sapiens_ray.storage.uris import readable, redact_uri, redact_uris_in, relative_to, without_query
+from sapiens_ray.storage.uris import absolute, readable, redact_uri, redact_uris_in, relative_to, without_query
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,10 @@ def test_a_url_without_its_query(uri, expected):
 )
 def test_relative_paths_lie_below_the_folder(folder, path, expected):
     assert relative_to(folder, path) == expected
+
+
+def test_an_absolute_path_has_no_scheme_and_no_links(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for uri in (f"{tmp_path}/link", f"file://{tmp_path}/link", f"local://{tmp_path}/a/../real"):
+        assert absolute(uri) == f"{tmp_path}/real"
+    assert absolute("s3://bucket/a/") == "s3://bucket/a"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import shutil
 from pathlib import Path
 
+import cv2
 import fsspec
 import numpy as np
 import pyarrow as pa
@@ -14,6 +16,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import sapiens_ray as sr
 from sapiens_ray.engine.assemble import Contents, make_unit, resolve_box_files
@@ -23,6 +26,7 @@ from sapiens_ray.job.config import Job
 from sapiens_ray.models.stand_ins import write_model
 from sapiens_ray.planning.subset import Subset
 from sapiens_ray.sources import Encoded
+from sapiens_ray.tasks import coco_boxes
 from sapiens_ray.tasks.coco import CocoOptions
 from sapiens_ray.tasks.coco_boxes import BoxFile, _corners
 from sapiens_ray.tasks.coco_file import number_in
@@ -104,7 +108,8 @@ def test_images_are_found_by_their_whole_name_or_by_the_base_name_that_only_one_
     for image_id, uri, width in [
         ("a.jpg", "", 2),
         ("/photos/a.jpg", "", 2),
-        ("shard-0.tar/b.jpg", "", 3),
+        ("shard-0.tar/a.jpg", "", 2),
+        ("/photos/x/b.jpg", "", 3),
         ("b.jpg", "", 3),
         ("y/twice.jpg", "", 5),
         ("id-7", "/photos/x/b.jpg", 3),
@@ -112,7 +117,8 @@ def test_images_are_found_by_their_whole_name_or_by_the_base_name_that_only_one_
         ("elsewhere/a.jpg", "x/b.jpg", 3),  # a whole name before a base name
     ]:
         assert [box[2] for box in boxes(found, image_id, uri)] == [width], image_id
-    for image_id in ("twice.jpg", "z/twice.jpg", "a.png", "A.jpg", ""):
+    others = ("twice.jpg", "z/twice.jpg", "a.png", "A.jpg", "", "y/b.jpg", "xx/b.jpg", "shard-0.tar/b.jpg")
+    for image_id in others:  # x/b.jpg is another image than y/b.jpg
         assert error_of(found, image_id) == "not listed in gt.json"
 
 
@@ -281,6 +287,19 @@ def test_a_process_reads_a_file_once_and_only_the_one_of_the_job(tmp_path):
         _ = other.boxes
 
 
+def test_all_files_of_a_job_are_held(tmp_path, monkeypatch):
+    tasks = []
+    for number in range(6):
+        path = truth(tmp_path / f"{number}.json", ["a.jpg"], [annotation(0, [0, 0, 5, 5 + number])])
+        tasks.append({
+            "task": "pose", "name": f"p{number}", "keypoints": 17, "checkpoint": "p", "boxes": {"coco": path},
+        })  # fmt: skip
+    files = resolve_box_files(Job.parse({"input": {"uri": "x"}, "output": {"uri": "y"}, "tasks": tasks}))
+    monkeypatch.setattr(coco_boxes, "_read", lambda file: pytest.fail(f"{file.name} is read again"))
+    for _ in range(3):
+        assert [boxes(file, "a.jpg")[0][3] for file in files] == [5, 6, 7, 8, 9, 10]
+
+
 # The job file.
 
 
@@ -415,3 +434,44 @@ def test_the_labeler_takes_them_too(folder):
     assert (rows[2]["error_kind"], rows[2]["error"]) == ("bad_boxes", "boxes.coco: not listed in gt.json")
     with pytest.raises(InputError, match=rf"^boxes\.coco: {folder}/none\.json does not exist"):
         sr.Labeler(**options, boxes={"coco": str(folder / "none.json")})
+
+
+def test_images_that_one_name_of_the_file_stands_for_are_told(folder):
+    for name in ("x", "y"):
+        (folder / "photos" / name).mkdir()
+        (folder / "photos" / "000.jpg").rename(folder / "photos" / name / "000.jpg")
+        shutil.copy(folder / "photos" / "001.jpg", folder / "photos" / "000.jpg")
+    (folder / "photos" / "000.jpg").unlink()
+    names = ["000.jpg", "001.jpg", "002.jpg", "003.jpg"]
+    path = truth(folder / "gt.json", names, [annotation(0, [0, 0, 5, 5])])
+    assert prepare_job(pose_job(folder, "gt.json")).notes == [
+        f"tasks[0].boxes.coco: 1 images take the boxes of another image, since {path} has one name for both, such as "
+        "x/000.jpg and y/000.jpg"
+    ]
+
+
+def test_boxes_of_a_photo_of_another_size_are_refused(folder):
+    """The photos have 128 x 96 pixels or so; the fourth is turned by its EXIF orientation."""
+    photos = [folder / "photos" / f"{number:03d}.jpg" for number in range(4)]
+    sizes = [cv2.imread(str(photo)).shape[1::-1] for photo in photos]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.open(photos[3]).save(photos[3], exif=exif)
+    listed = [sizes[0], (sizes[1][0] + 1, sizes[1][1]), None, sizes[3]]
+    images = [
+        {"id": number, "file_name": photo.name, **({"width": size[0], "height": size[1]} if size else {})}
+        for number, (photo, size) in enumerate(zip(photos, listed, strict=True))
+    ]
+    entries = [annotation(number, [4, 6, 20, 30]) for number in range(4)]
+    path = file_of(folder / "gt.json", {"images": images, "annotations": entries, "categories": CATEGORIES})
+    options = {"task": "pose", "keypoints": 17, "checkpoint": folder / "pose.pt2"}
+    rows = sr.Labeler(**options, boxes={"coco": path})(photos, decode=False)
+    assert [row["error_kind"] for row in rows] == [None, "bad_boxes", None, "bad_boxes"]
+    (width, height), (wide, high) = sizes[1], sizes[3]
+    assert rows[1]["error"] == (
+        f"boxes.coco: the file lists {width + 1} x {height} pixels, the photo has {width} x {height}"
+    )
+    assert rows[3]["error"] == (
+        f"boxes.coco: the file lists {wide} x {high} pixels, the photo has {high} x {wide}; was it turned by its EXIF "
+        "orientation?"
+    )
