@@ -71,8 +71,12 @@ def test_a_failing_storage_is_an_error(folder):
 
 def test_batches_of_groups(folder):
     with folder.open("x.parquet") as stream, open_parquet(stream) as file:
-        assert list(batches_of_groups(file.metadata, 20)) == [[0, 1], [2, 3], [4]]
-        assert list(batches_of_groups(file.metadata, 1)) == [[0], [1], [2], [3], [4]]
+        large = 1 << 30
+        assert list(batches_of_groups(file.metadata, ["name"], 20, large)) == [(0, [0, 1]), (16, [2, 3]), (32, [4])]
+        each = [(0, [0]), (8, [1]), (16, [2]), (24, [3]), (32, [4])]
+        assert list(batches_of_groups(file.metadata, ["name"], 1, large)) == each
+        assert list(batches_of_groups(file.metadata, ["name"], 99, large)) == [(0, [0, 1, 2, 3, 4])]
+        assert list(batches_of_groups(file.metadata, ["name"], 99, 1)) == each, "no more bytes than that"
 
 
 def test_parts_refuse_what_is_not_there():
