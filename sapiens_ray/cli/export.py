@@ -91,9 +91,8 @@ def _export(arguments: argparse.Namespace) -> int:
         photos, left = _input_around(source, target), missing_rows(source)
         held_files = _holds_files(target)
         rows = chosen_rows(source, arguments.where)
-        if next(iterate_rows(rows, ["index"]), None) is None:  # earlier files in the target stay
-            meets = f" meets --where {arguments.where!r}" if arguments.where else " is there"
-            raise OutputError(f"no row of {arguments.output}{meets}")
+        if arguments.where and next(iterate_rows(rows, ["index"]), None) is None:  # earlier files in the target stay
+            raise OutputError(f"no row of {arguments.output} meets --where {arguments.where!r}")
         done = format.write(rows, target, options)
     if photos and not arguments.quiet:
         print(f"{arguments.to} lies in the input folder {photos}: its pictures will count as photos", file=sys.stderr)
