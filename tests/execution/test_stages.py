@@ -31,7 +31,7 @@ def stages_of(cluster: Cluster, *tasks: dict[str, Any], **sections: Any) -> tupl
     file = Checkpoint("/models/x.pt2", 1, "0" * 64)
     models = [*(TaskModel.of(task, file) for task in job.tasks), *(DetectorModel(one, file) for one in job.detectors)]
     growth: Any = SimpleNamespace(plan=Plan([], 7, pa.schema([("key", pa.string())])), ended=False)
-    prepared = PreparedJob(job, Folder("/labels"), models, growth, {}, [], {}, {})
+    prepared = PreparedJob(job, Folder("/labels"), models, [], growth, {}, [], {}, {})
     prepared.settle_units(64, 512 << 20)
     return prepared, job_stages(prepared, plan_resources(job, models, cluster), COORDINATOR, "this run")
 
