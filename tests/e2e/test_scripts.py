@@ -64,8 +64,8 @@ def test_a_job_for_a_script(cluster, command, write_job, tmp_path, monkeypatch):
     assert (status["state"], status["run"], status["examples"]) == ("failed", None, last["examples"])
     exported = command("export", output, "--format", "masks", "--to", tmp_path / "masks", "--json")
     assert json.loads(exported.out) == {
-        "output": output, "to": str(tmp_path / "masks"), "format": "masks", "images": 3, "skipped": 2, "renamed": 0, "unmatched": 0,
-        "left_out": {},
+        "output": output, "to": str(tmp_path / "masks"), "format": "masks", "images": 3, "skipped": 2,
+        "renamed": 0, "unmatched": 0, "left_out": {},
     }  # fmt: skip
     short = command("export", output, "--format", "masks", "--to", tmp_path / "masks", "--quiet")
     assert (short.out, short.err) == ("3 images exported, 2 error rows skipped\n", "")
