@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from sapiens_ray.cli.answers import print_json
 from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, at_least_one, overrides_argument
-from sapiens_ray.cli.console import tell
+from sapiens_ray.cli.console import one_line, tell
 
 if TYPE_CHECKING:
     from sapiens_ray.execution.preview import Preview
 
+REASONS = 10  # images without labels that are named
 EXAMPLES = """\
 examples:
   sapiens-ray preview job.yaml
@@ -59,6 +60,8 @@ def _preview(arguments: argparse.Namespace) -> int:
     if not arguments.quiet:
         failed = f", {sum(found.errors.values())} without labels" if found.errors else ""
         print(f"{found.images} images{failed}")
+        for image_id, reason in list(found.failed.items())[:REASONS]:
+            print(f"  {one_line(image_id)}: {one_line(reason)}")
         for note in found.notes:
             tell(note)
     for path in (found.sheet, found.page):

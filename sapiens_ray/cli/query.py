@@ -105,15 +105,20 @@ def _cell(value: object) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return f"{len(value)} {'entry' if len(value) == 1 else 'entries'}"
     text = json.dumps(value, default=str) if isinstance(value, list | dict) else str(value)
     return shortened(one_line(text), CELL)
 
 
 def _write(query: Query, folder: Folder, name: str, arguments: argparse.Namespace) -> int:
+    from sapiens_ray.errors import StorageError
     from sapiens_ray.output.lists import write_list
+    from sapiens_ray.storage import translate_errors
 
     inside = InArchives()
-    written = write_list(folder, name, _watched(query.tables(), query.folder, inside))
+    with translate_errors(StorageError, f"--to {arguments.to}: cannot be written"):
+        written = write_list(folder, name, _watched(query.tables(), query.folder, inside))
     if inside.count and not arguments.quiet:
         tell(
             f"{inside.count} of them lie in tars or Parquet files, such as {one_line(inside.first)}: a list cannot "

@@ -128,7 +128,12 @@ def _parse(uri: str, content: Any, keypoints: int) -> CocoTruth:
             continue
         if annotation["image_id"] not in known:
             raise _WrongFile(f"annotation {annotation.get('id')} is of image {annotation['image_id']}, which it lacks")
-        persons.append(_person(annotation, keypoints))
+        try:
+            persons.append(_person(annotation, keypoints))
+        except KeyError as error:
+            raise _WrongFile(f"annotation {annotation.get('id')} has no {error}") from None
+        except (TypeError, ValueError) as error:
+            raise _WrongFile(f"annotation {annotation.get('id')} cannot be read: {first_line(error)}") from None
     return CocoTruth(uri, images, persons)
 
 
@@ -158,5 +163,7 @@ def _person(annotation: Mapping[str, Any], keypoints: int) -> Person:
     if len(found) != keypoints:
         raise _WrongFile(f"annotation {annotation.get('id')} has {len(found)} keypoints, the labels have {keypoints}")
     box = [float(value) for value in annotation["bbox"]]
+    if len(box) != 4:
+        raise ValueError(f"its bbox {box} is not x, y, width, height")
     crowd = bool(annotation.get("iscrowd", 0))
     return Person(int(annotation["image_id"]), found, box, float(annotation["area"]), crowd)

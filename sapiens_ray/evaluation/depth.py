@@ -51,6 +51,20 @@ def evaluate_depth(source: Folder, labels: StoredDepth, request: Request) -> Mea
         "mask": masks.folder is not None, "least_of_median": LEAST_OF_MEDIAN,
         "raised": float(table.values[:, -1].mean()), "bootstrap": times, "seed": request.seed,
     }  # fmt: skip
-    turned = int(table.values[:, -2].sum())
-    notes = [f"{turned} of {len(every)} images have a negative scale: their depth grows where the true one falls"]
-    return Measured(table.images, metrics_of(NAMES, statistic(every), spans), protocol, notes if turned else [])
+    return Measured(table.images, metrics_of(NAMES, statistic(every), spans), protocol, _notes(table.values))
+
+
+def _notes(values: np.ndarray) -> list[str]:
+    """What the reader should know of the fits. values: a row per image, of `measure`."""
+    turned, raised = int(values[:, -2].sum()), float(values[:, -1].mean())
+    notes = []
+    if turned:
+        notes.append(
+            f"{turned} of {len(values)} images have a negative scale: their depth grows where the true one falls"
+        )
+    if raised:
+        notes.append(
+            f"{100 * raised:.2g} % of the pixels were raised to {LEAST_OF_MEDIAN:g} of the median depth of their "
+            "image, since AbsRel and delta are ratios; a true depth near zero counts much there"
+        )
+    return notes

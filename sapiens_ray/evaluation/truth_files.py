@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from sapiens_ray.errors import ConfigError, StorageError, first_line
 from sapiens_ray.imaging.images import decode_map
@@ -96,6 +96,8 @@ def index_map(data: bytes, file: str, width: int, height: int) -> np.ndarray:
                 ids //= 255 // (2 ** data[PNG_BIT_DEPTH] - 1)
     except TruthError:
         raise
+    except UnidentifiedImageError:  # its message shows a Python object
+        raise TruthError(f"{file} is no PNG") from None
     except Exception as error:  # Pillow raises many kinds of errors on damaged files
         raise TruthError(f"{file} is not a sound PNG: {first_line(error)}") from None
     return ids.astype(np.uint8) if ids.dtype == bool else ids

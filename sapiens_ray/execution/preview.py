@@ -9,6 +9,7 @@ import base64
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -33,6 +34,7 @@ from sapiens_ray.pages import Page, Picture, Section, Sheet, Table, contact_shee
 from sapiens_ray.planning.subset import Subset
 from sapiens_ray.storage import is_remote, local_path
 from sapiens_ray.storage.uris import absolute, relative_to
+from sapiens_ray.tasks import AnyTask
 from sapiens_ray.units import Unit
 
 UNIT_SIZE = 4  # images in memory at a time
@@ -45,13 +47,14 @@ ID, PATH = "id", "path"  # columns of the list of the images that were named
 @dataclass
 class LabelledImage:
     """pictures: as a job draws them, by the column of the task; JPEG files. small: for the contact sheet: the photo,
-    then what each task lays over it, h x w x 3 uint8 BGR. place: tells images with the same id apart, where ids may
-    repeat. error: why there are no labels; empty if there are."""
+    then what each task lays over it, h x w x 3 uint8 BGR. confidence: in words, by the column of the task. place: tells
+    images with the same id apart, where ids may repeat. error: why there are no labels; empty if there are."""
 
     image_id: str
     place: str = ""
     pictures: dict[str, bytes] = field(default_factory=dict)
     small: dict[str, np.ndarray] = field(default_factory=dict)
+    confidence: dict[str, str] = field(default_factory=dict)
     error_kind: str = ""
     error: str = ""
 
@@ -78,7 +81,8 @@ class Preview:
     """What `preview` wrote.
 
     sheet: the contact sheet, a PNG; None if no image has labels. page: the HTML page. images: labelled ones and others.
-    errors: by kind. first_s: seconds until the first picture. notes: what else to tell.
+    errors: by kind. failed: why images have no labels, by their ids. first_s: seconds until the first picture. notes:
+    what else to tell.
     """
 
     folder: Path
@@ -86,6 +90,7 @@ class Preview:
     sheet: Path | None = None
     images: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    failed: dict[str, str] = field(default_factory=dict)
     first_s: float | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -115,7 +120,7 @@ def preview(
         prepared = prepare_job(asked.model_copy(update={"output": output}), subset=subset)
         prepared.growth.publish()
         folder = place_to_write or Path(tempfile.mkdtemp(prefix="sapiens-ray-preview-"))
-        (folder / "pictures").mkdir(parents=True, exist_ok=True)
+        _make_folder(folder)
         found = Preview(folder, folder / "preview.html")
         shown = Shown()
         for image in _labelled(prepared, lambda: tell("loading models", 0, None)):
@@ -130,6 +135,7 @@ def preview(
                 found.first_s = found.first_s or time.perf_counter() - started
             tell("images", found.images, prepared.expected)
     found.notes = _left_out(found)
+    found.failed = {image.image_id: f"{image.error_kind}: {image.error}" for image in shown.failed}
     sheet = _sheet(shown.sheet)
     if sheet is not None:
         found.sheet = folder / "preview.png"
@@ -146,6 +152,17 @@ def _place(job: Job, to: str) -> Path:
         if f"{absolute(to)}/".startswith(f"{absolute(uri)}/"):
             raise ConfigError(f"--to {to}: lies in the {what} of the job, {uri}; name another folder")
     return Path(local_path(to))
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder; remove the pictures of an earlier preview. Raises ConfigError if it cannot be made."""
+    pictures = folder / "pictures"
+    try:
+        if (folder / "preview.html").is_file():
+            shutil.rmtree(pictures, ignore_errors=True)
+        pictures.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--to {folder}: cannot be made: {error.strerror}; name a folder, not a file") from None
 
 
 def _left_out(found: Preview) -> list[str]:
@@ -184,7 +201,20 @@ def _images(unit: Unit, wanted: Sequence[tuple[int, int]], prepared: PreparedJob
         if photo is not None:
             image.pictures = _encoded(draw_one(unit, position, prepared.tasks, settings))
             image.small = {"photo": photo, **overlays(unit, position, photo, prepared.tasks)}
+            image.confidence = {task.column: _confidence(unit, position, task) for task in prepared.tasks}
         yield image
+
+
+def _confidence(unit: Unit, position: int, task: AnyTask) -> str:
+    """How sure the model is of the labels of a row, in words; empty where nothing tells it."""
+    cells = unit.cells(position, [field.name for field in task.fields])
+    named = {"_confidence": "confidence", "_confidence_p05": "its 5 % quantile", "_length": "length"}
+    found = {words: cells.get(f"{task.column}{ending}") for ending, words in named.items()}
+    numbers = [f"{words} {value:.2f}" for words, value in found.items() if value is not None]
+    first = cells[task.column]
+    if isinstance(first, list) and first and isinstance(first[0], dict) and "score" in first[0]:
+        numbers.append("score " + ", ".join(f"{person['score']:.2f}" for person in first[:5]))
+    return ", ".join(numbers)
 
 
 def _encoded(pictures: dict[str, np.ndarray]) -> dict[str, bytes]:
@@ -264,7 +294,9 @@ def _page(job: Job, shown: Shown, found: Preview) -> Page:
 
 
 def _large(image: LabelledImage) -> Sheet:
-    pictures = [Picture(column, _data_uri(jpeg)) for column, jpeg in image.pictures.items()]
+    pictures = [
+        Picture(column, _data_uri(jpeg), image.confidence.get(column, "")) for column, jpeg in image.pictures.items()
+    ]
     return Sheet(image.image_id, pictures, large=True)
 
 

@@ -152,6 +152,8 @@ def _why_not(labels: StoredLabels, truth: GroundTruth) -> str:
     """Why a column has no results; empty if it has."""
     if isinstance(labels, StoredPersons):
         expected, count = truth.persons.get("keypoints"), len(labels.keypoint_names)
+        if truth.ids and "person" not in truth.ids:  # its category 1 is something else
+            return f"{truth.name} has no category of persons"
         other = isinstance(expected, list) and len(expected) != count
         return f"it has {count} keypoints, persons of {truth.name} have {len(expected or [])}" if other else ""
     if isinstance(labels, StoredClassMap):

@@ -134,7 +134,11 @@ def no_labels(folder: Folder) -> OutputError:
         with contextlib.suppress(Exception):  # of the storage
             if Folder(parent, folder.options).exists(PLAN_FILE):
                 return OutputError(f"{folder.uri} is the part of an output that holds its files; read {parent}")
-    return OutputError(f"{folder.uri} holds no labels: no files in {folder.join(DATA)}")
+    why = f"no files in {folder.join(DATA)}"
+    with contextlib.suppress(Exception):
+        if folder.exists(PLAN_FILE):
+            why = "no image of its job has a row yet; `sapiens-ray status` tells how far it is"
+    return OutputError(f"{folder.uri} holds no labels: {why}")
 
 
 def map_columns(labels: Sequence[StoredLabels]) -> dict[str, MapColumn]:

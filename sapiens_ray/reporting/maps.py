@@ -11,7 +11,7 @@ from sapiens_ray.pages import Block, Note, Section
 from sapiens_ray.pages.render import percent
 from sapiens_ray.reporting.numbers import Spread
 from sapiens_ray.reporting.tasks import Result, RowValues, TaskStatistics, floats, good_rows
-from sapiens_ray.reporting.words import linear_histogram, spread_table, unit_histogram
+from sapiens_ray.reporting.words import linear_histogram, spread_table
 from sapiens_ray.tasks.stored import StoredLabels
 
 
@@ -102,7 +102,7 @@ class NormalStatistics(TaskStatistics):
             )
             return [self.section(title, [Note(text, "aside")])]
         summary = f"Median {self.length.result()['median']:.2f}. Short vectors are unsure."
-        histogram = unit_histogram("Mean length of the vectors before they are scaled", self.length, summary)
+        histogram = linear_histogram("Mean length of the vectors before they are scaled", self.length, 2, summary)
         table = spread_table("Spread over photos", {"length": (self.length, 3)})
         nulls = Note(f"{self.length.missing:,} of {self.photos:,} photos have no length: no foreground.", "aside")
         return [self.section(title, [nulls, histogram, table])]

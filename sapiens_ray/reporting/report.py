@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from sapiens_ray.errors import OutputError
 from sapiens_ray.output.chunks import read_chunks
 from sapiens_ray.output.done import list_units, with_units
 from sapiens_ray.output.reading import labels_of, schema_of
@@ -49,7 +50,7 @@ def make_report(
     """Read an output and make its report. Memory does not grow with the number of rows.
 
     folder: of a `ChosenRows`, only those rows are counted and shown. tell: called again and again with what is being
-    done. Raises OutputError if the folder holds no labels.
+    done. Raises OutputError if the folder holds no labels, or no such row.
     """
     options = options or ReportOptions()
     about = About.of(folder)
@@ -62,6 +63,8 @@ def make_report(
     total = int(state["images"]) if where is None else None
     tables = read_chunks(folder, statistics.columns)
     statistics.add_all(tables, lambda rows: tell("rows", rows, total))
+    if where is not None and not statistics.images:
+        raise OutputError(f"no row of {folder.uri} meets the condition {where.text}")
     shown = statistics.shown.finish()
     pictures = _thumbnails(folder, about, shown, options, tell)
     written = throughput(folder, units)

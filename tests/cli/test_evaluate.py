@@ -262,7 +262,7 @@ def test_labels_that_are_not_finite_are_named_and_the_others_count(command, tmp_
     [
         (png(np.full((HEIGHT, WIDTH), 40, np.uint8)), "has class 40; the labels have the classes 0 to 27"),
         (png(np.zeros((HEIGHT, WIDTH, 3), np.uint8)), "holds colours (RGB)"),
-        (b"", "is not a sound PNG"),
+        (b"", "is no PNG"),
     ],
 )
 def test_ground_truth_of_which_nothing_can_be_used(command, output, truth, content, message):

@@ -95,6 +95,17 @@ def test_lists(command, output, tmp_path):
     assert table.column_names == ["image_id", "shard", "index", "seg_confidence", "seg_classes", "image"]
 
 
+def test_a_place_that_cannot_be_written_is_named(command, output, tmp_path):
+    (tmp_path / "file").touch()
+    done = command("query", output, "true", "--to", tmp_path / "file" / "x.csv")
+    assert done.code == 1 and f"--to {tmp_path}/file/x.csv: cannot be written" in done.err, done.text
+
+
+def test_persons_are_counted(command, output):
+    done = command("query", output, "len(persons) = 2", "--columns", "persons")
+    assert "2 entries" in done.out, done.text
+
+
 def test_an_empty_list_has_its_header(command, output, tmp_path):
     assert command("query", output, "seg_confidence > 2", "--to", tmp_path / "none.csv").code == 0
     assert (tmp_path / "none.csv").read_text() == "image_id,uri,shard,index,seg_confidence\n"

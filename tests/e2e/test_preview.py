@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import cv2
@@ -91,6 +92,21 @@ def test_images_are_named_by_path_or_as_in_the_input(write_job, tmp_path, monkey
     assert places == sorted(places) and found.images == 3
     with pytest.raises(sr.errors.InputError, match=r"--images: nothing\.jpg is no file, neither here nor below"):
         preview(job, images=["nothing.jpg"])
+
+
+def test_a_second_preview_replaces_the_pictures_of_the_first(sapiens_ray, write_job, tmp_path):
+    first, *_ = write_photos(tmp_path / "photos", 3)
+    (tmp_path / "photos" / "empty.jpg").touch()
+    job = sr.Job.load(write_job(tmp_path / "photos"))
+    preview(job, 4, to=tmp_path / "look")
+    found = preview(job, images=["empty.jpg", first.name], to=tmp_path / "look")
+    assert len([path for path in (tmp_path / "look" / "pictures").rglob("*") if path.is_file()]) == 1
+    assert found.failed == {"empty.jpg": "empty: the file has no bytes"}
+    page = found.page.read_text()
+    assert re.search(r'class="detail">confidence 0\.\d\d, its 5 % quantile 0\.\d\d<', page), "how sure the model is"
+    (tmp_path / "file").touch()
+    with pytest.raises(sr.errors.ConfigError, match=r"--to .*file: cannot be made: .*; name a folder, not a file"):
+        preview(job, 1, to=tmp_path / "file")
 
 
 def test_a_job_that_needs_columns_says_so(sapiens_ray, write_job, tmp_path, model):

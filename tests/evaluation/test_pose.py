@@ -297,6 +297,7 @@ def test_names_are_matched_whole_or_by_a_part_that_is_unique(tmp_path):
     assert truth.unused == ["a/1.jpg"]
 
 
+NOBODY = {"id": 4, "image_id": 1, "keypoints": [0] * 51}
 GOOD = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []}
 
 
@@ -306,6 +307,10 @@ GOOD = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []}
         ("{", "not a JSON file"),
         ("[]", "has no images and no annotations"),
         (json.dumps({**GOOD, "images": [{"id": 1}]}), "not COCO's format (KeyError: 'file_name')"),
+        (json.dumps({**GOOD, "annotations": [{**NOBODY, "bbox": [1, 2, 3], "area": 1}]}),
+         "annotation 4 cannot be read: its bbox [1.0, 2.0, 3.0] is not x, y, width, height"),
+        (json.dumps({**GOOD, "annotations": [{**NOBODY, "bbox": [1, 2, 3, 4]}]}),
+         "annotation 4 has no 'area'"),
         (json.dumps({**GOOD, "images": GOOD["images"] * 2}), "two of its images have the same file_name or id"),
         (json.dumps({**GOOD, "annotations": [{"id": 4, "image_id": 7}]}), "annotation 4 is of image 7"),
         (json.dumps({**GOOD, "annotations": [{"id": 4, "image_id": 1}]}), "annotation 4 has no 'keypoints'"),

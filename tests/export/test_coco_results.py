@@ -163,6 +163,15 @@ def test_labels_that_equal_the_ground_truth_have_an_ap_of_one(output, command, t
     assert scored(truth, target / "persons.json", "keypoints")[0] == pytest.approx(1.0)
 
 
+def test_persons_are_left_out_where_the_ground_truth_has_none(output, command, tmp_path):
+    truth = json.loads(ground_truth(tmp_path / "gt.json").read_text())
+    truth["categories"] = [{"id": 1, "name": "Apparel"}]
+    (tmp_path / "classes.json").write_text(json.dumps(truth))
+    done, target = export(command, output, tmp_path / "classes.json")
+    assert "persons left out: " in done.err and "has no category of persons" in done.err, done.text
+    assert not (target / "persons.json").exists()
+
+
 def test_results_are_the_persons_of_the_rows(output, command, tmp_path):
     _, target = export(command, output, ground_truth(tmp_path / "gt.json"))
     results = json.loads((target / "persons.json").read_text())
@@ -195,8 +204,7 @@ def test_masks_of_classes_with_a_category(output, command, tmp_path):
         (139, 50, 1.0), (139, 60, 1.0), (142, 50, 1.0), (142, 60, 1.0),
     ]  # fmt: skip
     assert scored(truth, target / "seg.json", "segm")[0] == pytest.approx(1.0)
-    kept = json.loads((target / "persons.json").read_text())
-    assert {one["category_id"] for one in kept} == {1}, "no category is named person"
+    assert not (target / "persons.json").exists(), "no category is named person"
 
 
 def test_masks_are_ranked_by_the_confidence_of_their_class(command, tmp_path):

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from sapiens_ray.errors import OutputError
 from sapiens_ray.output.done import list_units
 from sapiens_ray.output.reading import chosen_rows
 from sapiens_ray.output.schema import JOB_KEY
@@ -160,8 +161,8 @@ def test_the_same_output_gives_the_same_page_and_another_seed_another_one(output
 
 def test_an_empty_filter_and_rows_without_job_or_summary(output, tmp_path):
     (tmp_path / "out" / "job.yaml").unlink()
-    report = make_report(chosen_rows(output, "false"))
-    assert report.statistics["images"] == 0 and 'id="gallery"' not in report.html
+    with pytest.raises(OutputError, match="meets the condition false"):
+        make_report(chosen_rows(output, "false"))
     report = make_report(output)
     assert report.statistics["models"] == [] and "There is no job.yaml" in report.html
 

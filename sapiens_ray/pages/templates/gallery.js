@@ -77,6 +77,13 @@
       });
     });
     if ([...sort.options].some((one) => one.value === before)) sort.value = before;
+    else sort.value = firstOrder();
+  }
+
+  // Pages on differences show the largest ones first; others keep the order of the plan.
+  function firstOrder() {
+    const options = [...byId("sort").options].filter((one) => data.sides.length > 1 && one.value.endsWith(":down"));
+    return options.length ? options[0].value : "plan";
   }
 
   // The limits of another layer say nothing of this one: its values may have another scale.
@@ -325,7 +332,7 @@
     for (const name of ["layer", "class", "error", "search"]) byId(name).value = "";
     byId("drawn").checked = false;
     fillOfLayer();
-    byId("sort").value = "plan";
+    byId("sort").value = firstOrder();
     filter();
   }
 
