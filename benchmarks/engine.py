@@ -6,7 +6,7 @@
     python benchmarks/engine.py --trace trace.json                what each thread of an actor does, and when
 
 The figure is the slope between two jobs of different size, from their first label on: neither the start nor the end
-count. It is the share of the time in which the device was held. Photos of 0.9 megapixels, no pictures.
+count. It is the share of the time in which the device was held. Photos of 0.9 megapixels by default, no pictures.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--gpus", type=int, default=0, help="logical GPUs; 0: one actor on the CPU")
     parser.add_argument("--unit", type=int, default=16)
+    parser.add_argument("--photo", type=int, nargs=2, default=[1280, 720], metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write a timeline for https://ui.perfetto.dev")
     arguments = parser.parse_args()
@@ -61,7 +62,7 @@ def main() -> None:
         counts = [16, *arguments.images]  # the first job is slower: it warms everything up
         for number, count in enumerate(counts):
             (folder / str(number)).mkdir()
-            standing.photos(folder / str(number) / "photos", count)
+            standing.photos(folder / str(number) / "photos", count, *arguments.photo)
         with keeping_workers():
             ray.init(
                 address="local", num_gpus=arguments.gpus, include_dashboard=False, log_to_driver=False,
