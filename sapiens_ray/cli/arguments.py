@@ -33,10 +33,10 @@ class Parser(argparse.ArgumentParser):
         return known, unknown
 
 
-def with_examples(*lines: str) -> dict[str, Any]:
-    """Arguments of a parser whose help ends with examples, one per line."""
+def with_examples(*lines: str, after: str = "") -> dict[str, Any]:
+    """Arguments of a parser whose help ends with examples, one per line, and what is to be said after them."""
     text = "\n".join(["examples:", *(f"  {line}" for line in lines)])
-    return {"epilog": text, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    return {"epilog": f"{text}\n\n{after}" if after else text, "formatter_class": argparse.RawDescriptionHelpFormatter}
 
 
 def add_json(parser: argparse.ArgumentParser, text: str = "print one JSON object, also for an error") -> None:

@@ -15,6 +15,7 @@ from sapiens_ray.cli.arguments import (
     from_zero,
     storage_arguments,
     where_argument,
+    with_examples,
 )  # fmt: skip
 from sapiens_ray.cli.console import one_line, size
 from sapiens_ray.cli.steps import Steps
@@ -23,24 +24,23 @@ from sapiens_ray.cli.targets import file_target
 if TYPE_CHECKING:
     from sapiens_ray.comparing import Comparison
 
-EXAMPLES = """\
-examples:
-  sapiens-ray compare runs/float32 runs/bfloat16
-  sapiens-ray compare runs/small runs/large --task seg --to sizes.html
-  sapiens-ray compare runs/one runs/two --task seg:parts --images 1000
-  sapiens-ray compare runs/a s3://bucket/b --json > agreement.json
-
+EXIT_CODES = """\
 Exit codes: 0 compared, whether the labels agree or not; 1 a storage does not
-answer; 2 the command line or an output is wrong.
-"""
+answer; 2 the command line or an output is wrong."""
 NAMED = 3  # of the images that differ most
 
 
 def add_compare(commands: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     compare = commands.add_parser(
-        "compare", help="show how far two outputs over the same images agree", epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "compare", help="show how far two outputs over the same images agree",
+        **with_examples(
+            "sapiens-ray compare runs/float32 runs/bfloat16",
+            "sapiens-ray compare runs/small runs/large --task seg --to sizes.html",
+            "sapiens-ray compare runs/one runs/two --task seg:parts --images 1000",
+            "sapiens-ray compare runs/a s3://bucket/b --json > agreement.json",
+            after=EXIT_CODES,
+        ),
     )  # fmt: skip
     compare.add_argument("a", metavar="A", help="an output folder, local or a URL")
     compare.add_argument("b", metavar="B", help="another one, which has the same images or some of them")

@@ -6,7 +6,15 @@ import argparse
 from typing import TYPE_CHECKING
 
 from sapiens_ray.cli.answers import error_message, print_json
-from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, folder_of, from_zero, storage_arguments
+from sapiens_ray.cli.arguments import (
+    Subparsers,
+    add_json,
+    add_quiet,
+    folder_of,
+    from_zero,
+    storage_arguments,
+    with_examples,
+)
 from sapiens_ray.cli.console import one_line, tell
 from sapiens_ray.cli.steps import Steps
 from sapiens_ray.cli.targets import file_target
@@ -16,25 +24,25 @@ if TYPE_CHECKING:
     from sapiens_ray.evaluation.result import Evaluation, Images, Metric
     from sapiens_ray.storage import Folder
 
-EXAMPLES = """examples:
-  sapiens-ray evaluate runs/coco --task persons \\
-      --ground-truth person_keypoints_val2017.json
-  sapiens-ray evaluate runs/people --task seg --ground-truth annotations/
-  sapiens-ray evaluate runs/people --task depth --ground-truth depth/ \\
-      --mask masks/ --to depth.json
-
+EXIT_CODES = """\
 Exit codes: 0 done; 1 done, but files of the ground truth or labels could not
 be used, the file of --to cannot be written, or a storage does not answer;
-2 the command line, the output or the ground truth is wrong.
-"""
+2 the command line, the output or the ground truth is wrong."""
 SHOWN_FAILURES = 5
 
 
 def add_evaluate(commands: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     evaluate = commands.add_parser(
-        "evaluate", help="compare labels with ground truth", epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "evaluate", help="compare labels with ground truth",
+        **with_examples(
+            "sapiens-ray evaluate runs/coco --task persons \\",
+            "    --ground-truth person_keypoints_val2017.json",
+            "sapiens-ray evaluate runs/people --task seg --ground-truth annotations/",
+            "sapiens-ray evaluate runs/people --task depth --ground-truth depth/ \\",
+            "    --mask masks/ --to depth.json",
+            after=EXIT_CODES,
+        ),
     )  # fmt: skip
     evaluate.add_argument("output", help="the output folder, local or a URL")
     evaluate.add_argument(

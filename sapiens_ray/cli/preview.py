@@ -6,27 +6,26 @@ import argparse
 from typing import TYPE_CHECKING
 
 from sapiens_ray.cli.answers import print_json
-from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, at_least_one, overrides_argument
+from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, at_least_one, overrides_argument, with_examples
 from sapiens_ray.cli.console import one_line, tell
 
 if TYPE_CHECKING:
     from sapiens_ray.execution.preview import Preview
 
 REASONS = 10  # images without labels that are named
-EXAMPLES = """\
-examples:
-  sapiens-ray preview job.yaml
-  sapiens-ray preview job.yaml -n 8 --seed 1 --to look
-  sapiens-ray preview job.yaml --images photos/one.jpg photos/other.jpg
-  sapiens-ray preview job.yaml --set tasks.0.mode=bfloat16
-"""
 
 
 def add_preview(commands: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     preview = commands.add_parser(
         "preview", help="label a few images of a job and look at them; writes nothing to its output",
-        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+
+        **with_examples(
+            "sapiens-ray preview job.yaml",
+            "sapiens-ray preview job.yaml -n 8 --seed 1 --to look",
+            "sapiens-ray preview job.yaml --images photos/one.jpg photos/other.jpg",
+            "sapiens-ray preview job.yaml --set tasks.0.mode=bfloat16",
+        ),
     )  # fmt: skip
     preview.add_argument("job", help="the YAML job file")
     overrides_argument(preview)

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sapiens_ray.cli.answers import print_json
-from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, at_least_one, folder_of, storage_arguments
+from sapiens_ray.cli.arguments import (
+    Subparsers,
+    add_json,
+    add_quiet,
+    at_least_one,
+    folder_of,
+    storage_arguments,
+    with_examples,
+)
 from sapiens_ray.cli.console import one_line, shortened, tell
 from sapiens_ray.cli.targets import file_target
 
@@ -19,13 +27,6 @@ if TYPE_CHECKING:
     from sapiens_ray.output.query import Query
     from sapiens_ray.storage import Folder
 
-EXAMPLES = """\
-examples:
-  sapiens-ray query runs/demo "seg_confidence < 0.6 and len(persons) > 0"
-  sapiens-ray query runs/demo true --order-by seg_confidence --limit 10
-  sapiens-ray query runs/demo "error_kind = 'timeout'" --to again.csv
-  sapiens-ray query s3://bucket/labels "len(persons) = 1" --to alone.parquet
-"""
 SHOWN = 20  # rows, unless --limit says otherwise
 CELL = 40  # columns of a cell, at most
 
@@ -34,7 +35,13 @@ def add_query(commands: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     query = commands.add_parser(
         "query", help="find the images whose row meets a condition in SQL, and write a list of them",
-        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+
+        **with_examples(
+            'sapiens-ray query runs/demo "seg_confidence < 0.6 and len(persons) > 0"',
+            "sapiens-ray query runs/demo true --order-by seg_confidence --limit 10",
+            "sapiens-ray query runs/demo \"error_kind = 'timeout'\" --to again.csv",
+            'sapiens-ray query s3://bucket/labels "len(persons) = 1" --to alone.parquet',
+        ),
     )  # fmt: skip
     query.add_argument("output", help="the output folder, local or a URL")
     query.add_argument("where", metavar="SQL", help="a condition over the columns of a row, as DuckDB understands it")

@@ -13,25 +13,24 @@ from sapiens_ray.cli.arguments import (
     from_zero,
     storage_arguments,
     where_argument,
+    with_examples,
 )
 from sapiens_ray.cli.console import size
 from sapiens_ray.cli.steps import Steps
 from sapiens_ray.cli.targets import file_target
-
-EXAMPLES = """\
-examples:
-  sapiens-ray report runs/demo
-  sapiens-ray report runs/demo --to demo.html --thumbnails 1000
-  sapiens-ray report runs/demo --where "seg_confidence < 0.6"
-  sapiens-ray report s3://bucket/labels --to labels.html --json > labels.json
-"""
 
 
 def add_report(commands: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     report = commands.add_parser(
         "report", help="write a page that shows what an output holds, and how good it is",
-        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+
+        **with_examples(
+            "sapiens-ray report runs/demo",
+            "sapiens-ray report runs/demo --to demo.html --thumbnails 1000",
+            'sapiens-ray report runs/demo --where "seg_confidence < 0.6"',
+            "sapiens-ray report s3://bucket/labels --to labels.html --json > labels.json",
+        ),
     )  # fmt: skip
     report.add_argument("output", help="the output folder, local or a URL")
     report.add_argument(
