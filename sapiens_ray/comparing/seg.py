@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sapiens_ray.comparing.pairing import TaskPair
-from sapiens_ray.comparing.tasks import Incomparable, Result, TaskComparison, number, steps_of
+from sapiens_ray.comparing.tasks import Incomparable, Result, TaskComparison, number
 from sapiens_ray.evaluation.result import defined
-from sapiens_ray.evaluation.segmentation_metrics import class_counts, class_scores
+from sapiens_ray.evaluation.segmentation_metrics import class_counts, class_scores, pair_counts
 from sapiens_ray.pages import Block, Note, Table, Text
 from sapiens_ray.pages.blocks import Cell
 from sapiens_ray.pages.render import percent
@@ -157,17 +157,6 @@ class ClassComparison(TaskComparison):
             blocks.append(Table(caption, ["class in A", "class in B", "pixels", "of all"], swaps, right=(2, 3)))
         blocks.append(Table("Classes", ["class", "IoU", "pixels in A", "pixels in B"], rows, right=range(1, 4)))
         return blocks
-
-
-def pair_counts(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pixels by the id in one map (row) and in another one (column), both H x W uint8: 256 x 256 int64.
-
-    Ids become names afterwards: that is cheaper than to translate every pixel."""
-    counts = np.zeros(1 << 16, np.int64)
-    first, second = a.reshape(-1), b.reshape(-1)
-    for part in steps_of(first.size):
-        counts += np.bincount((first[part].astype(np.uint16) << 8) | second[part], minlength=1 << 16)
-    return counts.reshape(256, 256)
 
 
 def _positions(names: list[str], positions: list[str]) -> np.ndarray:

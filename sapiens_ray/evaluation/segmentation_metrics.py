@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+AT_A_TIME = 1 << 20  # pixels: what is computed of a map stays small
 IGNORED = 255  # class id in the ground truth of pixels that do not count
 
 
@@ -22,12 +23,35 @@ def confusion_counts(truth: np.ndarray, prediction: np.ndarray, classes: int, ig
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"the class maps have the shapes {truth.shape} and {prediction.shape}")
-    counted = truth != ignored
-    true, predicted = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
-    for name, ids in (("truth", true), ("prediction", predicted)):
+    wide = [ids for ids in (truth, prediction) if ids.dtype != np.uint8]
+    if any(ids.size and not 0 <= ids.min() <= ids.max() <= 255 for ids in wide):
+        counted = truth != ignored
+        truth, prediction = truth[counted], prediction[counted]
+        _refuse_unknown(truth, prediction, classes)
+    counts = pair_counts(truth.astype(np.uint8, copy=False), prediction.astype(np.uint8, copy=False))
+    if 0 <= ignored < len(counts):
+        counts[ignored] = 0
+    _refuse_unknown(np.flatnonzero(counts.any(1)), np.flatnonzero(counts.any(0)), classes)
+    return counts[:classes, :classes]
+
+
+def _refuse_unknown(truth: np.ndarray, prediction: np.ndarray, classes: int) -> None:
+    """Raise ValueError for class ids that are not below `classes`."""
+    for name, ids in (("truth", truth), ("prediction", prediction)):
         if ids.size and not 0 <= ids.min() <= ids.max() < classes:
             raise ValueError(f"the {name} has class ids {ids.min()} to {ids.max()}; there are {classes} classes")
-    return np.bincount(true * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+
+
+def pair_counts(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Pixels by the id in one map (row) and in another one (column), both H x W uint8: 256 x 256 int64.
+
+    Pairs of ids are counted before anything is asked of them: that is cheaper than to look at every pixel."""
+    counts = np.zeros(1 << 16, np.int64)
+    first, second = a.reshape(-1), b.reshape(-1)
+    for start in range(0, first.size, AT_A_TIME):
+        part = slice(start, start + AT_A_TIME)
+        counts += np.bincount((first[part].astype(np.uint16) << 8) | second[part], minlength=1 << 16)
+    return counts.reshape(256, 256)
 
 
 def class_counts(confusion: np.ndarray) -> np.ndarray:

@@ -14,10 +14,10 @@ from sapiens_ray.comparing.features import FeatureComparison, cosine
 from sapiens_ray.comparing.maps import DepthComparison, NormalComparison
 from sapiens_ray.comparing.pairing import TaskPair, pair_tasks
 from sapiens_ray.comparing.pose import PersonComparison, box_iou, match_boxes
-from sapiens_ray.comparing.seg import ClassComparison, pair_counts
+from sapiens_ray.comparing.seg import ClassComparison
 from sapiens_ray.comparing.tasks import TaskComparison
 from sapiens_ray.errors import ConfigError
-from sapiens_ray.evaluation.segmentation_metrics import confusion_counts
+from sapiens_ray.evaluation.segmentation_metrics import confusion_counts, pair_counts
 from sapiens_ray.imaging.maps import encode_npy
 from sapiens_ray.labels import keypoints
 from sapiens_ray.reporting.numbers import PARTS, Spread
@@ -64,7 +64,12 @@ def test_class_maps_by_hand_with_tables_that_differ():
 @given(data=st.data(), shape=array_shapes(min_dims=2, max_dims=2, max_side=6))
 def test_pixels_are_counted_as_where_labels_are_evaluated(data, shape):
     one, other = (data.draw(arrays(np.uint8, shape, elements=st.integers(0, 255))) for _ in range(2))
-    assert (pair_counts(one, other) == confusion_counts(one, other, 256, ignored=-1)).all()
+    counts = pair_counts(one, other)
+    assert (counts == confusion_counts(one, other, 256, ignored=-1)).all()
+    plain = np.zeros((256, 256), np.int64)
+    for pair in zip(one.flat, other.flat, strict=True):
+        plain[pair] += 1
+    assert (counts == plain).all()
 
 
 def test_class_maps_that_cannot_be_compared_are_counted():

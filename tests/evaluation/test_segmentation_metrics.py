@@ -38,6 +38,15 @@ def test_what_cannot_be_counted_is_refused():
         confusion_counts(TRUTH, PREDICTION, 3)
 
 
+@pytest.mark.parametrize("ids", [[[0, 300]], [[-2, 0]]])
+def test_ids_that_no_byte_holds_are_refused_or_ignored(ids):
+    truth, zeros = np.array(ids, np.int32), np.zeros((1, 2), np.uint8)
+    with pytest.raises(ValueError, match=rf"truth has class ids {truth.min()} to {truth.max()}; there are 3 classes"):
+        confusion_counts(truth, zeros, 3)
+    odd = int(truth[truth != 0][0])
+    assert confusion_counts(truth, zeros, 3, ignored=odd).tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
+
+
 def test_nothing_but_ignored_pixels_gives_no_score():
     counts = class_counts(confusion_counts(np.full((2, 2), 255, np.uint8), np.zeros((2, 2), np.uint8), 2))
     scores = class_scores(counts)
