@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -69,7 +70,7 @@ def persons_column(random: np.random.Generator, rows: int) -> pa.ListArray:
     return lists(counts, person)
 
 
-def shard_table(number: int, metadata: dict[bytes, bytes]) -> pa.Table:
+def shard_table(number: int, schema: pa.Schema) -> pa.Table:
     """One shard; one row of a hundred is an error row, without labels."""
     random = np.random.default_rng(number)
     index = np.arange(SHARD, dtype=np.int32)
@@ -99,34 +100,35 @@ def shard_table(number: int, metadata: dict[bytes, bytes]) -> pa.Table:
         "persons": persons_column(random, SHARD),
     }
     good = pa.array([None if bad else row for row, bad in enumerate(failed)], pa.int64())
-    return pa.table({**head, **{name: column.take(good) for name, column in labels.items()}}, metadata=metadata)
+    return pa.table({**head, **{name: column.take(good) for name, column in labels.items()}}).cast(schema)
 
 
 def write_output(folder: Path, rows: int) -> None:
     """An output of so many rows, with a plan and `job.yaml`, without photos."""
     import pyarrow.parquet as pq
 
-    from sapiens_ray.labels import body_parts, keypoints
-    from sapiens_ray.output.schema import JOB_KEY
+    from sapiens_ray.job.config import Job
+    from sapiens_ray.output.schema import output_schema, with_errors
     from sapiens_ray.planning.plan import Plan, Shard, save_plan
     from sapiens_ray.storage import Folder
+    from sapiens_ray.tasks import make_task
     from sapiens_ray.units import UnitName
 
-    table, points = body_parts(), keypoints(17)
-    stored = {"resolution": "network", "dtype": "float16"}
-    tasks = {
-        "seg": {"task": "seg", "class_names": table.names, "class_colours_rgb": table.colours},
-        "depth": {"task": "depth", **stored},
-        "normal": {"task": "normal", **stored},
-        "persons": {"task": "pose", "keypoint_names": points.names, "keypoint_links": points.links},
-    }
-    metadata = {JOB_KEY: json.dumps({"tasks": tasks}).encode(), b"sapiens_ray.errors": b'{"corrupt": 10}'}
+    tasks: list[dict[str, Any]] = [
+        {"task": "seg"},
+        {"task": "depth"},
+        {"task": "normal"},
+        {"task": "pose", "keypoints": 17},
+    ]
+    named = [{**task, "checkpoint": f"/models/{task['task']}.pt2"} for task in tasks]
+    job = Job.parse({"input": {"uri": "/data"}, "output": {"uri": str(folder)}, "tasks": named})
+    schema = with_errors(output_schema([make_task(one) for one in job.tasks], pa.schema([]), {}), {"corrupt": 10})
     (folder / "data").mkdir(parents=True)
     shards = [Shard(number, "images", "/data", f"/data#{number}", images=SHARD) for number in range(rows // SHARD)]
     save_plan(Plan(shards, GROUP, pa.schema([])), Folder(str(folder)))
     for shard in shards:
         path = folder / "data" / UnitName(shard.number, 0, SHARD, True).file
-        pq.write_table(shard_table(shard.number, metadata), path, row_group_size=GROUP, compression="zstd")
+        pq.write_table(shard_table(shard.number, schema), path, row_group_size=GROUP, compression="zstd")
 
 
 def main() -> None:

@@ -16,10 +16,10 @@ import yaml
 from sapiens_ray.imaging.images import encode_png
 from sapiens_ray.imaging.maps import encode_npy
 from sapiens_ray.job.config import Job
-from sapiens_ray.labels import body_parts, keypoints
-from sapiens_ray.output.schema import ERRORS_KEY, HEAD, JOB_KEY
+from sapiens_ray.output.schema import ERRORS_KEY, output_schema
 from sapiens_ray.planning.plan import Plan, Shard, save_plan
 from sapiens_ray.storage import Folder
+from sapiens_ray.tasks import make_task
 from sapiens_ray.units import UnitName
 from tests.conftest import photo
 
@@ -30,35 +30,20 @@ TASKS = [
     {"task": "normal", "checkpoint": "/models/normal.pt2"},
     {"task": "pose", "keypoints": 17, "boxes": {"column": "boxes"}, "checkpoint": "/models/pose.pt2"},
 ]
-FLOATS = pa.list_(pa.float32())
+LATER = ("seg_confidence", "seg_confidence_p05", "seg_class_confidence", "normal_length")  # than the first outputs
+LATER_OF_PERSONS = ("score", "visible")
 
 
 def schema(confidence: bool = True) -> pa.Schema:
     """The columns of a job with `TASKS`. confidence: as outputs have them that know confidence."""
-    person = [
-        pa.field("box", pa.list_(pa.float32(), 4)),
-        pa.field("box_score", pa.float32()),
-        pa.field("keypoints", pa.list_(pa.list_(pa.float32(), 2))),
-        pa.field("scores", FLOATS),
-    ]
-    seg = [pa.field("seg", pa.binary()), pa.field("seg_classes", pa.list_(pa.int8())), pa.field("seg_area", FLOATS)]
-    normal = [pa.field("normal", pa.binary())]
+    job = Job.parse({"input": {"uri": "/photos"}, "output": {"uri": "/labels"}, "tasks": TASKS})
+    found = output_schema([make_task(options) for options in job.tasks], pa.schema([]), {})
     if confidence:
-        person += [pa.field("score", pa.float32()), pa.field("visible", pa.int32())]
-        seg += [pa.field("seg_confidence", pa.float32()), pa.field("seg_confidence_p05", pa.float32())]
-        seg += [pa.field("seg_class_confidence", FLOATS)]
-        normal += [pa.field("normal_length", pa.float32())]
-    depth = [pa.field("depth", pa.binary()), pa.field("depth_min", pa.float32()), pa.field("depth_max", pa.float32())]
-    table, points = body_parts(), keypoints(17)
-    stored = {"resolution": "network", "dtype": "float16"}
-    tasks = {
-        "seg": {"task": "seg", "class_names": table.names, "class_colours_rgb": table.colours},
-        "depth": {"task": "depth", **stored},
-        "normal": {"task": "normal", **stored},
-        "persons": {"task": "pose", "keypoint_names": points.names, "keypoint_links": points.links},
-    }
-    fields = [*HEAD, *seg, *depth, *normal, pa.field("persons", pa.list_(pa.struct(person)))]
-    return pa.schema(fields, metadata={JOB_KEY: json.dumps({"tasks": tasks})})
+        return found
+    person = found.field("persons").type.value_type
+    before = pa.struct([one for one in person if one.name not in LATER_OF_PERSONS])
+    fields = [pa.field("persons", pa.list_(before)) if one.name == "persons" else one for one in found]
+    return pa.schema([one for one in fields if one.name not in LATER], metadata=found.metadata)
 
 
 def write_rows(folder: Path, rows: Sequence[Row], files: int = 1, confidence: bool = True) -> Folder:
