@@ -10,7 +10,7 @@ import json
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import reduce
 from typing import Any
@@ -21,6 +21,7 @@ import pyarrow as pa
 Row = dict[str, Any]  # one image: column name to Python value
 Ranges = tuple[tuple[int, int], ...]  # sorted half-open ranges of indices
 Errors = dict[int, tuple[str, str]]  # position or index of an image to its (error_kind, error)
+Tell = Callable[[str, int, int | None], None]  # what is counted, how many are done, of how many (None: not known)
 Examples = dict[str, list[dict[str, str]]]  # error kind to a few rows of it: {"image_id": ..., "error": ...}
 
 EXAMPLE = ", such as "  # in a note for the user: with another example, it is the same note

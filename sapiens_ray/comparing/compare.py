@@ -23,7 +23,6 @@ from sapiens_ray.comparing.seg import ClassComparison
 from sapiens_ray.comparing.settings import settings_that_differ
 from sapiens_ray.comparing.shown import Pairs, Shown, show
 from sapiens_ray.comparing.tasks import Measured, TaskComparison
-from sapiens_ray.comparing.told import Tell
 from sapiens_ray.errors import OutputError
 from sapiens_ray.output.reading import labels_of
 from sapiens_ray.pages import render_page
@@ -34,7 +33,7 @@ from sapiens_ray.tasks.depth import StoredDepth
 from sapiens_ray.tasks.features import StoredFeatures
 from sapiens_ray.tasks.normal import StoredNormal
 from sapiens_ray.tasks.stored import StoredClassMap, StoredLabels, StoredPersons
-from sapiens_ray.units import Row
+from sapiens_ray.units import Row, Tell
 
 AT_A_TIME = 8  # images whose cells are in memory, of both outputs
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from sapiens_ray.comparing.told import Tell
 from sapiens_ray.output.chunks import read_chunks
 from sapiens_ray.reporting.rows import BASE
 from sapiens_ray.storage import Folder
+from sapiens_ray.units import Tell
 
 COLUMNS = ("image_id", "shard", "index", "error_kind")
 

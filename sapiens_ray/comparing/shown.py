@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from sapiens_ray.comparing.rows import rows_at
 from sapiens_ray.comparing.tasks import TaskComparison
-from sapiens_ray.comparing.told import Tell
 from sapiens_ray.pages import Gallery, Layer, Measure, Picture, Sheet
 from sapiens_ray.reporting.about import About
 from sapiens_ray.reporting.drawing import Drawer, Thumbnail
 from sapiens_ray.storage import Folder
+from sapiens_ray.units import Tell
 
 ON_SHEET = 8  # images of a contact sheet
 SIDES = ("A", "B")

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sapiens_ray.units import Tell
+
 Statistic = Callable[[np.ndarray], np.ndarray]  # how often each image counts (N int64) -> M metrics (float64, or NaN)
 Interval = tuple[float, float]
 LEVEL = 95  # per cent
@@ -19,7 +21,7 @@ def intervals(
     images: int,
     times: int,
     seed: int,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Tell = lambda what, done, total: None,
 ) -> list[Interval] | None:
     """The interval of each of the M metrics: the percentiles 2.5 and 97.5 over `times` resamples.
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from sapiens_ray.output.done import list_units
 from sapiens_ray.output.reading import iterate_rows
 from sapiens_ray.storage import Folder, StorageOptions
-from sapiens_ray.units import Row
+from sapiens_ray.units import Row, Tell
 
 Switch = Literal["auto", "on", "off"]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Request:
     seed: int = 0
     oks_nms: Switch = "auto"
     storage_options: StorageOptions | None = None
-    progress: Progress = lambda what, done, total: None
+    progress: Tell = lambda what, done, total: None
 
     @property
     def truth_folder(self) -> Folder:

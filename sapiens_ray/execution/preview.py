@@ -35,7 +35,7 @@ from sapiens_ray.planning.subset import Subset
 from sapiens_ray.storage import is_remote, local_path
 from sapiens_ray.storage.uris import absolute, relative_to
 from sapiens_ray.tasks import AnyTask
-from sapiens_ray.units import Unit
+from sapiens_ray.units import Tell, Unit
 
 UNIT_SIZE = 4  # images in memory at a time
 SHEET_WIDTH, SHEET_COLUMNS = 1600, 6  # of the contact sheet, in pixels and pictures
@@ -101,7 +101,7 @@ def preview(
     seed: int = 0,
     images: Sequence[str] = (),
     to: str | Path | None = None,
-    tell: Callable[[str, int, int | None], None] = lambda what, done, of: None,
+    tell: Tell = lambda what, done, of: None,
 ) -> Preview:
     """Label a sample of a job, or the images named, and write a contact sheet and a page.
 

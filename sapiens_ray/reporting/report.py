@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +9,9 @@ import pyarrow as pa
 
 from sapiens_ray.errors import OutputError
 from sapiens_ray.output.chunks import read_chunks
-from sapiens_ray.output.done import list_units, with_units
-from sapiens_ray.output.reading import labels_of, schema_of
+from sapiens_ray.output.done import list_units
+from sapiens_ray.output.reading import schema_in
+from sapiens_ray.output.schema import labels_in
 from sapiens_ray.output.where import where_of
 from sapiens_ray.pages import render_page
 from sapiens_ray.pages.gallery import MOST_ROWS
@@ -23,8 +23,7 @@ from sapiens_ray.reporting.pictures import choose_pictures
 from sapiens_ray.reporting.rows import Shown, ShownRows
 from sapiens_ray.reporting.statistics import Statistics
 from sapiens_ray.storage import Folder
-
-Tell = Callable[[str, int, int | None], None]  # what is being done, how much of it is done, of how much (None: unknown)
+from sapiens_ray.units import Tell
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,10 @@ def make_report(
     """
     options = options or ReportOptions()
     about = About.of(folder)
-    labels = labels_of(folder)
+    schema = schema_in(folder)
     state = output_status(folder)
     units = list_units(folder)
-    schema = with_units(folder, lambda units: schema_of(folder, units[0]))
-    statistics = Statistics(labels, schema, ShownRows(options.rows, options.seed))
+    statistics = Statistics(labels_in(schema), schema, ShownRows(options.rows, options.seed))
     where = where_of(folder)
     total = int(state["images"]) if where is None else None
     tables = read_chunks(folder, statistics.columns)
