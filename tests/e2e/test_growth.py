@@ -33,9 +33,14 @@ def job(write_job, tmp_path: Path, model: Path) -> Path:
     return Path(write_job(tmp_path / "photos", tasks=[task], unit_size=4, output={"visualize": {"fraction": 0}}))
 
 
+def gate(job: Path) -> Path:
+    """The file that the models wait for: a cluster that changes slowly would else find the job done."""
+    return job.with_suffix(".gate")
+
+
 def started(job: Path, address: str) -> subprocess.Popen[str]:
-    """The driver, with models that take their time."""
-    command = [sys.executable, "-m", "tests.e2e.slow_job", str(job), address, "0.5"]
+    """The driver, with models that wait for the gate, and take their time then."""
+    command = [sys.executable, "-m", "tests.e2e.slow_job", str(job), address, "0.5", str(gate(job))]
     env = {**os.environ, "SAPIENS_RAY_LOGICAL_GPUS": "1"}
     env.pop("RAY_ADDRESS", None)
     log = job.with_suffix(".log").open("w")
@@ -81,6 +86,7 @@ def test_one_to_four_nodes_and_back(nodes, job, tmp_path):
     wait_for_gpus(1, driver, job)
     added += [nodes.add_node(**gpu) for _ in range(3)]
     wait_for_gpus(4, driver, job)
+    gate(job).touch()
     for node in added[:3]:  # lost for good, with the units that their actors have
         nodes.remove_node(node, allow_graceful=False)
     finished(driver, job, tmp_path / "job-out")
@@ -93,6 +99,7 @@ def test_a_pool_of_fixed_size_ends_without_the_node_that_was_lost(nodes, job, tm
     first, _ = (nodes.add_node(num_cpus=1, num_gpus=1, object_store_memory=LARGE) for _ in range(2))
     driver = started(job, nodes.address)
     wait_for_gpus(2, driver, job)
+    gate(job).touch()
     nodes.remove_node(first, allow_graceful=False)
     finished(driver, job, tmp_path / "job-out")
 
@@ -105,6 +112,7 @@ def test_units_of_lost_actors_do_not_stop_a_job_for_ever(nodes, job, tmp_path):
     added = [nodes.add_node(num_cpus=1, num_gpus=1, object_store_memory=SMALL) for _ in range(4)]
     driver = started(job, nodes.address)
     wait_for_gpus(4, driver, job)
+    gate(job).touch()
     while not list((tmp_path / "job-out" / "data").glob("*.parquet")):
         assert driver.poll() is None, job.with_suffix(".log").read_text()
         time.sleep(0.5)
@@ -161,6 +169,7 @@ def test_an_autoscaler_adds_nodes_and_takes_them_back(job, tmp_path):
             ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
             driver = started(job, cluster.address)
             wait_for_gpus(3, driver, job)
+            gate(job).touch()
             finished(driver, job, tmp_path / "job-out")
             deadline = time.monotonic() + PATIENCE_S
             while ray.cluster_resources().get(GPUS, 0):
