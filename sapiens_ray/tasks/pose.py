@@ -25,7 +25,7 @@ from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.outputs import output_maps
 from sapiens_ray.tasks.persons import Boxes, DetectorOptions
 from sapiens_ray.tasks.sections import Settings, Visualize
-from sapiens_ray.tasks.stored import About, Files, StoredPersons
+from sapiens_ray.tasks.stored import About, Files, StoredPersons, about_keypoints
 from sapiens_ray.units import Row
 
 if TYPE_CHECKING:
@@ -137,13 +137,8 @@ class Pose(CropTask[PoseOptions]):
 
     @property
     def metadata(self) -> About:
-        """Names, links and mirror partners of the keypoints, for the metadata of the output files."""
-        table = self.table
-        return {
-            "keypoint_names": list(table.names),
-            "keypoint_links": [list(link) for link in table.links],
-            "keypoint_swap": list(table.swap),
-        }
+        """All that is known of the keypoints, for the metadata of the output files."""
+        return about_keypoints(self.table)
 
     def boxes(self, row: Row) -> np.ndarray:
         """The boxes of an image, N x 5 float64 (x1, y1, x2, y2, score). Each becomes one network input."""

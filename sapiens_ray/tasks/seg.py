@@ -20,7 +20,7 @@ from sapiens_ray.tasks.base import Output, Size, Task, TaskKind
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.outputs import output_maps
 from sapiens_ray.tasks.sections import Visualize
-from sapiens_ray.tasks.stored import About, Files, StoredClassMap
+from sapiens_ray.tasks.stored import About, Files, StoredClassMap, about_classes
 from sapiens_ray.units import Row
 
 if TYPE_CHECKING:
@@ -77,9 +77,8 @@ class Seg(Task[SegOptions]):
 
     @property
     def metadata(self) -> About:
-        """Class names and colours (RGB), in the order of the ids, for the metadata of the output files."""
-        table = body_parts()
-        return {"class_names": list(table.names), "class_colours_rgb": [list(rgb) for rgb in table.colours]}
+        """Class names, colours (RGB), mirror partners and the background, for the metadata of the output files."""
+        return about_classes(body_parts())
 
     def check_output(self, output: Output, batch: int) -> torch.Tensor:
         """The B x 28 x h x w float logits in what the model returned. Raises CheckpointError for anything else."""
