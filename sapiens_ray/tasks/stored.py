@@ -94,7 +94,7 @@ class StoredLabels:
 
 class StoredClassMap(StoredLabels):
     """A class map per image, as PNG; `about` has `class_names` and `class_colours_rgb`, in the order of the ids,
-    `class_swap_pairs` and `background`. Outputs of earlier versions lack the last two, and have the 28 body parts."""
+    and for classes of a user's own `class_swap_pairs` and `background`."""
 
     @property
     def maps(self) -> dict[str, MapColumn]:
@@ -161,8 +161,8 @@ class StoredPersons(StoredLabels):
 
     @cached_property
     def table(self) -> KeypointTable:
-        """All that is known of the keypoints. Outputs of earlier versions have names, links and partners of published
-        keypoints; the rest is in the table of these."""
+        """All that is known of the keypoints. Of published ones, `about` has names, links and partners; the rest is in
+        their table."""
         about, names = self.about, tuple(self.about["keypoint_names"])
         if "keypoint_groups" not in about:
             known = known_keypoints(names)
@@ -192,21 +192,26 @@ class StoredPersons(StoredLabels):
 
 
 def about_classes(table: ClassTable, background: int = 0) -> About:
-    """What the metadata of the files says about a column with a class map."""
-    return {
-        "class_names": list(table.names),
-        "class_colours_rgb": [list(colour) for colour in table.colours],
-        "class_swap_pairs": [list(pair) for pair in table.swap_pairs],
-        "background": background,
-    }
+    """What the metadata of the files says about a column with a class map. The rest of what is known of the 28 body
+    parts is in their table."""
+    about = {"class_names": list(table.names), "class_colours_rgb": [list(colour) for colour in table.colours]}
+    if table == body_parts() and background == 0:
+        return about
+    return {**about, "class_swap_pairs": [list(pair) for pair in table.swap_pairs], "background": background}
 
 
 def about_keypoints(table: KeypointTable) -> About:
-    """What the metadata of the files says about a column with persons."""
-    return {
+    """What the metadata of the files says about a column with persons. The rest of what is known of published
+    keypoints is in their table."""
+    about = {
         "keypoint_names": list(table.names),
         "keypoint_links": [list(link) for link in table.links],
         "keypoint_swap": list(table.swap),
+    }
+    if table == known_keypoints(table.names):
+        return about
+    return {
+        **about,
         "keypoint_groups": list(table.groups),
         "keypoint_sigmas": list(table.sigmas),
         "keypoint_colours_rgb": [list(colour) for colour in table.colours],
