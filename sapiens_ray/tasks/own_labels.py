@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeGuard, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -162,14 +162,16 @@ class OwnKeypoints(_Described):
         names = info.data.get("names")
         if value is None or names is None:
             return None
-        given = [value] * len(names) if not isinstance(value, list | tuple) else list(value)
+        given: list[object] = [value] * len(names) if not isinstance(value, list | tuple) else list(value)
         if len(given) != len(names):
             raise ValueError(f"there are {len(given)} sigmas for {len(names)} names; give one for each, or one for all")
+        found = []
         for place, one in enumerate(given):
             if not _is_number(one) or not 0 < one <= 1:
                 where = f"[{place}]: " if isinstance(value, list | tuple) else ""
                 raise ValueError(f"{where}{one!r} is not above 0 and at most 1; COCO's are 0.025 to 0.107")
-        return [float(one) for one in given]
+            found.append(float(one))
+        return found
 
     @field_validator("groups", mode="before")
     @classmethod
@@ -316,7 +318,7 @@ def _rgb(colour: str) -> Rgb:
     return red, green, blue
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
