@@ -49,6 +49,7 @@ def add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) ->
     storage_arguments(export)
     about: list[str] = []
     options: dict[str, list[str]] = defaultdict(list)  # flag -> help texts of the formats that have it
+    switches: dict[str, bool] = {}  # flag -> whether it has no value, as the first format has it
     for name in EXPORTS:
         try:
             format = EXPORTS[name]
@@ -58,10 +59,15 @@ def add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) ->
         about.append(f"{name}: {format.help}")
         for option in format.options:
             options[_flag(option)].append(f"{name}: {option.help}")
+            if switches.setdefault(_flag(option), option.flag) != option.flag:
+                raise ConfigError(f"export option {_flag(option)} of format {name} has a value in one format only")
     formats.help = _text(about)
     for flag, texts in options.items():
         try:
-            export.add_argument(flag, metavar="VALUE", help=_text(texts))  # parsed by the chosen format
+            if switches[flag]:
+                export.add_argument(flag, action="store_true", help=_text(texts))
+            else:
+                export.add_argument(flag, metavar="VALUE", help=_text(texts))  # parsed by the chosen format
         except argparse.ArgumentError:
             raise ConfigError(f"export option {flag} ({_text(texts)}) has the name of an option of `export`") from None
 
@@ -155,6 +161,9 @@ def _option_values(format: Export, arguments: argparse.Namespace) -> dict[str, o
     values: dict[str, object] = {}
     for option in format.options:
         text = getattr(arguments, option.name)
+        if option.flag:
+            values[option.name] = text
+            continue
         try:
             values[option.name] = option.default if text is None else option.parse(text)
         except ValueError as error:

@@ -16,16 +16,18 @@ import pyarrow as pa
 from pydantic import Field
 
 from sapiens_ray.imaging import annotate
+from sapiens_ray.imaging.images import encode_png
 from sapiens_ray.labels import KeypointTable, keypoints
 from sapiens_ray.storage.uris import redact_uri
-from sapiens_ray.tasks import confidence, crops, skeleton
+from sapiens_ray.tasks import confidence, crops, instances, skeleton
 from sapiens_ray.tasks.base import Average, CropTask, Output, Size, TaskKind
 from sapiens_ray.tasks.coco import CocoOptions
+from sapiens_ray.tasks.foreground import of_class_map
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.outputs import output_maps
 from sapiens_ray.tasks.persons import Boxes, DetectorOptions
 from sapiens_ray.tasks.sections import Settings, Visualize
-from sapiens_ray.tasks.stored import About, Files, StoredPersons
+from sapiens_ray.tasks.stored import About, Files, StoredPersons, instances_column
 from sapiens_ray.units import Row
 
 if TYPE_CHECKING:
@@ -46,6 +48,11 @@ class PoseOptions(ModelOptions):
         Boxes(source="none"),
         description="Where the persons are: none (one box, the whole image), {column: name}, seg (one box, around the "
         "foreground of the job's seg task), detector, {detector: {…}}, {coco: file.json}.",
+    )
+    instances: instances.Instances = Field(
+        instances.Instances(source="none"),
+        description="seg: which person each foreground pixel of the job's seg task shows, as a map "
+        "(<column>_instances), and how many pixels each person has (seg_area). A heuristic: the nearest skeleton.",
     )
     crop: Literal["trained", "lite"] = Field(
         "trained",
@@ -72,7 +79,10 @@ class PoseOptions(ModelOptions):
         return self.keypoints * 12  # x, y, score; one person
 
     def settled(self, tasks: Sequence[ModelOptions], where: str) -> ModelOptions:
-        return self.model_copy(update={"boxes": self.boxes.settled(tasks, f"{where}.boxes")})
+        boxes = self.boxes.settled(tasks, f"{where}.boxes")
+        return self.model_copy(
+            update={"boxes": boxes, "instances": self.instances.settled(tasks, f"{where}.instances")}
+        )
 
     @property
     def box_columns(self) -> list[str]:
@@ -94,7 +104,10 @@ class PoseOptions(ModelOptions):
         return f"{self.keypoints} keypoints, persons: {boxes.source} ({named}), crop {self.crop}"
 
     def result_settings(self) -> Settings:
-        return {**super().result_settings(), "boxes": self.boxes.result_settings()}
+        settings = {**super().result_settings(), "boxes": self.boxes.result_settings()}
+        if self.instances.source == "none":
+            del settings["instances"]  # so that outputs that were begun before there was this choice are continued
+        return settings
 
     @property
     def input_bytes(self) -> int:
@@ -107,10 +120,10 @@ class Pose(CropTask[PoseOptions]):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The column that gives the boxes."""
+        """The columns that give the boxes, and the foreground of the instance map."""
         boxes = self.options.boxes
-        column = boxes.seg if boxes.source == "seg" else boxes.carried
-        return (column,) if column else ()
+        columns = (boxes.seg if boxes.source == "seg" else boxes.carried, self.options.instances.seg)
+        return tuple(dict.fromkeys(column for column in columns if column))
 
     @property
     def whole_photo(self) -> str:
@@ -122,28 +135,35 @@ class Pose(CropTask[PoseOptions]):
 
     @property
     def fields(self) -> list[pa.Field]:
-        """Arrow column: a list of persons, in the order of the boxes. `score` and `visible`: `confidence.of_person`."""
-        person = pa.struct(
-            [
-                pa.field("box", pa.list_(pa.float32(), 4)),
-                pa.field("box_score", pa.float32()),
-                pa.field("keypoints", pa.list_(pa.list_(pa.float32(), 2))),
-                pa.field("scores", pa.list_(pa.float32())),
-                pa.field("score", pa.float32()),
-                pa.field("visible", pa.int32()),
-            ]
-        )
-        return [pa.field(self.column, pa.list_(person))]
+        """Arrow columns: a list of persons, in the order of the boxes. `score` and `visible`: `confidence.of_person`.
+        With `instances`, also the pixels of each person, and the map of all of them (`instances.split`) as PNG."""
+        person = [
+            pa.field("box", pa.list_(pa.float32(), 4)),
+            pa.field("box_score", pa.float32()),
+            pa.field("keypoints", pa.list_(pa.list_(pa.float32(), 2))),
+            pa.field("scores", pa.list_(pa.float32())),
+            pa.field("score", pa.float32()),
+            pa.field("visible", pa.int32()),
+        ]
+        if self.options.instances.source == "none":
+            return [pa.field(self.column, pa.list_(pa.struct(person)))]
+        person.append(pa.field("seg_area", pa.int32()))
+        return [
+            pa.field(self.column, pa.list_(pa.struct(person))),
+            pa.field(instances_column(self.column), pa.binary()),
+        ]
 
     @property
     def metadata(self) -> About:
-        """Names, links and mirror partners of the keypoints, for the metadata of the output files."""
-        table = self.table
-        return {
+        """Names, links and mirror partners of the keypoints, for the metadata of the output files; and the class map
+        whose foreground is split."""
+        table, seg = self.table, self.options.instances.seg
+        about = {
             "keypoint_names": list(table.names),
             "keypoint_links": [list(link) for link in table.links],
             "keypoint_swap": list(table.swap),
         }
+        return {**about, "instances_of": seg} if seg else about
 
     def boxes(self, row: Row) -> np.ndarray:
         """The boxes of an image, N x 5 float64 (x1, y1, x2, y2, score). Each becomes one network input."""
@@ -182,8 +202,8 @@ class Pose(CropTask[PoseOptions]):
         return [(one, width, height) for one in points.cpu().numpy()]
 
     def finish(self, results: list[tuple[np.ndarray, int, int]], row: Row) -> Row:
-        """The column of one row, positions in pixels of the photo."""
-        persons = []
+        """The columns of one row, positions in pixels of the photo."""
+        persons: list[Row] = []
         for box, (points, width, height) in zip(self.boxes(row), results, strict=True):
             crop = self._geometry(box, row["width"], row["height"])
             box_score = None if math.isnan(box[4]) else float(box[4])
@@ -197,7 +217,13 @@ class Pose(CropTask[PoseOptions]):
                     **confidence.of_person(scores, box_score),
                 }
             )
-        return {self.column: persons}
+        seg = self.options.instances.seg
+        if not seg:
+            return {self.column: persons}
+        found = instances.split(of_class_map(row[seg]), persons, self.table.links)
+        for person, pixels in zip(persons, instances.areas(found, len(persons)), strict=True):
+            person["seg_area"] = pixels
+        return {self.column: persons, instances_column(self.column): encode_png(found)}
 
     def draw(self, photo: np.ndarray, row: Row, settings: Visualize) -> np.ndarray:
         """The photo with all persons, h x w x 3 uint8 BGR. Keypoints below `settings.keypoint_score` are not drawn.

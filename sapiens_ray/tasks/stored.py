@@ -105,6 +105,11 @@ class StoredClassMap(StoredLabels):
         return [self.column]
 
     @property
+    def background(self) -> int:
+        """The class that is no foreground."""
+        return int(self.about.get("background", 0))
+
+    @property
     def class_names(self) -> list[str]:
         return list(self.about["class_names"])
 
@@ -117,8 +122,34 @@ class StoredClassMap(StoredLabels):
         return decode_map(row[self.column])
 
 
+def instances_column(persons: str) -> str:
+    """The column of the instance map of a column of persons."""
+    return f"{persons}_instances"
+
+
 class StoredPersons(StoredLabels):
-    """A list of persons per image; `about` has `keypoint_names` and `keypoint_links`."""
+    """A list of persons per image; `about` has `keypoint_names`, `keypoint_links` and `keypoint_swap`, and, if there is
+    an instance map, `instances_of`: the column of the class map that it splits."""
+
+    @property
+    def maps(self) -> dict[str, MapColumn]:
+        def decode(cell: bytes, width: int, height: int) -> np.ndarray:
+            return decode_map(cell)
+
+        if self.instances_of is None:
+            return {}
+        return {instances_column(self.column): MapColumn(decode, decode, "uint8", "uint8", 2)}
+
+    @property
+    def compressed(self) -> list[str]:
+        return list(self.maps)
+
+    @property
+    def instances_of(self) -> str | None:
+        """The column of the class map whose foreground is split in `<column>_instances`; None if there is no such
+        map."""
+        found: str | None = self.about.get("instances_of")
+        return found
 
     @property
     def keypoint_names(self) -> list[str]:
@@ -127,6 +158,11 @@ class StoredPersons(StoredLabels):
     @property
     def keypoint_links(self) -> list[list[int]]:
         return list(self.about["keypoint_links"])
+
+    @property
+    def keypoint_swap(self) -> list[int]:
+        """The partner of each keypoint in a mirrored image, itself if it has none."""
+        return list(self.about["keypoint_swap"])
 
     @property
     def lists(self) -> dict[str, AsArrays]:
