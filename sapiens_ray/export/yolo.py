@@ -74,8 +74,8 @@ def write_dataset(
             counts["missing"] += 1
             missing = [*missing, row["image_id"]][:3]
     if missing:
-        why = "are no files of this machine: use --images copy" if how == "link" else "are gone, or changed"
-        done.notes.append(f"{counts['missing']} photos {why}, such as {', '.join(missing)}")
+        why = "no files of this machine (use --images copy)" if how == "link" else "gone or changed"
+        done.notes.append(f"photos left out, {why}: {counts['missing']}, such as {', '.join(missing)}")
     _write_about(target, about, counts, done)
     return done
 

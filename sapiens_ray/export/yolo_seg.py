@@ -45,8 +45,7 @@ def export_yolo_seg(source: Folder, target: Folder, options: Options | None = No
     least = value_of(options, MIN_PIXELS)
     if value_of(options, PERSONS):
         if masks is None:
-            why = "holds persons here, which take a pose task and a seg task"
-            return Exported(left_out=leave_out(every, [], why))
+            return Exported(left_out=dict.fromkeys((one.column for one in every), "persons take a pose and a seg task"))
         left_out = leave_out(every, [classes, pose], "the persons of one task")
         columns, names = masks.columns, ["person"]
 

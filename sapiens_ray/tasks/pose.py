@@ -19,10 +19,11 @@ from sapiens_ray.imaging import annotate
 from sapiens_ray.imaging.images import encode_png
 from sapiens_ray.labels import KeypointTable, keypoints
 from sapiens_ray.storage.uris import redact_uri
-from sapiens_ray.tasks import confidence, crops, instances, skeleton
+from sapiens_ray.tasks import confidence, crops, skeleton
 from sapiens_ray.tasks.base import Average, CropTask, Output, Size, TaskKind
 from sapiens_ray.tasks.coco import CocoOptions
 from sapiens_ray.tasks.foreground import of_class_map
+from sapiens_ray.tasks.instances import Instances, areas, split
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.outputs import output_maps
 from sapiens_ray.tasks.persons import Boxes, DetectorOptions
@@ -49,8 +50,8 @@ class PoseOptions(ModelOptions):
         description="Where the persons are: none (one box, the whole image), {column: name}, seg (one box, around the "
         "foreground of the job's seg task), detector, {detector: {…}}, {coco: file.json}.",
     )
-    instances: instances.Instances = Field(
-        instances.Instances(source="none"),
+    instances: Instances = Field(
+        Instances(source="none"),
         description="seg: which person each foreground pixel of the job's seg task shows, as a map "
         "(<column>_instances), and how many pixels each person has (seg_area). A heuristic: the nearest skeleton.",
     )
@@ -136,7 +137,7 @@ class Pose(CropTask[PoseOptions]):
     @property
     def fields(self) -> list[pa.Field]:
         """Arrow columns: a list of persons, in the order of the boxes. `score` and `visible`: `confidence.of_person`.
-        With `instances`, also the pixels of each person, and the map of all of them (`instances.split`) as PNG."""
+        With `instances`, also the pixels of each person, and the map of all of them (`instances.py`) as PNG."""
         person = [
             pa.field("box", pa.list_(pa.float32(), 4)),
             pa.field("box_score", pa.float32()),
@@ -220,8 +221,8 @@ class Pose(CropTask[PoseOptions]):
         seg = self.options.instances.seg
         if not seg:
             return {self.column: persons}
-        found = instances.split(of_class_map(row[seg]), persons, self.table.links)
-        for person, pixels in zip(persons, instances.areas(found, len(persons)), strict=True):
+        found = split(of_class_map(row[seg]), persons, self.table.links)
+        for person, pixels in zip(persons, areas(found, len(persons)), strict=True):
             person["seg_area"] = pixels
         return {self.column: persons, instances_column(self.column): encode_png(found)}
 
