@@ -16,7 +16,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from sapiens_ray.imaging import annotate
-from sapiens_ray.imaging.images import encode_png
+from sapiens_ray.imaging.images import decode_map, encode_png
 from sapiens_ray.labels import KeypointTable, keypoints
 from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.tasks import confidence, crops, skeleton
@@ -230,7 +230,8 @@ class Pose(CropTask[PoseOptions]):
         """The photo with all persons, h x w x 3 uint8 BGR. Keypoints below `settings.keypoint_score` are not drawn.
 
         Style lite: keypoints, then links over them, in the table's colours. Style explained: links by body part, the
-        box of each person with its index and score, and a legend; words across the photo if there is nobody.
+        box of each person with its index and score, and a legend; words across the photo if there is nobody. With
+        `instances`, the pixels of each person have a tint of their own.
         """
         canvas = photo.copy()
         scale = np.array([photo.shape[1] / row["width"], photo.shape[0] / row["height"]])
@@ -240,6 +241,9 @@ class Pose(CropTask[PoseOptions]):
             for person in persons:
                 skeleton.draw_lite(canvas, person, self.table)
             return canvas
+        shown = row.get(instances_column(self.column))
+        if shown is not None:
+            skeleton.tint(canvas, decode_map(shown), settings.opacity)
         layout = annotate.Layout(photo.shape[1], photo.shape[0])
         title = f"{self.column}: {self.options.keypoints} keypoints"
         if not found:
@@ -257,6 +261,8 @@ class Pose(CropTask[PoseOptions]):
         of = "score of the box" if scored else "mean keypoint score"
         key.append(annotate.words(layout, ["boxes: index and", of]))
         key.append(annotate.words(layout, ["keypoints: score of", f"{settings.keypoint_score:g} or more"]))
+        if shown is not None:
+            key.append(annotate.words(layout, ["tints: pixels of", "each person"]))
         return annotate.compose([(title, canvas)], key)
 
 

@@ -29,9 +29,8 @@ def paint(class_map: np.ndarray, x: int) -> Row:
     cv2.circle(class_map, (x + 20, 35), 14, FACE, -1)
     class_map[70:74, x + 18 : x + 22] = 0
     points = np.full((17, 2), -50.0)
-    points[[0, 5, 6, 11, 12, 13, 14]] = np.array(
-        [[20, 35], [8, 55], [31, 55], [9, 95], [30, 95], [9, 135], [30, 135]]
-    ) + [x, 0]
+    seen = np.array([[20, 35], [8, 55], [31, 55], [9, 95], [30, 95], [9, 135], [30, 135]])
+    points[[0, 5, 6, 11, 12, 13, 14]] = seen + np.array([x, 0])
     scores = np.where(points[:, 0] > -50, 0.875, 0.125)
     return {
         "box": [x - 2.0, 18.0, x + 42.0, 142.0], "box_score": 0.75, "keypoints": points.tolist(),

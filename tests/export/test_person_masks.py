@@ -133,9 +133,7 @@ def test_a_segment_is_a_class_of_a_person(group, command):
         classes, instances = class_map_of(made[name]), instance_map(made[name])
         assert len(segments) == 2 * len(GROUPS[name])
         for one in segments:
-            assert np.array_equal(
-                ids == one["id"], (classes == one["category_id"]) & (instances == one["person"] + 1)
-            )
+            assert np.array_equal(ids == one["id"], (classes == one["category_id"]) & (instances == one["person"] + 1))
     categories = json.loads((target / "panoptic_seg.json").read_text())["categories"]
     assert [(one["id"], one["name"]) for one in categories] == list(enumerate(body_parts().names))[1:]
     assert {one["isthing"] for one in categories} == {1}

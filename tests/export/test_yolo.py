@@ -221,9 +221,10 @@ def test_photos_are_copied_out_of_tars_and_parquet_files(command, tmp_path):
         files[-1].write_bytes(cv2.imencode(".jpg", photo(WIDTH, HEIGHT, number))[1].tobytes())
     write_tar(tmp_path / "a.tar", files)
     write_parquet(tmp_path / "b.parquet", files)
-    made = []
-    for number in (0, 2):  # the third of the rows is another size than its photo, which was changed
-        made.append({**row(f"a.tar/{number}.jpg", [10]), "uri": f"{tmp_path}/a.tar#{number}.jpg", "place": number})
+    made = [
+        {**row(f"a.tar/{number}.jpg", [10]), "uri": f"{tmp_path}/a.tar#{number}.jpg", "place": number}
+        for number in (0, 2)
+    ]  # the third of the rows is another size than its photo, which was changed
     made.append({**row("changed.jpg", [10]), "width": 10, "height": 10, "uri": str(files[0]), "place": 3})
     folder = write_group(tmp_path / "out", made)
     patch_index(folder.uri, [one["place"] for one in made])
@@ -294,5 +295,7 @@ def test_what_a_folder_cannot_hold_is_named(command, tmp_path):
         assert done.code == 2 and said in done.err and "cannot hold any of the labels" in done.err
     done = command("export", tmp_path / "out", "--to", "memory://x/yolo", "--format", "yolo-seg")
     assert done.code == 2 and "--to memory://x/yolo: links can only be made on this machine" in done.err
-    done = command("export", tmp_path / "out", "--to", tmp_path / "y", "--format", "yolo-seg", "--images", "none", "--json")
+    done = command(
+        "export", tmp_path / "out", "--to", tmp_path / "y", "--format", "yolo-seg", "--images", "none", "--json"
+    )
     assert json.loads(done.out)["images"] == 1
