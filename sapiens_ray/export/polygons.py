@@ -32,7 +32,7 @@ def outlines(mask: np.ndarray, least: int) -> Outlines:
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
     part = np.ascontiguousarray(mask[y : y + height, x : x + width]).view(np.uint8)
     contours, hierarchy = cv2.findContours(part, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(x, y))
-    parents = hierarchy[0, :, 3] if len(contours) else []
+    parents: list[int] = hierarchy[0, :, 3].tolist() if len(contours) else []
     kept: list[tuple[float, np.ndarray]] = []
     used: set[int] = set()
     for number, (contour, parent) in enumerate(zip(contours, parents, strict=True)):
@@ -46,7 +46,7 @@ def outlines(mask: np.ndarray, least: int) -> Outlines:
         simple = cv2.approxPolyDP(contour, TOLERANCE * max(mask.shape), closed=True)
         kept.append((area, (simple if len(simple) > 2 else contour).reshape(-1, 2) + 0.5))
         used.add(number)
-    found.holes = sum(int(parent) in used for parent in parents)
+    found.holes = sum(parent in used for parent in parents)
     found.polygons = [polygon for _, polygon in sorted(kept, key=lambda one: -one[0])]
     return found
 

@@ -61,13 +61,11 @@ def split(foreground: np.ndarray, persons: Sequence[Mapping[str, Any]], links: L
     with the cells in the boxes, not with the pixels.
     """
     height, width = foreground.shape
-    kind = np.uint8 if len(persons) < 256 else np.uint16
     step = -(-max(height, width) // GRID)
-    cells = _owners(persons, links, -(-width // step), -(-height // step), step).astype(kind)
-    if step > 1:
-        size = (cells.shape[1] * step, cells.shape[0] * step)
-        cells = cv2.resize(cells, size, interpolation=cv2.INTER_NEAREST)[:height, :width]
-    owners: np.ndarray = np.multiply(cells, foreground)
+    cells = _owners(persons, links, -(-width // step), -(-height // step), step)
+    size = (cells.shape[1] * step, cells.shape[0] * step)
+    pixels = cells if step == 1 else cv2.resize(cells, size, interpolation=cv2.INTER_NEAREST)[:height, :width]
+    owners: np.ndarray = np.multiply(pixels, foreground)
     return owners
 
 
@@ -79,9 +77,12 @@ def areas(instances: np.ndarray, count: int) -> list[int]:
     return found
 
 
-def _owners(persons: Sequence[Mapping[str, Any]], links: Links, columns: int, rows: int, step: int) -> np.ndarray:
-    """rows x columns int32: the person to whom each cell of step x step pixels would belong, were it foreground."""
-    owners = np.zeros((rows, columns), np.int32)
+def _owners(
+    persons: Sequence[Mapping[str, Any]], links: Links, columns: int, rows: int, step: int
+) -> np.ndarray[Any, np.dtype[np.uint8 | np.uint16]]:
+    """rows x columns: the person to whom each cell of step x step pixels would belong, were it foreground."""
+    owners: np.ndarray[Any, np.dtype[np.uint8 | np.uint16]]
+    owners = np.zeros((rows, columns), np.uint8 if len(persons) < 256 else np.uint16)
     nearest = np.full((rows, columns), NOBODY, np.float32)
     for number, person in enumerate(persons, 1):
         box = np.asarray(person["box"], np.float64)
@@ -90,12 +91,10 @@ def _owners(persons: Sequence[Mapping[str, Any]], links: Links, columns: int, ro
         left, top, right, bottom = reach
         if left >= right or top >= bottom:
             continue
-        distance = cv2.distanceTransform(
-            _without_skeleton(person, links, box, reach, step), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
-        )
-        beyond = np.full(distance.shape, OUTSIDE, np.float32)
+        canvas = _without_skeleton(person, links, box, reach, step)
+        beyond = np.full(canvas.shape, OUTSIDE, np.float32)
         beyond[inside[1] - top : inside[3] - top, inside[0] - left : inside[2] - left] = 0
-        distance += beyond
+        distance = cv2.add(beyond, cv2.distanceTransform(canvas, cv2.DIST_L2, cv2.DIST_MASK_PRECISE))
         here = slice(top, bottom), slice(left, right)
         closer = distance < nearest[here]
         nearest[here][closer] = distance[closer]
