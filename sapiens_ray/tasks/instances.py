@@ -57,8 +57,8 @@ def split(foreground: np.ndarray, persons: Sequence[Mapping[str, Any]], links: L
     else to nobody. Of equal distances the earlier person counts.
 
     Distances are taken on a grid of 1024 cells along the longer side at most, so the border between two persons is
-    exact to one cell (4 pixels of a photo of 4096); that of the foreground stays exact to the pixel. The time grows
-    with the cells in the boxes, not with the pixels.
+    exact to one cell (4 pixels of a photo of 4096); that of the foreground stays exact to the pixel. But for
+    one pass over the pixels, the time grows with the cells in the boxes.
     """
     height, width = foreground.shape
     step = -(-max(height, width) // GRID)

@@ -102,7 +102,8 @@ class PoseOptions(ModelOptions):
         boxes = self.boxes
         named = boxes.column or boxes.seg or (boxes.detector.model if boxes.detector else "one box, the whole image")
         named = redact_uri(boxes.coco.uri) if boxes.coco else named
-        return f"{self.keypoints} keypoints, persons: {boxes.source} ({named}), crop {self.crop}"
+        split = f", instances of {self.instances.seg}" if self.instances.seg else ""
+        return f"{self.keypoints} keypoints, persons: {boxes.source} ({named}), crop {self.crop}{split}"
 
     def result_settings(self) -> Settings:
         settings = {**super().result_settings(), "boxes": self.boxes.result_settings()}

@@ -219,7 +219,8 @@ def test_coco_export_equals_the_parquet_rows(everything, sapiens_ray):
 def test_every_person_has_its_pixels_of_the_foreground(everything, sapiens_ray):
     """Boxes of one person lie inside of those of another, and reach beyond the photo."""
     folder, images, _ = everything
-    rows = [row for row in sr.read_labels(folder / "job-out", decode=True).to_dict("records") if not row["error_kind"]]
+    labels = sr.read_labels(folder / "job-out", decode=True)
+    rows = labels[labels["error_kind"].isna()].to_dict("records")
     shared = 0
     for row in rows:
         owners = row["persons_instances"]
