@@ -5,17 +5,16 @@ Format: https://cocodataset.org/#format-data, section 4. The id of a segment is 
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from sapiens_ray.export.base import Export, Exported, Option, Options, RowNames, labelled, one_of, value_of
 from sapiens_ray.export.coco import PLACE, Numbers, write_list
 from sapiens_ray.export.person_masks import POSE, SEG, PersonMasks, person_masks
+from sapiens_ray.imaging.images import encode_png
 from sapiens_ray.output.reading import labels_of
 from sapiens_ray.storage import Folder
 from sapiens_ray.tasks.stored import StoredClassMap, StoredPersons
@@ -113,10 +112,8 @@ def segment_ids(class_map: np.ndarray, persons: np.ndarray, background: int, who
 
 def encode_ids(ids: np.ndarray) -> bytes:
     """A PNG whose colours are R + 256 G + 65536 B = id."""
-    planes = np.stack([ids & 255, ids >> 8 & 255, ids >> 16], -1).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(planes).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    planes = np.ascontiguousarray(ids, "<i4").view(np.uint8).reshape(*ids.shape, 4)  # R, G, B, 0
+    return encode_png(cv2.cvtColor(planes, cv2.COLOR_RGBA2BGR))
 
 
 def segments_of(ids: np.ndarray, whole: bool, crowd: bool) -> list[Row]:
