@@ -14,6 +14,9 @@ EXPORTS: Registry[Export] = Registry(
         "lite": "sapiens_ray.export.lite:EXPORT",
         "coco": "sapiens_ray.export.coco:EXPORT",
         "coco-results": "sapiens_ray.export.coco_results:EXPORT",
+        "coco-panoptic": "sapiens_ray.export.coco_panoptic:EXPORT",
         "masks": "sapiens_ray.export.masks:EXPORT",
+        "yolo-pose": "sapiens_ray.export.yolo_pose:EXPORT",
+        "yolo-seg": "sapiens_ray.export.yolo_seg:EXPORT",
     },
 )

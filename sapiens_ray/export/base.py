@@ -10,14 +10,17 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+from sapiens_ray.errors import ConfigError
 from sapiens_ray.imaging.names import file_names
 from sapiens_ray.output.reading import iterate_rows
 from sapiens_ray.output.where import ChosenRows
 from sapiens_ray.storage import Folder
+from sapiens_ray.tasks.stored import StoredLabels
 from sapiens_ray.units import Row
 
+Kind = TypeVar("Kind", bound=StoredLabels)
 Options = Mapping[str, Any]  # values by the names of options
 
 
@@ -38,13 +41,20 @@ class Exported:
 class Option:
     """An option of one format, as `--name` on the command line.
 
-    parse: converts the text on the command line to the value; raises ValueError.
+    parse: converts the text on the command line to the value; raises ValueError. flag: it has no value there, and is
+    True where it is given.
     """
 
     name: str
     help: str
     default: Any
     parse: Callable[[str], Any] = str
+    flag: bool = False
+
+
+def value_of(options: Options | None, option: Option) -> Any:
+    """The value of an option; its default where none are given."""
+    return (options or {}).get(option.name, option.default)
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,19 @@ def write_each(source: Folder, columns: list[str], done: Exported, write: Callab
         name, renamed = names.of(row)
         write(row, name)
         done.renamed += renamed
+
+
+def one_of(labels: Iterable[StoredLabels], kind: type[Kind], column: str | None, option: Option) -> Kind | None:
+    """The labels of a kind in this column, or the first ones; None if there are none. Raises ConfigError for a column
+    that the option names and that is not of this kind."""
+    found = [one for one in labels if isinstance(one, kind)]
+    if column is None:
+        return found[0] if found else None
+    named = next((one for one in found if one.column == column), None)
+    if named is None:
+        listed = ", ".join(one.column for one in found) or "none"
+        raise ConfigError(f"--{option.name.replace('_', '-')} {column}: no such task; it could be one of: {listed}")
+    return named
 
 
 def labelled(source: Folder, columns: list[str], done: Exported | None = None) -> Iterator[Row]:

@@ -252,6 +252,14 @@ class Folder:
         with self.replacing(name, durable) as temporary:
             temporary.write_bytes(data)
 
+    def link(self, name: str, path: str) -> None:
+        """Publish a symbolic link to a file of this machine, replacing an existing one. The folder must be local."""
+        target = Path(local_path(self.join(name)))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+        temporary.symlink_to(path)
+        temporary.replace(target)
+
     def create(self, name: str, data: bytes) -> bool:
         """Publish a file unless one of this name exists. Returns whether it was published.
 
