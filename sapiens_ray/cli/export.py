@@ -49,6 +49,7 @@ def add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) ->
     storage_arguments(export)
     about: list[str] = []
     options: dict[str, list[str]] = defaultdict(list)  # flag -> help texts of the formats that have it
+    without_text: set[str] = set()
     for name in EXPORTS:
         try:
             format = EXPORTS[name]
@@ -58,10 +59,13 @@ def add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) ->
         about.append(f"{name}: {format.help}")
         for option in format.options:
             options[_flag(option)].append(f"{name}: {option.help}")
+            if option.flag:
+                without_text.add(_flag(option))
     formats.help = _text(about)
     for flag, texts in options.items():
+        given = {"action": "store_const", "const": True} if flag in without_text else {"metavar": "VALUE"}
         try:
-            export.add_argument(flag, metavar="VALUE", help=_text(texts))  # parsed by the chosen format
+            export.add_argument(flag, help=_text(texts), **given)  # parsed by the chosen format
         except argparse.ArgumentError:
             raise ConfigError(f"export option {flag} ({_text(texts)}) has the name of an option of `export`") from None
 
@@ -156,7 +160,7 @@ def _option_values(format: Export, arguments: argparse.Namespace) -> dict[str, o
     for option in format.options:
         text = getattr(arguments, option.name)
         try:
-            values[option.name] = option.default if text is None else option.parse(text)
+            values[option.name] = option.default if text is None else text if option.flag else option.parse(text)
         except ValueError as error:
             raise ConfigError(f"{_flag(option)} {text}: {error}") from None
     return values

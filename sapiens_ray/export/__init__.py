@@ -15,5 +15,11 @@ EXPORTS: Registry[Export] = Registry(
         "coco": "sapiens_ray.export.coco:EXPORT",
         "coco-results": "sapiens_ray.export.coco_results:EXPORT",
         "masks": "sapiens_ray.export.masks:EXPORT",
+        "depth16": "sapiens_ray.export.depth16:EXPORT",
+        "normals": "sapiens_ray.export.normals:EXPORT",
+        "webdataset": "sapiens_ray.export.webdataset:EXPORT",
+        "label-studio": "sapiens_ray.export.label_studio:EXPORT",
+        "cvat": "sapiens_ray.export.cvat:EXPORT",
+        "fiftyone": "sapiens_ray.export.fiftyone:EXPORT",
     },
 )
