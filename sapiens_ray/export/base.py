@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from sapiens_ray.errors import OutputError
 from sapiens_ray.imaging.names import file_names
 from sapiens_ray.output.reading import iterate_rows
 from sapiens_ray.output.where import ChosenRows
@@ -99,6 +100,12 @@ class Omitted:
     @property
     def total(self) -> int:
         return self._counts.total()
+
+    def report(self, done: Exported, source: Folder) -> None:
+        """Note what was left out. Raises OutputError if that is every image."""
+        if self.total and not done.images:
+            raise OutputError("; ".join([f"no image of {source.uri} can be exported", *self.notes()]))
+        done.notes += self.notes()
 
     def notes(self, where: str = "") -> list[str]:
         """One line per reason. where: what ends the reason."""

@@ -58,7 +58,6 @@ def export_cvat(source: Folder, target: Folder, options: Options | None = None) 
         return done
     names = _label_names(included)
     tables = [label for labels in included for label in _labels(labels, names, source)]
-    target.write(LABELS_FILE, json.dumps(tables, indent=2).encode())
     columns = [labels.column for labels in included]
     with target.replacing(XML_FILE) as path, path.open("wb") as file:
         xml = XMLGenerator(file, "utf-8", short_empty_elements=True)
@@ -80,7 +79,8 @@ def export_cvat(source: Folder, target: Folder, options: Options | None = None) 
                             _write_masks(xml, labels, row, names)
                 number += 1
         xml.endDocument()
-    done.notes += omitted.notes()
+        omitted.report(done, source)
+    target.write(LABELS_FILE, json.dumps(tables, indent=2).encode())
     return done
 
 

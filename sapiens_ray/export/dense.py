@@ -63,5 +63,6 @@ class Maps:
         return found, cv2.resize(inside, (width, height), interpolation=cv2.INTER_NEAREST).view(bool)
 
     def notes(self) -> list[str]:
-        where = f"where {self.classes.column} has the background" if self.classes else "nowhere: there is no class map"
+        column = self.classes.column if self.classes else ""
+        where = f"where {column} has the background" if column else "nowhere: all of the photo counts"
         return [f"0 in the pictures is background, {where}"]

@@ -54,7 +54,6 @@ def export_fiftyone(source: Folder, target: Folder, options: Options | None = No
     for labels in stored:
         if labels not in included and labels.column not in plain:
             done.left_out[labels.column] = f"FiftyOne has no field for {labels.kind}"
-    target.write("metadata.json", json.dumps(_about(source, included)).encode())
     places = _Places(source, target, photos=values_of(OPTIONS, options)[PHOTOS.name])
 
     def samples() -> Iterator[str]:
@@ -75,7 +74,8 @@ def export_fiftyone(source: Folder, target: Folder, options: Options | None = No
         file.write('{"samples": [')
         write_items(file, samples())
         file.write("]}\n")
-    done.notes += omitted.notes()
+        omitted.report(done, source)
+    target.write("metadata.json", json.dumps(_about(source, included)).encode())
     return done
 
 

@@ -71,14 +71,15 @@ def export_label_studio(source: Folder, target: Folder, options: Options | None 
     if not included:
         return done
     _refuse_unknown(given[CLASSES.name], included)
-    target.write(CONFIG, _configuration(included))
+    configuration = _configuration(included)
     texts = _tasks(source, included, given[ROOT.name], done, omitted)
     for number, group in itertools.groupby(_numbered(texts), key=lambda one: one[0]):
         with target.replacing(f"tasks-{number:06d}.json") as path, path.open("w", encoding="utf-8") as file:
             file.write("[")
             write_items(file, (text for _, text in group))
             file.write("]\n")
-    done.notes += omitted.notes()
+    omitted.report(done, source)
+    target.write(CONFIG, configuration)
     return done
 
 

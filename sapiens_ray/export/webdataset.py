@@ -73,7 +73,7 @@ def export_webdataset(source: Folder, target: Folder, options: Options | None = 
     for name, group in itertools.groupby(members, key=lambda member: member.tar):
         with target.replacing(name, durable=False) as path:
             _write_tar(path, group, compressed=not name.endswith(".tar"))
-    done.notes += omitted.notes()
+    omitted.report(done, source)
     return done
 
 
@@ -151,7 +151,7 @@ class BesideTars:
         member = row["image_id"].removeprefix(f"{shard_id}/").lstrip("/")
         middle = member[len(key) + 1 :].rpartition(".")[0]
         wanted = f"{key}.{middle}" if middle else key
-        number = unused(wanted, self._taken)[len(wanted) + 1 :]  # of k.png beside k.jpg, and of a name that repeats
+        number = unused(wanted.lower(), self._taken)[len(wanted) + 1 :]  # of k.png beside k.jpg; readers ignore case
         return file_names(shard_id)[1], f"{wanted}.{number}" if number else wanted
 
 
