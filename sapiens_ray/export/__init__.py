@@ -18,5 +18,11 @@ EXPORTS: Registry[Export] = Registry(
         "masks": "sapiens_ray.export.masks:EXPORT",
         "yolo-pose": "sapiens_ray.export.yolo_pose:EXPORT",
         "yolo-seg": "sapiens_ray.export.yolo_seg:EXPORT",
+        "depth16": "sapiens_ray.export.depth16:EXPORT",
+        "normals": "sapiens_ray.export.normals:EXPORT",
+        "webdataset": "sapiens_ray.export.webdataset:EXPORT",
+        "label-studio": "sapiens_ray.export.label_studio:EXPORT",
+        "cvat": "sapiens_ray.export.cvat:EXPORT",
+        "fiftyone": "sapiens_ray.export.fiftyone:EXPORT",
     },
 )

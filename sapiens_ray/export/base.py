@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
-from sapiens_ray.errors import ConfigError
+from sapiens_ray.errors import ConfigError, OutputError
 from sapiens_ray.imaging.names import file_names
 from sapiens_ray.output.reading import iterate_rows
 from sapiens_ray.output.where import ChosenRows
@@ -68,6 +68,64 @@ class Export:
     help: str
     write: Callable[[Folder, Folder, Options], Exported]
     options: tuple[Option, ...] = ()
+
+
+def values_of(format_options: Sequence[Option], options: Options | None) -> Options:
+    """The value of each option of a format: the given one, or its default."""
+    return {one.name: (options or {}).get(one.name, one.default) for one in format_options}
+
+
+def word_of(*names: str) -> Callable[[str], str]:
+    """What parses an option that is one of some words."""
+
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"should be one of {', '.join(names)}")
+        return text
+
+    return parse
+
+
+class Omitted:
+    """Counts images that an export leaves out, by the reason, and keeps the names of the first of each."""
+
+    NAMED = 3  # images that a note names
+
+    def __init__(self) -> None:
+        self._counts = Counter[str]()
+        self._first: dict[str, list[str]] = {}
+
+    def add(self, why: str, image_id: str) -> None:
+        self._counts[why] += 1
+        self._first[why] = [*self._first.get(why, []), image_id][: self.NAMED]
+
+    def drop(self, why: str, image_id: str, done: Exported) -> None:
+        """Leave out an image that `labelled` has counted as exported."""
+        self.add(why, image_id)
+        done.images -= 1
+
+    @property
+    def total(self) -> int:
+        return self._counts.total()
+
+    def report(self, done: Exported, source: Folder) -> None:
+        """Note what was left out. Raises OutputError if that is every image."""
+        if self.total and not done.images:
+            raise OutputError("; ".join([f"no image of {source.uri} can be exported", *self.notes()]))
+        done.notes += self.notes()
+
+    def notes(self, where: str = "") -> list[str]:
+        """One line per reason. where: what ends the reason."""
+        return [
+            f"images left out, {why}{where}: {count}, such as {', '.join(self._first[why])}"
+            for why, count in self._counts.items()
+        ]
+
+
+def write_items(file: IO[str], items: Iterable[str]) -> None:
+    """Write the items of a JSON list, one per line, without keeping them."""
+    for number, item in enumerate(items):
+        file.write((",\n" if number else "\n") + item)
 
 
 def write_each(source: Folder, columns: list[str], done: Exported, write: Callable[[Row, str], None]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import yaml
 
 from sapiens_ray.errors import ConfigError
-from sapiens_ray.export.base import Exported, Option, Options, RowNames, labelled, value_of
+from sapiens_ray.export.base import Exported, Option, Options, RowNames, labelled, value_of, word_of
 from sapiens_ray.export.originals import Originals, suffix_of
 from sapiens_ray.imaging.names import hash_fraction
 from sapiens_ray.storage import Folder
@@ -23,12 +23,6 @@ from sapiens_ray.units import Row
 
 IMAGES = ("link", "copy", "none")
 _TAKEN = re.compile(r"(?<![^/])(images_*)(?=/)")  # folders that would be mistaken for the one with all images
-
-
-def _images(text: str) -> str:
-    if text not in IMAGES:
-        raise ValueError(f"should be one of {', '.join(IMAGES)}")
-    return text
 
 
 def _share(text: str) -> float:
@@ -42,7 +36,7 @@ WITH_IMAGES = Option(
     "images",
     "photos in images/: link (files of this machine), copy (from wherever the job had them) or none; default link",
     "link",
-    _images,
+    word_of(*IMAGES),
 )
 VAL = Option("val", "share of the images in val, chosen by a hash of image_id; default 0.1", 0.1, _share)
 LinesOf = Callable[[Row], Iterable[Sequence[float]]]  # the objects of an image: class, then numbers from 0 to 1

@@ -108,11 +108,6 @@ class StoredClassMap(StoredLabels):
         return [self.column]
 
     @property
-    def background(self) -> int:
-        """The class that is no foreground."""
-        return int(self.about.get("background", 0))
-
-    @property
     def class_names(self) -> list[str]:
         return list(self.about["class_names"])
 
