@@ -38,13 +38,15 @@ class Exported:
 class Option:
     """An option of one format, as `--name` on the command line.
 
-    parse: converts the text on the command line to the value; raises ValueError.
+    parse: converts the text on the command line to the value; raises ValueError. flag: it has no value on the command
+    line, where it stands for True.
     """
 
     name: str
     help: str
     default: Any
     parse: Callable[[str], Any] = str
+    flag: bool = False
 
 
 @dataclass(frozen=True)
