@@ -78,6 +78,6 @@ class PlannedPhotos:
 
 
 def is_photo_of(data: bytes | None, width: int, height: int) -> bool:
-    """Whether the bytes are those of an image of this size, which may be rotated: not another file than was labelled."""
+    """Whether the bytes are an image of this size, which EXIF may rotate, and so the one that was labelled."""
     size = None if data is None else header_size(data)
     return size is not None and sorted(size) == sorted((width, height))
