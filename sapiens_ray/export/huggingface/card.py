@@ -5,6 +5,8 @@ The fields of the YAML: https://github.com/huggingface/hub-docs/blob/main/datase
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +23,7 @@ from sapiens_ray.tasks.stored import StoredClassMap, StoredLabels, StoredPersons
 from sapiens_ray.version import __version__
 
 CARD = "README.md"
-MARK = "<!-- written by sapiens-ray export --format huggingface -->"
+MARK = "<!-- sapiens-ray export --format huggingface {} -->"
 IDENTIFIERS = {LICENCE: "cc-by-nc-4.0"}  # of licences on the hub
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
          (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"), (1_000_000_000, "100M<n<1B"))  # fmt: skip
@@ -41,7 +43,7 @@ class Model:
 @dataclass(frozen=True)
 class Card:
     """What the card tells. record: `job.yaml`; empty if the output has none. errors: error rows by kind. photos:
-    whether they are in the dataset. wanted: the licence that the user chose."""
+    whether they are in the dataset. wanted: the licence that the user chose. state: see `read_mark`."""
 
     record: Record
     labels: Sequence[StoredLabels]
@@ -50,6 +52,7 @@ class Card:
     errors: Mapping[str, int]
     photos: bool
     wanted: str | None
+    state: str
 
     @property
     def models(self) -> list[Model]:
@@ -102,7 +105,9 @@ class Card:
             self._about(), self._loading(), self._models(), self._columns(), *map(_table_of, self.labels),
             self._errors(), self._limits(), self._making(),
         ]  # fmt: skip
-        return f"---\n{head}---\n\n{MARK}\n\n" + "\n\n".join(filter(None, parts)) + "\n"
+        told = {"state": self.state, "images": self.written.rows, "error_rows": sum(self.errors.values())}
+        mark = MARK.format(json.dumps(told))
+        return f"---\n{head}---\n\n{mark}\n\n" + "\n\n".join(filter(None, parts)) + "\n"
 
     @property
     def _name(self) -> str:
@@ -232,9 +237,11 @@ MEANINGS = {
 }
 
 
-def is_ours(card: bytes) -> bool:
-    """Whether a README.md was written by an export."""
-    return MARK.encode() in card
+def read_mark(card: bytes) -> dict[str, Any] | None:
+    """What an export wrote into a README.md for itself: `state` of the labels, `images` and `error_rows`; None if it is
+    not the card of an export."""
+    found = re.search(re.escape(MARK).replace(re.escape("{}"), r"(\{.*?\})"), card.decode(errors="replace"))
+    return json.loads(found[1]) if found else None
 
 
 def _category(labels: StoredLabels) -> str:

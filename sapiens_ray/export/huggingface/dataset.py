@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,7 +12,7 @@ import pyarrow as pa
 
 from sapiens_ray.errors import ConfigError
 from sapiens_ray.export.base import Export, Exported, Option, Options, labelled, place_of
-from sapiens_ray.export.huggingface.card import CARD, Card, is_ours
+from sapiens_ray.export.huggingface.card import CARD, Card, read_mark
 from sapiens_ray.export.huggingface.features import (
     IMAGE_TYPE,
     Column,
@@ -19,14 +21,18 @@ from sapiens_ray.export.huggingface.features import (
     image_cells,
 )
 from sapiens_ray.export.huggingface.push import Repository
-from sapiens_ray.export.huggingface.shards import earlier_shards, write_shards
+from sapiens_ray.export.huggingface.shards import are_complete, earlier_shards, write_shards
+from sapiens_ray.output.done import list_units
+from sapiens_ray.output.layout import DATA as OUTPUT_DATA
 from sapiens_ray.output.reading import iterate_batches, schema_in
 from sapiens_ray.output.record import read_record
 from sapiens_ray.output.schema import labels_in
 from sapiens_ray.output.summary import counted
+from sapiens_ray.output.where import where_of
 from sapiens_ray.planning.photos import Place, PlannedPhotos, is_photo_of
 from sapiens_ray.sources import Encoded
 from sapiens_ray.storage import Folder
+from sapiens_ray.version import __version__
 
 BATCH = 16  # rows that are converted together
 NEEDED = ["image_id", "width", "height", "shard", "index", "error_kind"]
@@ -61,29 +67,36 @@ def export_huggingface(source: Folder, target: Folder, options: Options | None =
     repository that cannot be written to; OutputError if there are no labels.
     """
     given = options or {}
+    _refuse_other_dataset(target)
+    repository = _repository_of(given, target)
+    state = _state(source, given)
+    done = _written_before(target, state) if repository is not None else None
+    if done is None:
+        done = _write(source, target, given, state)
+    if repository is not None:
+        done.notes.append(f"uploaded to {repository.upload(target, [*earlier_shards(target), CARD])}")
+    return done
+
+
+def _write(source: Folder, target: Folder, options: Options, state: str) -> Exported:
     schema = schema_in(source)
     labels = labels_in(schema)
     columns, left_out = dataset_columns(schema, labels)
-    _refuse_other_dataset(target)
-    photos = PlannedPhotos(source) if given.get(PHOTOS.name) else None
-    repository = _repository_of(given, target)
     done = Exported(left_out=left_out)
     errors: Counter[str] = Counter()
     rows = _rows(source, columns, done, errors)
-    if photos is not None:
+    photos = bool(options.get(PHOTOS.name))
+    if photos:
         image = Column("image" if "image" not in schema.names else "photo", IMAGE_TYPE)
         columns = [image, *columns]
-        rows = _with_photos(rows, image.name, photos.in_order(_places(source)), done)
+        rows = _with_photos(rows, image.name, PlannedPhotos(source).in_order(_places(source)), done)
     asked = arrow_schema(columns)
     tables = (table.select(asked.names).replace_schema_metadata(asked.metadata) for table in rows)
     written = write_shards(target, tables, asked)
-    record, licence = read_record(source) or {}, given.get(LICENSE.name)
-    card = Card(record, labels, columns, written, errors, photos is not None, licence)
+    card = Card(read_record(source) or {}, labels, columns, written, errors, photos, options.get(LICENSE.name), state)
     target.write(CARD, card.text().encode())
     if card.licence is None:
         done.notes.append("the licence of the models is not known: README.md says so; --license NAME sets it")
-    if repository is not None:
-        done.notes.append(f"uploaded to {repository.upload(target, [*written.files, CARD])}")
     return done
 
 
@@ -94,10 +107,28 @@ EXPORT = Export(
 )
 
 
+def _state(source: Folder, options: Options) -> str:
+    """A text that changes when a new export would differ: when label files or options do."""
+    where = where_of(source)
+    files = [unit.file for unit in list_units(source)]
+    told = [files, source.modified(OUTPUT_DATA), where.text if where else "", options.get(PHOTOS.name),
+            options.get(LICENSE.name), __version__]  # fmt: skip
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _written_before(target: Folder, state: str) -> Exported | None:
+    """What an earlier export of the same labels wrote, if all of it is there: an interrupted upload goes on."""
+    mark = read_mark(target.read(CARD)) if target.exists(CARD) else None
+    if mark is None or mark["state"] != state or not are_complete(earlier_shards(target)):
+        return None
+    notes = [f"{target.uri} holds this dataset already: it is uploaded as it is"]
+    return Exported(mark["images"], mark["error_rows"], notes=notes)
+
+
 def _refuse_other_dataset(target: Folder) -> None:
     """Raise ConfigError if the target holds a README or data files that no export wrote: they would be replaced."""
     there = target.exists(CARD)
-    if there and not is_ours(target.read(CARD)):
+    if there and read_mark(target.read(CARD)) is None:
         raise ConfigError(f"--to {target.uri}: {CARD} was not written by this export; name another folder")
     if not there and earlier_shards(target):
         raise ConfigError(

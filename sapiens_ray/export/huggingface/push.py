@@ -1,8 +1,8 @@
 """Upload of a dataset to the Hugging Face hub, which can be interrupted and repeated.
 
-The hub keeps files by the hash of their content. Files are uploaded one by one and committed in groups; when the
-upload is repeated, what the hub holds is not sent again, whether or not it was committed. huggingface_hub has a
-function for that (`upload_large_folder`), but its version 2 has no longer; these calls are in all versions.
+The hub keeps files by the hash of their content, whether or not they were committed. Files are committed in groups;
+when the upload is repeated, what the hub holds is not sent again. huggingface_hub has a function for large folders
+(`upload_large_folder`), but its version 2 has no longer; commits are in all versions.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ class Repository:
     def made(cls, name: str, private: bool) -> Repository:
         """The repository, which is made if it does not exist. Raises ConfigError if that is not possible, or if it is
         public although it should be private."""
-        from huggingface_hub import HfApi
+        from huggingface_hub import CommitOperationAdd, HfApi
 
+        api = HfApi()
         with _errors_of(name, ConfigError):
-            HfApi().create_repo(name, repo_type="dataset", private=private or None, exist_ok=True)
-            is_private = HfApi().repo_info(name, repo_type="dataset").private
+            api.create_repo(name, repo_type="dataset", private=private or None, exist_ok=True)
+            # Sends nothing, since a README is not a large file, but asks whether this token may write here.
+            api.preupload_lfs_files(name, [CommitOperationAdd("README.md", b"#")], repo_type="dataset")
+            is_private = api.repo_info(name, repo_type="dataset").private
         if private and not is_private:
             raise ConfigError(f"--push {name}: is public; make it private in its settings, or leave out --private")
         return cls(name)
@@ -51,8 +54,6 @@ class Repository:
                 group = files[start : start + COMMITTED_TOGETHER]
                 last = start + len(group) == len(files)
                 added = [CommitOperationAdd(name, local_path(folder.join(name))) for name in group]
-                for one in added:
-                    api.preupload_lfs_files(self.name, [one], repo_type="dataset", free_memory=False)
                 api.create_commit(
                     self.name,
                     [*added, *(stale if last else [])],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +33,9 @@ class Written:
     file_bytes: int
 
 
-def write_shards(target: Folder, tables: Iterator[pa.Table], schema: pa.Schema, limit: int = SHARD_BYTES) -> Written:
-    """Write tables to as few files as the limit allows; one row group is in memory at a time.
-
-    limit: bytes after which a file ends. Files of an earlier export are removed when all new ones are there.
-    """
+def write_shards(target: Folder, tables: Iterator[pa.Table], schema: pa.Schema) -> Written:
+    """Write tables to files that end when they have SHARD_BYTES; one row group is in memory at a time. Files of an
+    earlier export are removed when all new ones are there."""
     if not target.remote:
         target.sweep(DATA, deep=False)
     groups = _row_groups(tables, schema)
@@ -46,13 +44,13 @@ def write_shards(target: Folder, tables: Iterator[pa.Table], schema: pa.Schema, 
     while ahead is not None:
         with target.replacing(_unnamed(files)) as path:
             with _writer(path, schema) as writer:
-                while ahead is not None and path.stat().st_size < limit:
+                while ahead is not None and path.stat().st_size < SHARD_BYTES:
                     writer.write_table(ahead)
                     rows, size = rows + ahead.num_rows, size + ahead.nbytes
                     ahead = next(groups, None)
             file_bytes += path.stat().st_size
         files += 1
-    names = [f"{DATA}/train-{number:05d}-of-{files:05d}.parquet" for number in range(files)]
+    names = [shard_name(number, files) for number in range(files)]
     with ThreadPoolExecutor(target.threads) as pool:
         list(pool.map(lambda number: rename(target, _unnamed(number), names[number]), range(files)))
     for name in earlier_shards(target):
@@ -64,6 +62,16 @@ def write_shards(target: Folder, tables: Iterator[pa.Table], schema: pa.Schema, 
 def earlier_shards(target: Folder) -> list[str]:
     """The files of a dataset that an export wrote to this folder."""
     return [name for name in (f"{DATA}/{file}" for file in target.files(DATA)) if is_shard(name)]
+
+
+def are_complete(shards: Sequence[str]) -> bool:
+    """Whether these are all files of one export: their names say how many there are."""
+    return bool(shards) and list(shards) == [shard_name(number, len(shards)) for number in range(len(shards))]
+
+
+def shard_name(number: int, files: int) -> str:
+    """The name of a data file, of so many."""
+    return f"{DATA}/train-{number:05d}-of-{files:05d}.parquet"
 
 
 def is_shard(name: str) -> bool:
