@@ -49,7 +49,8 @@ def add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) ->
     add_quiet(export, "print nothing but errors and one line with the result")
     storage_arguments(export)
     about: list[str] = []
-    options: dict[tuple[str, bool], list[str]] = defaultdict(list)  # how it is written -> help texts of its formats
+    options: dict[str, list[str]] = defaultdict(list)  # flag -> help texts of the formats that have it
+    without_text: set[str] = set()
     for name in EXPORTS:
         try:
             format = EXPORTS[name]
@@ -58,14 +59,14 @@ def add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) ->
             continue
         about.append(f"{name}: {format.help}")
         for option in format.options:
-            options[_flag(option), option.flag].append(f"{name}: {option.help}")
+            options[_flag(option)].append(f"{name}: {option.help}")
+            if option.flag:
+                without_text.add(_flag(option))
     formats.help = _text(about)
-    for (flag, has_no_value), texts in options.items():
+    for flag, texts in options.items():
+        given = {"action": "store_const", "const": True} if flag in without_text else {"metavar": "VALUE"}
         try:
-            if has_no_value:
-                export.add_argument(flag, action="store_true", default=None, help=_text(texts))
-            else:
-                export.add_argument(flag, metavar="VALUE", help=_text(texts))  # parsed by the chosen format
+            export.add_argument(flag, help=_text(texts), **given)  # parsed by the chosen format
         except argparse.ArgumentError:
             raise ConfigError(f"export option {flag} ({_text(texts)}) has the name of an option of `export`") from None
 
@@ -162,8 +163,7 @@ def _option_values(format: Export, arguments: argparse.Namespace) -> dict[str, o
     for option in format.options:
         text = getattr(arguments, option.name)
         try:
-            given = text if option.flag or text is None else option.parse(text)
-            values[option.name] = option.default if given is None else given
+            values[option.name] = option.default if text is None else text if option.flag else option.parse(text)
         except ValueError as error:
             raise ConfigError(f"{_flag(option)} {text}: {error}") from None
     return values

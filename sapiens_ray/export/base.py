@@ -38,8 +38,8 @@ class Exported:
 class Option:
     """An option of one format, as `--name` on the command line.
 
-    parse: converts the text on the command line to the value; raises ValueError. flag: it has no value on the command
-    line, where it stands for True.
+    parse: converts the text on the command line to the value; raises ValueError. flag: it takes no text, and is True
+    where it is given.
     """
 
     name: str

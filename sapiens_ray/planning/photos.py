@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from sapiens_ray.errors import OutputError
 from sapiens_ray.imaging.images import header_size
+from sapiens_ray.job.config import Job
+from sapiens_ray.output.layout import JOB_FILE
 from sapiens_ray.output.record import read_record
+from sapiens_ray.planning.columns import readable_columns
 from sapiens_ray.planning.plan import Shard, load_plan, read_entries
 from sapiens_ray.planning.shards import open_shard
-from sapiens_ray.sources import Encoded, Entry, Images, Reading, folders
+from sapiens_ray.sources import Encoded, Entry, Images, folders
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import Done
 
@@ -24,21 +28,18 @@ END = 1 << 31  # after every index
 class PlannedPhotos:
     """The photos of an output. Its storage options are those of the input as well.
 
-    Raises OutputError if the folder holds no plan.
+    Raises OutputError if the folder holds no plan of a job.
     """
 
     def __init__(self, output: Folder) -> None:
-        plan = load_plan(output)
-        if plan is None:
-            raise OutputError(f"{output.uri} has no plan.parquet, which says where its photos are")
-        given = (read_record(output) or {}).get("job", {}).get("input", {})
+        plan, record = load_plan(output), read_record(output)
+        if plan is None or record is None:
+            raise OutputError(f"{output.uri} has no plan.parquet or no job.yaml, which say where its photos are")
         self._shards: list[Shard] = plan.shards
         self._output = Folder(output.uri, output.options)  # all rows of it
-        self._reading = Reading(
-            image_column=given.get("image_column"),
-            include=tuple(given.get("include") or ()),
-            storage_options=output.options,
-        )
+        # As the job read them, so that images have the same numbers.
+        reading = readable_columns(Job.parse(record["job"], output.join(JOB_FILE)).reading, plan.extra_schema)
+        self._reading = replace(reading, storage_options=output.options)
         self._entries: tuple[int, list[Entry]] = (-1, [])  # of the shard of a folder or list that was read last
 
     def in_order(self, places: Iterable[Place]) -> Iterator[tuple[Place, Encoded]]:
