@@ -178,7 +178,7 @@ class IterableLabelDataset(torch.utils.data.IterableDataset[Any]):
         if self._shuffle:
             order = np.random.default_rng(key).permutation(order)
         parts = pieces(index.sizes, order, *reader.share(len(index), self._even))
-        rows = (row for part in parts for row in self._labels._rows(*part))
+        rows: Iterator[tuple[Row, bytes | None]] = (row for part in parts for row in self._labels._rows(*part))
         if self._shuffle:
             number = reader.rank * reader.workers + reader.worker
             rows = shuffled(rows, self._buffer, np.random.default_rng([*key, number]))

@@ -14,6 +14,7 @@ from sapiens_ray.output.chunks import leaves_of
 from sapiens_ray.output.done import list_units
 from sapiens_ray.output.layout import data_file
 from sapiens_ray.storage import Folder
+from sapiens_ray.storage.forks import keep_connections
 from sapiens_ray.storage.parquet import group_spans, open_parquet, read_groups
 from sapiens_ray.training.index import Group
 from sapiens_ray.units import UnitName
@@ -29,6 +30,7 @@ class GroupReader:
     def __init__(self, folder: Folder, columns: Sequence[str]) -> None:
         self._folder = folder
         self._columns = dict.fromkeys(columns, ())
+        keep_connections()
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:

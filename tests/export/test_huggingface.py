@@ -16,7 +16,8 @@ from huggingface_hub import DatasetCard
 
 from sapiens_ray.export.huggingface import shards
 from sapiens_ray.output.schema import output_schema
-from sapiens_ray.planning.plan import Plan, Shard, save_plan
+from sapiens_ray.planning.plan import EntriesFile, Plan, Shard, save_plan
+from sapiens_ray.sources import Entry
 from sapiens_ray.storage import Folder
 from tests.reporting.made import error_row, labelled_photo, write_rows
 
@@ -41,18 +42,20 @@ def write(folder: Path, rows: int = PHOTOS) -> Path:
 
 
 def plan_of(output: Folder, photos: Path, names: list[str]) -> None:
-    """A plan of two shards of a folder, with its entries."""
-    from sapiens_ray.planning.plan import EntriesFile
-    from sapiens_ray.sources import Entry
+    """Write a plan of two shards of a folder, with its entries."""
+    save_plan(Plan(entries_of(output, str(photos), names), 64, pa.schema([])), output)
 
+
+def entries_of(output: Folder, photos: str, names: list[str]) -> list[Shard]:
+    """Write the entries of two shards of a folder. Returns the shards."""
     entries = EntriesFile(0)
     found = []
     for number, part in enumerate(np.array_split(np.array(names), 2)):
-        group = entries.add([Entry(str(photos / name), name) for name in part])
-        found.append(Shard(number, "images", str(photos), f"{photos}#{number}", images=len(part), entries=entries.name,
-                           group=group))  # fmt: skip
+        group = entries.add([Entry(f"{photos}/{name}", str(name)) for name in part])
+        place = f"{photos}#{number}"
+        found.append(Shard(number, "images", photos, place, images=len(part), entries=entries.name, group=group))
     entries.publish(output)
-    save_plan(Plan(found, 64, pa.schema([])), output)
+    return found
 
 
 def load(folder: Path, cache: Path):

@@ -123,7 +123,9 @@ def test_batches_with_persons_need_one(made: Made):
     assert [len(boxes) for boxes in batch["persons"]["boxes"]] == [1, 0, 3, 1]
 
 
-@pytest.mark.parametrize(("shuffle", "method"), [(False, "fork"), (True, "fork"), (True, "spawn")])
+@pytest.mark.parametrize(
+    ("shuffle", "method"), [(False, "fork"), (True, "fork"), pytest.param(True, "spawn", marks=pytest.mark.nightly)]
+)
 def test_workers_read_every_row_once(made: Made, shuffle: bool, method: str):
     rows = LabelDataset(made.folder, ["seg"]).iterable(shuffle, buffer=8)
     loader = DataLoader(rows, batch_size=None, num_workers=2, multiprocessing_context=method, persistent_workers=True)

@@ -263,7 +263,8 @@ def _in_words(feature: Feature) -> str:
         return f"list of {_in_words(feature[0])}"
     if feature.get("_type") == "Sequence":
         return f"list of {_in_words(feature['feature'])}"
-    return {"Image": "image", "Value": feature.get("dtype", "")}.get(feature.get("_type"), "struct")
+    kind = feature.get("_type")
+    return "image" if kind == "Image" else str(feature["dtype"]) if kind == "Value" else "struct"
 
 
 def _table_of(labels: StoredLabels) -> str:
