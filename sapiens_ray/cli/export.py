@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import defaultdict
 from typing import TYPE_CHECKING
@@ -93,6 +94,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
     source, target = folder_of(arguments.output, arguments), folder_of(arguments.to, arguments)
     _refuse_output(source, target)
+    if arguments.quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # of uploads
     format = EXPORTS[arguments.format]
     options = _option_values(format, arguments)
     with translate_errors(OutputError, f"cannot export {arguments.output} to {arguments.to}"):

@@ -24,5 +24,6 @@ EXPORTS: Registry[Export] = Registry(
         "label-studio": "sapiens_ray.export.label_studio:EXPORT",
         "cvat": "sapiens_ray.export.cvat:EXPORT",
         "fiftyone": "sapiens_ray.export.fiftyone:EXPORT",
+        "huggingface": "sapiens_ray.export.huggingface.dataset:EXPORT",
     },
 )

@@ -25,6 +25,14 @@ def open_parquet(stream: IO[bytes]) -> pq.ParquetFile:
     return pq.ParquetFile(stream, pre_buffer=False)
 
 
+def leaf_paths(schema: pa.Schema) -> list[str]:
+    """The columns of a Parquet file with this schema: the leaves of lists and structs are columns of their own."""
+    probe = io.BytesIO()
+    pq.write_table(schema.empty_table(), probe)
+    columns = pq.ParquetFile(probe).schema
+    return [columns.column(position).path for position in range(len(columns))]
+
+
 def read_table(folder: Folder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """One file, or some of its columns."""
     with folder.open(name) as stream, open_parquet(stream) as file:
