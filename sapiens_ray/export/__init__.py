@@ -15,5 +15,6 @@ EXPORTS: Registry[Export] = Registry(
         "coco": "sapiens_ray.export.coco:EXPORT",
         "coco-results": "sapiens_ray.export.coco_results:EXPORT",
         "masks": "sapiens_ray.export.masks:EXPORT",
+        "video": "sapiens_ray.export.video:EXPORT",
     },
 )

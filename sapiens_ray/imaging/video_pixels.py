@@ -28,12 +28,10 @@ class FrameConverter:
     """Converts frames of one video; keeps what FFmpeg prepares for one size and format."""
 
     def __init__(self) -> None:
-        from av.video.reformatter import Interpolation, VideoReformatter
+        from av.video.reformatter import VideoReformatter
 
         self._reformatter = VideoReformatter()
-        # The same bits on every processor; chroma at full width, without which levels are off by 3.
-        chosen = Interpolation.BILINEAR | Interpolation.ACCURATE_RND
-        self._flags = int(chosen | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT)
+        self._flags = _flags()
 
     def to_bgr(self, frame: av.VideoFrame) -> np.ndarray:
         """H x W x 3 uint8 BGR, turned as the display matrix of the frame says; alpha is dropped.
@@ -56,13 +54,32 @@ class FrameConverter:
         return turned(converted.to_ndarray(), _matrix(frame))
 
 
+def _flags() -> int:
+    """How FFmpeg scales: the same bits on every processor, and chroma at full width. Without that, levels are off by up
+    to 3."""
+    from av.video.reformatter import Interpolation
+
+    chosen = Interpolation.BILINEAR | Interpolation.ACCURATE_RND
+    return int(chosen | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT)
+
+
+def to_frame(image: np.ndarray) -> av.VideoFrame:
+    """An H x W x 3 uint8 BGR image with even sides as a frame of yuv420p: BT.709, limited range, and tagged so."""
+    from av import VideoFrame
+    from av.video.reformatter import Colorspace
+
+    frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24")
+    return frame.reformat(
+        format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=LIMITED, interpolation=_flags(), threads=1
+    )
+
+
 def _matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
     """a, b, c, d of the display matrix: a pixel at column x and row y is shown at column a x + c y, row b x + d y."""
-    for data in frame.side_data:
-        if data.type.name == MATRIX:
-            a, b, _, c, d = struct.unpack_from("=5i", bytes(data))
-            return a, b, c, d
-    return None
+    if MATRIX not in frame.side_data:
+        return None
+    a, b, _, c, d = struct.unpack_from("=5i", frame.side_data[MATRIX])
+    return a, b, c, d
 
 
 def turned(image: np.ndarray, matrix: tuple[int, int, int, int] | None) -> np.ndarray:

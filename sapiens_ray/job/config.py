@@ -55,8 +55,8 @@ class Input(Section):
 
     uri: list[str] = Field(
         description="Folder (searched recursively), image, *.tar / *.tar.gz, *.parquet, a .txt / .csv / "
-        ".jsonl list, or a video (.mp4, .mov, .mkv, .webm); globs and {000..099} ranges are expanded; one or several; local or any fsspec URL "
-        "such as s3://bucket/photos. Relative paths are relative to the YAML."
+        ".jsonl list, or a video (.mp4, .mov, .mkv, .webm); globs and {000..099} ranges are expanded; one or several; "
+        "local or any fsspec URL such as s3://bucket/photos. Relative paths are relative to the YAML."
     )
     format: InputFormat = Field(
         "auto", description="How to read `uri`; auto: by the suffix. Videos in folders are read only with video."

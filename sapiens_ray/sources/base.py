@@ -1,4 +1,4 @@
-"""The interface of sources, which read encoded images from folders, lists, tars, Parquet files, videos or added formats.
+"""The interface of sources, which read encoded images from folders, lists, tars, Parquet files, videos, other formats.
 
 A new source is a module with a subclass of `ShardSource` or `EntrySource`, and a line in `sources/__init__.py`.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from sapiens_ray.sources.video_table import FrameTable, is_stored_frame
 
 if TYPE_CHECKING:
     import av
+    from av.video.stream import VideoStream
 
 MOST_KEPT = 16  # frames that a decoder of H.264 keeps
 MOST_DELAY = 32  # packets after its own that a decoder may need before it gives a frame; H.264 and HEVC have up to 16
@@ -25,9 +27,13 @@ def decoded(
     whole: the frames are all stored whole, and each is decoded alone. progress: called for every packet. Decoding
     starts at the last packet before a frame from which it can start. Raises the exception of a failing storage.
     """
+    waiting = iter(numbers)
+    first = next(waiting, None)
+    if first is None:
+        return
     with contextlib.closing(_Packets(stream, table, progress)) as packets:
         decoder = _Decoder(packets, table)
-        for number in numbers:
+        for number in itertools.chain([first], waiting):
             yield number, decoder.alone(number) if whole else decoder.frame(number)
 
 
@@ -51,7 +57,7 @@ class _Packets:
 
     def _demux(self) -> None:
         self._coming = self._stream.packets(self._container, self._track, lambda text: None)
-        self._held: av.Packet | None = None
+        self._held: av.Packet[VideoStream] | None = None
 
     @property
     def codec(self) -> av.VideoCodecContext:
@@ -69,7 +75,7 @@ class _Packets:
         before = self._table.entries_before(entry - MOST_KEPT)
         return int(before[0]) if len(before) else 0
 
-    def take(self) -> av.Packet | None:
+    def take(self) -> av.Packet[VideoStream] | None:
         """The next packet; None after the last one."""
         self._progress()
         packet = self._held or next(filter(is_stored_frame, self._coming), None)
@@ -104,7 +110,7 @@ class _Packets:
             except pyav().error.FFmpegError:
                 self._stream.check()
                 break
-            found = None if packet is None else self._table.packet_at(int(packet.pts or 0), packet.pos or -1)
+            found = None if packet is None else self._table.index_of(packet)
             if found is not None and found <= index:
                 self._held, self.next = packet, found
                 return
@@ -179,8 +185,6 @@ class _Decoder:
     def alone(self, number: int) -> av.VideoFrame | None:
         """A frame that is stored whole, decoded from its packet alone; None if it cannot be decoded."""
         index = int(self._table.stored[number])
-        if index in self._table.breaks and index >= len(self._table.keys):
-            return None
         self._packets.go_to(index)
         packet = self._packets.take()
         try:

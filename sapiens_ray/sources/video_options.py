@@ -112,9 +112,9 @@ class VideoOptions(Section):
             return self._resampled(table, rate(self.fps))
         numbers = np.arange(first, stop, dtype=np.int64)
         if self.keyframes:
-            return numbers[table.is_key(numbers)]
+            return np.compress(table.is_key(numbers), numbers)
         if self.every is not None:
-            return numbers[numbers % self.every == 0]
+            return np.compress(numbers % self.every == 0, numbers)
         return numbers
 
     @staticmethod

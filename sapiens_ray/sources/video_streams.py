@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 from sapiens_ray.errors import ConfigError
 
 if TYPE_CHECKING:
-    import av
+    from av import Packet
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
@@ -21,8 +21,8 @@ EBML = b"\x1a\x45\xdf\xa3"
 SEGMENT = b"\x18\x53\x80\x67"
 MOST_BOXES = 64  # at the top level of a file that is not fragmented
 Report = tuple[int, str, str]  # level, part of FFmpeg, text
-# The headers tell what is needed. FFmpeg would read up to five seconds more to guess rates, and what it reports of damage
-# in them would be lost.
+# The headers tell what is needed. FFmpeg would read up to five seconds more to guess rates, and what it reports of
+# damage in them would be lost.
 PROBE = {"probesize": "32", "analyzeduration": "0"}
 ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: the cover of an audio file
 
@@ -78,7 +78,7 @@ class Watched:
 
     def packets(
         self, container: InputContainer, track: VideoStream, damaged: Callable[[str], object]
-    ) -> Iterator[av.Packet]:
+    ) -> Iterator[Packet[VideoStream]]:
         """The packets of a track to the end of the file, or to where nothing can be read any more; then `damaged` is
         called with the reason. Raises the exception of a failing storage."""
         library = pyav()

@@ -18,7 +18,8 @@ import numpy as np
 from sapiens_ray.sources.video_streams import HeadersOnly, Watched, missing_at_the_end, open_video, quoting, taken
 
 if TYPE_CHECKING:
-    import av
+    from av import Packet
+    from av.video.stream import VideoStream
 
 TELL_EVERY = 1000  # packets
 VP8_SHOWN = 0x10  # a bit of the first byte of a VP8 frame (RFC 6386, 9.1)
@@ -83,13 +84,17 @@ class FrameTable:
         place = int(np.searchsorted(self.times, time))
         return place if place < len(self.times) and self.times[place] == time else None
 
-    def packet_at(self, time: int, position: int) -> int | None:
-        """The index of the packet with this time at this place in the file; None if there is none, or several."""
-        found = np.flatnonzero((self.times_stored == time) & (self.positions == position))
+    def index_of(self, packet: Packet[VideoStream]) -> int | None:
+        """The index of a packet, by its time and its place in the file; None if there is none, or several."""
+        found = np.flatnonzero((self.times_stored == packet.pts) & (self.positions == _position(packet)))
         return int(found[0]) if len(found) == 1 else None
 
 
-def is_stored_frame(packet: av.Packet) -> bool:
+def _position(packet: Packet[VideoStream]) -> int:
+    return -1 if packet.pos is None else packet.pos
+
+
+def is_stored_frame(packet: Packet[VideoStream]) -> bool:
     """Whether a packet is one that a table counts: whole, and with a time."""
     return bool(packet.size) and packet.pts is not None and not packet.is_corrupt
 
@@ -129,7 +134,7 @@ def _read(stream: Watched, progress: Callable[[], None]) -> FrameTable | None:
                 continue
             times.append(int(packet.pts or 0))
             durations.append(int(packet.duration or 0))
-            positions.append(-1 if packet.pos is None else packet.pos)
+            positions.append(_position(packet))
             keys.append(packet.is_keyframe)
             hidden = packet.is_discard or (is_vp8 and whole and not bytes(packet)[0] & VP8_SHOWN)
             shown.append(not hidden)
