@@ -22,10 +22,10 @@ BITS, BLOCK = 8, 20
 SIZE = (BITS * BLOCK, 96)  # width, height
 NTSC = Fraction(30000, 1001)
 GROUPS = {
-    "libx264": {"g": "12", "bf": "3", "preset": "veryfast"},
+    "libx264": {"g": "12", "bf": "3", "preset": "veryfast", "sc_threshold": "0"},
     "libx265": {"g": "12", "preset": "ultrafast", "x265-params": "log-level=none:pools=1:bframes=3:keyint=12"},
     "libvpx-vp9": {"g": "12", "deadline": "realtime", "cpu-used": "8"},
-    "mpeg4": {"g": "12", "bf": "2"},
+    "mpeg4": {"g": "12", "bf": "2", "sc_threshold": "1000000000"},
 }
 
 

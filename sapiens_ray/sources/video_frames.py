@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sapiens_ray.sources.video_streams import Watched, open_video, pyav
 from sapiens_ray.sources.video_table import FrameTable, is_stored_frame
@@ -120,67 +120,97 @@ class _Packets:
         self._opened.close()
 
 
-class _Decoder:
-    """Decodes frames. After a packet that cannot be decoded, or a place where packets are missing, frames are predicted
-    from pixels that are made up; so none is given until the next packet from which decoding can start.
+class _Spoiled(NamedTuple):
+    """Packets that are of no use: from `start` to `stop`, and those behind that are shown before `time`."""
 
-    _spoiled: whether that is so now. _clean_from: the time of the packet with which it ended; frames that are stored
-    after that packet and shown before it may still be spoiled.
+    start: int
+    stop: int
+    time: int
+
+
+class _Decoder:
+    """Decodes frames. Where a packet cannot be decoded, or packets are missing, the frames after it are predicted from
+    pixels that are made up. None of these is given, up to the next packet from which decoding can start.
+
+    _ready: decoded frames that were not asked for yet. _sent: the frames whose packets were decoded, and that did not
+    come yet. _spoiled: what damage was found. _from: the time at which decoding
+    started; frames before it may lack what they are predicted from.
     """
 
     def __init__(self, packets: _Packets, table: FrameTable) -> None:
         self._packets, self._table = packets, table
         self._ready: dict[int, av.VideoFrame] = {}
-        self._lost: set[int] = set()
+        self._sent: set[int] = set()
+        self._spoiled: list[_Spoiled] = []
+        self._from: int | None = None
         self._ended = False
-        self._spoiled = not (len(table.keys) and table.keys[0])
-        self._clean_from: int | None = None
 
     def frame(self, number: int) -> av.VideoFrame | None:
         """A frame with a larger number than those before; None if it cannot be decoded."""
         table = self._table
-        entry = self._packets.start_for(table.entry(number))
-        if entry > self._packets.next:
-            self._packets.go_to(entry)
-            self._ready.clear()
-            self._lost.clear()
-            self._ended, self._spoiled = False, True
+        entry = table.entry(number)
+        start = self._packets.start_for(entry)
+        if start > self._packets.next:
+            self._packets.go_to(start)
+            self._ready, self._sent, self._spoiled = {}, set(), []
+            self._from, self._ended = int(table.times_stored[start]), False
         self._ready = {one: frame for one, frame in self._ready.items() if one >= number}
-        self._lost = {one for one in self._lost if one >= number}
+        self._sent = {one for one in self._sent if one >= number}
+        self._spoiled = [one for one in self._spoiled if one.stop >= entry]
         last = int(table.stored[number]) + MOST_DELAY
         while number not in self._ready and not self._ended and self._packets.next <= last:
             self._step(number)
         frame = self._ready.pop(number, None)
-        return None if number in self._lost else frame
+        return None if self._is_spoiled(int(table.stored[number])) else frame
 
     def _step(self, number: int) -> None:
         """Decode the next packet. Frames before `number` are dropped."""
         table, index = self._table, self._packets.next
         packet = self._packets.take()
         self._ended = packet is None
-        own = table.numbers[index] if packet is not None else -1
-        is_sound = True
-        if packet is not None:
-            time = int(table.times_stored[index])
-            if index in table.breaks:
-                self._spoiled = True
-            if table.keys[index] and self._spoiled:
-                self._spoiled, self._clean_from = False, time
-            is_sound = not self._spoiled and (self._clean_from is None or time >= self._clean_from)
+        is_whole = packet is not None and (self._from is None or table.times_stored[index] >= self._from)
+        if packet is not None and index in table.breaks:
+            self._spoil(index, index)
+        if is_whole and table.numbers[index] >= 0:
+            self._sent.add(int(table.numbers[index]))
         try:
             frames = self._packets.codec.decode(packet)
         except pyav().error.FFmpegError:
             frames = []
-            self._spoiled = self._spoiled or is_sound
-            is_sound = False
-        if not is_sound:
-            self._lost.add(int(own))
+            if is_whole:
+                self._spoil(index, index + 1)
         for frame in frames:
             place = None if frame.pts is None else table.number_at(frame.pts)
-            if place is not None and place >= number:
+            if place is None:
+                continue
+            if frame.is_corrupt:
+                self._spoil(int(table.stored[place]), int(table.stored[place]) + 1)
+            self._sent.discard(place)
+            for lost in [one for one in self._sent if one < place]:  # frames come in the order in which they are shown
+                self._sent.discard(lost)
+                self._spoil(int(table.stored[lost]), int(table.stored[lost]) + 1)
+            if place >= number:
                 self._ready[place] = frame
-                if frame.is_corrupt:
-                    self._lost.add(place)
+
+    def _spoil(self, index: int, after: int) -> None:
+        """Give no frame of a packet and of those behind it, up to the first from `after` on to start at, nor those
+        behind that one that are shown before it. Where the packet is itself one that is shown before the last one to
+        start at, only its like may need it."""
+        if self._is_spoiled(index):
+            return
+        table = self._table
+        before = table.entries_before(index)
+        if len(before) and table.times_stored[index] < table.times_stored[before[0]]:
+            self._spoiled.append(_Spoiled(index, index + 1, int(table.times_stored[before[0]])))
+        else:
+            stop = table.next_entry(after)
+            time = int(table.times_stored[stop]) if stop < len(table.keys) else int(table.times[0])
+            self._spoiled.append(_Spoiled(index, stop, time))
+
+    def _is_spoiled(self, index: int) -> bool:
+        """Whether the frame of a packet must not be given."""
+        time = self._table.times_stored[index]
+        return any(one.start <= index and (index < one.stop or time < one.time) for one in self._spoiled)
 
     def alone(self, number: int) -> av.VideoFrame | None:
         """A frame that is stored whole, decoded from its packet alone; None if it cannot be decoded."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -105,7 +106,7 @@ class HeadersOnly(Watched):
     def __init__(self, stream: Watched) -> None:
         super().__init__(stream)
         self._size = stream.size
-        self._contents = _contents(stream, self._size)
+        self._contents = _contents(stream)
         self.saves_reading = bool(self._contents)
         stream.seek(0)
 
@@ -122,42 +123,48 @@ class HeadersOnly(Watched):
         return super().read(count)
 
 
-def _contents(stream: Watched, size: int) -> list[tuple[int, int]]:
-    """Where the frames of an MP4 or MOV file are, as byte ranges; empty if the file is another one, or fragmented."""
-    found: list[tuple[int, int]] = []
-    at = 0
-    for _ in range(MOST_BOXES):
+def _boxes(stream: Watched) -> Iterator[tuple[bytes, int, int]]:
+    """The boxes at the top level of an MP4 or MOV file (ISO/IEC 14496-12, 4.2): kind, where the content begins, where
+    the box ends, which may be behind the end of the file. None of another file."""
+    at, size = 0, stream.size
+    while at < size:
         stream.seek(at)
         head = stream.read(16)
-        if len(head) < 8:
-            return found
         kind, length, start = head[4:8], int.from_bytes(head[:4]), at + 8
         if at == 0 and kind not in BOXES:
-            return []
+            return
         if length == 1 and len(head) == 16:
             length, start = int.from_bytes(head[8:]), at + 16
         stop = at + length if length else size
-        if kind == b"moof" or stop < start:
+        if stop < start:  # the end of something else
+            return
+        yield kind, start, stop
+        at = stop
+
+
+def _contents(stream: Watched) -> list[tuple[int, int]]:
+    """Where the frames of an MP4 or MOV file are, as byte ranges; empty if the file is another one, or fragmented."""
+    found: list[tuple[int, int]] = []
+    for kind, start, stop in itertools.islice(_boxes(stream), MOST_BOXES):
+        if kind == b"moof":
             return []
         if kind == b"mdat":
-            found.append((start, min(stop, size)))
-        at = stop
-    return []
+            found.append((start, stop))
+    return found
 
 
 def missing_at_the_end(stream: Watched) -> str:
-    """What a Matroska or WebM file lacks at its end, in words; empty if it is whole, or does not say how long it is.
-    (Of an MP4 file, packets that lie behind the end are found when they are read.)"""
+    """What a file lacks at its end, in words; empty if it is whole, or does not say how long it is."""
+    end = max((stop for _, _, stop in _boxes(stream)), default=0)
     stream.seek(0)
     head = stream.read(64 + 12)
-    if not head.startswith(EBML):
-        return ""
-    length, at = _ebml_size(head, 4)
-    at += length or 0
-    if head[at : at + 4] != SEGMENT:
-        return ""
-    length, start = _ebml_size(head, at + 4)
-    lacking = 0 if length is None else start + length - stream.size
+    if head.startswith(EBML):
+        length, at = _ebml_size(head, 4)
+        at += length or 0
+        if head[at : at + 4] == SEGMENT:
+            length, start = _ebml_size(head, at + 4)
+            end = 0 if length is None else start + length
+    lacking = end - stream.size
     return f"the file is cut off: {lacking} bytes are missing at its end" if lacking > 0 else ""
 
 
@@ -188,10 +195,14 @@ def open_video(stream: Watched) -> Iterator[tuple[InputContainer, VideoStream]]:
         what = "is empty" if not head else f"starts with {head!r}"
         raise DamagedVideoError(f"not an MP4, MOV, Matroska or WebM file: it {what}")
     try:
-        container = library.open(stream, format=name, metadata_errors="replace", options=PROBE)
+        container = _opened(stream, name, PROBE)
     except library.error.FFmpegError as error:
         stream.check()
-        raise DamagedVideoError(f"the video cannot be opened: {_text(error)}") from None
+        try:  # without the headers of all fragments, of which the last one may be cut off
+            container = _opened(stream, name, {**PROBE, "fflags": "ignidx"})
+        except library.error.FFmpegError:
+            stream.check()
+            raise DamagedVideoError(f"the video cannot be opened: {_text(error)}") from None
     with container:
         stream.check()
         tracks = [one for one in container.streams.video if not int(one.disposition) & ATTACHED_PICTURE]
@@ -210,6 +221,12 @@ def open_video(stream: Watched) -> Iterator[tuple[InputContainer, VideoStream]]:
             "err_detect": "explode", **({"strict": "strict"} if track.codec_context.name == "h264" else {}),
         }  # fmt: skip
         yield container, track
+
+
+def _opened(stream: Watched, name: str, options: dict[str, str]) -> InputContainer:
+    stream.seek(0)
+    found: InputContainer = pyav().open(stream, format=name, metadata_errors="replace", options=options)
+    return found
 
 
 def _text(error: Exception) -> str:

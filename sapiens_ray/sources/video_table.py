@@ -70,6 +70,11 @@ class FrameTable:
             place -= 1
         return int(self._entries[place]) if place >= 0 else 0
 
+    def next_entry(self, packet: int) -> int:
+        """The first packet from this one on from which decoding can start; the number of packets if there is none."""
+        place = int(np.searchsorted(self._entries, packet))
+        return int(self._entries[place]) if place < len(self._entries) else len(self.keys)
+
     def entries_before(self, packet: int) -> np.ndarray:
         """The packets before this one, and this one, from which decoding can start; the nearest first."""
         found: np.ndarray = self._entries[self._entries <= packet][::-1]

