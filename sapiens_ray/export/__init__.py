@@ -25,5 +25,6 @@ EXPORTS: Registry[Export] = Registry(
         "cvat": "sapiens_ray.export.cvat:EXPORT",
         "fiftyone": "sapiens_ray.export.fiftyone:EXPORT",
         "huggingface": "sapiens_ray.export.huggingface.dataset:EXPORT",
+        "video": "sapiens_ray.export.video:EXPORT",
     },
 )

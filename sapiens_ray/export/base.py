@@ -41,13 +41,8 @@ class Exported:
 class Option:
     """An option of one format, as `--name` on the command line.
 
-<<<<<<< HEAD
     parse: converts the text on the command line to the value; raises ValueError. flag: it has no value there, and is
     True where it is given.
-=======
-    parse: converts the text on the command line to the value; raises ValueError. flag: it takes no text, and is True
-    where it is given.
->>>>>>> hub
     """
 
     name: str
@@ -55,14 +50,11 @@ class Option:
     default: Any
     parse: Callable[[str], Any] = str
     flag: bool = False
-<<<<<<< HEAD
 
 
 def value_of(options: Options | None, option: Option) -> Any:
     """The value of an option; its default where none are given."""
     return (options or {}).get(option.name, option.default)
-=======
->>>>>>> hub
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from sapiens_ray.errors import InputError
 from sapiens_ray.job.config import Job
-from sapiens_ray.sources import Reading, source_of
+from sapiens_ray.sources import VIDEO, Reading, source_of
 from sapiens_ray.sources.webdataset import NO_JSON
 from sapiens_ray.storage.uris import readable, redact_uri
 from sapiens_ray.tasks import persons
@@ -100,6 +100,15 @@ def refuse_ignored_settings(job: Job, formats: set[str]) -> None:
                 f"input.{setting}: {', '.join(map(redact_uri, job.input.uri))} has no column {value!r}: only Parquet "
                 f"files and lists have columns for it; leave out input.{setting}"
             )
+
+
+def refuse_unused_video(job: Job, formats: set[str]) -> None:
+    """Raise InputError if the job chooses frames, and no part of its input is a video."""
+    if job.input.video is not None and VIDEO not in formats:
+        raise InputError(
+            f"input.video: {', '.join(map(redact_uri, job.input.uri))} holds no video that is read; set input.format: "
+            "video to read those in folders, or leave out input.video"
+        )
 
 
 def refuse_wrong_boxes(records: Sequence[Row], uris: Sequence[str], job: Job) -> None:
