@@ -25,7 +25,7 @@ from sapiens_ray.errors import JobError, last_line
 from sapiens_ray.execution.worker import keep_freed_memory, let_models_go_first
 from sapiens_ray.output.layout import attempts_file, attempts_of
 from sapiens_ray.storage import Folder
-from sapiens_ray.storage.retries import Teller, set_retry_deadline, set_teller
+from sapiens_ray.storage.retries import LOGGED, Teller, set_retry_deadline, set_teller
 from sapiens_ray.tasks.sections import Settings
 from sapiens_ray.units import Errors, Unit, UnitName, join_units, set_errors, split_unit
 
@@ -106,7 +106,7 @@ class Guard:
     attempt: Attempt
     timeout_s: float
     retry_s: float
-    teller: Teller = Teller()
+    teller: Teller = LOGGED
 
     def settle_process(self) -> None:
         """Apply settings of the whole worker process."""

@@ -72,8 +72,9 @@ class Teller:
     every_s: float = TELL_EVERY_S
 
 
+LOGGED = Teller()
 _deadline_s = 120.0
-_teller = Teller()
+_teller = LOGGED
 _this_thread = threading.local()
 _told_at: dict[str, float] = {}  # by storage
 
