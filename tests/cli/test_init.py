@@ -15,7 +15,7 @@ from sapiens_ray.cli.init import _labels
 from sapiens_ray.job import draft
 from sapiens_ray.job.config import Job
 from sapiens_ray.planning import survey
-from tests.archives import write_tar
+from tests.archives import tar_bytes
 from tests.conftest import write_photos
 from tests.s3_server import s3_server
 
@@ -98,7 +98,7 @@ def test_tars(command, photos, tmp_path):
     members = [("a.jpg", photos[0].read_bytes()), ("a.json", b'{"boxes": [[1, 2, 30, 40]]}')]
     (tmp_path / "tars").mkdir()
     for number in range(3):
-        write_tar(tmp_path / "tars" / f"{number}.tar", members)
+        (tmp_path / "tars" / f"{number}.tar").write_bytes(tar_bytes(members))
     answer = json.loads(command("init", "tars", "--tasks", "pose", "--json").out)
     assert answer == {
         "job": "job.yaml", "input": f"{tmp_path}/tars", "format": "webdataset", "images": 3, "files": 3, "more": False,
@@ -135,7 +135,7 @@ def test_a_long_listing_ends_early(command, photos, monkeypatch):
 def test_an_input_that_cannot_be_used_leaves_no_file(command, photos, tmp_path, name, said):
     (tmp_path / "empty").mkdir()
     write_photos(tmp_path / "mixed", 1)
-    write_tar(tmp_path / "mixed" / "a.tar", [("a.jpg", b"")])
+    (tmp_path / "mixed" / "a.tar").write_bytes(tar_bytes([("a.jpg", b"")]))
     done = command("init", name)
     assert done.code == 2 and said in done.err and not Path("job.yaml").exists()
     if name == "mixed":
