@@ -20,7 +20,7 @@ def add_completion(commands: Subparsers[argparse.ArgumentParser], full_parser: C
     completion = commands.add_parser(
         "completion", help="print a script with which a shell completes commands, options and names",
         **with_examples(
-            "sapiens-ray completion bash > ~/.local/share/bash-completion/completions/sapiens-ray",
+            "sapiens-ray completion bash > sapiens-ray.bash; source sapiens-ray.bash",
             "sapiens-ray completion zsh > ~/.zfunc/_sapiens-ray",
             "sapiens-ray completion fish > ~/.config/fish/completions/sapiens-ray.fish",
         ),

@@ -47,8 +47,8 @@ def test_the_dockerfile_copies_what_the_package_is_built_from():
     assert text.index("\nUSER 1000\n") < text.index("\nCMD ")
 
 
-# The fields of RayJob and RayCluster of ray.io/v1 (KubeRay 1.5.1) that a file like ours may use, after the API reference,
-# docs.ray.io/en/latest/cluster/kubernetes/references.html. No package on PyPI was found to hold the CRD itself.
+# Fields of RayJob and RayCluster of ray.io/v1 (KubeRay 1.5.1) that a file like ours may use, after the API reference,
+# docs.ray.io/en/latest/cluster/kubernetes/references.html. We found no package on PyPI that holds the CRD itself.
 NUMBER = {"type": "integer", "minimum": 0}
 PARAMS = {"type": "object", "additionalProperties": {"type": "string"}}  # `num-cpus: 0` would be refused
 POD = {
