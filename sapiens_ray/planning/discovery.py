@@ -121,8 +121,8 @@ def _expand(uri: str, settings: Input) -> list[str]:
         return [one for item in spelled for one in _expand(item, settings)]
     fs, path = storage.filesystem(uri, settings.storage_options)
     fs.invalidate_cache()  # of an earlier run in this process
-    if any(mark in uri for mark in "*?[") and not retrying(fs.exists, path):
-        found = sorted(retrying(fs.glob, path))
+    if any(mark in uri for mark in "*?[") and not retrying(fs.exists, path, of=uri):
+        found = sorted(retrying(fs.glob, path, of=uri))
         if not _has_dot(path):  # as in a shell, `*` stands for no name that begins with a dot
             found = [name for name in found if not _has_dot(name)]
         if not found:
@@ -158,11 +158,11 @@ class _Search:
         if storage.is_remote(uri) and is_shard_format(kind) and format_of(uri) == kind:
             yield Found(str(kind), uri, name)  # its stamp is requested next, together with those of many others
             return
-        if retrying(fs.isdir, path):
+        if retrying(fs.isdir, path, of=uri):
             yield from self._in_folder(Folder(uri.rstrip("/") or "/", options), wanted)
             return
         is_link = not storage.is_remote(uri) and os.path.islink(storage.local_path(uri))
-        if not retrying(fs.exists, path) and not (is_link and has_image_suffix(uri)):  # that one gets its row
+        if not retrying(fs.exists, path, of=uri) and not (is_link and has_image_suffix(uri)):  # that one gets its row
             raise InputError(f"input.uri: {redact_uri(uri)} does not exist")
         if kind is None and has_image_suffix(uri):
             kind = IMAGES

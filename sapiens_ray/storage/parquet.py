@@ -83,7 +83,8 @@ def read_groups(
     fs, path = filesystem(folder.join(name), folder.options)
     ranges = _ranges(file.metadata, groups, set(columns))
     starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
-    parts = retrying(fs.cat_ranges, [path] * len(ranges), starts, stops, on_error="raise") if ranges else []
+    paths = [path] * len(ranges)
+    parts = retrying(fs.cat_ranges, paths, starts, stops, on_error="raise", of=folder.uri) if ranges else []
     with pq.ParquetFile(_Parts(starts, parts), metadata=file.metadata, pre_buffer=False) as fetched:
         return fetched.read_row_groups(list(groups), columns=list(columns), use_threads=False)
 
