@@ -71,7 +71,7 @@ def site_link(link: str, here: Path, depth: int) -> str:
 
 
 def configs_page() -> str:
-    """configs/*.yaml, each with what its first comment says."""
+    """The job files of configs/, each below its name."""
     lines = ["# Example job files", "", "The files of `configs/`, one for each task and one for all of them."]
     for file in sorted((ROOT / "configs").glob("*.yaml")):
         lines += ["", f"## {file.name}", "", "```yaml", file.read_text().rstrip(), "```"]
@@ -82,6 +82,7 @@ def help_page() -> str:
     """What `--help` prints, for every command."""
     from sapiens_ray.cli.commands import _parser
 
+    os.environ["COLUMNS"] = "80"
     lines = ["# Help texts", "", "What `sapiens-ray COMMAND --help` prints. [The command line](cli.md) says more."]
     for command in commands(_parser([])):
         printed = io.StringIO()

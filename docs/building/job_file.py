@@ -1,4 +1,4 @@
-"""The page on the job file, made from its JSON schema: a table for every section, with the words of `sapiens-ray schema`."""
+"""The page on the job file: a table for every section of its JSON schema, with the words of `sapiens-ray schema`."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _default(field: Schema) -> str:
     """The default as YAML has it; a dash for none, or where the text says it."""
     value = field.get("default")
     if value in (None, "", [], {}):
-        return "–"
+        return "-"
     if isinstance(value, dict):  # of a section
         return f"`{value['source']}`" if "source" in value else "those of its fields"
     return f"`{json.dumps(value)}`".replace('"', "")

@@ -4,6 +4,7 @@ troubleshooting."""
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 
 import pytest
@@ -40,7 +41,7 @@ def bucket(monkeypatch):
 
 def assert_printed(page: list[Block]) -> None:
     """What a block of text shows stands, line by line and in order, in what the block of commands before it printed."""
-    for before, shown in zip(page, page[1:], strict=False):
+    for before, shown in itertools.pairwise(page):
         if before.language == "bash" and shown.language == "text":
             printed = [" ".join(line.split()) for line in before.printed.splitlines()]
             for line in shown.code.splitlines():
