@@ -13,6 +13,8 @@ import numpy as np
 
 TOLERANCE = 1 / 1000  # of the longer side of the photo: less than a pixel of the images that models are trained on
 
+STARTS, ENDS = 2048, 16  # points between which the shortest line from a polygon to another one is looked for
+
 
 @dataclass
 class Outlines:
@@ -65,12 +67,21 @@ def _simple(contour: np.ndarray, tolerance: float) -> np.ndarray:
 
 
 def joined(polygons: list[np.ndarray]) -> np.ndarray:
-    """One polygon of several: each is visited from the nearest point of those before, there and back along one line,
-    which has no area. polygons: at least one, each N x 2."""
-    whole = polygons[0]
+    """One polygon of several: all but the first are visited from the nearest of its points, there and back along one
+    line, which has no area. polygons: at least one, each N x 2.
+
+    Of polygons with many points, some of them are tried, so that a map of noise does not take minutes.
+    """
+    first = polygons[0]
+    skip = -(-len(first) // STARTS)
+    visits: list[tuple[int, np.ndarray]] = []
     for other in polygons[1:]:
-        distances = ((whole[:, None] - other[None]) ** 2).sum(-1)
+        step = -(-len(other) // ENDS)
+        distances = ((first[::skip, None] - other[None, ::step]) ** 2).sum(-1)
         start, end = np.unravel_index(distances.argmin(), distances.shape)
-        detour = [other[end:], other[: end + 1]]
-        whole = np.concatenate([whole[: start + 1], *detour, whole[start:]])
-    return whole
+        visits.append((int(start) * skip, np.roll(other, -int(end) * step, axis=0)))
+    pieces, at = [], 0
+    for start, other in sorted(visits, key=lambda visit: visit[0]):
+        pieces += [first[at : start + 1], other, other[:1]]
+        at = start
+    return np.concatenate([*pieces, first[at:]])
