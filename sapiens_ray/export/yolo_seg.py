@@ -26,7 +26,9 @@ def _pixels(text: str) -> int:
     return pixels
 
 
-MIN_PIXELS = Option("min_pixels", "connected parts with fewer pixels are left out; default 32", 32, _pixels)
+MIN_PIXELS = Option(
+    "min_pixels", "connected parts with fewer pixels are left out, and such holes filled; default 32", 32, _pixels
+)
 PERSONS = Option("persons", "an object is a whole person, not a connected part of a class", False, flag=True)
 
 
@@ -34,7 +36,7 @@ def export_yolo_seg(source: Folder, target: Folder, options: Options | None = No
     """Write a folder that Ultralytics trains a segmentation model on (`yolo.py`), of one task with class maps.
 
     An object is a connected part of a class. With `persons` it is a person: parts that something else divides are
-    joined by lines without area. Holes are filled, since a line has one outline. Raises ConfigError for a wrong option,
+    joined by lines without area, and so are holes with the outline around them. Raises ConfigError for a wrong option,
     OutputError if there are no labels.
     """
     every = labels_of(source)
@@ -76,11 +78,10 @@ def export_yolo_seg(source: Folder, target: Folder, options: Options | None = No
         lines = class_lines
     done = write_dataset(source, target, columns, lines, {"names": dict(enumerate(names))}, options)
     assert classes is not None
-    if lost:
-        done.notes.append(
-            f"{classes.column}: YOLO has no holes: {lost['holes']} were filled; parts of fewer than {least} pixels or "
-            f"without area were left out: {lost['dropped']}"
-        )
+    if lost.total():
+        filled, dropped = lost["filled"], lost["dropped"]
+        small = f"of fewer than {least} pixels: holes that were filled: {filled}; parts that were left out: {dropped}"
+        done.notes.append(f"{classes.column}: {small}")
     return replace(done, left_out=left_out)
 
 
@@ -93,7 +94,7 @@ EXPORT = Export(
 
 def _outlines(mask: np.ndarray, least: int, lost: Counter[str]) -> list[np.ndarray]:
     found = outlines(mask, least)
-    lost.update(holes=found.holes, dropped=found.dropped)
+    lost.update(filled=found.filled, dropped=found.dropped)
     return found.polygons
 
 
