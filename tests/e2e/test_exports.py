@@ -11,9 +11,8 @@ from tests.conftest import write_photos
 def test_photos_from_every_format_are_those_that_were_labelled(cluster, command, write_job, tmp_path):
     import sapiens_ray as sr
 
-    folder, listed, inner, table = (
-        write_photos(tmp_path / name, 3) for name in ("photos", "others", "in_tar", "in_table")
-    )
+    names = ("photos", "others", "in_tar", "in_table")
+    folder, listed, inner, table = (write_photos(tmp_path / name, 3) for name in names)
     folder[1].write_bytes(folder[1].read_bytes()[:500])  # an error row
     write_tar(tmp_path / "a.tar", inner)
     write_parquet(tmp_path / "b.parquet", table, row_group_size=2)
@@ -39,10 +38,9 @@ def test_photos_from_every_format_are_those_that_were_labelled(cluster, command,
         assert found[image_id]["jpg"] == path.read_bytes(), image_id
     assert [one["__key__"] for one in found.values() if one["json"]["key"]] == ["000", "001", "002"]
 
-    part = command(
-        "export", tmp_path / "job-out", "--format", "webdataset", "--to", tmp_path / "part", "--photos", "--name", "part",
-        "--where", f"image_id like 'b.parquet/%{table[2].name}'",
-    )  # fmt: skip
+    where = ("--where", f"image_id like 'b.parquet/%{table[2].name}'")
+    options = ("--to", tmp_path / "part", "--photos", "--name", "part", *where)
+    part = command("export", tmp_path / "job-out", "--format", "webdataset", *options)
     assert part.code == 0 and not part.err, part.text
     (one,) = webdataset.WebDataset(str(tmp_path / "part" / "part-000000.tar"), shardshuffle=False)
     assert one["jpg"] == table[2].read_bytes()

@@ -16,7 +16,7 @@ from sapiens_ray.labels import keypoint_links, keypoint_names
 from tests.export.made import folder_output, tar_output
 
 NAMES = ["a.png", "b/c.x.png", "d.png"]
-# What the dataset says to someone who opens it. FiftyOne downloads a MongoDB where it is installed, which is not on PyPI:
+# What the dataset says to someone who opens it. FiftyOne downloads its MongoDB, from elsewhere than PyPI:
 # mongomock stands in for it.
 OPEN = """
 import json, sys
@@ -115,9 +115,8 @@ def test_fiftyone_opens_it(command, output, tmp_path):
     export(command, output, tmp_path / "to", "--photos")
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = str(tmp_path / "venv" / "bin" / "python")
-    subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "fiftyone==1.22.1", "mongomock==4.3.0"], check=True, timeout=1100
-    )
+    packages = ["fiftyone==1.22.1", "mongomock==4.3.0"]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True, timeout=1100)
     env = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "FIFTYONE_DO_NOT_TRACK": "true"}
     env |= {"FIFTYONE_DATABASE_URI": "mongodb://localhost", "FIFTYONE_DISABLE_SERVICES": "1"}
     env |= {"FIFTYONE_DATABASE_VALIDATION": "false", "FIFTYONE_DATABASE_ADMIN": "false"}

@@ -135,6 +135,12 @@ def test_two_images_of_one_name_and_key_have_files_of_their_own(command, tmp_pat
     assert names == ["a.json", "a.png.json", "a.2.json"]
 
 
+def test_no_file_leaves_its_folder(command, tmp_path):
+    output = tar_output(tmp_path / "out", tmp_path / "in", {"t": ["x/../../a.png"]})
+    export(command, output, tmp_path / "to")
+    assert next(iter(members_of(tmp_path / "to" / "t.tar"))) == "x/__/__/a.json"
+
+
 def test_a_tar_that_changed_is_refused(command, tmp_path):
     output = tar_output(tmp_path / "out", tmp_path / "in", {"t": ["a.png"]})
     (tmp_path / "in" / "t.tar").write_bytes(b"\0" * 10240)
