@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from sapiens_ray.cli.answers import print_json
@@ -33,6 +32,7 @@ def add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) ->
             "sapiens-ray export runs/demo --format coco --to runs/coco",
             "sapiens-ray export runs/demo --format masks --to masks --where 'width > 640'",
             "sapiens-ray export s3://bucket/labels --format lite --to /data/lite",
+            "sapiens-ray export runs/demo --format webdataset --to wds --photos",
         ),
     )  # fmt: skip
     export.set_defaults(command=_export)
@@ -41,14 +41,14 @@ def add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) ->
     from sapiens_ray.export import EXPORTS
 
     export.add_argument("output", help="the output folder, local or a URL")
-    formats = export.add_argument("--format", required=True, choices=list(EXPORTS), help="")
+    formats = export.add_argument("--format", required=True, choices=list(EXPORTS), metavar="FORMAT", help="")
     export.add_argument("--to", required=True, metavar="DIR", help="where to write, local or a URL")
     where_argument(export)
     add_json(export)
     add_quiet(export, "print nothing but errors and one line with the result")
     storage_arguments(export)
     about: list[str] = []
-    options: dict[str, list[str]] = defaultdict(list)  # flag -> help texts of the formats that have it
+    options: dict[str, dict[str, list[str]]] = {}  # flag -> help text -> the formats that have it
     without_text: set[str] = set()
     for name in EXPORTS:
         try:
@@ -58,11 +58,12 @@ def add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) ->
             continue
         about.append(f"{name}: {format.help}")
         for option in format.options:
-            options[_flag(option)].append(f"{name}: {option.help}")
+            options.setdefault(_flag(option), {}).setdefault(option.help, []).append(name)
             if option.flag:
                 without_text.add(_flag(option))
     formats.help = _text(about)
-    for flag, texts in options.items():
+    for flag, texts_of in options.items():
+        texts = [f"{', '.join(names)}: {text}" for text, names in texts_of.items()]
         given = {"action": "store_const", "const": True} if flag in without_text else {"metavar": "VALUE"}
         try:
             export.add_argument(flag, help=_text(texts), **given)  # parsed by the chosen format
