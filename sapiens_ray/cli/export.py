@@ -34,6 +34,7 @@ def add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) ->
             "sapiens-ray export runs/demo --format coco --to runs/coco",
             "sapiens-ray export runs/demo --format masks --to masks --where 'width > 640'",
             "sapiens-ray export s3://bucket/labels --format lite --to /data/lite",
+            "sapiens-ray export runs/demo --format webdataset --to wds --photos",
         ),
     )  # fmt: skip
     export.set_defaults(command=_export)

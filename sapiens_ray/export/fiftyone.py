@@ -27,7 +27,7 @@ from sapiens_ray.export.dense import Maps
 from sapiens_ray.export.depth16 import LARGEST, depth_png, quantized
 from sapiens_ray.export.photos import ARCHIVED, PLACE, Photos, archives_of, suffix_of
 from sapiens_ray.output.reading import labels_of, schema_in
-from sapiens_ray.storage import Folder
+from sapiens_ray.storage import Folder, is_remote, local_path
 from sapiens_ray.tasks.depth import StoredDepth
 from sapiens_ray.tasks.stored import StoredClassMap, StoredLabels, StoredPersons
 from sapiens_ray.units import Row
@@ -97,7 +97,9 @@ class _Places:
         if self._photos is None:
             if row["shard"] in self._archives:
                 return None, f"{ARCHIVED}: give --photos"
-            return (row["uri"], "") if "=..." not in row["uri"] else (None, f"{SIGNED}: give --photos")
+            if "=..." in row["uri"]:
+                return None, f"{SIGNED}: give --photos"
+            return row["uri"] if is_remote(row["uri"]) else local_path(row["uri"]), ""
         data, why = self._photos.read(row)
         if data is None:
             return None, why

@@ -9,6 +9,7 @@ import numpy as np
 
 SIZES = np.array([3, 4, 8, 16])  # bits in which Label Studio writes the length of a run
 LONGEST = 1 << 16  # that 16 bits can say
+TOGETHER = 1 << 16  # words whose bits are in memory as 8 bytes each
 CHANNELS = 4  # Label Studio packs red, green, blue and alpha of each pixel
 
 
@@ -52,7 +53,9 @@ def _split(values: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def _bits(words: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The last `lengths` bits of each word, one after the other, as uint8 0 or 1; the most significant bit first."""
-    ends = np.cumsum(lengths)
-    left = np.repeat(ends, lengths) - np.arange(lengths.sum()) - 1  # bits of the word that follow
-    found: np.ndarray = (np.repeat(words, lengths) >> left & 1).astype(np.uint8)
-    return found
+    parts = []
+    for start in range(0, len(words), TOGETHER):
+        some = lengths[start : start + TOGETHER]
+        left = np.repeat(np.cumsum(some), some) - np.arange(some.sum()) - 1  # bits of the word that follow
+        parts.append((np.repeat(words[start : start + TOGETHER], some) >> left & 1).astype(np.uint8))
+    return np.concatenate(parts)

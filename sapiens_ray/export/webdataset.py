@@ -145,12 +145,13 @@ class BesideTars:
     def place(self, row: Row) -> tuple[str, str]:
         """The tar, and what the names of the files begin with."""
         shard_id, key = self._shards[row["shard"]].shard_id, row[KEY]
+        sample = "/".join("__" if part == ".." else part for part in key.split("/"))  # nothing leaves its folder
         self.used = True
         if self._sample != (row["shard"], key):
             self._sample, self._taken = (row["shard"], key), {}
         member = row["image_id"].removeprefix(f"{shard_id}/").lstrip("/")
         middle = member[len(key) + 1 :].rpartition(".")[0]
-        wanted = f"{key}.{middle}" if middle else key
+        wanted = f"{sample}.{middle}" if middle else sample
         number = unused(wanted.lower(), self._taken)[len(wanted) + 1 :]  # of k.png beside k.jpg; readers ignore case
         return file_names(shard_id)[1], f"{wanted}.{number}" if number else wanted
 

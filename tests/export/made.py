@@ -45,12 +45,14 @@ def write_planned(folder: Path, uri: Path, shards: Sequence[Planned], entries: E
     return output
 
 
-def folder_output(folder: Path, photos: Path, names: Sequence[str], broken: str = "broken.jpg") -> Folder:
-    """Labels of photos in a folder; the second row is the error row of a photo that cannot be read."""
-    rows = [labelled_photo(photos, name, seed) for seed, name in enumerate(names)]
-    rows.insert(1, error_row(broken))
+def folder_output(folder: Path, photos: Path, names: Sequence[str], uri: str = "") -> Folder:
+    """Labels of photos in a folder; the second row is the error row of a photo that cannot be read. uri: of the folder,
+    if the job read a copy of it elsewhere."""
+    place = uri or str(photos)
+    rows = [{**labelled_photo(photos, name, seed), "uri": f"{place}/{name}"} for seed, name in enumerate(names)]
+    rows.insert(1, error_row("broken.jpg"))
     entries = EntriesFile(0)
-    group = entries.add([Entry(str(photos / row["image_id"]), row["image_id"]) for row in rows])
+    group = entries.add([Entry(f"{place}/{row['image_id']}", row["image_id"]) for row in rows])
     shard = Shard(0, "images", str(photos), f"{photos}#0", images=len(rows), entries=entries.name, group=group)
     return write_planned(folder, photos, [(shard, rows)], entries)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,12 @@ def test_two_images_of_one_name_and_key_have_files_of_their_own(command, tmp_pat
     assert names == ["a.json", "a.png.json", "a.2.json"]
 
 
+def test_no_file_leaves_its_folder(command, tmp_path):
+    output = tar_output(tmp_path / "out", tmp_path / "in", {"t": ["x/../../a.png"]})
+    export(command, output, tmp_path / "to")
+    assert next(iter(members_of(tmp_path / "to" / "t.tar"))) == "x/__/__/a.json"
+
+
 def test_a_tar_that_changed_is_refused(command, tmp_path):
     output = tar_output(tmp_path / "out", tmp_path / "in", {"t": ["a.png"]})
     (tmp_path / "in" / "t.tar").write_bytes(b"\0" * 10240)
@@ -157,12 +164,17 @@ def test_numbers_that_json_lacks_are_null():
 def test_an_output_on_a_remote_storage(command, output, tmp_path):
     memory = fsspec.filesystem("memory")
     memory.store.clear()
-    memory.put(output.uri, "/bucket/out", recursive=True)
-    remote = Folder("memory://bucket/out")
-    done = export(command, remote, "memory://bucket/to", "--photos")
+    folder_output(tmp_path / "remote", tmp_path / "photos", NAMES, uri="memory://bucket/photos")
+    for name, local in (("out", tmp_path / "remote"), ("photos", tmp_path / "photos")):
+        memory.put(str(local), f"/bucket/{name}", recursive=True)
+    done = export(command, Folder("memory://bucket/out"), "memory://bucket/to", "--photos")
     assert not done.err
     export(command, output, tmp_path / "to", "--photos")
-    assert memory.cat("/bucket/to/labels-000000.tar") == (tmp_path / "to" / "labels-000000.tar").read_bytes()
+    with memory.open("/bucket/to/labels-000000.tar") as file, tarfile.open(fileobj=file) as one:
+        found = {member.name: one.extractfile(member).read() for member in one}
+    assert list(found) == list(members_of(tmp_path / "to" / "labels-000000.tar"))
+    photos = [data for name, data in found.items() if name.count(".") == 1 and name.endswith(".png")]
+    assert photos == [(tmp_path / "photos" / name).read_bytes() for name in NAMES]
 
 
 @pytest.mark.parametrize(
