@@ -25,8 +25,10 @@ from sapiens_ray.version import __version__
 CARD = "README.md"
 MARK = "<!-- sapiens-ray export --format huggingface {} -->"
 IDENTIFIERS = {LICENCE: "cc-by-nc-4.0"}  # of licences on the hub
-SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
-         (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"), (1_000_000_000, "100M<n<1B"))  # fmt: skip
+SIZES = (
+    (10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"),
+    (10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"), (10**11, "10B<n<100B"), (10**12, "100B<n<1T"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Card:
             "pretty_name": self._name,
             "size_categories": [next((size for limit, size in SIZES if images < limit), "n>1T")],
             "task_categories": list(dict.fromkeys(filter(None, map(_category, self.labels)))),
-            "tags": ["sapiens", "sapiens-ray", "human", *(one.kind for one in self.labels)],
+            "tags": list(dict.fromkeys(["sapiens", "sapiens-ray", "human", *(one.kind for one in self.labels)])),
             "configs": [{"config_name": "default", "data_files": [files]}],
             "dataset_info": {
                 "features": yaml_features(self.columns),
