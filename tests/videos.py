@@ -20,6 +20,7 @@ from tests.sources.drain import drain
 
 BITS, BLOCK = 8, 20
 SIZE = (BITS * BLOCK, 96)  # width, height
+NOTHING = Done()
 NTSC = Fraction(30000, 1001)
 GROUPS = {
     "libx264": {"g": "12", "bf": "3", "preset": "veryfast", "sc_threshold": "0"},
@@ -115,7 +116,7 @@ def packets(path: Path) -> list[tuple[int, int, int]]:
         return [(one.pts, one.pos, one.size) for one in file.demux(video=0) if one.size]
 
 
-def read(path: Path, done: Done = Done(), **options: object) -> tuple[list[Encoded], int]:
+def read(path: Path, done: Done = NOTHING, **options: object) -> tuple[list[Encoded], int]:
     """What the source makes of a video, and how many images it says there are."""
     video = VideoOptions.model_validate(options) if options else None
     return drain(SOURCE.read(str(path), path.name, done, Reading(video=video)))

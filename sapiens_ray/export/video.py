@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 ENCODERS = {"h264": "libx264", "vp9": "libvpx-vp9"}
 CODEC = Option("codec", f"one of {', '.join(ENCODERS)}; default h264", "h264")
 COLUMN = Option("column", "only the pictures of this task; default: of every task that has pictures", None)
-QUALITY = {"h264": {"crf": "20"}, "vp9": {"crf": "30", "b": "0", "cpu-used": "4", "row-mt": "1"}}
+# bf: with frames out of order, an MP4 file ends too early where rates vary.
+QUALITY = {"h264": {"crf": "20", "bf": "0"}, "vp9": {"crf": "30", "b": "0", "cpu-used": "4", "row-mt": "1"}}
 TICKS = Fraction(1, 90_000)  # a second has a whole number of them for all common rates of 1001
 PIXELS = 1 << 28  # of a picture
 COLUMNS = ["image_id", "shard", "frame", "time_s", "error_kind", "visualization"]
