@@ -39,10 +39,10 @@ fi
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}
-on_node() { # NODE COMMAND...: with all that the job has on this node
+on_node() { # NODE COMMAND...: with all that the job has there. Call it in a subshell, which becomes the step: for `kill`
   local node=$1
   shift
-  srun --nodes=1 --ntasks=1 --cpus-per-task="$cpus" --nodelist="$node" "$@"
+  exec srun --nodes=1 --ntasks=1 --cpus-per-task="$cpus" --nodelist="$node" "$@"
 }
 addresses=$(on_node "$head" hostname --ip-address)
 for ip in $addresses; do # of several, the first that is not IPv6
