@@ -23,6 +23,8 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 from diagrams import drawn  # noqa: E402
 from job_file import job_file_page  # noqa: E402
 
+import sapiens_ray  # noqa: E402
+
 # Files outside docs/ that are pages of the site.
 OUTSIDE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 FENCED = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.M | re.S)
@@ -33,7 +35,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are no files in docs/."""
     pages = {page: (ROOT / source).read_text() for source, page in OUTSIDE.items()}
     pages |= {"configs.md": configs_page(), "job-file.md": job_file_page(), "help.md": help_page()}
-    pages |= {"python.md": (ROOT / "docs" / "building" / "python.md").read_text()}
+    pages |= {"python.md": python_page()}
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     files.append(File.generated(config, "assets/site.css", content=(ROOT / "docs/building/site.css").read_text()))
@@ -76,6 +78,14 @@ def configs_page() -> str:
     for file in sorted((ROOT / "configs").glob("*.yaml")):
         lines += ["", f"## {file.name}", "", "```yaml", file.read_text().rstrip(), "```"]
     return "\n".join(lines)
+
+
+def python_page() -> str:
+    """All public names: those of building/python.md, which says what to show of classes, and the others after them."""
+    page = (ROOT / "docs" / "building" / "python.md").read_text()
+    listed = re.findall(r"^::: sapiens_ray\.(\w+)$", page, re.M)
+    others = [name for name in sapiens_ray.__all__ if name not in (*listed, "__version__")]
+    return page.replace("## Errors\n", "".join(f"::: sapiens_ray.{name}\n\n" for name in others) + "## Errors\n")
 
 
 def help_page() -> str:

@@ -79,10 +79,8 @@ class _Page:
         return [*lines, ""]
 
     def _meaning(self, field: Schema) -> str:
-        described = field.get("description") or (self._defs[_name(field["$ref"])] if "$ref" in field else {}).get(
-            "description", ""
-        )
-        return " ".join(described.split()).replace("|", "\\|")
+        section = self._defs[_name(field["$ref"])] if "$ref" in field else {}
+        return _literal(field.get("description") or section.get("description", ""))
 
     def _type(self, field: Schema, where: str = "") -> str:
         """What a field takes, in words; sections as links. where: its place in the job file."""
@@ -117,6 +115,13 @@ def _name(reference: str) -> str:
 
 def _anchor(heading: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
+
+
+def _literal(text: str) -> str:
+    """A text in one line of a table, in which only backticks mean something."""
+    parts = re.split(r"(`[^`]*`)", " ".join(text.split()))
+    escaped = (part if part.startswith("`") else re.sub(r"([*_<\[\]\\])", r"\\\1", part) for part in parts)
+    return "".join(escaped).replace("|", "\\|")
 
 
 def _bounds(field: Schema) -> str:

@@ -70,7 +70,7 @@ def run_line(line: str, folder: Path, command: Callable[..., Finished]) -> str:
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
         return done.stdout
-    called, failing, _ = line.partition(' || echo "exit $?"')
+    called, failing, _ = line.replace("\\\n", "").partition(' || echo "exit $?"')
     done = command(*shlex.split(called, comments=True)[1:])
     assert (done.code != 0) == bool(failing), f"{line}\n{done.text}"
     return done.text + (f"exit {done.code}\n" if failing else "")
