@@ -14,7 +14,7 @@ import yaml
 
 from sapiens_ray.errors import ConfigError
 from sapiens_ray.export.base import Exported, Option, Options, RowNames, labelled, value_of, word_of
-from sapiens_ray.export.originals import Originals, suffix_of
+from sapiens_ray.export.photos import Photos, local_file, suffix_of
 from sapiens_ray.imaging.names import hash_fraction
 from sapiens_ray.storage import Folder
 from sapiens_ray.storage.uris import absolute
@@ -54,7 +54,7 @@ def write_dataset(
     if how == "link" and target.remote:
         raise ConfigError(f"--to {target.uri}: links can only be made on this machine; use --images copy or none")
     done = Exported()
-    names, photos = RowNames(source), Originals(source)
+    names, photos = RowNames(source), Photos(source) if how == "copy" else None
     missing: list[str] = []
     counts = Counter[str]()
     for row in labelled(source, list(dict.fromkeys(["shard", "index", "uri", *columns])), done):
@@ -64,7 +64,7 @@ def write_dataset(
         text = "".join(f"{line[0]:.0f} {' '.join(f'{value:.6f}' for value in line[1:])}\n" for line in lines_of(row))
         target.write(f"labels/{place}.txt", text.encode(), durable=False)
         counts[place.partition("/")[0]] += 1
-        if how != "none" and not _add_photo(target, f"images/{place}", row, photos, how):
+        if how != "none" and not _add_photo(target, f"images/{place}", row, photos):
             counts["missing"] += 1
             missing = [*missing, row["image_id"]][:3]
     if missing:
@@ -89,19 +89,19 @@ def _free(name: str) -> str:
     return _TAKEN.sub(r"\1_", name)
 
 
-def _add_photo(target: Folder, name: str, row: Row, photos: Originals, how: str) -> bool:
-    """Write or link a photo. name: without ending. Returns whether there is one."""
-    if how == "link":
-        path = photos.local_file(row)
+def _add_photo(target: Folder, name: str, row: Row, photos: Photos | None) -> bool:
+    """Write a photo, or without `photos` link it. name: without ending. Returns whether there is one."""
+    if photos is None:
+        path = local_file(row)
         if path is None:
             return False
         with path.open("rb") as file:
-            target.link(name + suffix_of(row, file.read(16)), str(path))
+            target.link(f"{name}.{suffix_of(path.name, file.read(16))}", str(path))
         return True
-    data = photos.read(row)
+    data, _ = photos.read(row)
     if data is None:
         return False
-    target.write(name + suffix_of(row, data), data, durable=False)
+    target.write(f"{name}.{suffix_of(row['image_id'], data)}", data, durable=False)
     return True
 
 

@@ -5,8 +5,7 @@ The plan says where they are. `uri` of a row would not do: it has lost its signa
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from sapiens_ray.errors import OutputError
@@ -21,7 +20,6 @@ from sapiens_ray.sources import Encoded, Entry, Images, folders
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import Done
 
-Place = tuple[int, int]  # shard and index of a row
 END = 1 << 31  # after every index
 
 
@@ -41,13 +39,6 @@ class PlannedPhotos:
         reading = readable_columns(Job.parse(record["job"], output.join(JOB_FILE)).reading, plan.extra_schema)
         self._reading = replace(reading, storage_options=output.options)
         self._entries: tuple[int, list[Entry]] = (-1, [])  # of the shard of a folder or list that was read last
-
-    def in_order(self, places: Iterable[Place]) -> Iterator[tuple[Place, Encoded]]:
-        """The photos of rows, which come in the order of the output. Each shard is opened once; the places of one
-        shard are in memory, photos one by one."""
-        for number, group in itertools.groupby(places, key=lambda place: place[0]):
-            for image in self.of_shard(number, [index for _, index in group]):
-                yield (number, image.index), image
 
     def of_shard(self, number: int, indices: Sequence[int]) -> Iterator[Encoded]:
         """The photos of a shard with these indices, ascending. A photo that is gone or damaged has an `error`.

@@ -10,7 +10,8 @@ from statistics import median
 from sapiens_ray.errors import ImageError, InputError
 from sapiens_ray.imaging.images import header_size
 from sapiens_ray.job.config import Input
-from sapiens_ray.planning.discovery import Found, LeftOut, find_input
+from sapiens_ray.planning.discovery import Found, find_input
+from sapiens_ray.planning.left_out import LeftOut
 from sapiens_ray.sources import SOURCES, Encoded, Entry, EntrySource, Reading, ShardSource, folders
 from sapiens_ray.tasks import persons
 from sapiens_ray.units import Done
@@ -89,9 +90,7 @@ def _count(source: ShardSource, uris: list[str], reading: Reading) -> int | None
     if len(uris) > COUNTED:
         return None
     counts = [source.look(uri, reading).images for uri in uris]
-    counts = [
-        source.count(uri, reading.include) if count is None else count for uri, count in zip(uris, counts, strict=True)
-    ]
+    counts = [source.count(uri, reading) if count is None else count for uri, count in zip(uris, counts, strict=True)]
     return None if None in counts else sum(count for count in counts if count is not None)
 
 

@@ -60,14 +60,6 @@ def test_photos_of_a_shard_by_their_numbers(inputs, shard):
         assert [one.data for one in found] == [photos[number] for number in wanted]
 
 
-def test_photos_in_the_order_of_rows(inputs):
-    output, photos = inputs
-    places = [(0, 4), (0, 5), (1, 0), (2, 9)]
-    found = list(PlannedPhotos(output).in_order(iter(places)))
-    assert [place for place, _ in found] == places
-    assert [image.data for _, image in found] == [photos[number] for _, number in places]
-
-
 def test_photos_that_are_gone_or_changed(inputs, tmp_path):
     output, photos = inputs
     (tmp_path / "photos" / "003.jpg").unlink()

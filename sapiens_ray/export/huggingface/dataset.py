@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import pyarrow as pa
 
 from sapiens_ray.errors import ConfigError
-from sapiens_ray.export.base import Export, Exported, Option, Options, labelled, place_of
+from sapiens_ray.export.base import Export, Exported, Option, Options
 from sapiens_ray.export.huggingface.card import CARD, Card, read_mark
 from sapiens_ray.export.huggingface.features import (
     IMAGE_TYPE,
@@ -22,6 +22,7 @@ from sapiens_ray.export.huggingface.features import (
 )
 from sapiens_ray.export.huggingface.push import Repository
 from sapiens_ray.export.huggingface.shards import are_complete, earlier_shards, write_shards
+from sapiens_ray.export.photos import Photos
 from sapiens_ray.output.done import list_units
 from sapiens_ray.output.layout import DATA as OUTPUT_DATA
 from sapiens_ray.output.reading import iterate_batches, schema_in
@@ -29,8 +30,6 @@ from sapiens_ray.output.record import read_record
 from sapiens_ray.output.schema import labels_in
 from sapiens_ray.output.summary import counted
 from sapiens_ray.output.where import where_of
-from sapiens_ray.planning.photos import Place, PlannedPhotos, is_photo_of
-from sapiens_ray.sources import Encoded
 from sapiens_ray.storage import Folder
 from sapiens_ray.version import __version__
 
@@ -89,7 +88,7 @@ def _write(source: Folder, target: Folder, options: Options, state: str) -> Expo
     if photos:
         image = Column("image" if "image" not in schema.names else "photo", IMAGE_TYPE)
         columns = [image, *columns]
-        rows = _with_photos(rows, image.name, PlannedPhotos(source).in_order(_places(source)), done)
+        rows = _with_photos(rows, image.name, Photos(source), done)
     asked = arrow_schema(columns)
     tables = (table.select(asked.names).replace_schema_metadata(asked.metadata) for table in rows)
     written = write_shards(target, tables, asked)
@@ -165,25 +164,14 @@ def _rows(source: Folder, columns: list[Column], done: Exported, errors: Counter
             yield good
 
 
-def _places(source: Folder) -> Iterator[Place]:
-    return (place_of(row) for row in labelled(source, ["shard", "index"]))
-
-
-def _with_photos(
-    tables: Iterable[pa.Table], name: str, photos: Iterator[tuple[Place, Encoded]], done: Exported
-) -> Iterator[pa.Table]:
-    """The tables with a column of photos, which come in the order of the rows. A photo that is gone, or is another one
-    than was labelled, is null."""
+def _with_photos(tables: Iterable[pa.Table], name: str, photos: Photos, done: Exported) -> Iterator[pa.Table]:
+    """The tables with a column of photos. A photo that is gone, or is another one than was labelled, is null."""
     without = 0
     example = ""
-    held: tuple[Place, Encoded] | None = next(photos, None)
     for table in tables:
         files: list[bytes | None] = []
         for row in table.select(NEEDED).to_pylist():
-            while held is not None and held[0] < place_of(row):
-                held = next(photos, None)
-            data = held[1].data if held is not None and held[0] == place_of(row) else None
-            found = data if is_photo_of(data, row["width"], row["height"]) else None
+            found, _ = photos.read(row)
             files.append(found)
             if found is None:
                 without, example = without + 1, example or row["image_id"]
