@@ -78,7 +78,7 @@ def _matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
     """a, b, c, d of the display matrix: a pixel at column x and row y is shown at column a x + c y, row b x + d y."""
     if MATRIX not in frame.side_data:
         return None
-    a, b, _, c, d = struct.unpack_from("=5i", frame.side_data[MATRIX])  # type: ignore[literal-required]
+    a, b, _, c, d = struct.unpack_from("=5i", frame.side_data[MATRIX])  # type: ignore[typeddict-item]
     return a, b, c, d
 
 
