@@ -12,12 +12,14 @@ import io
 import itertools
 import json
 import math
+import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from sapiens_ray.errors import ConfigError, OutputError
 from sapiens_ray.export.base import Export, Exported, Omitted, Option, Options, place_of, values_of
 from sapiens_ray.export.photos import Photos, archives_of, suffix_of
 from sapiens_ray.imaging.images import looks_like_image
@@ -70,7 +72,11 @@ def export_webdataset(source: Folder, target: Folder, options: Options | None = 
     """
     done, omitted = Exported(), Omitted()
     members = _members(source, values_of(OPTIONS, options), done, omitted)
+    written: set[str] = set()
     for name, group in itertools.groupby(members, key=lambda member: member.tar):
+        if name in written:
+            raise OutputError(f"two tars of the input would be {name}; export one of them by --where elsewhere")
+        written.add(name)
         with target.replacing(name, durable=False) as path:
             _write_tar(path, group, compressed=not name.endswith(".tar"))
     omitted.report(done, source)
@@ -88,7 +94,9 @@ def _members(source: Folder, options: Options, done: Exported, omitted: Omitted)
     done.left_out.update({name: "holds bytes that are no labels" for name in binary if name not in maps})
     texts = [name for name in schema.names if name not in (*binary, UNUSED)]
     photos = Photos(source) if options[PHOTOS.name] else None
-    beside = BesideTars(archives_of(source))
+    archives = archives_of(source)
+    _refuse_name(options[NAME.name], archives.values())
+    beside = BesideTars(archives)
     new = NewTars(options[NAME.name], options[SHARD_SIZE.name])
     for row in iterate_rows(source, [*texts, *maps]):
         failed, in_tar = row["error_kind"] is not None, row.get(KEY) is not None
@@ -105,6 +113,8 @@ def _members(source: Folder, options: Options, done: Exported, omitted: Omitted)
             fields[suffix_of(row["image_id"], photo)] = photo
         fields["json"] = _json({name: row[name] for name in texts if failed or name not in ERRORS})
         fields |= {f"{name}.{_suffix(row[name])}": row[name] for name in maps if row[name] is not None}
+        if in_tar:
+            new.end()  # tars are written one after the other
         tar, sample = beside.place(row) if in_tar else new.place(row, sum(map(len, fields.values())))
         for field, data in fields.items():
             yield Member(tar, f"{sample}.{field}", data)
@@ -122,12 +132,16 @@ class NewTars:
 
     def place(self, row: Row, size: int) -> tuple[str, str]:
         """The tar, and what the names of the files begin with. size: bytes of the sample."""
-        if self._images == self._size or (self._images and self._bytes + size > LARGEST_TAR):
-            self._number, self._images, self._bytes = self._number + 1, 0, 0
+        if self._images == self._size or self._bytes + size > LARGEST_TAR:
+            self.end()
         self._images += 1
         self._bytes += size
         shard, index = place_of(row)
         return f"{self._name}-{self._number:06d}.tar", f"{shard:06d}-{index:08d}"
+
+    def end(self) -> None:
+        """Put the next sample into another tar."""
+        self._number, self._images, self._bytes = self._number + bool(self._images), 0, 0
 
 
 class BesideTars:
@@ -152,8 +166,17 @@ class BesideTars:
         member = row["image_id"].removeprefix(f"{shard_id}/").lstrip("/")
         middle = member[len(key) + 1 :].rpartition(".")[0]
         wanted = f"{sample}.{middle}" if middle else sample
-        number = unused(wanted.lower(), self._taken)[len(wanted) + 1 :]  # of k.png beside k.jpg; readers ignore case
+        lower = wanted.lower()  # readers ignore case
+        number = unused(lower, self._taken)[len(lower) + 1 :]  # of k.png beside k.jpg
         return file_names(shard_id)[1], f"{wanted}.{number}" if number else wanted
+
+
+def _refuse_name(name: str, shards: Iterable[Shard]) -> None:
+    """Raise ConfigError if a tar of the input has a name that new tars may get."""
+    for shard in shards:
+        tar = file_names(shard.shard_id)[1]
+        if re.fullmatch(rf"{re.escape(name)}-\d+\.tar", tar):
+            raise ConfigError(f"--name {name}: the input has a tar {tar}, whose labels get that name; choose another")
 
 
 def _suffix(cell: bytes) -> str:

@@ -25,10 +25,10 @@ def test_photos_from_every_format_are_those_that_were_labelled(cluster, command,
     assert done.code == 0 and not done.err, done.text
     assert done.out.startswith("11 images exported, 1 error row skipped\n")
     tars = sorted(map(str, (tmp_path / "to").iterdir()))
-    assert [tar.rpartition("/")[2] for tar in tars] == ["a.tar", "labels-000000.tar"]
+    assert [tar.rpartition("/")[2] for tar in tars] == ["a.tar", "labels-000000.tar", "labels-000001.tar"]
     found = {one["json"]["image_id"]: one for one in webdataset.WebDataset(tars, shardshuffle=False).decode()}
     wanted = {
-        **{path.name: path for path in (folder[0], folder[2])},
+        **{f"photos/{path.name}": path for path in (folder[0], folder[2])},
         **{f"others/{path.name}": path for path in listed},
         **{f"a.tar/{path.name}": path for path in inner},
         **{f"b.parquet/{number:08d}/{path.name}": path for number, path in enumerate(table)},

@@ -11,6 +11,8 @@ from typing import Any
 import cv2
 import fsspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import webdataset
 
@@ -133,6 +135,34 @@ def test_two_images_of_one_name_and_key_have_files_of_their_own(command, tmp_pat
     export(command, output, tmp_path / "to")
     names = [name for name in members_of(tmp_path / "to" / "t.tar") if name.endswith("json")]
     assert names == ["a.json", "a.png.json", "a.2.json"]
+
+
+def forget_key(output: Path, shard: int) -> None:
+    """Make a shard of one image look as if its image had not been in a tar."""
+    (path,) = (output / "data").glob(f"s{shard:06d}-*")
+    table = pq.read_table(path)
+    at = table.column_names.index("key")
+    pq.write_table(table.set_column(at, table.schema.field(at), pa.array([None], pa.string())), path)
+
+
+def test_images_around_tars_are_all_written(command, tmp_path):
+    """Tars are written one after the other: what comes after one of the input goes into a tar of its own."""
+    output = tar_output(tmp_path / "out", tmp_path / "in", {"t": ["a.png"], "u": ["b.png"], "v": ["c.png"]})
+    for number in (0, 2):
+        forget_key(tmp_path / "out", number)
+    export(command, output, tmp_path / "to")
+    assert sorted(path.name for path in (tmp_path / "to").iterdir()) == [
+        "labels-000000.tar", "labels-000001.tar", "u.tar"
+    ]  # fmt: skip
+
+
+def test_a_tar_is_never_written_over_another(command, tmp_path):
+    output = tar_output(tmp_path / "out", tmp_path / "in", {"labels-000000": ["a.png"], "u": ["b.png"]})
+    forget_key(tmp_path / "out", 1)
+    done = command("export", output.uri, "--format", "webdataset", "--to", tmp_path / "to")
+    assert done.code == 2 and "--name labels: the input has a tar labels-000000.tar" in done.err
+    export(command, output, tmp_path / "to", "--name", "new")
+    assert sorted(path.name for path in (tmp_path / "to").iterdir()) == ["labels-000000.tar", "new-000000.tar"]
 
 
 def test_no_file_leaves_its_folder(command, tmp_path):
