@@ -92,7 +92,8 @@ def refuse_ignored_columns(job: Job, format: str, uri: str, is_new: bool) -> Non
 
 
 def refuse_ignored_settings(job: Job, formats: set[str]) -> None:
-    """Raise InputError for a setting that none of the formats of the input can follow."""
+    """Raise InputError for a setting that none of the formats of the input can follow, such as a choice of frames where
+    no part is a video."""
     for setting in ("id_column", "image_column"):
         value = getattr(job.input, setting)
         if value is not None and all(setting in source_of(format).ignored for format in formats):
@@ -100,10 +101,6 @@ def refuse_ignored_settings(job: Job, formats: set[str]) -> None:
                 f"input.{setting}: {', '.join(map(redact_uri, job.input.uri))} has no column {value!r}: only Parquet "
                 f"files and lists have columns for it; leave out input.{setting}"
             )
-
-
-def refuse_unused_video(job: Job, formats: set[str]) -> None:
-    """Raise InputError if the job chooses frames, and no part of its input is a video."""
     if job.input.video is not None and VIDEO not in formats:
         raise InputError(
             f"input.video: {', '.join(map(redact_uri, job.input.uri))} holds no video that is read; set input.format: "

@@ -26,7 +26,6 @@ from sapiens_ray.planning.columns import (
     readable_columns,
     refuse_ignored_columns,
     refuse_ignored_settings,
-    refuse_unused_video,
     refuse_wrong_boxes,
     type_of,
     types_in_records,
@@ -262,8 +261,6 @@ class Growth:
                 refuse_ignored_columns(job, first.format, first.uri, is_new=not self._old)
                 if part[-1].last and not self._old:
                     refuse_ignored_settings(job, formats)
-                if part[-1].last:
-                    refuse_unused_video(job, formats)
                 yield part if are_files else first
 
     def _inspect(self, group: list[Found]) -> Iterator[tuple[Shard, bool]]:

@@ -74,8 +74,8 @@ def test_what_the_page_about_videos_says(cluster, model, clips, command, monkeyp
 
 def test_a_stopped_job_ends_with_the_same_labels(cluster, write_job, clips):
     """A trial begins in the middle of a video; the run of the whole job seeks there, and labels what is left."""
-    no_pictures = {"visualize": {"fraction": 0}}
-    settings = {"input": {"format": "video", "include": ["*.mp4"]}, "unit_size": 4, "output": no_pictures}
+    reading = {"format": "video", "include": ["*.mp4"]}
+    settings = {"input": reading, "unit_size": 4, "output": {"visualize": {"fraction": 0}}}
     at_once = write_job(clips, name="once", **settings)
     assert sr.run(sr.Job.load(at_once)).images == 84
     in_parts = sr.Job.load(write_job(clips, name="parts", **settings))

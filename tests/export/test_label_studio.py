@@ -102,7 +102,10 @@ def test_photos_that_label_studio_cannot_open_are_told(command, output, tmp_path
     assert [task["data"]["image"] for task in tasks] == [str(tmp_path / "photos" / name) for name in NAMES]
     packed = tar_output(tmp_path / "packed", tmp_path / "in", {"t": ["a.png"]})
     done = command("export", packed.uri, "--format", "label-studio", "--to", tmp_path / "three")
-    assert "images left out, their photos lie in tars, Parquet files or videos, which this format cannot name: 1" in done.err
+    assert (
+        "images left out, their photos lie in tars, Parquet files or videos, which this format cannot name: 1"
+        in done.err
+    )
     assert done.code == 2 and not (tmp_path / "three").exists()
 
 

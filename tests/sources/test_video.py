@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from fractions import Fraction
 
 import av
@@ -11,7 +12,10 @@ import numpy as np
 import pytest
 
 from sapiens_ray import storage
+from sapiens_ray.errors import ConfigError
+from sapiens_ray.execution.preflight import prepare_job
 from sapiens_ray.imaging.video_pixels import FrameConverter
+from sapiens_ray.job.config import Job
 from sapiens_ray.sources import Reading, video_table
 from sapiens_ray.sources.video import SOURCE
 from sapiens_ray.sources.video_streams import Watched
@@ -284,6 +288,13 @@ def test_a_video_on_another_file_system(videos, whole):
     assert total == COUNT
     assert [image.data for image in found] == [image.data for image in whole["plain.mp4"][0]]
     assert found[3].uri == "memory://bucket/a.mp4#3"
+
+
+def test_without_pyav_the_message_says_what_to_install(monkeypatch, write_job, videos):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ConfigError) as caught:
+        prepare_job(Job.load(write_job(videos["plain.mp4"])))
+    assert str(caught.value) == "videos need PyAV, which is not installed: pip install 'sapiens-ray[video]'"
 
 
 def test_counting_does_not_decode(videos, monkeypatch):
