@@ -22,8 +22,9 @@ demo: $(VENV)/installed
 cover: $(VENV)/installed
 	@$(BIN)/python docs/images/make_cover.py $(if $(CHECKPOINTS),--checkpoints "$(CHECKPOINTS)")
 
+# Without --quiet, which would silence the warnings that --strict counts.
 docs: $(VENV)/installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "site/index.html; with search: $(BIN)/python -m http.server --directory site"
 
 test: $(VENV)/installed-dev

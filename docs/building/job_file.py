@@ -120,8 +120,8 @@ def _anchor(heading: str) -> str:
 def _literal(text: str) -> str:
     """A text in one line of a table, in which only backticks mean something."""
     parts = re.split(r"(`[^`]*`)", " ".join(text.split()))
-    escaped = (part if part.startswith("`") else re.sub(r"([*_<\[\]\\])", r"\\\1", part) for part in parts)
-    return "".join(escaped).replace("|", "\\|")
+    escaped = (part if part.startswith("`") else re.sub(r"([*_\[\]\\])", r"\\\1", part) for part in parts)
+    return "".join(escaped).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _bounds(field: Schema) -> str:
