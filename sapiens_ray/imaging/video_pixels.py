@@ -9,7 +9,7 @@ Y in 0..1 and Cb, Cr in -0.5..0.5, R = Y + 2 (1 - Kr) Cr, B = Y + 2 (1 - Kb) Cb,
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HD_LINES = 720
 BT709, UNKNOWN, RESERVED, BT601 = 1, 2, 3, 6  # AVColorSpace (ITU-T H.273, table 4)
 LIMITED, FULL = 1, 2  # AVColorRange
-MATRIX: Final = "DISPLAYMATRIX"
+MATRIX = "DISPLAYMATRIX"
 
 
 class FrameConverter:
@@ -76,9 +76,10 @@ def to_frame(image: np.ndarray) -> av.VideoFrame:
 
 def _matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
     """a, b, c, d of the display matrix: a pixel at column x and row y is shown at column a x + c y, row b x + d y."""
-    if MATRIX not in frame.side_data:
+    found: Any = frame.side_data  # PyAV's types know of one kind
+    if MATRIX not in found:
         return None
-    a, b, _, c, d = struct.unpack_from("=5i", frame.side_data[MATRIX])  # type: ignore[typeddict-item]
+    a, b, _, c, d = struct.unpack_from("=5i", found[MATRIX])
     return a, b, c, d
 
 

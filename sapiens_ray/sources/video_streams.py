@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterator
+from logging import CRITICAL, getLogger
 from types import ModuleType
 from typing import IO, TYPE_CHECKING
 
@@ -21,6 +22,7 @@ BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 EBML = b"\x1a\x45\xdf\xa3"
 SEGMENT = b"\x18\x53\x80\x67"
 MOST_BOXES = 64  # at the top level of a file that is not fragmented
+NOTHING = CRITICAL + 1  # a level of Python's logging
 Report = tuple[int, str, str]  # level, part of FFmpeg, text
 # The headers tell what is needed. FFmpeg would read up to five seconds more to guess rates, and what it reports of
 # damage in them would be lost.
@@ -240,14 +242,16 @@ class _Quoting:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
-        self._before: tuple[int | None, bool] = None, True
+        self._logger = getLogger("libav")
+        self._before: tuple[int | None, bool, int] = None, True, 0
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[list[Report]]:
         logging = pyav().logging
         with self._lock:
             if self._inside == 0:
-                self._before = logging.get_level(), logging.get_skip_repeated()
+                self._before = logging.get_level(), logging.get_skip_repeated(), self._logger.level
+                self._logger.setLevel(NOTHING)  # what other threads do meanwhile is not printed
                 logging.set_level(logging.ERROR)
                 logging.set_skip_repeated(False)  # else the same damage would be reported once in a process
             self._inside += 1
@@ -260,6 +264,7 @@ class _Quoting:
                 if self._inside == 0:
                     logging.set_level(self._before[0])
                     logging.set_skip_repeated(self._before[1])
+                    self._logger.setLevel(self._before[2])
 
 
 quoting = _Quoting().__call__

@@ -128,7 +128,8 @@ def _read(stream: Watched, progress: Callable[[], None]) -> FrameTable | None:
     keys, shown = bytearray(), bytearray()
     breaks: dict[int, str] = {}
     whole = not isinstance(stream, HeadersOnly)
-    with open_video(stream) as (container, track), quoting() as reports:
+    with quoting() as reports, open_video(stream) as (container, track):
+        reports.clear()  # of opening it
         is_vp8 = track.codec_context.name.startswith(("vp8", "libvpx")) and "vp9" not in track.codec_context.name
         for packet in stream.packets(container, track, lambda text: breaks.setdefault(len(times), text)):
             if said := taken(reports, container.format.name):

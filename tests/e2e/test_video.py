@@ -62,7 +62,7 @@ def test_what_the_page_about_videos_says(cluster, model, clips, command, monkeyp
     assert bad[0][0] in printed["status"]
     assert "30 images, 4 errors" in printed["report"]
     page = (clips.parent / "report.html").read_text()
-    assert "a.mp4/00000003" in page and "could not be read" not in page
+    assert expected[2] == 5 and "a.mp4#5" in page and page.count("data:image") > 26  # thumbnails of frames
     assert "26 images exported, 4 error rows skipped" in printed["export"]
     with av.open("films/seg/broken.mp4") as film:
         times = [float(frame.pts * frame.time_base) for frame in film.decode(video=0)]
@@ -74,16 +74,16 @@ def test_what_the_page_about_videos_says(cluster, model, clips, command, monkeyp
 
 def test_a_stopped_job_ends_with_the_same_labels(cluster, write_job, clips):
     """A trial begins in the middle of a video; the run of the whole job seeks there, and labels what is left."""
-    reading = {"format": "video", "include": ["*.mp4"]}
+    reading = {"format": "video", "include": ["*.mp4"], "video": {"every": 2}}
     settings = {"input": reading, "unit_size": 4, "output": {"visualize": {"fraction": 0}}}
     at_once = write_job(clips, name="once", **settings)
-    assert sr.run(sr.Job.load(at_once)).images == 84
+    assert sr.run(sr.Job.load(at_once)).images == 42
     in_parts = sr.Job.load(write_job(clips, name="parts", **settings))
-    sr.run(in_parts, limit=22)
+    sr.run(in_parts, limit=13)
     sr.run(in_parts)
     folders = [at_once.parent / f"{name}-out" for name in ("once", "parts")]
     tables = [read_output(folder).sort_by([("shard", "ascending"), ("index", "ascending")]) for folder in folders]
     assert tables[0].equals(tables[1])
     kinds = [row["error_kind"] for row in tables[0].to_pylist()]
-    assert kinds.count("corrupt") == sum(kind is not None for kind in kinds) > 5
+    assert kinds.count("corrupt") == sum(kind is not None for kind in kinds) >= 3
     assert tables[0].schema.field("frame").type == pa.int64()
