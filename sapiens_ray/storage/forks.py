@@ -1,8 +1,7 @@
 """Processes that are forked, as the workers of a PyTorch DataLoader are on Linux.
 
-Such a process has copies of its parent's file systems, with their connections. fsspec lets go of them when it is first
-used there; they are then closed, which removes their sockets from the epoll that both processes share, and the next
-request of the parent waits for its time-out. So they are kept.
+Such a process has copies of its parent's file systems, with their connections. fsspec lets go of them there, and s3fs
+then closes the connections; the next request of the parent sometimes waited for its time-out. So they are kept.
 """
 
 from __future__ import annotations
