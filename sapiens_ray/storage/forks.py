@@ -1,8 +1,7 @@
 """Processes that are forked, as the workers of a PyTorch DataLoader are on Linux.
 
-Such a process has copies of its parent's file systems, with their connections. fsspec lets go of them when it is first
-used there; they are then closed, which removes their sockets from the epoll that both processes share, and the next
-request of the parent waits for its time-out. So they are kept.
+Such a process has copies of its parent's file systems, with their connections. fsspec lets go of them there, and s3fs
+then closes the connections; the next request of the parent sometimes waited for its time-out. So they are kept.
 """
 
 from __future__ import annotations
@@ -20,12 +19,13 @@ _inherited: list[fsspec.AbstractFileSystem] = []
 def keep_connections() -> None:
     """From now on, processes that are forked from this one keep its file systems."""
     if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-        os.register_at_fork(after_in_child=_keep)
+        # Before the fork: fsspec empties its caches in the child before hooks of ours run there.
+        os.register_at_fork(before=_hold, after_in_parent=_inherited.clear)
 
 
-def _keep() -> None:
+def _hold() -> None:
     for kind in _kinds(fsspec.AbstractFileSystem):
-        _inherited.extend(getattr(kind, "_cache", {}).values())
+        _inherited.extend(list(getattr(kind, "_cache", {}).values()))
 
 
 def _kinds(kind: type[fsspec.AbstractFileSystem]) -> Iterator[type[fsspec.AbstractFileSystem]]:
