@@ -15,5 +15,5 @@ def rename(folder: Folder, name: str, new: str) -> None:
         os.replace(local_path(folder.join(name)), local_path(folder.join(new)))
         return
     fs, path = filesystem(folder.join(name), folder.options)
-    retrying(fs.cp_file, path, filesystem(folder.join(new), folder.options)[1])
+    retrying(fs.cp_file, path, filesystem(folder.join(new), folder.options)[1], of=folder.uri)
     folder.delete(name)
