@@ -91,7 +91,10 @@ def refuse_unfit(path: Path, options: ModelOptions) -> None:
     recognised = recognise(entries)
     if recognised:
         family, tensors = recognised
-        refuse_other_task(family.for_task(options.task).fitting(tensors, str(path)), str(path), options)
+        found = family.for_task(options.task).fitting(tensors, str(path))
+        if not options.takes_channels(found.channels):
+            found = family.fitting(tensors, str(path))  # three channels are called classes only where they are asked for
+        refuse_other_task(found, str(path), options)
     elif format_of(path) == "export":
         dtype = torch.bfloat16 if options.mode == "bfloat16" else torch.float32
         _refuse_other_types((entry.dtype for entry in entries.values()), path, options.mode, dtype)
