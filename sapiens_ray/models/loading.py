@@ -93,7 +93,7 @@ def refuse_unfit(path: Path, options: ModelOptions) -> None:
         family, tensors = recognised
         found = family.for_task(options.task).fitting(tensors, str(path))
         if not options.takes_channels(found.channels):
-            found = family.fitting(tensors, str(path))  # three channels are called classes only where they are asked for
+            found = family.fitting(tensors, str(path))  # three channels are classes only where a job asks for three
         refuse_other_task(found, str(path), options)
     elif format_of(path) == "export":
         dtype = torch.bfloat16 if options.mode == "bfloat16" else torch.float32
