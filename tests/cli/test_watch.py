@@ -151,8 +151,9 @@ def test_ctrl_c_ends_a_watch(output):
     """A real process and a real signal."""
     tool = Path(sys.executable).parent / "sapiens-ray"
     process = subprocess.Popen(
-        [tool, "status", output.uri, "--watch"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [tool, "status", output.uri, "--watch"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's `&` ignores it
+    )  # fmt: skip
     assert process.stdout is not None and "starting" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=PATIENCE_S)
