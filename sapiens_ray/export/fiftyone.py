@@ -44,9 +44,9 @@ def export_fiftyone(source: Folder, target: Folder, options: Options | None = No
     """Write `metadata.json`, `samples.json`, and `fields/<column>/<name>.png` for class maps and depth.
 
     Persons are Keypoints and, in `<column>_boxes`, Detections; class maps are Segmentations, depth Heatmaps of 0 to
-    65535. Numbers, texts and mean features are fields of their own. To FiftyOne, 0 is the background: another class that
-    is the background changes places with class 0. A photo is named by its path, or written to
-    `data/` with `photos`. Raises OutputError if there are no labels.
+    65535. Numbers, texts and mean features are fields of their own. To FiftyOne, 0 is the background: another class
+    that is the background changes places with class 0. A photo is named by its path, or written to `data/` with
+    `photos`. Raises OutputError if there are no labels.
     """
     done, omitted = Exported(), Omitted()
     stored = labels_of(source)
