@@ -32,9 +32,15 @@ export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 unset RAY_ADDRESS
 
 cpus=${SLURM_CPUS_PER_TASK:-1}
-start=(ray start --block --disable-usage-stats --num-cpus="$cpus")
-if [ -n "${SLURM_MEM_PER_NODE:-}" ]; then # in MB; Ray would take a share of the machine, not of what the job has
-  start+=(--object-store-memory=$((SLURM_MEM_PER_NODE * 1024 * 1024 * 3 / 10)))
+# A step ends with its Ray, which it tells to end when it is told so, and removes what Ray wrote.
+# shellcheck disable=SC2016
+step='trap "kill \$ray" TERM; "$@" & ray=$!
+while kill -0 $ray 2>/dev/null; do wait $ray; done
+rm -rf "/tmp/ray-$SLURM_JOB_ID"'
+start=(bash -c "$step" ray-step ray start --block --disable-usage-stats --num-cpus="$cpus")
+memory=${SLURM_MEM_PER_NODE:-$((${SLURM_MEM_PER_CPU:-0} * cpus))} # in MB; 0: that of the machine
+if [ "$memory" -gt 0 ]; then # Ray would take a share of the machine, not of what the job has
+  start+=(--object-store-memory=$((memory * 1024 * 1024 * 3 / 10)))
 fi
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
@@ -44,10 +50,17 @@ on_node() { # NODE COMMAND...: with all that the job has there. Call it in a sub
   shift
   exec srun --nodes=1 --ntasks=1 --cpus-per-task="$cpus" --nodelist="$node" "$@"
 }
-addresses=$(on_node "$head" hostname --ip-address)
-for ip in $addresses; do # of several, the first that is not IPv6
-  case $ip in *:*) ;; *) break ;; esac
+ip=''
+for one in $(on_node "$head" sh -c 'hostname --ip-address; hostname --all-ip-addresses'); do
+  case $one in # the first that is neither IPv6 nor of this node alone, as /etc/hosts may have it
+    *:* | 127.*) ;;
+    *) ip=$one && break ;;
+  esac
 done
+if [ -z "$ip" ]; then
+  echo "$head has no IPv4 address that other nodes reach: \`hostname --all-ip-addresses\` shows none" >&2
+  exit 1
+fi
 address=$ip:$base
 
 # Reached through traps only. `ray start --block` ends the processes of its node when it is told to end.
@@ -59,11 +72,11 @@ stop_ray() {
 }
 trap stop_ray EXIT
 
-driver='' again='' signalled=''
+joining='' driver='' again='' signalled=''
 # shellcheck disable=SC2329
 stop_run() {
   signalled=yes
-  [ -z "$driver" ] || kill -TERM "$driver" 2>/dev/null || true
+  [ -z "$joining$driver" ] || kill -TERM "${driver:-$joining}" 2>/dev/null || true
 }
 trap 'again=yes; stop_run' USR1
 trap "again=''; stop_run; [ -n \"\$driver\" ] || exit 143" TERM INT
@@ -79,8 +92,9 @@ for node in "${nodes[@]:1}"; do
   number=$((number < 9 ? number + 1 : 3))
 done
 
-# The run begins when all nodes have joined, or after five minutes with those that have.
-python - "$address" ${#nodes[@]} <<'PYTHON'
+# The run begins when all nodes have joined, or after five minutes with those that have. In the background: bash does not
+# act on a signal before what it runs in the foreground ends.
+python - "$address" ${#nodes[@]} <<'PYTHON' &
 import os, sys, time
 os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
 import ray
@@ -98,6 +112,9 @@ while (alive := sum(node["Alive"] for node in ray.nodes())) < wanted and time.mo
     time.sleep(1)
 print(f"{alive} of {wanted} nodes have joined the cluster at {address}", flush=True)
 PYTHON
+joining=$!
+wait "$joining" || [ -n "$again" ] || exit 1
+joining=''
 
 code=143
 if [ -z "$again" ]; then

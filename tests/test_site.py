@@ -3,6 +3,7 @@ nowhere. The pages have none on GitHub either."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -97,6 +98,26 @@ def test_the_page_of_the_job_file_has_every_field(site):
             if name not in ("source", "task"):
                 assert re.search(rf"\b{name}\b", text), name
                 assert " ".join(field.get("description", "").split()).replace("`", "") in " ".join(text.split()), name
+
+
+def test_every_section_of_the_job_file_has_its_table():
+    """Also those of which a field takes one form among several, such as keypoints."""
+    place = ROOT / "docs" / "building" / "job_file.py"
+    spec = importlib.util.spec_from_file_location("job_file", place)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made = module.job_file_page()
+    tables = [set(re.findall(r"^\| `(\w+)` \|", part, re.M)) for part in made.split("\n## ")]
+    schema = Job.model_json_schema()
+    tasks = schema["properties"]["tasks"]["items"]["discriminator"]["mapping"].values()
+    for name, section in schema["$defs"].items():
+        whole = next((one for one in section.get("anyOf", ()) if "properties" in one), section)
+        if f"#/$defs/{name}" not in tasks:  # those have two tables
+            assert set(whole["properties"]) - {"source"} in tables, name
+    assert "| `17`, `133`, `308` or [`keypoints`](#keypoints) |" in made
+    assert "| `colours` | list of texts or lists of whole numbers, 0 to 255 |" in made
+    assert "| `flip_pairs` | list of pairs of texts or whole numbers, 0 or more |" in made
 
 
 def test_the_other_made_pages_are_whole(site):

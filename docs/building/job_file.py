@@ -82,26 +82,33 @@ class _Page:
         section = self._defs[_name(field["$ref"])] if "$ref" in field else {}
         return _literal(field.get("description") or section.get("description", ""))
 
-    def _type(self, field: Schema, where: str = "") -> str:
-        """What a field takes, in words; sections as links. where: its place in the job file."""
+    def _type(self, field: Schema, where: str = "", several: bool = False) -> str:
+        """What a field takes, in words; sections as links. where: its place in the job file. several: as a plural."""
         if "$ref" in field:
             name = _name(field["$ref"])
             if name not in self._headings:
                 self._headings[name] = where
                 self._waiting.append(name)
             return f"[`{self._headings[name]}`](#{_anchor(self._headings[name])})"
-        if "anyOf" in field:
-            return " or ".join(self._type(one, where) for one in field["anyOf"] if one.get("type") != "null")
+        for key in ("anyOf", "oneOf"):
+            if key in field:
+                return " or ".join(self._type(one, where, several) for one in field[key] if one.get("type") != "null")
         if "discriminator" in field.get("items", {}):
             return "list of [tasks](#every-task)"
         for key in ("enum", "const"):
             if key in field:
                 values = field[key] if key == "enum" else [field[key]]
                 return ", ".join(f"`{value}`" for value in values)
-        words = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true`, `false`"}
+        if where == "input.uri" and field.get("type") == "array":
+            return "one or several"
+        plural = "s" if several else ""
         if field.get("type") == "array":
-            return "one or several" if where == "input.uri" else f"list of {self._type(field['items'])}s"
-        return words.get(field.get("type", ""), "mapping") + _bounds(field)
+            noun = "pair" if field.get("minItems") == field.get("maxItems") == 2 else "list"
+            return f"{noun}{plural} of {self._type(field['items'], several=True)}"
+        if field.get("type") == "boolean":
+            return "`true`, `false`"
+        words = {"integer": "whole number", "number": "number", "string": "text"}
+        return words.get(field.get("type", ""), "mapping") + plural + _bounds(field)
 
 
 def _same(first: Schema, second: Schema, name: str) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from sapiens_ray.storage import Folder
 
+DAY_S = 86_400
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 
 
@@ -82,14 +83,14 @@ def from_zero(text: str) -> int:
     return int(text)
 
 
-def positive(text: str) -> float:
-    """A number above 0."""
+def seconds(text: str) -> float:
+    """A number above 0, up to a day."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"should be a number above 0 (got {text!r})")
+    if not 0 < value <= DAY_S:
+        raise argparse.ArgumentTypeError(f"should be a number above 0, and {DAY_S} at most (got {text!r})")
     return value
 
 

@@ -53,6 +53,7 @@ def _explain(action: argparse.Action) -> None:
     import shtab
 
     from sapiens_ray.models.catalogue import CATALOGUE
+    from sapiens_ray.sources import SOURCES
     from sapiens_ray.tasks import TASKS
 
     kinds = list(dict.fromkeys(model.kind for model in CATALOGUE.values()))
@@ -63,6 +64,7 @@ def _explain(action: argparse.Action) -> None:
         "b": shtab.DIRECTORY,
         "names": _words("checkpoints", list(CATALOGUE)),
         "task": _words("columns", [*TASKS, "persons"]),
+        "format": _words("formats", ["auto", *SOURCES]),
         "tasks": _words("tasks", [*TASKS, *kinds, *CATALOGUE]),
     }
     if action.dest in known:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sapiens_ray.cli.answers import print_json
-from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, folder_of, with_examples
+from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, did_you_mean, folder_of, with_examples
 from sapiens_ray.cli.console import one_line, size
 from sapiens_ray.errors import ConfigError
 
@@ -54,6 +54,8 @@ def _init(arguments: argparse.Namespace) -> int:
 
     models = chosen_models(arguments.tasks)
     file = Path(arguments.to)
+    if file.is_dir():
+        raise ConfigError(f"--output {file}: is a folder; name a file, such as {file / 'job.yaml'}")
     if file.exists() and not arguments.force:
         raise ConfigError(f"--output {file}: exists already; name another file, or replace it with --force")
     if not file.parent.is_dir():
@@ -61,11 +63,16 @@ def _init(arguments: argparse.Namespace) -> int:
 
     from sapiens_ray.job.config import Input
     from sapiens_ray.planning.survey import survey
-    from sapiens_ray.storage import is_remote, local_path
+    from sapiens_ray.sources import SOURCES
+    from sapiens_ray.storage.uris import without_query
 
+    if arguments.format not in (formats := ["auto", *SOURCES]):
+        hint = did_you_mean(arguments.format, formats) or f"; the formats are {', '.join(formats)}"
+        raise ConfigError(f"--format {arguments.format}: is no format{hint}")
     options = folder_of("", arguments).options
-    given = arguments.input if is_remote(arguments.input) else os.path.abspath(local_path(arguments.input))
-    name = re.sub(r"\.(tar|tar\.gz|parquet|txt|csv|jsonl)$", "", given.rstrip("/").rpartition("/")[2]) or "job"
+    given = _whole(arguments.input)
+    name = re.sub(r"\.(tar|tar\.gz|parquet|txt|csv|jsonl)$", "", without_query(given).rstrip("/").rpartition("/")[2])
+    name = name or "job"
     labels = arguments.labels or _labels(given, name)
     seen = survey(Input(uri=[given], format=arguments.format, storage_options=options), labels)
     draft = Draft(
@@ -77,16 +84,17 @@ def _init(arguments: argparse.Namespace) -> int:
         data = text.encode()
     except UnicodeEncodeError:
         raise ConfigError(f"{one_line(given)}: has a name that is not UTF-8, which YAML cannot hold") from None
-    _validate(text, file)
+    _validate(text, file, name, given, labels)
     file.write_bytes(data)
     return _tell(arguments, file, given, seen, [model.name for model in models], secret_variables(options))
 
 
 def _labels(given: str, name: str) -> str:
-    """Where the labels of an input go: beside it on a storage, else below the current folder."""
+    """Where the labels of an input go: beside it on a storage, but below the current folder for files of this machine
+    and of a web server, which takes no files."""
     from sapiens_ray.storage import is_remote
 
-    if not is_remote(given):
+    if not is_remote(given) or "http://" in given or "https://" in given:
         return os.path.abspath(f"labels/{name}")
     above = given.rstrip("/").rpartition("/")[0]
     return f"{given.rstrip('/')}/labels" if above.endswith(":/") else f"{above}/{name}-labels"
@@ -94,13 +102,18 @@ def _labels(given: str, name: str) -> str:
 
 def _from(file: Path, uri: str) -> str:
     """A path as the job file names it: relative to its folder if it lies there, else absolute; URLs stay."""
-    from sapiens_ray.storage import is_remote
-
-    if is_remote(uri):
-        return uri
-    path = os.path.abspath(uri)
+    path = _whole(uri)
+    if "://" in path:
+        return path
     relative = os.path.relpath(path, file.resolve().parent)
-    return path if relative.startswith("..") else relative
+    return path if relative.startswith(("..", "~")) else relative
+
+
+def _whole(uri: str) -> str:
+    """A URL, or an absolute path."""
+    from sapiens_ray.storage import is_remote, local_path
+
+    return uri if is_remote(uri) else os.path.abspath(local_path(uri))
 
 
 def _about(seen: Survey) -> str:
@@ -119,16 +132,32 @@ def _about(seen: Survey) -> str:
     return text
 
 
-def _validate(text: str, file: Path) -> None:
-    """Raise ConfigError for a draft that `run` would refuse: a name in it, such as `${X}`, may mean something else."""
+def _validate(text: str, file: Path, name: str, given: str, labels: str) -> None:
+    """Raise ConfigError for a draft that `run` would refuse, or would understand as something else: to a job file,
+    `${X}` in a path is a variable."""
     import yaml
 
     from sapiens_ray.job.config import Job
+    from sapiens_ray.job.raw import ENV_PATTERN, read_yaml, resolve_paths
+    from sapiens_ray.storage.uris import redact_uri
 
-    raw = yaml.safe_load(text)
+    try:
+        raw = read_yaml(text.encode())
+    except yaml.YAMLError:
+        raise ConfigError(f"{one_line(given)}: has a name that YAML cannot hold; rename it") from None
     for section in ("input", "output"):
         raw[section].pop("storage_options", None)
-    Job.parse(raw, source=str(file))
+    for meant in (name, given, labels):
+        if variable := ENV_PATTERN.search(meant):
+            raise ConfigError(
+                f"{one_line(redact_uri(meant))}: to a job file, {variable[0]} is an environment variable; rename it"
+            )
+    job = Job.parse(resolve_paths(raw, file.resolve().parent), source=str(file))
+    for meant, read in ((name, job.name), (given, job.input.uri[0]), (_whole(labels), job.output.uri)):
+        if read != meant:
+            raise ConfigError(
+                f"{one_line(redact_uri(meant))}: a job file cannot name it; it would mean {one_line(redact_uri(read))}"
+            )
 
 
 def _tell(

@@ -13,7 +13,7 @@ from sapiens_ray.cli.arguments import (
     add_quiet,
     at_least_one,
     folder_of,
-    positive,
+    seconds,
     storage_arguments,
     with_examples,
 )
@@ -53,7 +53,7 @@ def add_status(commands: Subparsers[argparse.ArgumentParser]) -> None:
         help="show the progress until the run ends, then its state; exit code 0 if that is `done`, else 1",
     )  # fmt: skip
     status.add_argument(
-        "--every", type=positive, metavar="SECONDS", help=f"with --watch: between two looks; default: {EVERY_S:g}"
+        "--every", type=seconds, metavar="SECONDS", help=f"with --watch: between two looks; default: {EVERY_S:g}"
     )
     add_json(status)
     add_quiet(status, "print one line, with the images and the state")

@@ -25,6 +25,7 @@ from sapiens_ray.output.summary import counted, duration, last_summary, three_di
 from sapiens_ray.storage import Folder, translate_errors
 from sapiens_ray.storage.uris import redact_uri
 
+LONGEST_S = 100 * 86_400  # a longer time left says nothing
 Said = dict[str, Any]  # what `summary.json` says
 Show = Callable[[Said, Holder], None]
 
@@ -43,9 +44,17 @@ def watch(output: Folder, every_s: float, quiet: bool) -> None:
                 alive, said = pulse.beats(), last_summary(output)
             if not alive or pulse.found is None:
                 return
+            said = of_this_run(said, pulse.found)
             speed.look(said)
             show(said, pulse.found)
             time.sleep(every_s)
+
+
+def of_this_run(said: Said, holder: Holder) -> Said:
+    """What the run that holds the output says; empty until it says something: before that, `summary.json` is that of
+    the run before. Both times are of the clock of one machine, the run's, and compare as text."""
+    since, written = holder.get("since"), said.get("written_at")
+    return {} if since and written and written < since else said
 
 
 class Speed:
@@ -61,21 +70,22 @@ class Speed:
             self._first = said
         passed = said.get("elapsed_s", 0) - self._first.get("elapsed_s", 0)
         done = said.get("images", 0) - self._first.get("images", 0)
-        self.rate = done / passed if passed > 0 else said.get("images_per_s") or 0.0
+        self.rate = max(0.0, done / passed) if passed > 0 else said.get("images_per_s") or 0.0
 
     def text(self, said: Said) -> str:
         """The speed and the time left in words; empty while they are not known."""
         if not self.rate:
             return ""
-        left = (said["expected"] - said["images"]) / self.rate if said.get("expected") else None
-        return f"{three_digits(self.rate)} images/s" + (f", {duration(left)} left" if left is not None else "")
+        left = max(0.0, (said["expected"] - said["images"]) / self.rate) if said.get("expected") else LONGEST_S
+        return f"{three_digits(self.rate)} images/s" + (f", {duration(left)} left" if left < LONGEST_S else "")
 
 
 def progress_text(said: Said) -> str:
     """How far a run is: images, of how many, and errors."""
     if not said:
         return "starting"
-    of = f" of {said['expected']} ({100 * said['images'] / said['expected']:.1f} %)" if said.get("expected") else ""
+    expected = said.get("expected")
+    of = f" of {expected} ({min(100.0, 100 * said['images'] / expected):.1f} %)" if expected else ""
     return f"{said['images']}{of}: {said['ok']} ok, {counted(sum(said['errors'].values()), 'error')}"
 
 

@@ -21,6 +21,9 @@ WHOLEBODY = (
 )  # fmt: skip
 
 
+Category = Mapping[str, Any]  # as the file has it
+
+
 @dataclass(frozen=True)
 class Person:
     """One annotated person. keypoints: K x 3 float64 (x, y in pixels, visibility; 0 is not labelled). box: x, y, width,
@@ -86,8 +89,8 @@ def read_coco(
 ) -> CocoTruth:
     """The persons of a COCO JSON file, with 17, 133 or 308 keypoints, or with those of a user's own.
 
-    own: the names of the latter. A category that lists these names may have them in any order, and may stand beside
-    others. Raises ConfigError, with the file and what is wrong in it.
+    own: the names of the latter. Categories that list these names may each have them in any order, and may stand
+    beside others. Raises ConfigError, with the file and what is wrong in it.
     """
     with translate_errors(StorageError, f"cannot read {uri}"):
         try:
@@ -123,49 +126,49 @@ def _parse(uri: str, content: Any, keypoints: int, own: Sequence[str] | None) ->
     images = {str(image["file_name"]): int(image["id"]) for image in content["images"]}
     if len(images) != len(content["images"]) or len(set(images.values())) != len(images):
         raise _WrongFile("two of its images have the same file_name or id")
-    category, order = _person_category(content, own or ()), _order(content, own or ())
+    categories = content.get("categories") or []
+    orders = {one["id"]: _order(one, own or ()) for one in _chosen(categories, own or ())}
+    only = next(iter(orders.values()), None) if len(categories) == 1 else None  # then no annotation is of another
     known = set(images.values())
     persons = []
     for annotation in content["annotations"]:
-        if category is not None and annotation["category_id"] != category:
+        if len(categories) > 1 and annotation["category_id"] not in orders:
             continue
         if annotation["image_id"] not in known:
             raise _WrongFile(f"annotation {annotation.get('id')} is of image {annotation['image_id']}, which it lacks")
         try:
-            persons.append(_person(annotation, keypoints, WHOLEBODY if keypoints == 133 and not own else WHOLEBODY[:1]))
+            person = _person(annotation, keypoints, WHOLEBODY if keypoints == 133 and not own else WHOLEBODY[:1])
         except KeyError as error:
             raise _WrongFile(f"annotation {annotation.get('id')} has no {error}") from None
         except (TypeError, ValueError) as error:
             raise _WrongFile(f"annotation {annotation.get('id')} cannot be read: {first_line(error)}") from None
-    if order is not None:
-        persons = [replace(person, keypoints=person.keypoints[order]) for person in persons]
+        order = only if len(categories) == 1 else orders.get(annotation.get("category_id"))
+        persons.append(person if order is None else replace(person, keypoints=person.keypoints[order]))
     return CocoTruth(uri, images, persons)
 
 
-def _person_category(content: Mapping[str, Any], own: Sequence[str]) -> int | None:
-    """The category id of persons; None if the file does not tell several categories apart."""
-    categories = content.get("categories") or []
+def _chosen(categories: Sequence[Category], own: Sequence[str]) -> Sequence[Category]:
+    """The categories whose annotations count: the only one, else all that list the keypoints of the labels, such as dog
+    and cat, else the one of persons."""
     if len(categories) < 2:
-        return None
-    persons = [one["id"] for one in categories if own and _listed(one) == set(own)]
-    persons = persons or [one["id"] for one in categories if one.get("name") == "person"]
-    if len(persons) != 1:
+        return categories
+    listing = [one for one in categories if own and set(_listed(one)) == set(own)]
+    persons = [one for one in categories if one.get("name") == "person"]
+    if not listing and len(persons) != 1:
         raise _WrongFile("has several categories, and not exactly one of the name 'person'" + (
             ", nor one with the keypoints of the labels" if own else ""))  # fmt: skip
-    return int(persons[0])
+    return listing or persons
 
 
-def _listed(category: Mapping[str, Any]) -> set[str]:
+def _listed(category: Category) -> list[str]:
     """The names of keypoints that a category lists."""
-    return set(map(str, category.get("keypoints") or ()))
+    return list(map(str, category.get("keypoints") or ()))
 
 
-def _order(content: Mapping[str, Any], own: Sequence[str]) -> np.ndarray | None:
-    """The places of the keypoints of the labels among those of the file; None for the same order, or if the file does
-    not name them."""
-    number = _person_category(content, own)
-    categories = [one for one in content.get("categories") or [] if number is None or one["id"] == number]
-    theirs = [str(name) for one in categories for name in one.get("keypoints") or ()]
+def _order(category: Category, own: Sequence[str]) -> np.ndarray | None:
+    """The places of the keypoints of the labels among those of a category; None for the same order, or if it does not
+    name them."""
+    theirs = _listed(category)
     if not own or not theirs or theirs == list(own):
         return None
     if set(theirs) != set(own) or len(theirs) != len(own):

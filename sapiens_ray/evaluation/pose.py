@@ -14,7 +14,7 @@ from sapiens_ray.evaluation.coco_scores import NAMES, PartScores, score_part
 from sapiens_ray.evaluation.coco_truth import CocoTruth, read_coco
 from sapiens_ray.evaluation.detections import MOST_PER_IMAGE, Detection, best, detections_of
 from sapiens_ray.evaluation.keypoint_metrics import NMS_OKS
-from sapiens_ray.evaluation.published import published_pose
+from sapiens_ray.evaluation.published import has_own_keypoints, published_pose
 from sapiens_ray.evaluation.request import Request
 from sapiens_ray.evaluation.result import Images, Measured, Unit, metrics_of
 from sapiens_ray.labels import KeypointTable, known_keypoints
@@ -29,9 +29,10 @@ HANDS = ("left_hand", "right_hand")
 def evaluate_pose(source: Folder, labels: StoredPersons, request: Request) -> Measured:
     """COCO's AP and AR of every part. Raises ConfigError for a wrong file, or if no image is in it."""
     names = labels.keypoint_names
-    count, is_own = len(names), known_keypoints(names) is None
-    table = replace(labels.table, sigmas=_sigmas(labels, request))
-    truth = read_coco(request.ground_truth, count, request.storage_options, names if is_own else None)
+    count, known, is_own = len(names), known_keypoints(names), has_own_keypoints(labels)
+    sigmas_of, given = _sigmas(labels, request)
+    table = replace(labels.table, sigmas=given)
+    truth = read_coco(request.ground_truth, count, request.storage_options, names if known is None else None)
     images, detections = _detections(source, labels, truth, request)
     suppress = request.oks_nms == "on" or (request.oks_nms == "auto" and _have_scores(detections))
     sigmas = np.array(table.sigmas)
@@ -50,26 +51,30 @@ def evaluate_pose(source: Folder, labels: StoredPersons, request: Request) -> Me
         "detections_per_image": MOST_PER_IMAGE, "bootstrap": times, "seed": request.seed,
     }  # fmt: skip
     if is_own:
-        protocol["sigmas"] = "of --sigmas" if request.sigmas else "of the job"
+        protocol["sigmas"] = sigmas_of
     metrics, notes = published_pose(source, labels, truth, images, suppress, metrics)
     return Measured(images, metrics, protocol, notes)
 
 
-def _sigmas(labels: StoredPersons, request: Request) -> tuple[float, ...]:
-    """COCO's constants for all keypoints. Raises ConfigError if they are not known."""
-    count, column = len(labels.keypoint_names), labels.column
-    given = request.sigmas
-    if given and known_keypoints(labels.keypoint_names) is not None:
+def _sigmas(labels: StoredPersons, request: Request) -> tuple[str, tuple[float, ...]]:
+    """COCO's constants for all keypoints, and where they are from. Keypoints of a user's own whose names are published
+    have the published ones if nobody gives others. Raises ConfigError if they are not known."""
+    count, column, given = len(labels.keypoint_names), labels.column, request.sigmas
+    if given and not has_own_keypoints(labels):
         raise ConfigError(f"--sigmas: those of the {count} keypoints of {column} are known; leave the option out")
     if given and len(given) not in (1, count):
         raise ConfigError(f"--sigmas: has {len(given)} numbers; give one for all keypoints of {column}, or {count}")
-    sigmas = given * count if given and len(given) == 1 else given or tuple(labels.keypoint_sigmas)
-    if not sigmas:
-        raise ConfigError(
-            f"--task {column}: AP needs the sigmas of its {count} keypoints, and the job gave none; add --sigmas "
-            "with one number for all, such as 0.05, or one for each, separated by commas"
-        )
-    return sigmas
+    if given:
+        return "of --sigmas", given * count if len(given) == 1 else tuple(given)
+    if labels.keypoint_sigmas:
+        return "of the job", tuple(labels.keypoint_sigmas)
+    known = known_keypoints(labels.keypoint_names)
+    if known is not None:
+        return f"of the {count} published keypoints, which have the same names", known.sigmas
+    raise ConfigError(
+        f"--task {column}: AP needs the sigmas of its {count} keypoints, and the job gave none; add --sigmas "
+        "with one number for all, such as 0.05, or one for each, separated by commas"
+    )
 
 
 def _detections(

@@ -54,12 +54,18 @@ PUBLISHED: Mapping[str, Scores] = {
 NOT_REPRODUCIBLE = "no published number can be reproduced with public data for this task"
 
 
+def has_own_keypoints(labels: StoredPersons) -> bool:
+    """Whether keypoints are described by the job. Their names may be published ones: those of a model that was
+    fine-tuned for the same keypoints."""
+    return labels.table != known_keypoints(labels.keypoint_names)
+
+
 def published_pose(
     source: Folder, labels: StoredPersons, truth: CocoTruth, images: Images, suppressed: bool, metrics: Sequence[Metric]
 ) -> tuple[list[Metric], list[str]]:
     """The metrics with the published numbers beside them where model, data and protocol agree, and notes that say why
     there are none where they do not."""
-    if known_keypoints(labels.keypoint_names) is None:
+    if has_own_keypoints(labels):
         return list(metrics), ["no number is published for keypoints of your own"]
     if len(labels.keypoint_names) == 308:
         return list(metrics), [f"{NOT_REPRODUCIBLE}: Goliath and Humans-5K are not public"]

@@ -26,6 +26,7 @@ from sapiens_ray.export.base import (
 from sapiens_ray.export.dense import Maps
 from sapiens_ray.export.depth16 import LARGEST, depth_png, quantized
 from sapiens_ray.export.photos import ARCHIVED, PLACE, Photos, archives_of, suffix_of
+from sapiens_ray.imaging.images import encode_png
 from sapiens_ray.output.reading import labels_of, schema_in
 from sapiens_ray.storage import Folder, is_remote, local_path
 from sapiens_ray.tasks.depth import StoredDepth
@@ -43,8 +44,9 @@ def export_fiftyone(source: Folder, target: Folder, options: Options | None = No
     """Write `metadata.json`, `samples.json`, and `fields/<column>/<name>.png` for class maps and depth.
 
     Persons are Keypoints and, in `<column>_boxes`, Detections; class maps are Segmentations, depth Heatmaps of 0 to
-    65535. Numbers, texts and mean features are fields of their own. A photo is named by its path, or written to
-    `data/` with `photos`. Raises OutputError if there are no labels.
+    65535. Numbers, texts and mean features are fields of their own. To FiftyOne, 0 is the background: another class
+    that is the background changes places with class 0. A photo is named by its path, or written to `data/` with
+    `photos`. Raises OutputError if there are no labels.
     """
     done, omitted = Exported(), Omitted()
     stored = labels_of(source)
@@ -54,6 +56,10 @@ def export_fiftyone(source: Folder, target: Folder, options: Options | None = No
     for labels in stored:
         if labels not in included and labels.column not in plain:
             done.left_out[labels.column] = f"FiftyOne has no field for {labels.kind}"
+    for labels in included:
+        if isinstance(labels, StoredClassMap) and labels.background:
+            done.notes.append(f"{labels.column}: FiftyOne's background is 0, so classes 0 and {labels.background} have "
+                              "changed places")  # fmt: skip
     places = _Places(source, target, photos=values_of(OPTIONS, options)[PHOTOS.name])
 
     def samples() -> Iterator[str]:
@@ -67,6 +73,8 @@ def export_fiftyone(source: Folder, target: Folder, options: Options | None = No
             sample = {"filepath": place, "tags": [], "image_id": row["image_id"], "metadata": _size(row)}
             sample |= {_free(column): row[column] for column in plain if row[column] is not None}
             for labels in included:
+                if isinstance(labels, StoredClassMap) and (present := sample.get(f"{labels.column}_classes")):
+                    sample[f"{labels.column}_classes"] = _swapped(labels)[present].tolist()
                 sample |= _fields(labels, maps, row, name, target)
             yield json.dumps(sample)
 
@@ -111,7 +119,7 @@ class _Places:
 def _about(source: Folder, included: Sequence[StoredLabels]) -> Row:
     """The content of `metadata.json`: names of classes and keypoints, and links of skeletons, by field."""
     classes = {
-        one.column: {str(number): name for number, name in enumerate(one.class_names)}
+        one.column: {str(number): one.class_names[_swapped(one)[number]] for number in range(len(one.class_names))}
         for one in included
         if isinstance(one, StoredClassMap)
     }
@@ -124,6 +132,13 @@ def _about(source: Folder, included: Sequence[StoredLabels]) -> Row:
     return {"media_type": "image", "info": {name: value for name, value in info.items() if value}}
 
 
+def _swapped(labels: StoredClassMap) -> np.ndarray:
+    """The number that FiftyOne is given for each class id, 256 uint8. It is its own inverse."""
+    numbers = np.arange(256, dtype=np.uint8)
+    numbers[[0, labels.background]] = [labels.background, 0]
+    return numbers
+
+
 def _size(row: Row) -> Row:
     return {"_cls": "ImageMetadata", "width": row["width"], "height": row["height"]}
 
@@ -134,7 +149,8 @@ def _fields(labels: StoredLabels, maps: Maps, row: Row, name: str, target: Folde
     if isinstance(labels, StoredPersons):
         return _persons(labels, row)
     if isinstance(labels, StoredClassMap):
-        target.write(file, row[labels.column], durable=False)
+        swapped = encode_png(_swapped(labels)[labels.class_map(row)]) if labels.background else row[labels.column]
+        target.write(file, swapped, durable=False)
         return {labels.column: {"_cls": "Segmentation", "mask_path": file}}
     values, scale = quantized(*maps.read(labels, row))
     target.write(file, depth_png(values, scale), durable=False)

@@ -28,6 +28,7 @@ SMALLEST, LARGEST = 16, 64  # pixels of the font; below the smallest, letters ar
 FINER = 3  # text is drawn so many times as large and reduced: small letters drawn at their size stand at whole pixels
 STRIP = 3  # panels that are wider than this many times their height lie one above the other
 ROWS = 10  # a legend has at least so many rows before it gets a second column
+COLUMNS = 3  # and at most so many columns: a thousand keypoints would be wider than the photo
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,12 @@ def words(layout: Layout, lines: Sequence[str], ink: Colour = MUTED) -> np.ndarr
 
 
 def legend(layout: Layout, entries: Sequence[tuple[Colour, str, str]]) -> np.ndarray:
-    """Colours with their names and values, in as many columns as the height of the panels asks for."""
-    columns = -(-len(entries) // max(ROWS, layout.beside // layout.line - 1))
+    """Colours with their names and values, in as many columns as the height of the panels asks for; of very many, the
+    first ones, and how many more there are."""
+    down = max(ROWS, layout.beside // layout.line - 1)
+    if (more := len(entries) - COLUMNS * down) > 0:
+        entries = [*entries[: COLUMNS * down - 1], (PAPER, f"and {more + 1} more", "")]
+    columns = -(-len(entries) // down)
     rows = -(-len(entries) // columns)
     blocks = [_column(layout, entries[start : start + rows]) for start in range(0, len(entries), rows)]
     canvas = blank(sum(block.shape[1] + 2 * layout.gap for block in blocks) - 2 * layout.gap, rows * layout.line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import yaml
@@ -103,13 +104,25 @@ def _as_written(section: Settings) -> object:
 
 
 def _was(where: str, old: object, new: object) -> str:
+    """The line of a change; of a long list or mapping, that of the first entry that differs."""
+    if max(len(_whole(old)), len(_whole(new))) > LONGEST:
+        if isinstance(old, list) and isinstance(new, list):
+            pairs = enumerate(itertools.zip_longest(old, new))
+            return next(_was(f"{where}[{place}]", a, b) for place, (a, b) in pairs if a != b)
+        if isinstance(old, dict) and isinstance(new, dict):
+            key = next(key for key in [*old, *new] if old.get(key) != new.get(key))
+            return _was(f"{where}.{key}", old.get(key), new.get(key))
     return f"{where}: was {_spelled(old)}, now {_spelled(new)}"
 
 
 def _spelled(value: object) -> str:
-    """A value as in a job file."""
+    """A value as in a job file, cut if it is long."""
+    text = _whole(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+
+
+def _whole(value: object) -> str:
     if value is None:
         return "not given"
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
-    text = text.removesuffix("\n...\n").strip()
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+    return text.removesuffix("\n...\n").strip()

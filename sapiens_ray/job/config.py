@@ -18,7 +18,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sapiens_ray.errors import ConfigError
-from sapiens_ray.job.label_files import named, with_label_files
+from sapiens_ray.job.label_files import named, resolve_label_files, with_label_files
 from sapiens_ray.job.messages import explain, explain_yaml
 from sapiens_ray.job.raw import RawJob, apply_override, expand_environment, read_yaml, resolve_paths
 from sapiens_ray.sources import SOURCES, Reading
@@ -228,7 +228,8 @@ class Job(Section):
             raise ConfigError(f"{file}: {explain_yaml(error, data)}") from None
         if not isinstance(raw, dict):
             raise ConfigError(f"{file}: a job file is a mapping with `input`, `output` and `tasks`")
-        raw = resolve_paths(expand_environment(raw, str(file)), file.resolve().parent)
+        raw = expand_environment(raw, str(file))
+        raw = resolve_label_files(resolve_paths(raw, file.resolve().parent), file.resolve().parent)
         for override in overrides:
             apply_override(raw, override)
         if not raw.get("name"):
@@ -239,7 +240,8 @@ class Job(Section):
     def parse(cls, raw: RawJob, source: str = "job") -> Job:
         """Validate a plain dict; relative paths are relative to the current folder. Files that describe classes and
         keypoints are read now: what they say is a part of the job from here on."""
-        raw, files = with_label_files(resolve_paths(raw, Path.cwd()), source)
+        here = Path.cwd()
+        raw, files = with_label_files(resolve_label_files(resolve_paths(raw, here), here), source)
         try:
             return cls.model_validate(raw)
         except ValidationError as error:

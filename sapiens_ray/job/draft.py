@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 
 from sapiens_ray.errors import ConfigError
 from sapiens_ray.models.catalogue import CATALOGUE, LICENCE, Published
+from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.tasks.sections import Settings
 
 SIZE = "1b"  # of a task that names none
@@ -22,9 +24,10 @@ ABOUT = {
     "features": "the backbone's features, one vector per image",
     "pose": "persons with their keypoints",
 }
-PLAIN = re.compile(r"[\w./~@+-][\w ./:@+=,-]*")  # text that YAML reads as it is written
+PLAIN = re.compile(r"[\w./~+-][\w ./:@+=,-]*")  # text that YAML reads as it is written
 COMMENT_AT = 38  # column
 PUBLIC_OPTIONS = ("endpoint_url", "anon", "profile", "region_name")  # of a storage; all others may be secrets
+NOT_IN_VARIABLES = re.compile(r"[^A-Z0-9_]")
 
 
 @dataclass
@@ -63,8 +66,13 @@ def chosen_models(words: str) -> list[Published]:
 
 
 def secret_variables(options: Settings) -> dict[str, str]:
-    """The options of a storage that a job file must not hold, each with the environment variable in its place."""
-    return {key: f"STORAGE_{key.upper()}" for key in options if key not in PUBLIC_OPTIONS}
+    """The options of a storage that a job file must not hold, each with the environment variable in its place: all that
+    are not known to be none, and URLs with a password."""
+    return {
+        key: f"STORAGE_{NOT_IN_VARIABLES.sub('_', key.upper())}"
+        for key, value in options.items()
+        if key not in PUBLIC_OPTIONS or redact_uri(str(value)) != str(value)
+    }
 
 
 def job_text(draft: Draft, file_name: str) -> str:
@@ -97,7 +105,7 @@ def _task(model: Published, box_column: str | None, columns: set[str]) -> list[s
     lines = [_line(f"  - task: {task}", ABOUT[task])]
     column = {"pose": "persons"}.get(task, task)
     if column in columns:
-        column = re.sub(r"\W", "_", model.name)
+        column = _free(re.sub(r"\W", "_", model.name), columns)
         lines.append(_line(f"    name: {column}", "of the column, since another task has the usual one"))
     columns.add(column)
     if task == "pose":
@@ -114,6 +122,12 @@ def _task(model: Published, box_column: str | None, columns: set[str]) -> list[s
     return lines
 
 
+def _free(name: str, taken: set[str]) -> str:
+    """A name, with a number after it if it is taken."""
+    others = (f"{name}_{number}" for number in itertools.count(2))
+    return next(one for one in itertools.chain([name], others) if one not in taken)
+
+
 def _storage(options: Settings) -> list[str]:
     """The options of a storage, with environment variables in the place of secrets."""
     if not options:
@@ -126,7 +140,13 @@ def _storage(options: Settings) -> list[str]:
 def scalar(text: str) -> str:
     """Text as YAML: quoted where it would mean something else."""
     plain = PLAIN.fullmatch(text) and ": " not in text and not text.endswith((":", " ")) and not _is_no_text(text)
-    return text if plain else json.dumps(text, ensure_ascii=False)
+    return text if plain else "".join(map(_escaped, json.dumps(text, ensure_ascii=False)))
+
+
+def _escaped(char: str) -> str:
+    """A character in quotes. YAML folds some that do not print, such as U+0085, and refuses others. What stands for a
+    byte that is not UTF-8 stays: no file can hold it."""
+    return char if char.isprintable() or "\ud800" <= char <= "\udfff" else f"\\U{ord(char):08x}"
 
 
 def _is_no_text(text: str) -> bool:

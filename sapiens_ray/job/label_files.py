@@ -6,13 +6,14 @@ So the settings of an output, its metadata and its `job.yaml` say what the label
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import yaml
 
 from sapiens_ray import storage
 from sapiens_ray.errors import ConfigError
 from sapiens_ray.job.messages import explain_yaml
-from sapiens_ray.job.raw import MAX_BYTES, RawJob, Yaml, read_yaml
+from sapiens_ray.job.raw import MAX_BYTES, RawJob, Yaml, absolute, read_yaml
 from sapiens_ray.storage import StorageOptions
 from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.tasks import TASKS
@@ -20,23 +21,34 @@ from sapiens_ray.tasks import TASKS
 Files = dict[tuple[int, str], str]  # number of a task and field -> the file, for messages
 
 
+def resolve_label_files(raw: RawJob, base: Path) -> RawJob:
+    """Make the paths of label files absolute, in those fields of each task that may name one."""
+    tasks = raw.get("tasks") if isinstance(raw, dict) else None
+    if not isinstance(tasks, list):
+        return raw
+    found = []
+    for task in tasks:
+        paths = {field: absolute(task[field], base, field) for field in _fields(task) if field in task}
+        found.append({**task, **paths} if paths else task)
+    return {**raw, "tasks": found}
+
+
 def with_label_files(raw: RawJob, source: str) -> tuple[RawJob, Files]:
     """The job with the content of its label files, and where that came from. source: the job file, for messages.
 
     Raises ConfigError if a file cannot be read, or is not YAML. What it says is checked with the rest of the job.
     """
-    tasks = raw.get("tasks")
+    tasks = raw.get("tasks") if isinstance(raw, dict) else None
     if not isinstance(tasks, list):
         return raw, {}
     files: Files = {}
-    options = _storage_options(raw)
     read = []
     for number, task in enumerate(tasks):
         found = dict(task) if isinstance(task, dict) else task
         for field in _fields(task):
             if isinstance(task.get(field), str):
                 where = f"{source}: tasks[{number}].{field}"
-                found[field] = _content(task[field], where, options)
+                found[field] = _content(task[field], where, _storage_options(raw, task[field]))
                 files[number, field] = redact_uri(task[field])
         read.append(found)
     return {**raw, "tasks": read}, files
@@ -53,25 +65,34 @@ def _fields(task: Yaml) -> Sequence[str]:
     return kind.options.label_files if kind else ()
 
 
-def _storage_options(raw: RawJob) -> StorageOptions:
+def _storage_options(raw: RawJob, uri: str) -> StorageOptions:
+    """The options of the input for a file on the same kind of storage; others have no use for them, or refuse them."""
     given = raw.get("input")
-    options = given.get("storage_options") if isinstance(given, dict) else None
-    return options if isinstance(options, dict) else {}
+    if not isinstance(given, dict) or not isinstance(given.get("storage_options"), dict):
+        return {}
+    inputs = given.get("uri")
+    schemes = {_scheme(one) for one in (inputs if isinstance(inputs, list) else [inputs]) if isinstance(one, str)}
+    return given["storage_options"] if storage.is_remote(uri) and _scheme(uri) in schemes else {}
+
+
+def _scheme(uri: str) -> str:
+    return {"s3a": "s3", "https": "http"}.get(found := uri.partition("://")[0], found)
 
 
 def _content(uri: str, where: str, options: StorageOptions) -> Yaml:
     name = redact_uri(uri)
     if not uri:
         raise ConfigError(f"{where}: is empty; name a file, or write a mapping")
-    options = options if storage.is_remote(uri) else {}
     try:
         with storage.translate_errors(ConfigError, f"{where}: cannot read {name}"):
             size, _ = storage.stamp(uri, options)
             data = storage.read_bytes(uri, options) if size <= MAX_BYTES else b""
     except ConfigError as error:
         if isinstance(error.__cause__, FileNotFoundError):
+            number = name.rpartition("/")[2]
+            hint = f"; a number is written without quotes: {number}" if number.isdecimal() else ""
             raise ConfigError(f"{where}: {name} does not exist; give the path (relative to the job file) or URL of a "
-                              "YAML file") from None  # fmt: skip
+                              f"YAML file{hint}") from None  # fmt: skip
         if isinstance(error.__cause__, IsADirectoryError):
             raise ConfigError(f"{where}: {name} is a folder; name a YAML file") from None
         raise

@@ -28,13 +28,8 @@ PATH_FIELDS = (
     ("tasks", "boxes", "coco", "file"),
     ("tasks", "boxes", "coco", "detections"),
     ("tasks", "boxes", "coco", "images"),
-    ("tasks", "classes"),
-    ("tasks", "keypoints"),
     ("cache",),
 )
-# Of these, a list is no list of paths, but of names.
-LABEL_FIELDS = ("classes", "keypoints")
-
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 100_000
@@ -99,7 +94,9 @@ def expand_environment(value: Yaml, source: str, where: str = "") -> Yaml:
     return ENV_PATTERN.sub(replace, value)
 
 
-def _absolute(uri: Yaml, base: Path, field: str) -> Yaml:
+def absolute(uri: Yaml, base: Path, field: str) -> Yaml:
+    """The value of a field that holds a path, relative to a folder; URLs, names of checkpoints and what is no text
+    stay."""
     if not isinstance(uri, str) or not uri or "://" in uri or (field == "checkpoint" and is_name(uri)):
         return uri
     expanded = os.path.expanduser(uri)
@@ -116,10 +113,10 @@ def resolve_paths(raw: RawJob, base: Path) -> RawJob:
 
 
 def _with_absolute(value: Yaml, fields: tuple[str, ...], base: Path, field: str = "") -> Yaml:
-    if isinstance(value, list) and field not in LABEL_FIELDS:
+    if isinstance(value, list):
         return [_with_absolute(item, fields, base, field) for item in value]
     if not fields:
-        return _absolute(value, base, field)
+        return absolute(value, base, field)
     if isinstance(value, dict) and fields[0] in value:
         return {**value, fields[0]: _with_absolute(value[fields[0]], fields[1:], base, fields[0])}
     return value

@@ -1,4 +1,5 @@
-"""The time for people and logs. Nothing compares it: clocks of machines differ and jump."""
+"""The time for people and logs. No run compares it: clocks of machines differ and jump. Only `status --watch` does, to
+know whose progress it shows."""
 
 from __future__ import annotations
 

@@ -55,6 +55,7 @@ def offered(script, *words: str, folder=None) -> set[str]:
         (["export", "runs/demo", "--format", ""], set(EXPORTS)),
         (["evaluate", "runs/demo", "--task", "dep"], {"depth"}),
         (["init", "photos", "--tasks", "pose17-1"], {"pose17-1b"}),
+        (["init", "photos", "--format", "web"], {"webdataset"}),
         (["status", "runs/demo", "--wat"], {"--watch"}),
         (["completion", ""], set(SHELLS)),
     ],

@@ -142,12 +142,44 @@ def test_an_input_that_cannot_be_used_leaves_no_file(command, photos, tmp_path, 
         assert command("init", name, "--format", "images").code == 0 and Job.load("job.yaml").input.format == "images"
 
 
-@pytest.mark.parametrize("name", ["a b", "12", "no", "a: b", "ünï", "'q'", "# c", "- x", "{1}", "2026-01-31", "~x"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a b", "12", "no", "a: b", "ünï", "'q'", "# c", "- x", "{1}", "2026-01-31", "~x", "~root", "@a", "a\x85b",
+        "a\u2028b", "a\x7fb", "\U0001f600 b",
+    ],
+)  # fmt: skip
 def test_any_name_of_a_folder_comes_back(command, photos, tmp_path, name):
     write_photos(tmp_path / name, 1)
     assert command("init", tmp_path / name).code == 0
     job = Job.load("job.yaml")
     assert (job.name, job.input.uri) == (name, [str(tmp_path / name)])
+
+
+@pytest.mark.parametrize("name", ["z${HOME}", "z${GONE_42}"])
+def test_a_name_that_would_mean_a_variable_is_refused(command, photos, tmp_path, name):
+    write_photos(tmp_path / name, 1)
+    done = command("init", name)
+    assert done.code == 2 and not Path("job.yaml").exists()
+    assert f"to a job file, {name[1:]} is an environment variable; rename it" in done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--format", "image"], "--format image: is no format; did you mean 'images'?"),
+        (["--format", "x"], "--format x: is no format; the formats are auto, images, webdataset, parquet, list"),
+        (["--output", "photos", "--force"], "--output photos: is a folder; name a file, such as photos/job.yaml"),
+    ],
+)
+def test_wrong_options_are_one_line(command, photos, options, said):
+    done = command("init", "photos", *options)
+    assert done.code == 2 and said in done.err and done.err.count("\n") == 1, done.err
+
+
+def test_a_model_may_be_chosen_more_than_once(command, photos):
+    assert command("init", "photos", "--tasks", "seg,seg,seg").code == 0
+    assert [task.column for task in Job.load("job.yaml").tasks] == ["seg", "seg_1b", "seg_1b_2"]
 
 
 def test_a_folder_on_s3(command, photos, tmp_path, monkeypatch):
@@ -175,6 +207,8 @@ def test_a_folder_on_s3(command, photos, tmp_path, monkeypatch):
         ("s3://bucket/a/photos/", "s3://bucket/a/photos-labels"),
         ("s3://bucket", "s3://bucket/labels"),
         ("s3://bucket/", "s3://bucket/labels"),
+        ("https://host/a/list.csv", f"{Path.cwd()}/labels/list.csv"),
+        ("zip://a::https://host/list", f"{Path.cwd()}/labels/list"),
     ],
 )
 def test_where_the_labels_of_a_url_go(uri, labels):
@@ -182,4 +216,8 @@ def test_where_the_labels_of_a_url_go(uri, labels):
 
 
 def test_secrets_are_all_options_that_are_not_known_to_be_none():
-    assert draft.secret_variables({"endpoint_url": "http://x", "anon": "1", "token": "t"}) == {"token": "STORAGE_TOKEN"}
+    plain = {"endpoint_url": "http://x", "anon": "1"}
+    assert draft.secret_variables({**plain, "token": "t"}) == {"token": "STORAGE_TOKEN"}
+    given = {**plain, "endpoint_url": "https://me:PASS@host", "api-key": "k"}
+    text = draft.job_text(draft.Draft("a", "s3://b", "s3://c", [], storage_options=given), "a.yaml")
+    assert "PASS" not in text and '"api-key": "${STORAGE_API_KEY}"' in text and "${STORAGE_ENDPOINT_URL}" in text

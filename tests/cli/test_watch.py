@@ -121,6 +121,26 @@ def test_a_run_of_another_machine_is_alive_as_long_as_its_lock_changes(command, 
     assert "stopped without a word" in done.out and done.code == 1
 
 
+def test_what_the_run_before_wrote_is_not_shown(output, command, looks, monkeypatch):
+    """The next run holds the output, but has not yet said how far it is."""
+    say(output, 4, 1000.0, "done")
+    write_lock(output, since="2999-01-31T12:00:00Z")
+    assert command("status", output.uri, "--watch").out.splitlines()[0].split(" ", 1)[1].startswith("starting; ")
+
+
+def test_progress_that_cannot_be_is_kept_within_bounds():
+    """An input that shrank while it was counted, a clock that jumped, a run that has all but stopped."""
+    said = {"images": 9, "expected": 4, "ok": 9, "errors": {}, "elapsed_s": 3.0, "images_per_s": 2.0}
+    assert watch.progress_text(said) == "9 of 4 (100.0 %): 9 ok, 0 errors"
+    speed = watch.Speed()
+    speed.look(said)
+    assert speed.text(said) == "2.00 images/s, 0 s left"
+    speed.look({**said, "images": 7, "elapsed_s": 5.0})
+    assert speed.text(said) == ""
+    speed.rate = 1e-9
+    assert speed.text({**said, "images": 1}) == "0.00000000100 images/s"
+
+
 def test_a_terminal_gets_a_table_that_is_redrawn(output, looks, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -144,7 +164,9 @@ def test_every_needs_watch(command, output):
     assert (done.code, done.err) == (
         2, "sapiens-ray: --every: is the time between two looks of --watch, which is not given\n"
     )  # fmt: skip
-    assert "--every: should be a number above 0 (got '-1')" in command("status", output.uri, "--every", -1).err
+    for wrong in ("-1", "1e20"):
+        told = command("status", output.uri, "--watch", "--every", wrong).err
+        assert f"--every: should be a number above 0, and 86400 at most (got '{wrong}')" in told
 
 
 def test_ctrl_c_ends_a_watch(output):

@@ -22,6 +22,7 @@ from sapiens_ray.labels import keypoints
 from sapiens_ray.tasks.confidence import of_person
 from tests.evaluation.labelled import person, write_labels
 
+ONE = pytest.approx(1)
 NAMES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 FIELDS = {"keypoints": 17, "foot_kpts": 6, "face_kpts": 68, "lefthand_kpts": 21, "righthand_kpts": 21}
 PARTS = {"body": slice(0, 17), "feet": slice(17, 23), "face": slice(23, 91), "left_hand": slice(91, 112),
@@ -328,3 +329,47 @@ def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path, content, message):
     with pytest.raises(ConfigError) as error:
         evaluate(output, Request("persons", str(file)))
     assert str(error.value).startswith(f"--ground-truth {file}: ") and message in str(error.value)
+
+
+def test_own_keypoints_with_published_names(tmp_path):
+    """A model that was fine-tuned for COCO's keypoints: its sigmas are those of the job, else of --sigmas, else
+    COCO's, and nothing is published for it."""
+    names = list(keypoints(17).names)
+    points = np.random.default_rng(0).uniform(10, 90, (17, 2))
+    one = {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "bbox": [0, 0, 100, 100], "area": 5000,
+           "all": np.c_[points, np.full(17, 2)]}  # fmt: skip
+    truth = coco_file(tmp_path / "gt.json", [one], 1)
+    rows = [{"image_id": "000001.jpg", "persons": [person(points + 12)]}]
+
+    def measured(own: object, sigmas: tuple[float, ...] | None = None) -> tuple[Any, Any, Any]:
+        output = write_labels(tmp_path / "out", [{"task": "pose", "keypoints": own}], rows)
+        found = evaluate(output, Request("persons", str(truth), bootstrap=0, sigmas=sigmas))
+        return scores(found, "body")["AP"], found.protocol.get("sigmas"), found.notes
+
+    note = ["no number is published for keypoints of your own"]
+    assert measured({"names": names, "sigmas": 0.9}) == (ONE, "of the job", note), "12 px are nothing to these sigmas"
+    assert measured(names, (0.9,)) == (ONE, "of --sigmas", note)
+    ap = measured(17)[0]
+    assert ap < 0.5 and measured(names) == (ap, "of the 17 published keypoints, which have the same names", note)
+    with pytest.raises(ConfigError, match="are known; leave the option out"):
+        measured(17, (0.9,))
+
+
+def test_several_categories_may_have_the_same_keypoints(tmp_path):
+    """Each in its own order; those with others, and persons, are not evaluated."""
+    own, file = ["a", "b", "c"], tmp_path / "gt.json"
+    lists = {1: ["a", "b", "c"], 2: ["c", "a", "b"], 3: ["x"]}
+    animal = {"keypoints": [1, 1, 2, 2, 2, 2, 3, 3, 2], "bbox": [0, 0, 5, 5], "area": 25, "image_id": 1}
+    content = {
+        "images": GOOD["images"],
+        "categories": [{"id": n, "name": f"{'person' if n == 3 else n}", "keypoints": k} for n, k in lists.items()],
+        "annotations": [{**animal, "id": n, "category_id": n} for n in (1, 2, 3)],
+    }
+    file.write_text(json.dumps(content))
+    dog, cat = read_coco(str(file), 3, None, own).persons
+    assert dog.keypoints[:, 0].tolist() == [1, 2, 3] and cat.keypoints[:, 0].tolist() == [2, 3, 1]
+    content["annotations"][1]["category_id"] = 9
+    content["categories"] = content["categories"][1:2]
+    file.write_text(json.dumps(content))
+    found = read_coco(str(file), 3, None, own).persons
+    assert [one.keypoints[0, 0] for one in found] == [2, 2, 2], "of a single category, ids do not matter"

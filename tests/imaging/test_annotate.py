@@ -44,6 +44,25 @@ def test_what_is_outside_the_canvas_is_cut_off(x, y):
     assert np.array_equal(canvas, whole[30:40, 30:42])
 
 
+def test_a_legend_of_a_thousand_names_says_how_many_it_leaves_out():
+    """Three columns of as many rows as fit beside the photo: the last entry is that number, without a colour."""
+    layout = Layout(480, 640)
+    down = layout.beside // layout.line - 1
+    entries = [((9, 9, 9), f"k{number}", "") for number in range(1000)]
+    assert np.array_equal(annotate.legend(layout, entries[: 3 * down]), whole(layout, entries[: 3 * down]))
+    more = [*entries[: 3 * down - 1], (annotate.PAPER, f"and {1000 - 3 * down + 1} more", "")]
+    found = annotate.legend(layout, entries)
+    assert np.array_equal(found, whole(layout, more)) and found.shape[1] < layout.width
+
+
+def whole(layout: Layout, entries: list[tuple[annotate.Colour, str, str]]) -> np.ndarray:
+    """The columns of a legend beside each other."""
+    down = layout.beside // layout.line - 1
+    blocks = [annotate.legend(layout, entries[start : start + down]) for start in range(0, len(entries), down)]
+    gap = annotate.blank(2 * layout.gap, blocks[0].shape[0])
+    return np.hstack([part for block in blocks for part in (gap, block)][1:])
+
+
 def test_a_legend_takes_columns_where_the_panels_are_low():
     entries = [((0, 0, 255), f"name {number}", "1.0 %") for number in range(24)]
     few, many = Layout(640, 230, 2), Layout(640, 900, 2)

@@ -92,3 +92,19 @@ def test_names_of_the_catalogue_are_compared_before_a_download():
     ]
     assert changes(before, after, {"s": "seg-1b"}, {}, ["seg-1b"]) == []
     assert changes(before, after, {"s": "/files/seg.pt2"}, {}, ["seg-1b"]) == [], "it may be the same file"
+
+
+def test_of_long_names_the_first_that_differs_is_told():
+    """Two texts that are cut before the difference would look the same."""
+    names = [f"class_{number}" for number in range(100)]
+
+    def of(classes: object) -> list[str]:
+        return changes(before, job(classes).result_settings(["s"]), {}, {})
+
+    def job(classes: object) -> Job:
+        tasks = [{"task": "seg", "checkpoint": "s", "classes": classes}]
+        return Job.parse({"input": {"uri": "photos"}, "output": {"uri": "out"}, "tasks": tasks})
+
+    before = job(names).result_settings(["s"])
+    assert of([*names[:59], "hat", *names[60:]]) == ["tasks[0].classes.names[59]: was class_59, now hat"]
+    assert of([*names, "hat"]) == ["tasks[0].classes.names[100]: was not given, now hat"]

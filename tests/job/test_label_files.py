@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 from sapiens_ray.errors import ConfigError
+from sapiens_ray.job import label_files
 from sapiens_ray.job.changes import changes
 from sapiens_ray.job.config import Job, fingerprint
+from sapiens_ray.job.raw import resolve_paths
 
 JOB = {"input": {"uri": "photos"}, "output": {"uri": "out"}}
 CLASSES = "names: [sky, hat, coat]\nbackground: sky\nflip_pairs: [[hat, coat]]\n"
@@ -98,3 +100,37 @@ def test_what_is_no_file(tmp_path):
         load(tmp_path, "")
     with pytest.raises(ConfigError, match="not a regular file"):
         load(tmp_path, "/dev/zero")
+    with pytest.raises(ConfigError, match=r"/17 does not exist; .*; a number is written without quotes: 17"):
+        load(tmp_path, "17")
+
+
+def test_storage_options_are_for_the_storage_of_the_input(tmp_path, monkeypatch):
+    """A file on a web server beside an input on S3: a web client has no use for keys."""
+    asked = {}
+
+    def read(uri, options=None):
+        asked[uri] = options
+        return b"[sky, hat]"
+
+    monkeypatch.setattr(label_files.storage, "read_bytes", read)
+    monkeypatch.setattr(label_files.storage, "stamp", lambda uri, options=None: (10, ""))
+    keys = {"key": "K", "secret": "S"}
+    for uri in ("https://host/c.yaml", "s3://other/c.yaml", "/c.yaml"):
+        Job.parse({
+            "input": {"uri": ["s3://bucket/photos"], "storage_options": keys}, "output": {"uri": "out"},
+            "tasks": [{"task": "seg", "checkpoint": "m.pth", "classes": uri}],
+        })  # fmt: skip
+    assert asked == {"https://host/c.yaml": {}, "s3://other/c.yaml": keys, "/c.yaml": {}}
+
+
+def test_only_tasks_with_label_files_have_paths_there(tmp_path):
+    """A task of another package may have a field of the same name."""
+    raw = {"tasks": [{"task": "depth", "classes": "few"}, {"task": "seg", "classes": "c.yaml"}, {"task": "?"}, 3]}
+    resolved = label_files.resolve_label_files(resolve_paths(raw, tmp_path), tmp_path)
+    assert resolved["tasks"] == [raw["tasks"][0], {"task": "seg", "classes": f"{tmp_path}/c.yaml"}, {"task": "?"}, 3]
+
+
+@pytest.mark.parametrize("raw", [[], None, "job", {"tasks": None}])
+def test_what_is_no_job_at_all_is_refused_in_words(raw):
+    with pytest.raises(ConfigError, match=r"^job: "):
+        Job.parse(raw)

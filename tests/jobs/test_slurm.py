@@ -32,6 +32,19 @@ case "$1 $2" in
   *) exit 1 ;;
 esac
 """
+# In place of what takes long: two nodes that never join, and whose Ray writes files.
+RAY = """#!/bin/bash
+mkdir -p "/tmp/ray-$SLURM_JOB_ID"
+echo "$*" >> "$FAKE_SLURM/ray"
+exec sleep 3600
+"""
+PYTHON = """#!/bin/bash
+touch "$FAKE_SLURM/joining"
+exec sleep 3600
+"""
+HOSTNAME = """#!/bin/bash
+case $1 in --ip-address) echo 127.0.1.1 ::1 ;; *) echo "$FAKE_ADDRESSES" ;; esac
+"""
 
 
 class Slurm:
@@ -42,9 +55,7 @@ class Slurm:
         self.mark = secrets.token_hex(8)  # in the environment of all processes of the allocation
         tools = folder / "bin"
         tools.mkdir()
-        for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
-            (tools / name).write_text(text)
-            (tools / name).chmod(stat.S_IRWXU)
+        self.put(srun=SRUN, scontrol=SCONTROL)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_A")}
         self.env = {
             **kept,
@@ -56,6 +67,12 @@ class Slurm:
             "SLURM_CPUS_PER_TASK": "1",
             "SLURM_MEM_PER_NODE": "1000",
         }
+
+    def put(self, **tools: str) -> None:
+        """Replace commands by scripts."""
+        for name, text in tools.items():
+            (self.folder / "bin" / name).write_text(text)
+            (self.folder / "bin" / name).chmod(stat.S_IRWXU)
 
     def start(self, *arguments: object) -> subprocess.Popen[str]:
         command = ["bash", str(SCRIPT), *map(str, arguments)]
@@ -93,6 +110,37 @@ def slurm(tmp_path):
 
 def test_without_a_job_file_it_says_how_to_call_it(slurm):
     assert slurm.run() == (2, "usage: sbatch jobs/slurm.sh JOB.yaml [OPTIONS of sapiens-ray run]\n")
+
+
+def test_a_notice_while_nodes_join_is_taken(slurm, tmp_path):
+    """The job is put back at once, and nothing stays on the nodes. Ray gets an address that other nodes reach, and its
+    share of the memory of the job."""
+    slurm.put(ray=RAY, python=PYTHON, hostname=HOSTNAME)
+    del slurm.env["SLURM_MEM_PER_NODE"]
+    slurm.env |= {"FAKE_ADDRESSES": "192.0.2.7 fd00::2", "SLURM_MEM_PER_CPU": "500", "SLURM_CPUS_PER_TASK": "2"}
+    process = slurm.start("job.yaml")
+    end = time.monotonic() + PATIENCE_S
+    rays = tmp_path / "ray"
+    while not ((tmp_path / "joining").exists() and rays.exists() and rays.read_text().count("\n") == 2):
+        assert time.monotonic() < end and process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    place = Path(f"/tmp/ray-{slurm.env['SLURM_JOB_ID']}")
+    assert place.is_dir()
+    process.send_signal(signal.SIGUSR1)
+    text, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 143 and "requeued to continue" in text, text
+    assert (tmp_path / "requeued").exists() and slurm.left() == [] and not place.exists()
+    port = 20000 + int(slurm.env["SLURM_JOB_ID"]) % 4000 * 10
+    head, worker = sorted(rays.read_text().splitlines(), key=lambda line: "--head" not in line)
+    assert "--node-ip-address=192.0.2.7 " in head and f"--address=192.0.2.7:{port} " in worker
+    assert all(f"--object-store-memory={1000 * 1024 * 1024 * 3 // 10} " in line for line in (head, worker))
+
+
+def test_a_node_without_an_address_is_said_to_have_none(slurm):
+    slurm.put(hostname=HOSTNAME)
+    slurm.env["FAKE_ADDRESSES"] = "127.0.0.1 fd00::2"
+    code, text = slurm.run("job.yaml")
+    assert code == 1 and text.startswith("node-1 has no IPv4 address that other nodes reach")
 
 
 @pytest.mark.nightly
