@@ -59,6 +59,10 @@ def add_evaluate(commands: Subparsers[argparse.ArgumentParser]) -> None:
         help="keypoints: drop persons with an OKS above 0.9 to a better one; auto, the default: if boxes have scores",
     )  # fmt: skip
     evaluate.add_argument(
+        "--sigmas", type=_sigmas, metavar="S[,S,...]",
+        help="keypoints of your own whose job gave no sigmas: COCO's constants, one for all or one for each keypoint",
+    )  # fmt: skip
+    evaluate.add_argument(
         "--bootstrap", type=from_zero, metavar="N",
         help="resamples for the 95 %% intervals, 0 for none; default: 1000, for keypoints 100",
     )  # fmt: skip
@@ -68,6 +72,17 @@ def add_evaluate(commands: Subparsers[argparse.ArgumentParser]) -> None:
     add_quiet(evaluate, "print nothing but errors and one line with the result")
     storage_arguments(evaluate)
     evaluate.set_defaults(command=_evaluate)
+
+
+def _sigmas(text: str) -> tuple[float, ...]:
+    """Numbers above 0 and at most 1, separated by commas."""
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = (0.0,)
+    if not all(0 < number <= 1 for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r}: give numbers above 0 and at most 1; COCO's are 0.025 to 0.107")
+    return numbers
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -87,6 +102,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             bootstrap=arguments.bootstrap,
             seed=arguments.seed,
             oks_nms=arguments.oks_nms,
+            sigmas=arguments.sigmas,
             storage_options=source.options,
             progress=progress,
         )

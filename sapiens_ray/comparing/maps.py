@@ -54,7 +54,7 @@ class MapComparison(TaskComparison):
             return np.ones((height, width), bool)
         classes = self.mask.class_map(a)
         small = cv2.resize(classes, (width, height), interpolation=cv2.INTER_NEAREST)
-        found: np.ndarray = small > 0
+        found: np.ndarray = small != self.mask.background
         return found
 
     def over(self) -> Note:

@@ -11,7 +11,6 @@ import numpy as np
 from sapiens_ray.comparing.pairing import TaskPair
 from sapiens_ray.comparing.tasks import Incomparable, Result, TaskComparison, number
 from sapiens_ray.evaluation.keypoint_metrics import oks
-from sapiens_ray.labels import KEYPOINT_COUNTS, keypoints
 from sapiens_ray.pages import Block, Table
 from sapiens_ray.pages.blocks import Cell
 from sapiens_ray.reporting.numbers import Spread
@@ -53,8 +52,8 @@ class PersonComparison(TaskComparison):
         of_a, of_b = self.a.keypoint_names, self.b.keypoint_names
         self.names = [name for name in of_a if name in of_b]
         self._in_a, self._in_b = [of_a.index(name) for name in self.names], [of_b.index(name) for name in self.names]
-        known = len(of_a) in KEYPOINT_COUNTS and list(keypoints(len(of_a)).names) == of_a
-        self._sigmas = np.array(keypoints(len(of_a)).sigmas)[self._in_a] if known else None
+        sigmas = self.a.keypoint_sigmas
+        self._sigmas = np.array(sigmas)[self._in_a] if sigmas else None
         self.pixels, self.share, self.similarity = Spread(), Spread(), Spread()
         self.matched = self.only_in_a = self.only_in_b = self.images_with_other_persons = 0
         self.sums = np.zeros((3, len(self.names)))  # of each keypoint: how many, pixels, shares

@@ -101,8 +101,9 @@ class LoadedTask(LoadedModel):
         options = task.options
         path = checkpoint.local_file()
         self.runner = Runner(
-            path, host.device, options.batch_size, host.threads, task.flip_average, options.mode, options.matmul
-        )
+            path, host.device, options.batch_size, host.threads, task.flip_average, options.mode, options.matmul,
+            options.task,
+        )  # fmt: skip
         self.lane = self.runner.lane
         if self.runner.loaded.architecture:
             refuse_other_task(self.runner.loaded.architecture, str(path), options)

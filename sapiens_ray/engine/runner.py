@@ -46,6 +46,7 @@ class Runner:
         flip_average: Average | None = None,
         mode: str = "float32",
         matmul: str = "strict",
+        task: str = "",
     ) -> None:
         """Load the model, without running it: `warm_up` does that. Raises CheckpointError.
 
@@ -61,7 +62,7 @@ class Runner:
         without = no_tf32(self.device) if matmul == "tf32" else None
         if without:
             self.note(f"matmul: tf32 has no effect: {without}")
-        self.loaded: LoadedModel = load_model(checkpoint, mode, self.device, matmul)
+        self.loaded: LoadedModel = load_model(checkpoint, mode, self.device, matmul, task)
         self.auto = batch_size == "auto" and self.device.type != "cpu"
         self.batch_size = batch_size if isinstance(batch_size, int) else DEFAULT_BATCH[self.device.type]
         self.fixed = self.loaded.batch is not None  # every batch has the same shape: short ones are padded

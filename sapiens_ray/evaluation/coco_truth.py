@@ -1,11 +1,11 @@
-"""Ground truth of keypoints: a JSON file of COCO, COCO-WholeBody, or of the same form with 308 keypoints."""
+"""Ground truth of keypoints: a JSON file of COCO, COCO-WholeBody, or of COCO's form with other keypoints."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -81,10 +81,13 @@ def _base(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def read_coco(uri: str, keypoints: int, options: StorageOptions | None = None) -> CocoTruth:
-    """The persons of a COCO JSON file, with 17, 133 or 308 keypoints.
+def read_coco(
+    uri: str, keypoints: int, options: StorageOptions | None = None, own: Sequence[str] | None = None
+) -> CocoTruth:
+    """The persons of a COCO JSON file, with 17, 133 or 308 keypoints, or with those of a user's own.
 
-    Raises ConfigError, with the file and what is wrong in it.
+    own: the names of the latter. A category that lists these names may have them in any order, and may stand beside
+    others. Raises ConfigError, with the file and what is wrong in it.
     """
     with translate_errors(StorageError, f"cannot read {uri}"):
         try:
@@ -100,7 +103,7 @@ def read_coco(uri: str, keypoints: int, options: StorageOptions | None = None) -
     except ValueError as error:
         raise ConfigError(f"--ground-truth {uri}: not a JSON file: {first_line(error)}") from None
     try:
-        return _parse(uri, content, keypoints)
+        return _parse(uri, content, keypoints, own)
     except _WrongFile as error:
         raise ConfigError(f"--ground-truth {uri}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -113,14 +116,14 @@ class _WrongFile(Exception):
     """What is wrong in the file, in words."""
 
 
-def _parse(uri: str, content: Any, keypoints: int) -> CocoTruth:
+def _parse(uri: str, content: Any, keypoints: int, own: Sequence[str] | None) -> CocoTruth:
     missing = [key for key in ("images", "annotations") if not isinstance(content, dict) or key not in content]
     if missing:
         raise _WrongFile(f"has no {' and no '.join(missing)}: a COCO JSON file of keypoints is needed")
     images = {str(image["file_name"]): int(image["id"]) for image in content["images"]}
     if len(images) != len(content["images"]) or len(set(images.values())) != len(images):
         raise _WrongFile("two of its images have the same file_name or id")
-    category = _person_category(content)
+    category, order = _person_category(content, own or ()), _order(content, own or ())
     known = set(images.values())
     persons = []
     for annotation in content["annotations"]:
@@ -129,31 +132,54 @@ def _parse(uri: str, content: Any, keypoints: int) -> CocoTruth:
         if annotation["image_id"] not in known:
             raise _WrongFile(f"annotation {annotation.get('id')} is of image {annotation['image_id']}, which it lacks")
         try:
-            persons.append(_person(annotation, keypoints))
+            persons.append(_person(annotation, keypoints, WHOLEBODY if keypoints == 133 and not own else WHOLEBODY[:1]))
         except KeyError as error:
             raise _WrongFile(f"annotation {annotation.get('id')} has no {error}") from None
         except (TypeError, ValueError) as error:
             raise _WrongFile(f"annotation {annotation.get('id')} cannot be read: {first_line(error)}") from None
+    if order is not None:
+        persons = [replace(person, keypoints=person.keypoints[order]) for person in persons]
     return CocoTruth(uri, images, persons)
 
 
-def _person_category(content: Mapping[str, Any]) -> int | None:
+def _person_category(content: Mapping[str, Any], own: Sequence[str]) -> int | None:
     """The category id of persons; None if the file does not tell several categories apart."""
     categories = content.get("categories") or []
     if len(categories) < 2:
         return None
-    persons = [one["id"] for one in categories if one.get("name") == "person"]
+    persons = [one["id"] for one in categories if own and _listed(one) == set(own)]
+    persons = persons or [one["id"] for one in categories if one.get("name") == "person"]
     if len(persons) != 1:
-        raise _WrongFile("has several categories, and not exactly one of the name 'person'")
+        raise _WrongFile("has several categories, and not exactly one of the name 'person'" + (
+            ", nor one with the keypoints of the labels" if own else ""))  # fmt: skip
     return int(persons[0])
 
 
-def _person(annotation: Mapping[str, Any], keypoints: int) -> Person:
-    fields = WHOLEBODY if keypoints == 133 else WHOLEBODY[:1]
+def _listed(category: Mapping[str, Any]) -> set[str]:
+    """The names of keypoints that a category lists."""
+    return set(map(str, category.get("keypoints") or ()))
+
+
+def _order(content: Mapping[str, Any], own: Sequence[str]) -> np.ndarray | None:
+    """The places of the keypoints of the labels among those of the file; None for the same order, or if the file does
+    not name them."""
+    number = _person_category(content, own)
+    categories = [one for one in content.get("categories") or [] if number is None or one["id"] == number]
+    theirs = [str(name) for one in categories for name in one.get("keypoints") or ()]
+    if not own or not theirs or theirs == list(own):
+        return None
+    if set(theirs) != set(own) or len(theirs) != len(own):
+        missing, other = ([name for name in a if name not in b][:3] for a, b in ((own, theirs), (theirs, own)))
+        raise _WrongFile(f"has other keypoints than the labels: it lacks {', '.join(missing) or 'none'}, and has "
+                         f"{', '.join(other) or 'some twice'}")  # fmt: skip
+    return np.array([theirs.index(name) for name in own])
+
+
+def _person(annotation: Mapping[str, Any], keypoints: int, fields: Sequence[tuple[str, str | None]]) -> Person:
     parts = []
     for name, valid in fields:
         if name not in annotation:
-            kind = "a COCO-WholeBody file" if keypoints == 133 else "a file of keypoints"
+            kind = "a COCO-WholeBody file" if len(fields) > 1 else "a file of keypoints"
             raise _WrongFile(f"annotation {annotation.get('id')} has no {name!r}: {kind} is needed")
         part = np.array(annotation[name], np.float64).reshape(-1, 3)
         if valid is not None and not annotation.get(valid, True):

@@ -68,3 +68,5 @@ def _refuse_other_options(labels: StoredLabels, request: Request) -> None:
         raise ConfigError(f"--mask: is for depth and normals; {labels.column} is {labels.kind}")
     if request.oks_nms != "auto" and not isinstance(labels, StoredPersons):
         raise ConfigError(f"--oks-nms: is for keypoints; {labels.column} is {labels.kind}")
+    if request.sigmas is not None and not isinstance(labels, StoredPersons):
+        raise ConfigError(f"--sigmas: is for keypoints; {labels.column} is {labels.kind}")

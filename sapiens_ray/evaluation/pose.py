@@ -1,6 +1,9 @@
-"""Keypoints against a COCO JSON file: 17 (COCO), 133 by parts (COCO-WholeBody), 308 by parts (Goliath)."""
+"""Keypoints against a COCO JSON file: 17 (COCO), 133 by parts (COCO-WholeBody), 308 by parts (Goliath), or a user's own
+by the groups of the job."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,7 +16,7 @@ from sapiens_ray.evaluation.keypoint_metrics import NMS_OKS
 from sapiens_ray.evaluation.published import published_pose
 from sapiens_ray.evaluation.request import Request
 from sapiens_ray.evaluation.result import Images, Measured, Unit, metrics_of
-from sapiens_ray.labels import KEYPOINT_COUNTS, KeypointTable, keypoints
+from sapiens_ray.labels import KeypointTable, known_keypoints
 from sapiens_ray.storage import Folder
 from sapiens_ray.tasks.confidence import SCORED
 from sapiens_ray.tasks.stored import StoredPersons
@@ -24,11 +27,10 @@ HANDS = ("left_hand", "right_hand")
 
 def evaluate_pose(source: Folder, labels: StoredPersons, request: Request) -> Measured:
     """COCO's AP and AR of every part. Raises ConfigError for a wrong file, or if no image is in it."""
-    count = len(labels.keypoint_names)
-    if count not in KEYPOINT_COUNTS:
-        raise ConfigError(f"--task {labels.column}: has {count} keypoints; sigmas are known for 17, 133 and 308")
-    table = keypoints(count)
-    truth = read_coco(request.ground_truth, count, request.storage_options)
+    names = labels.keypoint_names
+    count, is_own = len(names), known_keypoints(names) is None
+    table = replace(labels.table, sigmas=_sigmas(labels, request))
+    truth = read_coco(request.ground_truth, count, request.storage_options, names if is_own else None)
     images, detections = _detections(source, labels, truth, request)
     suppress = request.oks_nms == "on" or (request.oks_nms == "auto" and _have_scores(detections))
     sigmas = np.array(table.sigmas)
@@ -40,14 +42,33 @@ def evaluate_pose(source: Folder, labels: StoredPersons, request: Request) -> Me
 
     times = request.resamples(RESAMPLES)
     values = _with_hands({name: scores.values for name, scores in parts.items()})
-    names: list[tuple[str, str, Unit]] = [(part, name, "share") for part in _order(list(parts)) for name in NAMES]
-    metrics = metrics_of(names, values, intervals(statistic, len(kept), times, request.seed, request.progress))
+    titles: list[tuple[str, str, Unit]] = [(part, name, "share") for part in _order(list(parts)) for name in NAMES]
+    metrics = metrics_of(titles, values, intervals(statistic, len(kept), times, request.seed, request.progress))
     protocol = {
         "keypoints": count, "oks_nms": NMS_OKS if suppress else None, "least_keypoint_score": SCORED,
         "detections_per_image": MOST_PER_IMAGE, "bootstrap": times, "seed": request.seed,
     }  # fmt: skip
+    if is_own:
+        protocol["sigmas"] = "of --sigmas" if request.sigmas else "of the job"
     metrics, notes = published_pose(source, labels, truth, images, suppress, metrics)
     return Measured(images, metrics, protocol, notes)
+
+
+def _sigmas(labels: StoredPersons, request: Request) -> tuple[float, ...]:
+    """COCO's constants for all keypoints. Raises ConfigError if they are not known."""
+    count, column = len(labels.keypoint_names), labels.column
+    given = request.sigmas
+    if given and known_keypoints(labels.keypoint_names) is not None:
+        raise ConfigError(f"--sigmas: those of the {count} keypoints of {column} are known; leave the option out")
+    if given and len(given) not in (1, count):
+        raise ConfigError(f"--sigmas: has {len(given)} numbers; give one for all keypoints of {column}, or {count}")
+    sigmas = given * count if given and len(given) == 1 else given or tuple(labels.keypoint_sigmas)
+    if not sigmas:
+        raise ConfigError(
+            f"--task {column}: AP needs the sigmas of its {count} keypoints, and the job gave none; add --sigmas "
+            "with one number for all, such as 0.05, or one for each, separated by commas"
+        )
+    return sigmas
 
 
 def _detections(
@@ -89,7 +110,9 @@ def _scores(
     parts: dict[str, slice | np.ndarray] = {name: np.flatnonzero(groups == name) for name in dict.fromkeys(groups)}
     if len(parts) > 1:
         parts["whole"] = slice(None)
-    images, body, sigmas = sorted(kept), np.flatnonzero(groups == "body"), np.array(table.sigmas)
+    images, sigmas = sorted(kept), np.array(table.sigmas)
+    body = np.flatnonzero(groups == "body")
+    body = body if body.size else np.arange(len(groups))  # faces or hands alone
     scores = {}
     for number, (name, part) in enumerate(parts.items()):
         request.progress("parts of the body scored", number, len(parts))

@@ -14,6 +14,7 @@ from typing import Any
 from sapiens_ray.errors import OutputError
 from sapiens_ray.evaluation.coco_truth import CocoTruth
 from sapiens_ray.evaluation.result import Images, Metric
+from sapiens_ray.labels import known_keypoints
 from sapiens_ray.models.catalogue import CATALOGUE
 from sapiens_ray.output.reading import labels_of
 from sapiens_ray.output.record import read_record
@@ -58,6 +59,8 @@ def published_pose(
 ) -> tuple[list[Metric], list[str]]:
     """The metrics with the published numbers beside them where model, data and protocol agree, and notes that say why
     there are none where they do not."""
+    if known_keypoints(labels.keypoint_names) is None:
+        return list(metrics), ["no number is published for keypoints of your own"]
     if len(labels.keypoint_names) == 308:
         return list(metrics), [f"{NOT_REPRODUCIBLE}: Goliath and Humans-5K are not public"]
     settings = task_settings(source, labels.column)

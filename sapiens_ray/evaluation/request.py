@@ -18,7 +18,8 @@ Switch = Literal["auto", "on", "off"]
 class Request:
     """ground_truth: a file or folder, local or a URL. mask: which pixels count, for depth and normals. bootstrap: how
     many resamples; None for the default of the task, 0 for no intervals. oks_nms: for keypoints; auto is on if any
-    box has a score, as those of detectors have. progress: called with what is being counted, how far it is, and of how
+    box has a score, as those of detectors have. sigmas: for keypoints that are not published, one for all or for each.
+    progress: called with what is being counted, how far it is, and of how
     many, such as ("rows compared", 3, 100)."""
 
     column: str
@@ -27,6 +28,7 @@ class Request:
     bootstrap: int | None = None
     seed: int = 0
     oks_nms: Switch = "auto"
+    sigmas: tuple[float, ...] | None = None
     storage_options: StorageOptions | None = None
     progress: Tell = lambda what, done, total: None
 

@@ -92,7 +92,8 @@ def _person(labels: StoredPersons) -> list[Row]:
 
 
 def _classes(labels: StoredClassMap) -> list[Row]:
-    return [{"id": number, "name": name} for number, name in enumerate(labels.class_names) if number]
+    names = enumerate(labels.class_names)
+    return [{"id": number, "name": name} for number, name in names if number != labels.background]
 
 
 def _persons(rows: Iterable[tuple[int, Row]], labels: StoredPersons, least: float) -> Iterator[Row]:
@@ -124,7 +125,7 @@ def _masks(rows: Iterable[tuple[int, Row]], labels: StoredClassMap) -> Iterator[
     for number, row in rows:
         class_map = labels.class_map(row)
         for present in np.flatnonzero(np.bincount(class_map.reshape(-1))):
-            if present == 0:
+            if present == labels.background:
                 continue
             found += 1
             encoded = coco_mask.encode(np.asfortranarray(class_map == present).view(np.uint8))

@@ -157,7 +157,7 @@ def _why_not(labels: StoredLabels, truth: GroundTruth) -> str:
         other = isinstance(expected, list) and len(expected) != count
         return f"it has {count} keypoints, persons of {truth.name} have {len(expected or [])}" if other else ""
     if isinstance(labels, StoredClassMap):
-        known = set(truth.ids) & set(labels.class_names[1:])
+        known = set(truth.ids) & {name for at, name in enumerate(labels.class_names) if at != labels.background}
         return "" if known else f"{truth.name} has no category with the name of one of its classes"
     return f"COCO has no {labels.kind}"
 
@@ -201,7 +201,7 @@ def _masks(labels: StoredLabels, truth: GroundTruth) -> tuple[list[str], Results
         class_map = labels.class_map(row)
         scores = _class_scores(row[present], row.get(confidence))
         for found in np.flatnonzero(np.bincount(class_map.reshape(-1))).tolist():
-            category = ids.get(labels.class_names[found]) if found else None
+            category = ids.get(labels.class_names[found]) if found != labels.background else None
             if category is not None:
                 encoded = coco_mask.encode(np.asfortranarray(class_map == found).view(np.uint8))
                 yield {

@@ -11,6 +11,8 @@ from sapiens_ray.tasks.sections import Settings
 
 Files = Mapping[str, str]  # SHA-256 of a checkpoint or COCO file to its path or name
 CHOICES = ("boxes", "mask")  # sections that are stored with their `source` and all their keys
+LABELS = ("classes", "keypoints")  # sections that are stored with the keys that are given
+LONGEST = 300  # letters of a value in a message: names of classes may fill pages
 MODES = {"torchscript": "float32"}  # how modes are stored, if not as they are written today
 UNRECORDED = {"matmul": "strict"}  # what settings that are not stored at their default are then
 # Field of a digest to that of the file.
@@ -62,6 +64,12 @@ def _of_task(where: str, old: Settings, new: Settings, old_files: Files, new_fil
             if before and after:  # else there is a detector or a COCO file in only one of them, which is told anyway
                 names = old_files.get(before, before), new_files.get(after, after)
                 lines.append(f"{where}.{FILES[key]}: {_other_file(*names)}")
+        elif key in LABELS and isinstance(before, dict) and isinstance(after, dict):
+            lines += [
+                _was(f"{where}.{key}.{name}", before.get(name), after.get(name))
+                for name in sorted({*before, *after})
+                if before.get(name) != after.get(name)
+            ]
         elif key in CHOICES and isinstance(before, dict) and isinstance(after, dict):
             lines += _of_choice(f"{where}.{key}", before, after)
         elif key == "mode":
@@ -103,4 +111,5 @@ def _spelled(value: object) -> str:
     if value is None:
         return "not given"
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
-    return text.removesuffix("\n...\n").strip()
+    text = text.removesuffix("\n...\n").strip()
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"

@@ -18,6 +18,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sapiens_ray.errors import ConfigError
+from sapiens_ray.job.label_files import named, with_label_files
 from sapiens_ray.job.messages import explain, explain_yaml
 from sapiens_ray.job.raw import RawJob, apply_override, expand_environment, read_yaml, resolve_paths
 from sapiens_ray.sources import SOURCES, Reading
@@ -232,11 +233,13 @@ class Job(Section):
 
     @classmethod
     def parse(cls, raw: RawJob, source: str = "job") -> Job:
-        """Validate a plain dict; relative paths are relative to the current folder."""
+        """Validate a plain dict; relative paths are relative to the current folder. Files that describe classes and
+        keypoints are read now: what they say is a part of the job from here on."""
+        raw, files = with_label_files(resolve_paths(raw, Path.cwd()), source)
         try:
-            return cls.model_validate(resolve_paths(raw, Path.cwd()))
+            return cls.model_validate(raw)
         except ValidationError as error:
-            lines = [f"{source}: {explain(item, cls)}" for item in error.errors()]
+            lines = [f"{source}: {explain(item, cls)}{named(files, item['loc'])}" for item in error.errors()]
             raise ConfigError("\n".join(lines)) from None
 
     @property

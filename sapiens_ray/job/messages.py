@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from typing import Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
@@ -14,7 +15,8 @@ from sapiens_ray.tasks import TASKS
 
 def explain(item: ErrorDetails, job: type[BaseModel]) -> str:
     """One line for one pydantic error: the field, what is wrong, and the fix. job: the model of the whole file."""
-    loc = tuple(part for number, part in enumerate(item["loc"]) if not (number == 2 and item["loc"][0] == "tasks"))
+    written = (part for number, part in enumerate(item["loc"]) if not (number == 2 and item["loc"][0] == "tasks"))
+    loc = tuple(part for part in written if not _is_tag(part))
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
     if item["type"] == "extra_forbidden":
         known = _known_keys(item["loc"][:-1], job)
@@ -69,6 +71,11 @@ def explain_yaml(error: yaml.YAMLError, text: bytes) -> str:
     return message
 
 
+def _is_tag(part: int | str) -> bool:
+    """Whether a part of a place is the tag of a choice, which the job file does not have."""
+    return isinstance(part, str) and part.startswith("(")
+
+
 def _known_keys(loc: tuple[int | str, ...], job: type[BaseModel]) -> list[str]:
     """The keys of the section at a place in the job."""
     hidden = {"source"}  # derived from other keys
@@ -78,7 +85,15 @@ def _known_keys(loc: tuple[int | str, ...], job: type[BaseModel]) -> list[str]:
 def _choices(loc: tuple[int | str, ...], job: type[BaseModel]) -> tuple[object, ...]:
     """The values from which a field takes one; empty if there is no such list."""
     annotation = _section_at(loc[:-1], job).model_fields[str(loc[-1])].annotation
-    return get_args(annotation) if get_origin(annotation) is Literal else ()
+    return next((get_args(kind) for kind in _kinds(annotation) if get_origin(kind) is Literal), ())
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The types in an annotation: those of a union, without what else is said of them."""
+    if get_origin(annotation) in (Annotated, Union, UnionType):
+        parts = get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation)
+        return [kind for part in parts for kind in _kinds(part)]
+    return [annotation]
 
 
 def _section_at(loc: tuple[int | str, ...], job: type[BaseModel]) -> type[BaseModel]:
@@ -87,8 +102,7 @@ def _section_at(loc: tuple[int | str, ...], job: type[BaseModel]) -> type[BaseMo
     for part in loc:
         if part in TASKS and section is job:
             section = TASKS[str(part)].options
-        elif isinstance(part, str) and part != "tasks":
-            annotation = section.model_fields[part].annotation
-            kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        elif isinstance(part, str) and part != "tasks" and not _is_tag(part):
+            kinds = [kind for kind in _kinds(section.model_fields[part].annotation) if isinstance(kind, type)]
             section = next(kind for kind in kinds if issubclass(kind, BaseModel))
     return section

@@ -28,8 +28,12 @@ PATH_FIELDS = (
     ("tasks", "boxes", "coco", "file"),
     ("tasks", "boxes", "coco", "detections"),
     ("tasks", "boxes", "coco", "images"),
+    ("tasks", "classes"),
+    ("tasks", "keypoints"),
     ("cache",),
 )
+# Of these, a list is no list of paths, but of names.
+LABEL_FIELDS = ("classes", "keypoints")
 
 
 MAX_BYTES = 1 << 20
@@ -112,7 +116,7 @@ def resolve_paths(raw: RawJob, base: Path) -> RawJob:
 
 
 def _with_absolute(value: Yaml, fields: tuple[str, ...], base: Path, field: str = "") -> Yaml:
-    if isinstance(value, list):
+    if isinstance(value, list) and field not in LABEL_FIELDS:
         return [_with_absolute(item, fields, base, field) for item in value]
     if not fields:
         return _absolute(value, base, field)
@@ -134,7 +138,7 @@ def apply_override(raw: RawJob, override: str) -> None:
     if any(parts[0] == fields[0] and parts[-1] == fields[-1] for fields in PATH_FIELDS):
         base = Path.cwd()
         one = parts[-1]
-        value = [_absolute(uri, base, one) for uri in value] if isinstance(value, list) else _absolute(value, base, one)
+        value = _with_absolute(value, (), base, one)
     here: Yaml = raw
     for part in parts[:-1]:
         if isinstance(here, list):

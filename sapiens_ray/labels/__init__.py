@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -36,8 +37,8 @@ class KeypointTable:
     """Keypoints of a pose model, in the order of its heatmaps.
 
     `swap`: the partner of each keypoint in a mirrored image, itself if it has none. `groups`: body, feet, face,
-    left_hand, right_hand or extra. `sigmas`: COCO's falloff constants for OKS. `links`: pairs of keypoints, in
-    drawing order. Colours are RGB, 0 to 255.
+    left_hand, right_hand or extra. `sigmas`: COCO's falloff constants for OKS; empty if they are not known. `links`:
+    pairs of keypoints, in drawing order. Colours are RGB, 0 to 255.
     """
 
     names: tuple[str, ...]
@@ -63,6 +64,12 @@ def keypoints(count: int) -> KeypointTable:
         links=tuple((link["from"], link["to"]) for link in links),
         link_colours=tuple(_rgb(link["colour"]) for link in links),
     )
+
+
+def known_keypoints(names: Sequence[str]) -> KeypointTable | None:
+    """The table with exactly these keypoints, in this order; None for keypoints of somebody's own."""
+    table = keypoints(len(names)) if len(names) in KEYPOINT_COUNTS else None
+    return table if table is not None and table.names == tuple(names) else None
 
 
 CLASSES = {"seg": body_parts}  # task -> table of its classes

@@ -58,6 +58,10 @@ class Family(ABC):
     mean_rgb: ClassVar[Triple]
     std_rgb: ClassVar[Triple]
 
+    def for_task(self, task: str) -> Family:
+        """This family, where shapes alone leave open for which task a model is. task: that of the job; may be empty."""
+        return self
+
     @abstractmethod
     def tensors_of(self, state: Mapping[str, Entry]) -> dict[str, Entry]:
         """The tensors of the model by name, without other content of checkpoints; empty if it is not of this family."""

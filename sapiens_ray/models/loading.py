@@ -44,8 +44,9 @@ class LoadedModel:
         return self.native.architecture if self.native else None
 
 
-def load_model(path: Path, mode: str, device: torch.device, matmul: str = "strict") -> LoadedModel:
-    """A checkpoint of any file format as a model. matmul: how it will be run. Raises CheckpointError.
+def load_model(path: Path, mode: str, device: torch.device, matmul: str = "strict", task: str = "") -> LoadedModel:
+    """A checkpoint of any file format as a model. matmul: how it will be run. task: for which, where the shapes of the
+    tensors leave it open. Raises CheckpointError.
 
     mode float32: a TorchScript program as it is; other files as the native module in float32. mode bfloat16: the
     native module with its large matrix products in bfloat16; TorchScript programs of other models are cast. Exported
@@ -61,7 +62,7 @@ def load_model(path: Path, mode: str, device: torch.device, matmul: str = "stric
     recognised = recognise(read_weights(path))
     if recognised:
         family, tensors = recognised
-        native = family.build(tensors, str(path), dtype, device)
+        native = family.for_task(task).build(tensors, str(path), dtype, device)
         arrange_convolutions(native, device.type, matmul)
         return LoadedModel(
             native, file_format or "pickle", torch.float32,
@@ -90,7 +91,7 @@ def refuse_unfit(path: Path, options: ModelOptions) -> None:
     recognised = recognise(entries)
     if recognised:
         family, tensors = recognised
-        refuse_other_task(family.fitting(tensors, str(path)), str(path), options)
+        refuse_other_task(family.for_task(options.task).fitting(tensors, str(path)), str(path), options)
     elif format_of(path) == "export":
         dtype = torch.bfloat16 if options.mode == "bfloat16" else torch.float32
         _refuse_other_types((entry.dtype for entry in entries.values()), path, options.mode, dtype)
@@ -115,10 +116,16 @@ def _refuse_other_types(found: Iterable[torch.dtype], path: Path, mode: str, dty
 
 def refuse_other_task(architecture: Architecture, what: str, options: ModelOptions) -> None:
     """Raise CheckpointError if a model is for another task. what: the file, for messages."""
-    wanted = options.channels
-    if architecture.task == options.task and wanted in (None, architecture.channels):
+    if architecture.task == options.task and options.takes_channels(architecture.channels):
         return
     needs = f"task {options.task}"
-    if wanted is not None and architecture.task == options.task:
-        needs = f"{wanted} {options.channel_name}"
+    if options.channels is not None and architecture.task == options.task:
+        needs = f"{options.channels} {options.channel_name}{other_channels(options)}"
     raise CheckpointError(f"{what} is {architecture}, but the job asks for {needs}")
+
+
+def other_channels(options: ModelOptions) -> str:
+    """What to do about a model with another number of channels; empty where nothing can be."""
+    if not options.label_files:
+        return ""
+    return f"; `{options.label_files[0]}:` describes those of a fine-tuned checkpoint (docs/own-labels.md)"

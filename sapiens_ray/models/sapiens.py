@@ -122,8 +122,9 @@ def tensors_of(state: Mapping[str, Entry]) -> dict[str, Entry]:
     return {}
 
 
-def read_architecture(tensors: Mapping[str, Entry], what: str) -> SapiensArchitecture:
-    """Infer the architecture from the shapes of the tensors. what: the file, for messages. Raises CheckpointError."""
+def read_architecture(tensors: Mapping[str, Entry], what: str, wanted: str = "") -> SapiensArchitecture:
+    """Infer the architecture from the shapes of the tensors. what: the file, for messages. wanted: the task of the job:
+    three channels are normals or, for seg, three classes. Raises CheckpointError."""
 
     def shape(name: str, dims: int) -> tuple[int, ...]:
         if name not in tensors:
@@ -159,17 +160,19 @@ def read_architecture(tensors: Mapping[str, Entry], what: str) -> SapiensArchite
     elif len(deconv) == 4:  # enlarges to the size of the input
         task = "depth"
     else:
-        task = "normal" if channels == 3 else "seg"
+        task = "normal" if channels == 3 and wanted != "seg" else "seg"
     return SapiensArchitecture(task, width, layers, heads, hidden, tuple(deconv), tuple(conv), channels, head, last)
 
 
-def build(tensors: Mapping[str, Entry], what: str, dtype: torch.dtype, device: torch.device) -> Sapiens:
+def build(
+    tensors: Mapping[str, Entry], what: str, dtype: torch.dtype, device: torch.device, wanted: str = ""
+) -> Sapiens:
     """The model with these tensors, in eval mode. what: the file, for messages. dtype: of the large matrix products.
 
     Tensors are read and converted one by one, so that there is never a second copy of the weights. Raises
     CheckpointError for missing, extra or wrongly shaped tensors.
     """
-    architecture = fitting_architecture(tensors, what)
+    architecture = fitting_architecture(tensors, what, wanted)
     with torch.device("meta"):
         model = Sapiens(architecture)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -183,12 +186,12 @@ def build(tensors: Mapping[str, Entry], what: str, dtype: torch.dtype, device: t
     return model.eval().requires_grad_(False)
 
 
-def fitting_architecture(tensors: Mapping[str, Entry], what: str) -> SapiensArchitecture:
-    """The architecture that has exactly these tensors. Does not read their values.
+def fitting_architecture(tensors: Mapping[str, Entry], what: str, wanted: str = "") -> SapiensArchitecture:
+    """The architecture that has exactly these tensors. Does not read their values. wanted: see `read_architecture`.
 
     Raises CheckpointError with the first tensor that does not fit.
     """
-    architecture = read_architecture(tensors, what)
+    architecture = read_architecture(tensors, what, wanted)
     with torch.device("meta"):
         state = Sapiens(architecture).state_dict()
     others = f"; judging by its other tensors, it is {architecture}"
@@ -213,23 +216,29 @@ def fitting_architecture(tensors: Mapping[str, Entry], what: str) -> SapiensArch
 
 
 class SapiensFamily(Family):
-    """Meta's Sapiens of 2024, 0.3b to 2b."""
+    """Meta's Sapiens of 2024, 0.3b to 2b. wanted: the task of the job, if there is one."""
 
     # Sapiens-Lite's constants: the rounded values of ImageNet.
     mean_rgb: ClassVar[Triple] = (123.5, 116.5, 103.5)
     std_rgb: ClassVar[Triple] = (58.5, 57.0, 57.5)
 
+    def __init__(self, wanted: str = "") -> None:
+        self.wanted = wanted
+
+    def for_task(self, task: str) -> SapiensFamily:
+        return SapiensFamily(task)
+
     def tensors_of(self, state: Mapping[str, Entry]) -> dict[str, Entry]:
         return tensors_of(state)
 
     def read(self, tensors: Mapping[str, Entry], what: str) -> SapiensArchitecture:
-        return read_architecture(tensors, what)
+        return read_architecture(tensors, what, self.wanted)
 
     def fitting(self, tensors: Mapping[str, Entry], what: str) -> SapiensArchitecture:
-        return fitting_architecture(tensors, what)
+        return fitting_architecture(tensors, what, self.wanted)
 
     def build(self, tensors: Mapping[str, Entry], what: str, dtype: torch.dtype, device: torch.device) -> Sapiens:
-        return build(tensors, what, dtype, device)
+        return build(tensors, what, dtype, device, self.wanted)
 
 
 FAMILY = SapiensFamily()

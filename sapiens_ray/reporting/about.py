@@ -3,6 +3,7 @@ files and their modification times."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from sapiens_ray.units import UnitName
 
 STEPS = 24  # of the throughput over time
 LEAST_FILES = 4  # with fewer, times say nothing
+SHOWN_NAMES = 5  # of the classes or keypoints that a job describes
+LABELS = ("classes", "keypoints")
 Found = dict[str, Any]  # as JSON values
 
 
@@ -98,7 +101,11 @@ def _settings(task: Found) -> Found:
     for key, value in task.items():
         if key in _SHOWN_ELSEWHERE or (key in _UNINTERESTING and value == _UNINTERESTING[key]):
             continue
-        if isinstance(value, dict) and "source" in value:
+        if key in LABELS and isinstance(value, dict):
+            value = _own_labels(value)
+        elif key in LABELS and value is None:  # the 28 body parts, as before there was a choice
+            continue
+        elif isinstance(value, dict) and "source" in value:
             inner = value.get(value["source"])
             value = (
                 f"{value['source']} ({inner})"
@@ -107,6 +114,14 @@ def _settings(task: Found) -> Found:
             )
         found[key] = value
     return found
+
+
+def _own_labels(described: Found) -> str:
+    """Classes or keypoints that a job describes, in a few words, which differ if the descriptions do."""
+    names = [str(name) for name in described.get("names", [])]
+    some = ", ".join(names[:SHOWN_NAMES]) + (", …" if len(names) > SHOWN_NAMES else "")
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{len(names)}: {some} ({digest})"
 
 
 @dataclass(frozen=True)

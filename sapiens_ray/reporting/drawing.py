@@ -31,6 +31,7 @@ from sapiens_ray.storage import Folder
 from sapiens_ray.storage.parquet import open_parquet, read_groups
 from sapiens_ray.tasks import TASKS, AnyTask, make_task
 from sapiens_ray.tasks.foreground import Mask
+from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.units import Row, UnitName
 
 SIDE = 320  # pixels of a thumbnail
@@ -51,16 +52,19 @@ class Thumbnail:
 
 def tasks_of(record: Record | None) -> list[AnyTask]:
     """The tasks of the job that made an output; without those that cannot be built here."""
-    found: list[AnyTask] = []
+    every: list[ModelOptions] = []
     for given in (record or {}).get("job", {}).get("tasks", []):
-        try:
-            options = TASKS[given["task"]].options.model_validate(given)
-            mask = getattr(options, "mask", None)
-            if isinstance(mask, Mask) and mask.carried:  # a mask of the user, which is not stored
-                options = options.model_copy(update={"mask": Mask(source="none")})
+        with contextlib.suppress(Exception):  # of another version, or of a package that is not installed
+            every.append(TASKS[given["task"]].options.model_validate(given))
+    found: list[AnyTask] = []
+    for options in every:
+        mask = getattr(options, "mask", None)
+        if isinstance(mask, Mask) and mask.carried:  # a mask of the user, which is not stored
+            options = options.model_copy(update={"mask": Mask(source="none")})
+        with contextlib.suppress(ValueError):  # the task that it needs cannot be built here
+            options = options.settled(every, "")
+        with contextlib.suppress(Exception):
             found.append(make_task(options))
-        except Exception:  # of another version, or of a package that is not installed
-            continue
     return found
 
 

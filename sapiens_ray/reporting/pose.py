@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sapiens_ray.labels import known_keypoints
 from sapiens_ray.output.chunks import Columns
 from sapiens_ray.pages import Bar, Bars, Block, Note, Section, Svg, Table
 from sapiens_ray.pages.render import percent
-from sapiens_ray.reporting.figure import draw_figure
+from sapiens_ray.reporting.figure import draw_figure, places
 from sapiens_ray.reporting.numbers import Spread
 from sapiens_ray.reporting.tasks import Result, RowValues, TaskStatistics, good_rows, items, lengths
 from sapiens_ray.reporting.words import log_histogram, spread_table, unit_histogram
@@ -152,9 +153,6 @@ class PersonStatistics(TaskStatistics):
         if not self.with_keypoints:
             return []
         means = [one["mean_score"] for one in points]
-        caption = "Mean score of every keypoint: orange is 0, blue is 1; names in tooltips, and in the table"
-        drawn = draw_figure(self.labels.keypoint_names, self.labels.keypoint_links, means)
-        figure = Svg(caption, drawn, "The person faces you: the right of the person is on the left.")
         ordered = sorted(points, key=lambda one: one["mean_score"])
         bars = [
             Bar(one["name"], min(1.0, max(0.0, one["mean_score"])), f"{one['mean_score']:.2f}") for one in ordered[:12]
@@ -163,7 +161,16 @@ class PersonStatistics(TaskStatistics):
         rows = [[one["name"], f"{one['mean_score']:.3f}", f"{100 * one['visible']:.0f} %"] for one in points]
         columns = ["keypoint", "mean score", f"score {VISIBLE:g} or more"]
         table = Table("All keypoints", columns, rows, right=(1, 2), fold=f"All {len(points)} keypoints as a table")
-        return [figure, least, table]
+        return [*self._figure(means), least, table]
+
+    def _figure(self, means: list[float | None]) -> list[Block]:
+        """The person, if all keypoints have a place on it: those of a user's own may be of anything."""
+        names = self.labels.keypoint_names
+        if known_keypoints(names) is None and len(places(names)) < len(names):
+            return []
+        caption = "Mean score of every keypoint: orange is 0, blue is 1; names in tooltips, and in the table"
+        drawn = draw_figure(names, self.labels.keypoint_links, means)
+        return [Svg(caption, drawn, "The person faces you: the right of the person is on the left.")]
 
 
 def of_persons(scores: np.ndarray, box_scores: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ SHOWN = 40  # classes in the heat table
 class ClassStatistics(TaskStatistics):
     """Share of photos and of pixels per class, which classes occur together, confidence per class.
 
-    Class 0 is the background. Confidence is null in photos without foreground, and there are no such columns in
+    Confidence is null in photos without foreground, and there are no such columns in
     outputs of earlier versions.
     """
 
@@ -144,7 +144,8 @@ class ClassStatistics(TaskStatistics):
         ]
 
     def _heat(self, present: list[Result]) -> HeatTable:
-        shown = [one for one in sorted(present, key=lambda one: -one["photos"]) if one["id"] > 0][:SHOWN]
+        ordered = sorted(present, key=lambda one: -one["photos"])
+        shown = [one for one in ordered if one["id"] != self.labels.background][:SHOWN]
         ids = [one["id"] for one in shown]
         values = [[_share(self.together[a, b], self.with_class[a]) if a != b else None for b in ids] for a in ids]
         names = [one["name"] for one in shown]

@@ -40,10 +40,13 @@ def largest_probability(logits: torch.Tensor, largest: torch.Tensor) -> torch.Te
     return torch.from_numpy(np.reciprocal(total, out=total))
 
 
-def of_class_map(column: str, probability: np.ndarray, cells: np.ndarray, present: np.ndarray) -> Row:
+def of_class_map(
+    column: str, probability: np.ndarray, cells: np.ndarray, present: np.ndarray, background: int = 0
+) -> Row:
     """The columns of a class map, taken over the cells of the network.
 
-    probability: h x w float32, of the class of each cell. cells: h x w uint8, that class; above 0 is foreground.
+    probability: h x w float32, of the class of each cell. cells: h x w uint8, that class; all but `background` are
+    foreground.
     present: the classes of the map at the size of the photo. Between cells a class may win that wins in none of them:
     its mean is None.
 
@@ -53,10 +56,10 @@ def of_class_map(column: str, probability: np.ndarray, cells: np.ndarray, presen
     flat, classes = probability.reshape(-1), cells.reshape(-1)
     counts = np.bincount(classes, minlength=256)
     sums = np.bincount(classes, weights=flat, minlength=256)
-    of_foreground = flat[classes > 0]
+    of_foreground = flat[classes != background]
     found = of_foreground.size > 0
     return {
-        f"{column}_confidence": float(sums[1:].sum() / of_foreground.size) if found else None,
+        f"{column}_confidence": float(np.delete(sums, background).sum() / of_foreground.size) if found else None,
         f"{column}_confidence_p05": float(np.quantile(of_foreground, LOW_QUANTILE)) if found else None,
         f"{column}_class_confidence": [
             float(sums[number] / counts[number]) if counts[number] else None for number in present

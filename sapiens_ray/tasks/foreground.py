@@ -11,7 +11,7 @@ from typing import Literal
 import cv2
 import numpy as np
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from sapiens_ray import storage
 from sapiens_ray.imaging.images import decode_map, encode_png, header_size
@@ -34,7 +34,7 @@ class Mask(Choice):
     keys = ("seg", "column", "folder")
 
     source: Source = "auto"
-    seg: str | None = Field(None, description="Name of the seg task of the same job whose classes above 0 are persons.")
+    seg: str | None = Field(None, description="Name of the seg task of the same job whose foreground is persons.")
     column: str | None = Field(
         None,
         description="Input column with mask bytes (.npy, PNG) or paths of mask files: a column of Parquet files and "
@@ -45,6 +45,7 @@ class Mask(Choice):
         description="Folder of masks named like the images, <image_id without suffix>.npy or .png, as written by "
         "`sapiens-ray export --format lite` and Sapiens-Lite.",
     )
+    _background: int = PrivateAttr(0)  # of the seg task; a setting of that task, not of the mask
 
     @property
     def carried(self) -> str | None:
@@ -55,11 +56,13 @@ class Mask(Choice):
 
     def settled(self, tasks: Sequence[GivesColumn], where: str) -> Mask:
         """This mask, with the name of the task that gives it filled in. Raises ValueError if there is no such task."""
-        if self.source == "auto":
-            found = [task.column for task in tasks if task.gives_foreground]
-            return self.model_copy(update={"source": "seg", "seg": found[0]} if found else {"source": "none"})
-        if self.source == "seg":
-            return self.model_copy(update={"seg": foreground_column(self.seg, tasks, where)})
+        if self.source == "auto" and not any(task.gives_foreground for task in tasks):
+            return self.model_copy(update={"source": "none"})
+        if self.source in ("auto", "seg"):
+            column = foreground_column(self.seg, tasks, where)
+            settled = self.model_copy(update={"source": "seg", "seg": column})
+            settled._background = background_of(column, tasks)
+            return settled
         return self
 
 
@@ -75,6 +78,11 @@ def foreground_column(name: str | None, tasks: Sequence[GivesColumn], where: str
         return str(name)
     hint = f"its seg tasks are {', '.join(columns)}" if columns else "add one to `tasks`"
     raise ValueError(f"{where}: the job has no seg task{f' named {name!r}' if name else ''}; {hint}")
+
+
+def background_of(column: str, tasks: Sequence[GivesColumn]) -> int:
+    """The background of the task that gives this column."""
+    return next(task.background for task in tasks if task.column == column)
 
 
 def fetch(mask: Mask, image_id: str, value: object, base: str, options: StorageOptions) -> bytes | None:
@@ -131,9 +139,9 @@ def normalized(data: bytes) -> bytes | None:
 
 
 @lru_cache(maxsize=8)  # several tasks need the foreground of an image, at about the same time
-def of_class_map(png: bytes) -> np.ndarray:
+def of_class_map(png: bytes, background: int = 0) -> np.ndarray:
     """H x W bool, True where the class is not the background; read-only."""
-    marked: np.ndarray = decode_map(png) > 0
+    marked: np.ndarray = decode_map(png) != background
     marked.flags.writeable = False
     return marked
 
@@ -142,7 +150,7 @@ def foreground(mask: Mask, row: Row) -> np.ndarray | None:
     """height x width bool, True on persons; None if unknown: no mask is configured, or it is missing or cannot be
     read. A mask of another size is resized by nearest neighbour."""
     if mask.source == "seg":
-        return of_class_map(row[str(mask.seg)])
+        return of_class_map(row[str(mask.seg)], mask._background)
     data = row.get(mask.carried) if mask.carried else None
     if data is None:
         return None

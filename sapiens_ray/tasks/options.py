@@ -23,6 +23,7 @@ class ModelOptions(PoolOptions):
     gives_foreground: ClassVar[bool] = False  # its column is a class map that is above 0 on persons
     draws: ClassVar[bool] = True  # it has pictures
     channel_name: ClassVar[str] = "channels"  # what a channel of the network's output stands for
+    label_files: ClassVar[tuple[str, ...]] = ()  # fields that may name a YAML file, whose content then takes its place
 
     task: str
     name: str | None = Field(
@@ -126,6 +127,15 @@ class ModelOptions(PoolOptions):
     def channels(self) -> int | None:
         """Channels of the network's output; None for any number."""
         return None
+
+    def takes_channels(self, count: int | None) -> bool:
+        """Whether a network with so many channels fits. count: None for an encoder without a head."""
+        return self.channels in (None, count)
+
+    @property
+    def background(self) -> int:
+        """The class that is no foreground, for tasks that give one."""
+        return 0
 
     @property
     def input_bytes(self) -> int:

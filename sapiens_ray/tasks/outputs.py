@@ -29,8 +29,10 @@ def output_maps(
     wrong = wrong or (channels is not None and output.shape[1] != channels)
     if wrong or (side is not None and output.shape[2:] != (side, side)):
         shape = " x ".join(map(str, output.shape))
+        files = options.label_files
+        tuned = f", or should `{files[0]}:` describe what it was fine-tuned for?" if files else "?"
         raise CheckpointError(
             f"{options.column}: the model returns {shape} for {batch} images; task {options.task} needs {batch} x "
-            f"{channels or 'C'} x {side or 'h'} x {side or 'w'} {what}. Is this the checkpoint of another task?"
+            f"{channels or 'C'} x {side or 'h'} x {side or 'w'} {what}. Is this the checkpoint of another task{tuned}"
         )
     return output

@@ -13,11 +13,11 @@ from typing import Literal, TypeGuard
 
 import cv2
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from sapiens_ray.errors import ImageError
 from sapiens_ray.tasks.coco import CocoOptions
-from sapiens_ray.tasks.foreground import foreground_column, of_class_map
+from sapiens_ray.tasks.foreground import background_of, foreground_column, of_class_map
 from sapiens_ray.tasks.sections import Choice, GivesColumn, PoolOptions, Settings, expand
 from sapiens_ray.units import Row
 
@@ -121,6 +121,7 @@ class Boxes(Choice):
     coco: CocoOptions | None = Field(
         None, description="A COCO file, ground truth or detections, whose images have the names of those of the input."
     )
+    _background: int = PrivateAttr(0)  # of the seg task; a setting of that task, not of the boxes
 
     @model_validator(mode="before")
     @classmethod
@@ -150,7 +151,9 @@ class Boxes(Choice):
         """These boxes, with the name of the seg task that gives them. Raises ValueError if there is no such task."""
         if self.source != "seg":
             return self
-        return self.model_copy(update={"seg": foreground_column(self.seg, tasks, where)})
+        settled = self.model_copy(update={"seg": foreground_column(self.seg, tasks, where)})
+        settled._background = background_of(str(settled.seg), tasks)
+        return settled
 
     def result_settings(self) -> Settings:
         detector = self.detector.result_settings() if self.detector else None
@@ -167,7 +170,7 @@ class Boxes(Choice):
         if self.source == "none":
             return np.array([[0, 0, row["width"], row["height"], math.nan]], np.float64)
         if self.source == "seg":
-            return around(of_class_map(row[str(self.seg)]))
+            return around(of_class_map(row[str(self.seg)], self._background))
         boxes = np.array(row[str(self.carried)], np.float64).reshape(-1, 5)
         if self.source == "column" and max(row["width"], row["height"]) > 1:
             shares = (boxes[:, :4].min(1) >= 0) & (boxes[:, :4].max(1) <= 1) & (boxes[:, 2:4].max(1) > 0)

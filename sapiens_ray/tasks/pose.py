@@ -1,4 +1,4 @@
-"""Keypoints of every person: 17 (COCO), 133 (COCO-WholeBody) or 308 (Goliath), top-down.
+"""Keypoints of every person, top-down: 17 (COCO), 133 (COCO-WholeBody), 308 (Goliath), or those that the job describes.
 
 Each box is cropped from the photo, the network gives one heatmap per keypoint, and the peaks are mapped back to the
 photo.
@@ -23,9 +23,10 @@ from sapiens_ray.tasks.base import Average, CropTask, Output, Size, TaskKind
 from sapiens_ray.tasks.coco import CocoOptions
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.outputs import output_maps
+from sapiens_ray.tasks.own_labels import Keypoints, OwnKeypoints
 from sapiens_ray.tasks.persons import Boxes, DetectorOptions
 from sapiens_ray.tasks.sections import Settings, Visualize
-from sapiens_ray.tasks.stored import About, Files, StoredPersons
+from sapiens_ray.tasks.stored import About, Files, StoredPersons, about_keypoints
 from sapiens_ray.units import Row
 
 if TYPE_CHECKING:
@@ -39,9 +40,13 @@ class PoseOptions(ModelOptions):
     """Options of `task: pose`."""
 
     channel_name: ClassVar[str] = "keypoints"
+    label_files: ClassVar[tuple[str, ...]] = ("keypoints",)
 
     task: Literal["pose"]
-    keypoints: Literal[17, 133, 308] = Field(description="How many keypoints the checkpoint predicts.")
+    keypoints: Keypoints = Field(
+        description="How many keypoints the checkpoint predicts: 17, 133 or 308. Of a fine-tuned one: a YAML file "
+        "(relative to the job file) or URL, a list of names, or {names, links, colours, flip_pairs, sigmas, groups}."
+    )
     boxes: Boxes = Field(
         Boxes(source="none"),
         description="Where the persons are: none (one box, the whole image), {column: name}, seg (one box, around the "
@@ -62,14 +67,18 @@ class PoseOptions(ModelOptions):
 
     @property
     def published_kind(self) -> str:
-        return f"pose{self.keypoints}"
+        return f"pose{self.channels}"
+
+    @property
+    def table(self) -> KeypointTable:
+        return self.keypoints.table if isinstance(self.keypoints, OwnKeypoints) else keypoints(self.keypoints)
 
     @property
     def channels(self) -> int:
-        return self.keypoints
+        return len(self.table.names)
 
     def stored_bytes(self, pixels: int) -> int:
-        return self.keypoints * 12  # x, y, score; one person
+        return self.channels * 12  # x, y, score; one person
 
     def settled(self, tasks: Sequence[ModelOptions], where: str) -> ModelOptions:
         return self.model_copy(update={"boxes": self.boxes.settled(tasks, f"{where}.boxes")})
@@ -91,10 +100,13 @@ class PoseOptions(ModelOptions):
         boxes = self.boxes
         named = boxes.column or boxes.seg or (boxes.detector.model if boxes.detector else "one box, the whole image")
         named = redact_uri(boxes.coco.uri) if boxes.coco else named
-        return f"{self.keypoints} keypoints, persons: {boxes.source} ({named}), crop {self.crop}"
+        own = " of its own" if isinstance(self.keypoints, OwnKeypoints) else ""
+        return f"{self.channels} keypoints{own}, persons: {boxes.source} ({named}), crop {self.crop}"
 
     def result_settings(self) -> Settings:
-        return {**super().result_settings(), "boxes": self.boxes.result_settings()}
+        given = self.keypoints
+        points = given.result_settings() if isinstance(given, OwnKeypoints) else given
+        return {**super().result_settings(), "boxes": self.boxes.result_settings(), "keypoints": points}
 
     @property
     def input_bytes(self) -> int:
@@ -118,7 +130,7 @@ class Pose(CropTask[PoseOptions]):
 
     @property
     def table(self) -> KeypointTable:
-        return keypoints(self.options.keypoints)
+        return self.options.table
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -137,13 +149,8 @@ class Pose(CropTask[PoseOptions]):
 
     @property
     def metadata(self) -> About:
-        """Names, links and mirror partners of the keypoints, for the metadata of the output files."""
-        table = self.table
-        return {
-            "keypoint_names": list(table.names),
-            "keypoint_links": [list(link) for link in table.links],
-            "keypoint_swap": list(table.swap),
-        }
+        """All that is known of the keypoints, for the metadata of the output files."""
+        return about_keypoints(self.table)
 
     def boxes(self, row: Row) -> np.ndarray:
         """The boxes of an image, N x 5 float64 (x1, y1, x2, y2, score). Each becomes one network input."""
@@ -161,7 +168,7 @@ class Pose(CropTask[PoseOptions]):
 
     def check_output(self, output: Output, batch: int) -> torch.Tensor:
         """The B x K x h x w heatmaps in what the model returned. Raises CheckpointError for anything else."""
-        return output_maps(output, batch, self.options.keypoints, self.options, "heatmaps")
+        return output_maps(output, batch, self.options.channels, self.options, "heatmaps")
 
     @property
     def flip_average(self) -> Average | None:
@@ -202,8 +209,9 @@ class Pose(CropTask[PoseOptions]):
     def draw(self, photo: np.ndarray, row: Row, settings: Visualize) -> np.ndarray:
         """The photo with all persons, h x w x 3 uint8 BGR. Keypoints below `settings.keypoint_score` are not drawn.
 
-        Style lite: keypoints, then links over them, in the table's colours. Style explained: links by body part, the
-        box of each person with its index and score, and a legend; words across the photo if there is nobody.
+        Style lite: keypoints, then links over them, in the table's colours. Style explained: links by body part (of
+        keypoints of the user's own: by keypoint), the box of each person with its index and score, and a legend; words
+        across the photo if there is nobody.
         """
         canvas = photo.copy()
         scale = np.array([photo.shape[1] / row["width"], photo.shape[0] / row["height"]])
@@ -214,19 +222,20 @@ class Pose(CropTask[PoseOptions]):
                 skeleton.draw_lite(canvas, person, self.table)
             return canvas
         layout = annotate.Layout(photo.shape[1], photo.shape[0])
-        title = f"{self.column}: {self.options.keypoints} keypoints"
+        title = f"{self.column}: {self.options.channels} keypoints"
         if not found:
             given = self.options.boxes.source in ("column", "coco")
             annotate.banner(canvas, NO_BOXES if given else NOBODY, layout.text)
             return annotate.compose([(title, canvas)])
-        parts: set[str] = set()
+        look = skeleton.look_of(self.table)
+        drawn: set[str] = set()
         for person in persons:
-            parts |= skeleton.draw_parts(canvas, person, self.table)
+            drawn |= skeleton.draw_parts(canvas, person, self.table, look)
         scored = any(one["box_score"] is not None for one in found)
         for number, one in enumerate(found):
             score = one["box_score"] if scored else float(np.mean(one["scores"]))
             skeleton.draw_box(canvas, one["box"], scale, number, score, layout.text)
-        key = [skeleton.part_legend(layout, parts)] if parts else []
+        key = [skeleton.part_legend(layout, look, drawn)] if drawn else []
         of = "score of the box" if scored else "mean keypoint score"
         key.append(annotate.words(layout, ["boxes: index and", of]))
         key.append(annotate.words(layout, ["keypoints: score of", f"{settings.keypoint_score:g} or more"]))

@@ -142,6 +142,9 @@ class GivesColumn(Protocol):
     @property
     def column(self) -> str: ...
 
+    @property
+    def background(self) -> int: ...
+
 
 class Choice(Section):
     """A section that may be written as one of `words` or with only one of `keys`; `source` says which it is."""

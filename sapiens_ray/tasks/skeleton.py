@@ -1,9 +1,10 @@
-"""Draws persons: as Sapiens-Lite does, or with links by body part, boxes, indices and scores."""
+"""Draws persons: as Sapiens-Lite does, or with links by body part, boxes, indices and scores. Keypoints of a user's own
+have no known body parts: each has its colour, and a link that of its second end."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from sapiens_ray.imaging import annotate
 from sapiens_ray.imaging.annotate import Colour, Layout
-from sapiens_ray.labels import KeypointTable, keypoints
+from sapiens_ray.labels import KeypointTable, known_keypoints
 from sapiens_ray.units import Row
 
 SHIFT = 3  # fractional bits of coordinates: OpenCV draws at eighths of a pixel
@@ -35,16 +36,37 @@ PARTS: dict[str, tuple[int, int, int]] = {
 }
 LIMB = {"elbow": "arm", "wrist": "arm", "olecranon": "arm", "fossa": "arm", "knee": "leg", "ankle": "leg"}
 TORSO = ("shoulder", "acromion", "hip")
+LARGE = ("body", "feet")  # groups whose dots are large: faces have hundreds of points and hands dozens
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the keypoints and links of a table are drawn: the entry of the legend of each, and which links are thin.
+
+    colours: of the entries, RGB, in the order of the legend.
+    """
+
+    points: tuple[str, ...]
+    links: tuple[str, ...]
+    thin: tuple[bool, ...]
+    colours: Mapping[str, tuple[int, int, int]]
+
+    def bgr(self, entry: str) -> Colour:
+        red, green, blue = self.colours[entry]
+        return blue, green, red
 
 
 @cache
-def parts(count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The body part of every keypoint and of every link of a table."""
-    table = keypoints(count)
+def look_of(table: KeypointTable) -> Look:
+    """Published keypoints are drawn by body part, others each by itself."""
+    if table != known_keypoints(table.names):
+        ends = tuple(table.names[end] for _, end in table.links)
+        thin = tuple(not any(table.groups[end] in LARGE for end in link) for link in table.links)
+        return Look(table.names, ends, thin, dict(zip(table.names, table.colours, strict=True)))
     points = tuple(_part(name, group) for name, group in zip(table.names, table.groups, strict=True))
     outwards = list(PARTS)
     links = tuple(outwards[max(outwards.index(points[end]) for end in link)] for link in table.links)
-    return points, links
+    return Look(points, links, tuple(part.endswith("hand") for part in links), PARTS)
 
 
 def _part(name: str, group: str) -> str:
@@ -87,32 +109,31 @@ def draw_lite(canvas: np.ndarray, person: Person, table: KeypointTable) -> None:
     """Keypoints, then links over them, in the colours of the table."""
     thickness = max(1, round(person.size / 220))
     for number in np.flatnonzero(person.seen):
-        # Faces have hundreds of points and hands dozens; bodies have seventeen.
-        radius = person.size / 110 if table.groups[number] in ("body", "feet") else person.size / 260
+        radius = person.size / 110 if table.groups[number] in LARGE else person.size / 260
         _dot(canvas, person.corners[number], max(0.75, radius), table.colours[number][::-1])
     for (start, end), colour in zip(table.links, table.link_colours, strict=True):
         if person.seen[start] and person.seen[end]:
             _line(canvas, person.corners[start], person.corners[end], thickness, colour[::-1])
 
 
-def draw_parts(canvas: np.ndarray, person: Person, table: KeypointTable) -> set[str]:
-    """Links and keypoints by body part, with dark edges. Returns the parts that were drawn."""
-    points, links = parts(len(table.names))
+def draw_parts(canvas: np.ndarray, person: Person, table: KeypointTable, look: Look) -> set[str]:
+    """Links and keypoints by body part, with dark edges. Returns the entries of the legend that were drawn."""
     thick, thin = max(2, round(person.size / 130)), max(1, round(person.size / 260))
     shown = [number for number, link in enumerate(table.links) if person.seen[list(link)].all()]
     # All edges first: no line then darkens another one.
     for outline in (True, False):
         for number in shown:
             start, end = (person.corners[end] for end in table.links[number])
-            width = thin if links[number].endswith("hand") else thick
-            _line(canvas, start, end, width + 2 if outline else width, BLACK if outline else _bgr(links[number]))
+            width = thin if look.thin[number] else thick
+            colour = BLACK if outline else look.bgr(look.links[number])
+            _line(canvas, start, end, width + 2 if outline else width, colour)
     for point in np.flatnonzero(person.seen):
-        large = table.groups[point] in ("body", "feet")
+        large = table.groups[point] in LARGE
         radius = max(2.0, person.size / 110) if large else max(0.75, person.size / 400)
         if large:
             _dot(canvas, person.corners[point], radius + 1, BLACK)
-        _dot(canvas, person.corners[point], radius, _bgr(points[point]))
-    return {points[point] for point in np.flatnonzero(person.seen)} | {links[number] for number in shown}
+        _dot(canvas, person.corners[point], radius, look.bgr(look.points[point]))
+    return {look.points[point] for point in np.flatnonzero(person.seen)} | {look.links[number] for number in shown}
 
 
 def draw_box(
@@ -132,14 +153,9 @@ def draw_box(
     annotate.plate(canvas, words, size, x1 - width // 2 - 1, y1, annotate.INK, WHITE)
 
 
-def part_legend(layout: Layout, drawn: set[str]) -> np.ndarray:
-    """The colours of body parts."""
-    return annotate.legend(layout, [(_bgr(part), part, "") for part in PARTS if part in drawn])
-
-
-def _bgr(part: str) -> Colour:
-    red, green, blue = PARTS[part]
-    return blue, green, red
+def part_legend(layout: Layout, look: Look, drawn: set[str]) -> np.ndarray:
+    """The colours of what was drawn."""
+    return annotate.legend(layout, [(look.bgr(entry), entry, "") for entry in look.colours if entry in drawn])
 
 
 def _dot(canvas: np.ndarray, place: tuple[int, int], radius: float, colour: Colour) -> None:

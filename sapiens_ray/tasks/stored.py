@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
 from sapiens_ray.imaging.images import decode_map
 from sapiens_ray.imaging.maps import decode_npy
+from sapiens_ray.labels import ClassTable, KeypointTable, body_parts, known_keypoints
 from sapiens_ray.tasks import confidence
 from sapiens_ray.units import Row
 
@@ -91,7 +93,8 @@ class StoredLabels:
 
 
 class StoredClassMap(StoredLabels):
-    """A class map per image, as PNG; `about` has `class_names` and `class_colours_rgb`, in the order of the ids."""
+    """A class map per image, as PNG; `about` has `class_names` and `class_colours_rgb`, in the order of the ids,
+    and for classes of a user's own `class_swap_pairs` and `background`."""
 
     @property
     def maps(self) -> dict[str, MapColumn]:
@@ -112,13 +115,31 @@ class StoredClassMap(StoredLabels):
     def class_colours_rgb(self) -> list[list[int]]:
         return list(self.about["class_colours_rgb"])
 
+    @property
+    def class_swap_pairs(self) -> list[list[int]]:
+        """Pairs of class ids that change places in a mirrored image."""
+        pairs = self.about.get("class_swap_pairs")
+        if pairs is None and tuple(self.class_names) == body_parts().names:
+            pairs = body_parts().swap_pairs
+        return [list(pair) for pair in pairs or ()]
+
+    @property
+    def background(self) -> int:
+        """The id of the class that is no foreground."""
+        return int(self.about.get("background", 0))
+
+    def foreground(self, row: Row) -> np.ndarray:
+        """H x W bool: where the class is not the background."""
+        inside: np.ndarray = self.class_map(row) != self.background
+        return inside
+
     def class_map(self, row: Row) -> np.ndarray:
         """H x W uint8."""
         return decode_map(row[self.column])
 
 
 class StoredPersons(StoredLabels):
-    """A list of persons per image; `about` has `keypoint_names` and `keypoint_links`."""
+    """A list of persons per image; `about` is what `about_keypoints` gives."""
 
     @property
     def keypoint_names(self) -> list[str]:
@@ -129,6 +150,37 @@ class StoredPersons(StoredLabels):
         return list(self.about["keypoint_links"])
 
     @property
+    def keypoint_swap(self) -> list[int]:
+        """The partner of each keypoint in a mirrored image, itself if it has none."""
+        return list(self.table.swap)
+
+    @property
+    def keypoint_sigmas(self) -> list[float]:
+        """COCO's falloff constants for OKS; empty if they are not known."""
+        return list(self.table.sigmas)
+
+    @cached_property
+    def table(self) -> KeypointTable:
+        """All that is known of the keypoints. Of published ones, `about` has names, links and partners; the rest is in
+        their table."""
+        about, names = self.about, tuple(self.about["keypoint_names"])
+        if "keypoint_groups" not in about:
+            known = known_keypoints(names)
+            if known is not None:
+                return known
+        links = tuple((start, end) for start, end in about["keypoint_links"])
+        grey = [[128, 128, 128]]
+        return KeypointTable(
+            names=names,
+            colours=_colours(about.get("keypoint_colours_rgb", grey * len(names))),
+            swap=tuple(about.get("keypoint_swap", range(len(names)))),
+            groups=tuple(about.get("keypoint_groups", ["body"] * len(names))),
+            sigmas=tuple(about.get("keypoint_sigmas", ())),
+            links=links,
+            link_colours=_colours(about.get("keypoint_link_colours_rgb", grey * len(links))),
+        )
+
+    @property
     def lists(self) -> dict[str, AsArrays]:
         return {self.column: persons_as_arrays}
 
@@ -137,6 +189,38 @@ class StoredPersons(StoredLabels):
         Outputs of earlier versions lack the last two: they are made from the others, as they are today."""
         found: list[Row] = row[self.column] or []
         return [person if person.get("score") is not None else _scored(person) for person in found]
+
+
+def about_classes(table: ClassTable, background: int = 0) -> About:
+    """What the metadata of the files says about a column with a class map. The rest of what is known of the 28 body
+    parts is in their table."""
+    about = {"class_names": list(table.names), "class_colours_rgb": [list(colour) for colour in table.colours]}
+    if table == body_parts() and background == 0:
+        return about
+    return {**about, "class_swap_pairs": [list(pair) for pair in table.swap_pairs], "background": background}
+
+
+def about_keypoints(table: KeypointTable) -> About:
+    """What the metadata of the files says about a column with persons. The rest of what is known of published
+    keypoints is in their table."""
+    about = {
+        "keypoint_names": list(table.names),
+        "keypoint_links": [list(link) for link in table.links],
+        "keypoint_swap": list(table.swap),
+    }
+    if table == known_keypoints(table.names):
+        return about
+    return {
+        **about,
+        "keypoint_groups": list(table.groups),
+        "keypoint_sigmas": list(table.sigmas),
+        "keypoint_colours_rgb": [list(colour) for colour in table.colours],
+        "keypoint_link_colours_rgb": [list(colour) for colour in table.link_colours],
+    }
+
+
+def _colours(colours: Sequence[Sequence[int]]) -> tuple[tuple[int, int, int], ...]:
+    return tuple((red, green, blue) for red, green, blue in colours)
 
 
 def _scored(person: Row) -> Row:

@@ -242,7 +242,8 @@ def test_links_have_the_colour_of_their_body_part_and_the_legend_names_the_drawn
 @pytest.mark.parametrize("count", [17, 133, 308])
 def test_every_link_belongs_to_one_body_part_of_its_side(count):
     table = keypoints(count)
-    points, links = skeleton.parts(count)
+    look = skeleton.look_of(table)
+    points, links = look.points, look.links
     assert set(points) | set(links) <= set(skeleton.PARTS)
     limbs = [part for part in skeleton.PARTS if " " in part]
     without = {part for part in limbs if part.endswith(("hand", "foot"))} if count == 17 else set()
