@@ -15,6 +15,7 @@ from sapiens_ray.models.architectures import Architecture, NativeModel, Triple, 
 from sapiens_ray.models.checkpoint import FileFormat, format_of
 from sapiens_ray.models.device import arrange_convolutions
 from sapiens_ray.models.exported import load_export
+from sapiens_ray.models.rope import Precision
 from sapiens_ray.models.sapiens import SapiensFamily
 from sapiens_ray.models.weights import load_torchscript, read_weights
 from sapiens_ray.tasks.base import Output
@@ -44,9 +45,16 @@ class LoadedModel:
         return self.native.architecture if self.native else None
 
 
-def load_model(path: Path, mode: str, device: torch.device, matmul: str = "strict", task: str = "") -> LoadedModel:
+def load_model(
+    path: Path,
+    mode: str,
+    device: torch.device,
+    matmul: str = "strict",
+    task: str = "",
+    rope: Precision | None = None,
+) -> LoadedModel:
     """A checkpoint of any file format as a model. matmul: how it will be run. task: for which, where the shapes of the
-    tensors leave it open. Raises CheckpointError.
+    tensors leave it open. rope: how rotary positions are computed; None: as the family does. Raises CheckpointError.
 
     mode float32: a TorchScript program as it is; other files as the native module in float32. mode bfloat16: the
     native module with its large matrix products in bfloat16; TorchScript programs of other models are cast. Exported
@@ -63,6 +71,8 @@ def load_model(path: Path, mode: str, device: torch.device, matmul: str = "stric
     if recognised:
         family, tensors = recognised
         native = family.for_task(task).build(tensors, str(path), dtype, device)
+        if rope is not None:
+            native.use_rope(rope)
         arrange_convolutions(native, device.type, matmul)
         return LoadedModel(
             native, file_format or "pickle", torch.float32,

@@ -5,6 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+# Recipes: how inputs are made and outputs are read, as the models were trained for. The checkpoint decides.
+LITE = "lite"  # that of Sapiens-Lite: all models but those of Sapiens2
+SAPIENS2 = "sapiens2"
+
 NETWORK_HEIGHT, NETWORK_WIDTH = 1024, 768  # for all tasks except features
 ENCODER_SIDE = 1024  # the encoder alone takes square inputs
 RESIZED = f"resized_{NETWORK_HEIGHT}x{NETWORK_WIDTH}"  # input kind of tasks that take the whole photo
