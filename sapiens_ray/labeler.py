@@ -40,6 +40,8 @@ class Labeler:
     >>> labeler = Labeler(tasks=[{"task": "seg", "checkpoint": "seg-1b"}, {"task": "depth", "checkpoint": "depth-1b"}])
     >>> rows = labeler(load_dataset("imagefolder", data_dir="photos", split="train"))
 
+    >>> labeler = Labeler(task="seg", checkpoint="garments.pth", classes=["background", "shirt", "trousers"])
+
     >>> labeler = Labeler(task="pose", keypoints=17, checkpoint="pose17-1b", boxes={"column": "boxes"})
     >>> labeler("people.jpg", columns={"boxes": [[[10, 20, 110, 320], [150, 30, 240, 310]]]})
     >>> labeler({"image": PIL.Image.open("people.jpg"), "boxes": [[10, 20, 110, 320], [150, 30, 240, 310]]})
@@ -72,7 +74,9 @@ class Labeler:
         if tasks is None:
             file = None if checkpoint is None else os.fspath(checkpoint)
             one = {"task": task, "checkpoint": file, "batch_size": batch_size, **options}
-            tasks = [{key: value for key, value in one.items() if value is not None}]
+            given = {key: value for key, value in one.items() if value is not None}
+            paths = {key: os.fspath(value) for key, value in given.items() if isinstance(value, os.PathLike)}
+            tasks = [{**given, **paths}]
         raw: RawJob = {"input": {"uri": "-"}, "output": {"uri": "-"}, "device": device, "tasks": list(tasks)}
         if max_pixels is not None:
             raw["max_pixels"] = max_pixels

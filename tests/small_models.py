@@ -25,9 +25,12 @@ HEADS = {
 }
 
 
-def small(task: str, seed: int = 0, layers: int = 2) -> Sapiens:
-    """A model of width 32 with 2 heads; weights are large enough for attention and norms to matter."""
-    deconv, conv, channels, head, last = HEADS[task]
+def small(task: str, seed: int = 0, layers: int = 2, channels: int | None = None) -> Sapiens:
+    """A model of width 32 with 2 heads; weights are large enough for attention and norms to matter.
+
+    channels: of the output, for fine-tuned models; by default those of the published ones."""
+    deconv, conv, published, head, last = HEADS[task]
+    channels = channels or published
     kind = "pose" if task == "pose17" else task
     torch.manual_seed(seed)
     model = Sapiens(SapiensArchitecture(kind, 32, layers, 2, 128, deconv, conv, channels, head, last))

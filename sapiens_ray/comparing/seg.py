@@ -19,7 +19,7 @@ from sapiens_ray.reporting.words import spread_table
 from sapiens_ray.tasks.stored import StoredClassMap
 from sapiens_ray.units import Row
 
-UNKNOWN = 255  # of an id without a name
+UNKNOWN = -1  # of an id without a name
 SWAPS = 10  # pairs of classes that are shown
 
 
@@ -160,7 +160,7 @@ class ClassComparison(TaskComparison):
 
 
 def _positions(names: list[str], positions: list[str]) -> np.ndarray:
-    """From the class ids of a table to positions in a list of names, 256 uint8; UNKNOWN for other ids."""
-    found = np.full(256, UNKNOWN, np.uint8)
+    """From the class ids of a table to positions in a list of names, 256 int64; UNKNOWN for other ids."""
+    found = np.full(256, UNKNOWN, np.int64)
     found[: len(names)] = [positions.index(name) for name in names]
     return found

@@ -4,6 +4,7 @@ by the groups of the job."""
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def evaluate_pose(source: Folder, labels: StoredPersons, request: Request) -> Me
     values = _with_hands({name: scores.values for name, scores in parts.items()})
     titles: list[tuple[str, str, Unit]] = [(part, name, "share") for part in _order(list(parts)) for name in NAMES]
     metrics = metrics_of(titles, values, intervals(statistic, len(kept), times, request.seed, request.progress))
-    protocol = {
+    protocol: dict[str, Any] = {
         "keypoints": count, "oks_nms": NMS_OKS if suppress else None, "least_keypoint_score": SCORED,
         "detections_per_image": MOST_PER_IMAGE, "bootstrap": times, "seed": request.seed,
     }  # fmt: skip

@@ -164,15 +164,14 @@ def read_architecture(tensors: Mapping[str, Entry], what: str, wanted: str = "")
     return SapiensArchitecture(task, width, layers, heads, hidden, tuple(deconv), tuple(conv), channels, head, last)
 
 
-def build(
-    tensors: Mapping[str, Entry], what: str, dtype: torch.dtype, device: torch.device, wanted: str = ""
-) -> Sapiens:
+def build(tensors: Mapping[str, Entry], what: str, dtype: torch.dtype, device: torch.device, task: str = "") -> Sapiens:
     """The model with these tensors, in eval mode. what: the file, for messages. dtype: of the large matrix products.
+    task: of the job, see `read_architecture`.
 
     Tensors are read and converted one by one, so that there is never a second copy of the weights. Raises
     CheckpointError for missing, extra or wrongly shaped tensors.
     """
-    architecture = fitting_architecture(tensors, what, wanted)
+    architecture = fitting_architecture(tensors, what, task)
     with torch.device("meta"):
         model = Sapiens(architecture)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

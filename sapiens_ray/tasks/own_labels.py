@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -20,6 +20,7 @@ from pydantic import (
     GetJsonSchemaHandler,
     Tag,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -31,15 +32,28 @@ from sapiens_ray.tasks.sections import Section, Settings
 
 MOST_CLASSES = 255  # class maps have 8 bits, and 255 means "ignored" in ground truth
 LONGEST_NAME = 100  # letters: pictures have legends
-GROUPS = ("body", "feet", "face", "left_hand", "right_hand", "extra")
-Pair = tuple[int, int]
+Group = Literal["body", "feet", "face", "left_hand", "right_hand", "extra"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+
+# What is kept are numbers and #rrggbb; the schema for editors says what may be written.
+_NAME_OR_NUMBER: Settings = {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}]}
+_BYTES: Settings = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 255}, "minItems": 3}
+_SIGMA: Settings = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
+Number = Annotated[int, WithJsonSchema(_NAME_OR_NUMBER)]
+Pair = Annotated[
+    tuple[int, int], WithJsonSchema({"type": "array", "items": _NAME_OR_NUMBER, "minItems": 2, "maxItems": 2})
+]
+Colour = Annotated[
+    str, WithJsonSchema({"anyOf": [{"type": "string", "pattern": "^#[0-9a-fA-F]{6}$"}, {**_BYTES, "maxItems": 3}]})
+]
+Sigmas = Annotated[tuple[float, ...], WithJsonSchema({"anyOf": [_SIGMA, {"type": "array", "items": _SIGMA}]})]
 
 
 class _Described(Section):
     """What classes and keypoints have in common. A list alone stands for `names`."""
 
     names: tuple[str, ...] = Field(description="Names, in the order of the channels of the model.")
-    colours: tuple[str, ...] | None = Field(
+    colours: tuple[Colour, ...] | None = Field(
         None, description="One colour for each name, '#rrggbb' or [red, green, blue]; default: distinct ones."
     )
     flip_pairs: tuple[Pair, ...] = Field(
@@ -99,7 +113,7 @@ class _Described(Section):
 class OwnClasses(_Described):
     """The classes of a seg task."""
 
-    background: int = Field(0, description="The class that is no foreground, by its name or number.")
+    background: Number = Field(0, description="The class that is no foreground, by its name or number.")
 
     @field_validator("names")
     @classmethod
@@ -127,11 +141,11 @@ class OwnKeypoints(_Described):
     links: tuple[Pair, ...] = Field(
         (), description="Lines of the skeleton: pairs of names (or numbers from 0), in drawing order."
     )
-    sigmas: tuple[float, ...] | None = Field(
+    sigmas: Sigmas | None = Field(
         None,
         description="COCO's falloff constants for OKS: one for each name, or one number for all. For `evaluate`.",
     )
-    groups: dict[str, tuple[int, ...]] = Field(
+    groups: dict[Group, tuple[Number, ...]] = Field(
         {},
         description="Parts that `evaluate` scores apart: body, feet, face, left_hand, right_hand or extra, each with "
         "names (or numbers). What is in none is body.",
@@ -148,14 +162,16 @@ class OwnKeypoints(_Described):
         names = info.data.get("names")
         if value is None or names is None:
             return None
-        given = [value] * len(names) if not isinstance(value, list | tuple) else list(value)
+        given: list[object] = [value] * len(names) if not isinstance(value, list | tuple) else list(value)
         if len(given) != len(names):
             raise ValueError(f"there are {len(given)} sigmas for {len(names)} names; give one for each, or one for all")
+        found = []
         for place, one in enumerate(given):
             if not _is_number(one) or not 0 < one <= 1:
                 where = f"[{place}]: " if isinstance(value, list | tuple) else ""
                 raise ValueError(f"{where}{one!r} is not above 0 and at most 1; COCO's are 0.025 to 0.107")
-        return [float(one) for one in given]
+            found.append(float(one))
+        return found
 
     @field_validator("groups", mode="before")
     @classmethod
@@ -302,7 +318,7 @@ def _rgb(colour: str) -> Rgb:
     return red, green, blue
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

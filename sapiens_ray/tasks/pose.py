@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from sapiens_ray.imaging import annotate
 from sapiens_ray.labels import KeypointTable, keypoints
@@ -60,6 +60,14 @@ class PoseOptions(ModelOptions):
     flip_test: bool = Field(
         False, description="Also run the mirrored crop and average, as the original evaluation does: twice the cost."
     )
+
+    @field_validator("flip_test")
+    @classmethod
+    def _has_pairs(cls, value: bool, info: ValidationInfo) -> bool:
+        own = info.data.get("keypoints")
+        if value and isinstance(own, OwnKeypoints) and "flip_pairs" not in own.model_fields_set:
+            raise ValueError("the keypoints need `flip_pairs`: which change places in a mirrored photo; [] for none")
+        return value
 
     @property
     def column(self) -> str:
