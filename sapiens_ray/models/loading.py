@@ -19,6 +19,7 @@ from sapiens_ray.models.rope import Precision
 from sapiens_ray.models.sapiens import SapiensFamily
 from sapiens_ray.models.weights import load_torchscript, read_weights
 from sapiens_ray.tasks.base import Output
+from sapiens_ray.tasks.network import LITE, Recipe
 
 if TYPE_CHECKING:
     from sapiens_ray.tasks.options import ModelOptions
@@ -51,10 +52,10 @@ def load_model(
     device: torch.device,
     matmul: str = "strict",
     task: str = "",
-    rope: Precision | None = None,
+    rope: Precision = "bfloat16",
 ) -> LoadedModel:
     """A checkpoint of any file format as a model. matmul: how it will be run. task: for which, where the shapes of the
-    tensors leave it open. rope: how rotary positions are computed; None: as the family does. Raises CheckpointError.
+    tensors leave it open. rope: how rotary positions are computed, if it has them. Raises CheckpointError.
 
     mode float32: a TorchScript program as it is; other files as the native module in float32. mode bfloat16: the
     native module with its large matrix products in bfloat16; TorchScript programs of other models are cast. Exported
@@ -71,7 +72,7 @@ def load_model(
     if recognised:
         family, tensors = recognised
         native = family.for_task(task).build(tensors, str(path), dtype, device)
-        if rope is not None:
+        if family.rotary:
             native.use_rope(rope)
         arrange_convolutions(native, device.type, matmul)
         return LoadedModel(
@@ -95,6 +96,17 @@ def _exported(path: Path, mode: str, dtype: torch.dtype, device: torch.device) -
     return LoadedModel(move_to_device_pass(program, device).module(), "export", dtype, batch)
 
 
+def recipe_of(path: Path) -> Recipe:
+    """What a file says of the images that its model was trained on. Raises CheckpointError if its tensors do not tell
+    which model it is."""
+    recognised = recognise(read_weights(path))
+    if recognised is None:
+        return Recipe()
+    family, tensors = recognised
+    size = None if family.recipe == LITE else family.read(tensors, str(path)).input_size
+    return Recipe(family.recipe, size)
+
+
 def refuse_unfit(path: Path, options: ModelOptions) -> None:
     """Raise CheckpointError if a file other than TorchScript does not fit the task by its tensor names and shapes."""
     entries = read_weights(path)
@@ -102,6 +114,8 @@ def refuse_unfit(path: Path, options: ModelOptions) -> None:
     if recognised:
         family, tensors = recognised
         refuse_other_task(family.for_task(options.task).fitting(tensors, str(path)), str(path), options)
+        if options.rope != "bfloat16" and not family.rotary:
+            raise CheckpointError(f"{path} has no rotary positions: `rope` is for models of Sapiens2; leave it out")
     elif format_of(path) == "export":
         dtype = torch.bfloat16 if options.mode == "bfloat16" else torch.float32
         _refuse_other_types((entry.dtype for entry in entries.values()), path, options.mode, dtype)

@@ -99,7 +99,8 @@ class Block(nn.Module):
         """B x N x C float32 to the same shape."""
         dtype = self.attn.wq.weight.dtype
         tokens = tokens + self.attn(self.ln1(tokens).to(dtype), tables)
-        return tokens + self.ffn(self.ln2(tokens).to(dtype))
+        tokens = tokens + self.ffn(self.ln2(tokens).to(dtype))
+        return tokens
 
 
 class WindowTokenizer(nn.Module):
@@ -127,7 +128,8 @@ class WindowTokenizer(nn.Module):
         tokens = torch.cat([self.w_cls.expand(len(windows), -1, -1), windows], 1) + self.local_pos_embed
         for block in self.blocks:
             tokens = block(tokens)
-        return tokens[:, 0]
+        pooled: torch.Tensor = tokens[:, 0]
+        return pooled
 
 
 class VisionTransformer2(nn.Module):

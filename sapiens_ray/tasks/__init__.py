@@ -23,8 +23,9 @@ TASKS: Registry[TaskKind] = Registry(
 
 
 def make_task(options: ModelOptions) -> AnyTask:
-    """The task that these options configure."""
-    return TASKS[options.task].task(options)
+    """The task that these options configure, for the recipe of their checkpoint."""
+    kind = TASKS[options.task]
+    return kind.recipes.get(options.recipe.name, kind.task)(options)
 
 
 def stored_labels(column: str, about: About) -> StoredLabels:
