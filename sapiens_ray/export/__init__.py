@@ -12,6 +12,7 @@ EXPORTS: Registry[Export] = Registry(
     Export,
     {
         "lite": "sapiens_ray.export.lite:EXPORT",
+        "sapiens2": "sapiens_ray.export.sapiens2:EXPORT",
         "coco": "sapiens_ray.export.coco:EXPORT",
         "coco-results": "sapiens_ray.export.coco_results:EXPORT",
         "masks": "sapiens_ray.export.masks:EXPORT",

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sapiens_ray.imaging.names import file_names
-from sapiens_ray.output.reading import iterate_rows
+from sapiens_ray.output.reading import iterate_rows, labels_of
 from sapiens_ray.output.where import ChosenRows
 from sapiens_ray.storage import Folder
+from sapiens_ray.tasks.stored import Files, StoredLabels
 from sapiens_ray.units import Row
 
 Options = Mapping[str, Any]  # values by the names of options
@@ -67,6 +68,36 @@ def write_each(source: Folder, columns: list[str], done: Exported, write: Callab
         name, renamed = names.of(row)
         write(row, name)
         done.renamed += renamed
+
+
+def write_files(
+    source: Folder,
+    target: Folder,
+    left_out: Callable[[StoredLabels], str],
+    files: Callable[[StoredLabels, Row], Files],
+) -> Exported:
+    """Write a folder per task, with the files of every image that has labels.
+
+    left_out: why a task has no files; empty if it has. files: those of a row. Raises OutputError if there are no
+    labels.
+    """
+    done = Exported()
+    included = []
+    for labels in labels_of(source):
+        reason = left_out(labels)
+        if reason:
+            done.left_out[labels.column] = reason
+        else:
+            included.append(labels)
+
+    def write(row: Row, name: str) -> None:
+        for labels in included:
+            for ending, data in files(labels, row):
+                target.write(f"{labels.column}/{name}{ending}", data, durable=False)
+
+    if included:
+        write_each(source, [column for labels in included for column in labels.columns], done, write)
+    return done
 
 
 def labelled(source: Folder, columns: list[str], done: Exported | None = None) -> Iterator[Row]:
