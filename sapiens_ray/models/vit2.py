@@ -121,11 +121,12 @@ class WindowTokenizer(nn.Module):
         patches = tokens.unflatten(1, (rows, WINDOW, columns, WINDOW)).transpose(2, 3)
         windows = patches.flatten(3, 4).flatten(0, 2)  # (B * rows * columns) x 16 x C
         pooled = torch.cat([self._pooled(some) for some in windows.split(WINDOWS_AT_ONCE)])
-        return pooled.unflatten(0, (len(tokens), rows * columns))
+        joined: torch.Tensor = pooled.unflatten(0, (tokens.shape[0], rows * columns))
+        return joined
 
     def _pooled(self, windows: torch.Tensor) -> torch.Tensor:
         """M x 16 x C to M x C: what the class token of each window becomes."""
-        tokens = torch.cat([self.w_cls.expand(len(windows), -1, -1), windows], 1) + self.local_pos_embed
+        tokens = torch.cat([self.w_cls.expand(windows.shape[0], -1, -1), windows], 1) + self.local_pos_embed
         for block in self.blocks:
             tokens = block(tokens)
         pooled: torch.Tensor = tokens[:, 0]
@@ -161,7 +162,7 @@ class VisionTransformer2(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """B x 3 x H x W, normalised RGB, to B x (1 + registers + rows * columns) x C, normalised, float32."""
         patches = self.tokenizer(self.patch_embed(images))
-        others = torch.cat([self.cls_token, self.storage_tokens], 1).expand(len(images), -1, -1)
+        others = torch.cat([self.cls_token, self.storage_tokens], 1).expand(images.shape[0], -1, -1)
         tokens = torch.cat([others, patches], 1)
         for block in self.blocks:
             tokens = block(tokens, self.rope_embed.tables)

@@ -41,6 +41,11 @@ CLASSES = {
 }  # fmt: skip
 
 
+def mostly_nightly(*tasks: str) -> list[object]:
+    """All tasks as parameters of a test; the ordinary suite runs it for these."""
+    return [one if one in tasks else pytest.param(one, marks=pytest.mark.nightly) for one in TASKS2]
+
+
 def whole(model: Sapiens2, batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
     with torch.inference_mode():
         found = model(batch)
@@ -145,9 +150,7 @@ def plain(model: Sapiens2, batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return maps, scale
 
 
-@pytest.mark.parametrize(
-    "task", [task if task == "features" else pytest.param(task, marks=pytest.mark.nightly) for task in TASKS2]
-)
+@pytest.mark.parametrize("task", mostly_nightly("features"))
 def test_models_equal_the_formulas(task, tmp_path):
     model = small2(task)
     model.use_rope("float32")
@@ -339,7 +342,7 @@ def hugging_face(model: Sapiens2, folder: Path) -> Callable[[torch.Tensor], tupl
     return answer
 
 
-@pytest.mark.parametrize("task", TASKS2)
+@pytest.mark.parametrize("task", mostly_nightly("seg", "pointmap", "features"))
 def test_models_equal_transformers(task, tmp_path):
     model = small2(task)
     model.use_rope("float32")
@@ -401,6 +404,34 @@ def test_all_answers_equal_those_of_the_original(kit, tmp_path, rope, compiled):
     tasks = ["seg", "normal", "pointmap", "matting", "pose", "pretrain", "pretrain_mha", "pretrain_4k"]
     raw_answers(kit, tmp_path, tasks, rope, compiled)
     assert "compared=8/8" in compared(tmp_path, rope)
+
+
+@pytest.mark.nightly
+@needs_kit
+@pytest.mark.parametrize("task", TASKS2)
+def test_what_mode_bfloat16_costs(kit, task):
+    """Against mode float32, on the checkpoints of the kit; the figures of docs/sapiens2.md."""
+    path = kit / f"sapiens2_tiny_{'pretrain' if task == 'features' else task}.safetensors"
+    photo = cv2.imread(str(KIT / "raw_input.png"))[:, :, ::-1].astype(np.float32)
+    found = {}
+    for mode in ("float32", "bfloat16"):
+        loaded = load_model(path, mode, CPU)
+        batch = (torch.from_numpy(photo) - torch.tensor(loaded.mean_rgb)) / torch.tensor(loaded.std_rgb)
+        found[mode] = whole(loaded.native, batch.permute(2, 0, 1)[None])[0][0]
+    exact, rounded_one = found["float32"], found["bfloat16"]
+    error = float((rounded_one - exact).square().mean().sqrt() / exact.std())
+    unit = [one / one.norm(dim=0, keepdim=True) for one in (exact, rounded_one)]
+    degrees = torch.rad2deg((unit[0] * unit[1]).sum(0).clamp(-1, 1).acos()).mean()
+    places = [torch.stack([one.flatten(1).argmax(1) // 192, one.flatten(1).argmax(1) % 192]) for one in found.values()]
+    near = ((places[0] - places[1]).abs().amax(0) <= 1).float().mean()
+    labels = {
+        "seg": f"{100 * (exact.argmax(0) == rounded_one.argmax(0)).float().mean():.1f} % of the pixels",
+        "pose": f"{100 * near:.0f} % of the peaks within a cell",
+        "pointmap": f"depth by {100 * ((rounded_one[2] - exact[2]).abs() / exact[2].abs()).mean():.2f} % on average",
+        "matting": f"alpha by {(rounded_one[3] - exact[3]).abs().mean():.4f} on average",
+    }
+    print(f"\n| `{task}` | {error:.4f} | {labels.get(task, f'{degrees:.2f} degrees on average')} |")
+    assert 1e-4 < error < 0.1
 
 
 @needs_kit
