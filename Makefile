@@ -1,5 +1,6 @@
 # make demo   set up everything and label the sample photos
 # make cover  draw docs/images/cover.png; with CHECKPOINTS=/data/checkpoints from real weights
+# make docs   build the documentation as a site in site/, strictly
 # make test   set up everything and run the tests; make nightly those that take long
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ PIP_FLAGS ?=
 TORCH := torch==2.14.1 torchvision==0.29.1
 DEMO_MODELS := checkpoints/demo
 
-.PHONY: demo cover test nightly lint audit format clean
+.PHONY: demo cover docs test nightly lint audit format clean
 
 demo: $(VENV)/installed
 	@$(BIN)/python -m sapiens_ray.demo $(DEMO_MODELS)
@@ -20,6 +21,11 @@ demo: $(VENV)/installed
 
 cover: $(VENV)/installed
 	@$(BIN)/python docs/images/make_cover.py $(if $(CHECKPOINTS),--checkpoints "$(CHECKPOINTS)")
+
+# Without --quiet, which would silence the warnings that --strict counts.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "site/index.html; with search: $(BIN)/python -m http.server --directory site"
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest tests
@@ -44,7 +50,7 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) runs checkpoints/demo
+	rm -rf $(VENV) runs checkpoints/demo site
 
 $(BIN)/python:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
@@ -54,6 +60,10 @@ $(BIN)/python:
 $(VENV)/installed: $(BIN)/python pyproject.toml
 	@echo "installing torch, Ray and the rest into $(VENV): up to some GB, which takes a while"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) $(TORCH) -e .
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) $(TORCH) -e '.[docs]'
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed

@@ -14,7 +14,8 @@
 >>> labels = sr.read_labels("runs/demo", decode=True)
 >>> [sr.class_names("seg")[number] for number in labels.loc[0, "seg_classes"]]
 
-`help(sr.Labeler)` says more, and so on. Errors are subclasses of `sapiens_ray.errors.SapiensRayError`.
+`help(sr.Labeler)` says more, and so on. Data sets for PyTorch are in `sapiens_ray.torch`. Errors are subclasses of
+`sapiens_ray.errors.SapiensRayError`.
 """
 
 from typing import TYPE_CHECKING, Any

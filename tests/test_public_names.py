@@ -40,6 +40,21 @@ def test_public_names():
     assert list(inspect.signature(sr.Job.parse).parameters) == ["raw", "source"]
 
 
+def test_names_for_training_loops():
+    import torch
+
+    import sapiens_ray.torch as labels
+
+    assert labels.torch is torch, "the module of the same name is not its own import"
+    assert labels.__all__ == ["IterableLabelDataset", "LabelDataset", "collate"]
+    assert list(inspect.signature(labels.LabelDataset).parameters) == [
+        "output", "columns", "where", "size", "photos", "transform", "storage_options",
+    ]  # fmt: skip
+    assert list(inspect.signature(labels.LabelDataset.iterable).parameters) == [
+        "self", "shuffle", "seed", "buffer", "even", "rank", "world_size",
+    ]  # fmt: skip
+
+
 def test_help_lists_every_public_name_with_its_first_line():
     shown = pydoc.render_doc(sr, renderer=pydoc.plaintext)
     assert shown.index("DESCRIPTION") < shown.index("Labels images in this process") < shown.index("PACKAGE CONTENTS")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -29,8 +32,24 @@ class Parser(argparse.ArgumentParser):
         """As argparse's, but what a sub-command does not know is its own error: with its usage, not that of all."""
         known, unknown = super().parse_known_args(args, namespace)
         if unknown and self._subparsers is None:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+            options = [option for option in self._option_string_actions if option.startswith("--")]
+            named = (one.partition("=")[0] for one in unknown if one.startswith("--"))
+            hints = [hint for one in named if (hint := did_you_mean(one, options))]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(hints)}")
         return known, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse's, with a suggestion: for commands, formats and everything else that is chosen from a list."""
+        if action.choices is not None and value not in action.choices:
+            choices = list(map(str, action.choices))
+            hint = did_you_mean(str(value), choices) or f" (choose from {', '.join(choices)})"
+            raise argparse.ArgumentError(action, f"invalid choice: {str(value)!r}{hint}")
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """A hint with the choice that a word was probably meant to be; empty if none is similar."""
+    close = difflib.get_close_matches(word, list(choices), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def with_examples(*lines: str, after: str = "") -> dict[str, Any]:
@@ -61,6 +80,17 @@ def from_zero(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"should be a whole number from 0 on (got {text!r})")
     return int(text)
+
+
+def positive(text: str) -> float:
+    """A number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"should be a number above 0 (got {text!r})")
+    return value
 
 
 def storage_arguments(parser: argparse.ArgumentParser) -> None:

@@ -170,6 +170,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
         if found is None:
             raise CheckpointError(f"{model.name} is not on this machine: sapiens-ray checkpoints pull {model.name}")
         path = found
+    elif not path.exists():
+        raise CheckpointError(f"{path} does not exist{catalogue.suggestion(arguments.file)}")
     from sapiens_ray.models.inspection import inspect
 
     seen = inspect(path)

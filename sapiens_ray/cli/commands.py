@@ -25,9 +25,11 @@ from sapiens_ray.cli.arguments import (
     with_examples,
 )
 from sapiens_ray.cli.compare import add_compare
+from sapiens_ray.cli.completion import add_completion
 from sapiens_ray.cli.console import is_live
 from sapiens_ray.cli.evaluate import add_evaluate
 from sapiens_ray.cli.export import add_export
+from sapiens_ray.cli.init import add_init
 from sapiens_ray.cli.preview import add_preview
 from sapiens_ray.cli.query import add_query
 from sapiens_ray.cli.report import add_report
@@ -124,6 +126,8 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sapiens-ray {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
+    add_init(commands)
+
     run = commands.add_parser(
         "run", help="label the images of a job; after a stop, run it again",
         **with_examples(
@@ -174,6 +178,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         **with_examples("sapiens-ray schema > job.schema.json"),
     )  # fmt: skip
     schema.set_defaults(command=_schema)
+    add_completion(commands, lambda: _parser(["export"]))
     return parser
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import defaultdict
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ def add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) ->
             "sapiens-ray export runs/demo --format coco --to runs/coco",
             "sapiens-ray export runs/demo --format masks --to masks --where 'width > 640'",
             "sapiens-ray export s3://bucket/labels --format lite --to /data/lite",
+            "sapiens-ray export runs/demo --format webdataset --to wds --photos",
         ),
     )  # fmt: skip
     export.set_defaults(command=_export)
@@ -41,14 +43,15 @@ def add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) ->
     from sapiens_ray.export import EXPORTS
 
     export.add_argument("output", help="the output folder, local or a URL")
-    formats = export.add_argument("--format", required=True, choices=list(EXPORTS), help="")
+    formats = export.add_argument("--format", required=True, choices=list(EXPORTS), metavar="FORMAT", help="")
     export.add_argument("--to", required=True, metavar="DIR", help="where to write, local or a URL")
     where_argument(export)
     add_json(export)
     add_quiet(export, "print nothing but errors and one line with the result")
     storage_arguments(export)
     about: list[str] = []
-    options: dict[str, list[str]] = defaultdict(list)  # flag -> help texts of the formats that have it
+    options: dict[str, dict[str, list[str]]] = defaultdict(dict)  # flag -> help text -> the formats that have it
+    switches: dict[str, bool] = {}  # flag -> whether it has no value, as the first format has it
     for name in EXPORTS:
         try:
             format = EXPORTS[name]
@@ -57,11 +60,18 @@ def add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) ->
             continue
         about.append(f"{name}: {format.help}")
         for option in format.options:
-            options[_flag(option)].append(f"{name}: {option.help}")
+            options[_flag(option)].setdefault(option.help, []).append(name)
+            if switches.setdefault(_flag(option), option.flag) != option.flag:
+                others, here = ("a value", "none") if option.flag else ("no value", "one")
+                raise ConfigError(f"export option {_flag(option)} has {others} in some formats, and {here} in {name}")
     formats.help = _text(about)
-    for flag, texts in options.items():
+    for flag, formats_of in options.items():
+        texts = [f"{', '.join(names)}: {text}" for text, names in formats_of.items()]
         try:
-            export.add_argument(flag, metavar="VALUE", help=_text(texts))  # parsed by the chosen format
+            if switches[flag]:
+                export.add_argument(flag, action="store_true", help=_text(texts))
+            else:
+                export.add_argument(flag, metavar="VALUE", help=_text(texts))  # parsed by the chosen format
         except argparse.ArgumentError:
             raise ConfigError(f"export option {flag} ({_text(texts)}) has the name of an option of `export`") from None
 
@@ -85,6 +95,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
     source, target = folder_of(arguments.output, arguments), folder_of(arguments.to, arguments)
     _refuse_output(source, target)
+    if arguments.quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # of uploads
     format = EXPORTS[arguments.format]
     options = _option_values(format, arguments)
     with translate_errors(OutputError, f"cannot export {arguments.output} to {arguments.to}"):
@@ -155,6 +167,9 @@ def _option_values(format: Export, arguments: argparse.Namespace) -> dict[str, o
     values: dict[str, object] = {}
     for option in format.options:
         text = getattr(arguments, option.name)
+        if option.flag:
+            values[option.name] = text
+            continue
         try:
             values[option.name] = option.default if text is None else option.parse(text)
         except ValueError as error:

@@ -16,7 +16,7 @@ from sapiens_ray.execution.preflight import PreparedJob, open_output, prepare_jo
 from sapiens_ray.job.config import Job
 from sapiens_ray.output.lock import try_to_write
 from sapiens_ray.output.summary import counted
-from sapiens_ray.planning.discovery import LeftOut
+from sapiens_ray.planning.left_out import LeftOut
 from sapiens_ray.planning.subset import Subset
 from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.tasks.sections import Settings

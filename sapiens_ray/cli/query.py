@@ -128,8 +128,8 @@ def _write(query: Query, folder: Folder, name: str, arguments: argparse.Namespac
         written = write_list(folder, name, _watched(query.tables(), query.folder, inside))
     if inside.count and not arguments.quiet:
         tell(
-            f"{inside.count} of them lie in tars or Parquet files, such as {one_line(inside.first)}: a list cannot "
-            "name these, so a job that takes this list makes error rows of them"
+            f"{inside.count} of them lie in tars, Parquet files or videos, such as {one_line(inside.first)}: a list "
+            "cannot name these, so a job that takes this list makes error rows of them"
         )
     if arguments.json:
         about = {"output": arguments.output, "where": arguments.where, "images": written, "to": arguments.to}
@@ -144,7 +144,7 @@ def _write(query: Query, folder: Folder, name: str, arguments: argparse.Namespac
 
 @dataclass
 class InArchives:
-    """Images that lie in tars or Parquet files: how many, and the URI of the first."""
+    """Images that lie in tars, Parquet files or videos: how many, and the URI of the first."""
 
     count: int = 0
     first: str = ""

@@ -13,6 +13,7 @@ from sapiens_ray.cli.arguments import (
     add_quiet,
     at_least_one,
     folder_of,
+    positive,
     storage_arguments,
     with_examples,
 )
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from sapiens_ray.storage import Folder
     from sapiens_ray.units import Examples
 
+EVERY_S = 10.0  # between two looks of --watch
+
 
 def add_status(commands: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
@@ -33,6 +36,7 @@ def add_status(commands: Subparsers[argparse.ArgumentParser]) -> None:
             "sapiens-ray status runs/demo",
             "sapiens-ray status runs/demo --errors --json > errors.jsonl",
             "sapiens-ray status s3://bucket/labels --json",
+            "sapiens-ray status s3://bucket/labels --watch",
         ),
     )  # fmt: skip
     status.add_argument("output", help="the output folder, local or a URL")
@@ -44,6 +48,13 @@ def add_status(commands: Subparsers[argparse.ArgumentParser]) -> None:
         "--per-kind", type=at_least_one, metavar="N",
         help="with --errors: at most N error rows of each kind; default: 2, with --json all",
     )  # fmt: skip
+    status.add_argument(
+        "--watch", action="store_true",
+        help="show the progress until the run ends, then its state; exit code 0 if that is `done`, else 1",
+    )  # fmt: skip
+    status.add_argument(
+        "--every", type=positive, metavar="SECONDS", help=f"with --watch: between two looks; default: {EVERY_S:g}"
+    )
     add_json(status)
     add_quiet(status, "print one line, with the images and the state")
     storage_arguments(status)
@@ -57,8 +68,15 @@ def _status(arguments: argparse.Namespace) -> int:
         raise ConfigError("--per-kind: limits the rows of --errors, which is not given")
     if arguments.quiet and arguments.errors:
         raise ConfigError("--quiet: prints one line, without what --errors shows; give one of them")
+    if arguments.every and not arguments.watch:
+        raise ConfigError("--every: is the time between two looks of --watch, which is not given")
     output = folder_of(arguments.output, arguments)
+    if arguments.watch:
+        from sapiens_ray.cli.watch import watch
+
+        watch(output, arguments.every or EVERY_S, quiet=arguments.quiet or arguments.json)
     status = output_status(output, tell)
+    ended_badly = arguments.watch and status["state"] != "done"
     if arguments.errors and arguments.json:
         _print_error_rows(output, status["errors"], arguments.per_kind)
     elif arguments.json:
@@ -70,7 +88,7 @@ def _status(arguments: argparse.Namespace) -> int:
         if arguments.errors and arguments.per_kind:
             examples = _examples(output, status["errors"], arguments.per_kind)
         _print_status(status, examples if arguments.errors else {})
-    return 0
+    return 1 if ended_badly else 0
 
 
 def _print_error_rows(output: Folder, counts: dict[str, int], limit: int | None) -> None:

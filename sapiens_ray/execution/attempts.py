@@ -25,7 +25,7 @@ from sapiens_ray.errors import JobError, last_line
 from sapiens_ray.execution.worker import keep_freed_memory, let_models_go_first
 from sapiens_ray.output.layout import attempts_file, attempts_of
 from sapiens_ray.storage import Folder
-from sapiens_ray.storage.retries import set_retry_deadline
+from sapiens_ray.storage.retries import LOGGED, Teller, set_retry_deadline, set_teller
 from sapiens_ray.tasks.sections import Settings
 from sapiens_ray.units import Errors, Unit, UnitName, join_units, set_errors, split_unit
 
@@ -99,12 +99,14 @@ class Guard:
     """Guards a stage: counts attempts, and applies a time-out.
 
     attempt: counts attempts at the coordinator. timeout_s: per image. retry_s: how long storage requests are retried.
+    teller: how a process tells that it waits for a storage.
     """
 
     output: Folder
     attempt: Attempt
     timeout_s: float
     retry_s: float
+    teller: Teller = LOGGED
 
     def settle_process(self) -> None:
         """Apply settings of the whole worker process."""
@@ -113,6 +115,7 @@ class Guard:
         cv2.setNumThreads(1)  # one task per core: more threads would compete
         keep_freed_memory()
         set_retry_deadline(self.retry_s)
+        set_teller(self.teller)
 
     def settle_task(self) -> None:
         """Apply the settings of a stage that feeds the models or empties them: those of the process, and its place

@@ -1,5 +1,5 @@
 """The actor that all stages of a job call. It knows which shards are to be read, which units were started before, and
-which GPUs failed, and which batch sizes were found.
+which GPUs failed, and which batch sizes were found. Workers tell it that they wait for a storage.
 
 It runs on the driver's node. If it dies, Ray restarts it, and `Feeder` sends it the shards again. Units in progress
 then count as never started, which costs them one more attempt. Actors that start later find their batch size again.
@@ -49,6 +49,7 @@ class Coordinator:
         self._repeated = 0
         self._devices = Devices()
         self._actors: dict[str, str] = {}
+        self._waits: list[tuple[str, dict[str, Any]]] = []
 
     async def offer(self, first: int, work: list[Text], ended: bool) -> tuple[int, int]:
         """Add work, from number `first` on. Returns how many pieces of work are known (fewer than were sent if the
@@ -94,6 +95,15 @@ class Coordinator:
 
     async def broken_devices(self) -> dict[Device, str]:
         return self._devices.broken()
+
+    async def waits(self, host: str, waiting: dict[str, Any]) -> None:
+        """Take note that a process on this host waits for a storage (`retries.Waiting`, as a dict)."""
+        self._waits.append((host, waiting))
+
+    async def take_waits(self) -> list[tuple[str, dict[str, Any]]]:
+        """What was noted since this was asked last."""
+        taken, self._waits = self._waits, []
+        return taken
 
     async def ask(self, what: str, who: str) -> tuple[int | None, bool]:
         """Ask for a number. Returns it, or None while it is not known, and whether the process that asks is to find it.

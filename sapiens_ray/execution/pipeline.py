@@ -43,6 +43,7 @@ from sapiens_ray.execution.placement import (
 from sapiens_ray.execution.preflight import PreparedJob, open_output, prepare_job, save_job
 from sapiens_ray.execution.redo import delete_results, drop_error_rows
 from sapiens_ray.execution.stages import job_stages
+from sapiens_ray.execution.storage_waits import StorageWaits
 from sapiens_ray.job.config import Job
 from sapiens_ray.output.done import current, done_by_shard
 from sapiens_ray.output.error_rows import errors_in_files
@@ -51,13 +52,14 @@ from sapiens_ray.output.lock import OutputLock
 from sapiens_ray.output.summary import Summary, is_done, planned_subset
 from sapiens_ray.planning.plan import LARGEST_CUT
 from sapiens_ray.planning.subset import make_subset
-from sapiens_ray.storage.retries import no_retries, retry_deadline
+from sapiens_ray.storage.retries import no_retries, retry_deadline, telling
 from sapiens_ray.storage.uris import redact_uri, redact_uris_in
 from sapiens_ray.units import UnitReport
 
 if TYPE_CHECKING:
     import ray.data
 
+LOG = logging.getLogger("sapiens_ray")
 LISTING_S = (
     10.0  # the input is listed for this long before the first image is read, and in parallel with the work after that
 )
@@ -78,7 +80,7 @@ def run(
     seed: int | None = None,
     on_progress: Callable[[Summary], None] | None = None,
     on_ray_ready: Callable[[], None] | None = None,
-    on_wait: Callable[[str], None] = lambda line: None,
+    on_wait: Callable[[str], None] = LOG.warning,
     on_start: OnStart = lambda prepared, resources, cluster: None,
 ) -> Summary:
     """Label all images that have no row yet. Returns the summary, which is also written to `summary.json`.
@@ -91,8 +93,9 @@ def run(
     limit: label only the first images of the input. sample: label only this many, drawn at random with `seed`. A later
         run without them labels the others; give a job with another `output.uri` to keep a trial apart.
     on_progress: called with the summary after every unit, and at least once. on_wait: called with a line for the user
-        if the run must wait for the lock of the output. on_start: called once with what will be done, before the first
-        image is read; without resources and cluster if no image is left.
+        while the run waits for the lock of the output, or for a storage that does not answer; any thread may call it.
+        on_start: called once with what will be done, before the first image is read; without resources and cluster if
+        no image is left.
     Raises ConfigError before any work, also if another run holds the lock of the output; JobError if the job could not
     finish; ErrorLimitError if it finished with a larger share of error rows than `max_error_fraction`.
     """
@@ -101,7 +104,11 @@ def run(
         job = Job.parse(dict(job))
     job = job if isinstance(job, Job) else Job.load(job)
     output = open_output(job)
-    with retry_deadline(job.storage_retry_s), OutputLock(output, on_wait) as lock, contextlib.ExitStack() as cleanup:
+    waits = StorageWaits(on_wait)
+    with contextlib.ExitStack() as cleanup:
+        cleanup.enter_context(retry_deadline(job.storage_retry_s))
+        cleanup.enter_context(telling(waits.told))
+        lock = cleanup.enter_context(OutputLock(output, on_wait))
         prepared = prepare_job(job, redo_changed, LISTING_S, restart, subset)
         cleanup.callback(lambda: prepared.growth.discard())
         if restart:
@@ -111,7 +118,7 @@ def run(
             prepared.recount()
         left_out = LeftOut()
         cleanup.callback(left_out.release)
-        this = _Run(prepared, lock, on_progress or (lambda summary: None))
+        this = _Run(prepared, lock, on_progress or (lambda summary: None), waits)
         cleanup.callback(lambda: this.merger.stop())
         with this.writing_summary():
             while broken := this.label(address, on_ray_ready, on_start, left_out):
@@ -127,8 +134,10 @@ def run(
 class _Run:
     """The state of a run: its prepared job, and what it has done."""
 
-    def __init__(self, prepared: PreparedJob, lock: OutputLock, report_progress: Callable[[Summary], None]) -> None:
-        self.prepared, self.lock, self.report_progress = prepared, lock, report_progress
+    def __init__(
+        self, prepared: PreparedJob, lock: OutputLock, report_progress: Callable[[Summary], None], waits: StorageWaits
+    ) -> None:
+        self.prepared, self.lock, self.report_progress, self.waits = prepared, lock, report_progress, waits
         self.merger = Merger(prepared.output, prepared.files, lock.run)
         self._listed = False
         self._repeated = 0  # by the pipelines before this one
@@ -244,7 +253,7 @@ class _Run:
             metrics = RunMetrics(self.summary)
             try:
                 with metrics.shown():
-                    for report in execute(prepared, resources, self.lock):
+                    for report in execute(prepared, resources, self.lock, self.waits):
                         self._count(report, metrics)
             except RebuildError as error:
                 broken = error.with_traceback(None)  # it would keep the actors alive
@@ -292,8 +301,10 @@ class _Run:
         summary.state = "done"
 
 
-def execute(prepared: PreparedJob, resources: ResourcePlan, lock: OutputLock) -> Iterator[UnitReport]:
-    """Build the dataset and yield the report of every unit when it is written.
+def execute(
+    prepared: PreparedJob, resources: ResourcePlan, lock: OutputLock, waits: StorageWaits
+) -> Iterator[UnitReport]:
+    """Build the dataset and yield the report of every unit when it is written. waits: told of those of the workers.
 
     Raises JobError, the CheckpointError of an actor, RebuildError, or the exception that ended the listing, which
     runs in parallel.
@@ -307,7 +318,7 @@ def execute(prepared: PreparedJob, resources: ResourcePlan, lock: OutputLock) ->
     try:
         with settings_of_ray_data():
             dataset = build_dataset(prepared, resources, coordinator, lock.run)
-        with warnings.catch_warnings():
+        with waits.of_workers(coordinator), warnings.catch_warnings():
             # Said of every job with few shards or units.
             warnings.filterwarnings("ignore", "The m(ax|in)imum number of concurrent")
             for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):

@@ -147,7 +147,7 @@ class PreparedJob:
         """How many rows the output has at the end, if it is known without reading the images. Known from the end of the
         listing on; computed once, since uncompressed tars are opened for it."""
         if self.chosen is None:
-            return expected_images(self.plan, self.job.input.include)
+            return expected_images(self.plan, self.reading)
         left = [one.missing(self.chosen.get(shard.number, ())) for shard, one in self.pending]
         return self.already_done + sum(stop - start for ranges in left for start, stop in ranges)
 

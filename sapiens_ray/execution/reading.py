@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import pyarrow as pa
@@ -41,7 +41,8 @@ class UnitReader:
         shard, done = work.shard, work.done
         left = done if work.wanted is None else done.outside(work.wanted)
         stop = None if work.wanted is None else work.wanted[-1][1]
-        encoded_images = _with_progress(open_shard(shard, left, self.reading, self.output), stop)
+        reading = replace(self.reading, progress=watchdog.progress)
+        encoded_images = _with_progress(open_shard(shard, left, reading, self.output), stop)
         folder = shard.uri.rsplit("/", 1)[0]
         for encoded, last in cut_units(encoded_images, self.unit_size, self.unit_bytes, self.contents.estimated_bytes):
             for image in encoded:

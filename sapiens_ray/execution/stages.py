@@ -16,6 +16,7 @@ from sapiens_ray.execution.coordinator import CoordinatorHandle, attempts_at, se
 from sapiens_ray.execution.placement import ActorPool, ResourcePlan
 from sapiens_ray.execution.preflight import PreparedJob
 from sapiens_ray.execution.reading import UnitReader
+from sapiens_ray.execution.storage_waits import teller_at
 from sapiens_ray.job.config import Job
 from sapiens_ray.storage import Folder
 
@@ -84,7 +85,8 @@ def job_stages(
 ) -> list[StageSpec]:
     """The stages of a job, in order: feed, read, prepare, the pools with the models (mostly one), write."""
     job, tasks = prepared.job, prepared.tasks
-    guard = Guard(prepared.output, attempts_at(coordinator), job.image_timeout_s, job.storage_retry_s)
+    limits = job.image_timeout_s, job.storage_retry_s
+    guard = Guard(prepared.output, attempts_at(coordinator), *limits, teller_at(coordinator))
     extra = prepared.plan.extra_schema
     sizes = prepared.unit_size, prepared.plan.unit_bytes
     reader = UnitReader(prepared.reading, Contents.of(job, prepared.box_files), prepared.output, *sizes, extra)

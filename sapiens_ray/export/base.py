@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any, TypeVar
 
+from sapiens_ray.errors import ConfigError, OutputError
 from sapiens_ray.imaging.names import file_names
 from sapiens_ray.output.reading import iterate_rows, labels_of
 from sapiens_ray.output.where import ChosenRows
@@ -19,6 +20,7 @@ from sapiens_ray.storage import Folder
 from sapiens_ray.tasks.stored import Files, StoredLabels
 from sapiens_ray.units import Row
 
+Kind = TypeVar("Kind", bound=StoredLabels)
 Options = Mapping[str, Any]  # values by the names of options
 
 
@@ -39,13 +41,20 @@ class Exported:
 class Option:
     """An option of one format, as `--name` on the command line.
 
-    parse: converts the text on the command line to the value; raises ValueError.
+    parse: converts the text on the command line to the value; raises ValueError. flag: it has no value there, and is
+    True where it is given.
     """
 
     name: str
     help: str
     default: Any
     parse: Callable[[str], Any] = str
+    flag: bool = False
+
+
+def value_of(options: Options | None, option: Option) -> Any:
+    """The value of an option; its default where none are given."""
+    return (options or {}).get(option.name, option.default)
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,64 @@ class Export:
     help: str
     write: Callable[[Folder, Folder, Options], Exported]
     options: tuple[Option, ...] = ()
+
+
+def values_of(format_options: Sequence[Option], options: Options | None) -> Options:
+    """The value of each option of a format: the given one, or its default."""
+    return {one.name: (options or {}).get(one.name, one.default) for one in format_options}
+
+
+def word_of(*names: str) -> Callable[[str], str]:
+    """What parses an option that is one of some words."""
+
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"should be one of {', '.join(names)}")
+        return text
+
+    return parse
+
+
+class Omitted:
+    """Counts images that an export leaves out, by the reason, and keeps the names of the first of each."""
+
+    NAMED = 3  # images that a note names
+
+    def __init__(self) -> None:
+        self._counts = Counter[str]()
+        self._first: dict[str, list[str]] = {}
+
+    def add(self, why: str, image_id: str) -> None:
+        self._counts[why] += 1
+        self._first[why] = [*self._first.get(why, []), image_id][: self.NAMED]
+
+    def drop(self, why: str, image_id: str, done: Exported) -> None:
+        """Leave out an image that `labelled` has counted as exported."""
+        self.add(why, image_id)
+        done.images -= 1
+
+    @property
+    def total(self) -> int:
+        return self._counts.total()
+
+    def report(self, done: Exported, source: Folder) -> None:
+        """Note what was left out. Raises OutputError if that is every image."""
+        if self.total and not done.images:
+            raise OutputError("; ".join([f"no image of {source.uri} can be exported", *self.notes()]))
+        done.notes += self.notes()
+
+    def notes(self, where: str = "") -> list[str]:
+        """One line per reason. where: what ends the reason."""
+        return [
+            f"images left out, {why}{where}: {count}, such as {', '.join(self._first[why])}"
+            for why, count in self._counts.items()
+        ]
+
+
+def write_items(file: IO[str], items: Iterable[str]) -> None:
+    """Write the items of a JSON list, one per line, without keeping them."""
+    for number, item in enumerate(items):
+        file.write((",\n" if number else "\n") + item)
 
 
 def write_each(source: Folder, columns: list[str], done: Exported, write: Callable[[Row, str], None]) -> None:
@@ -98,6 +165,19 @@ def write_files(
     if included:
         write_each(source, [column for labels in included for column in labels.columns], done, write)
     return done
+
+
+def one_of(labels: Iterable[StoredLabels], kind: type[Kind], column: str | None, option: Option) -> Kind | None:
+    """The labels of a kind in this column, or the first ones; None if there are none. Raises ConfigError for a column
+    that the option names and that is not of this kind."""
+    found = [one for one in labels if isinstance(one, kind)]
+    if column is None:
+        return found[0] if found else None
+    named = next((one for one in found if one.column == column), None)
+    if named is None:
+        listed = ", ".join(one.column for one in found) or "none"
+        raise ConfigError(f"--{option.name.replace('_', '-')} {column}: no such task; it could be one of: {listed}")
+    return named
 
 
 def labelled(source: Folder, columns: list[str], done: Exported | None = None) -> Iterator[Row]:

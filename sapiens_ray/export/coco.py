@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import IO
 
+import cv2
 import numpy as np
 
-from sapiens_ray.export.base import Export, Exported, Option, Options, labelled, place_of
+from sapiens_ray.export.base import Export, Exported, Option, Options, labelled, place_of, value_of
+from sapiens_ray.export.person_masks import SEG, PersonMasks, person_masks
+from sapiens_ray.imaging.images import histogram
 from sapiens_ray.output.reading import labels_of
 from sapiens_ray.storage import Folder
 from sapiens_ray.tasks.stored import StoredClassMap, StoredPersons
@@ -51,33 +54,37 @@ def export_coco(source: Folder, target: Folder, options: Options | None = None) 
 
     All keypoints of the Parquet file are written; visibility is 2 for scores of at least `min_score` and 0 below, and
     `keypoint_scores` holds the scores. Class maps give one annotation per class and image, without background;
-    category ids are class ids. Raises OutputError if there are no labels.
+    category ids are class ids. Where the output has class maps, persons have `segmentation` and `area` of their part
+    of the foreground (`tasks/instances.py`). Raises OutputError if there are no labels.
     """
-    least = (options or {}).get(MIN_SCORE.name, MIN_SCORE.default)
+    least = value_of(options, MIN_SCORE)
     left_out: dict[str, str] = {}
     done = Exported(left_out=left_out)
     numbers: Numbers | None = None
-    for labels in labels_of(source):
+    every = labels_of(source)
+    for labels in every:
         if not isinstance(labels, StoredPersons | StoredClassMap):
             left_out[labels.column] = f"COCO has no {labels.kind}"
             continue
         if numbers is None:
             numbers = Numbers(labelled(source, PLACE, done))
-        rows = numbers.numbered(labelled(source, [*PLACE, labels.column]))
         if isinstance(labels, StoredPersons):
-            categories, annotations = _person(labels), _persons(rows, labels, least)
+            masks = person_masks(every, labels, value_of(options, SEG))
+            rows = numbers.numbered(labelled(source, [*PLACE, *(masks.columns if masks else labels.columns)]))
+            categories, annotations = _person(labels), _persons(rows, labels, least, masks, done)
         else:
+            rows = numbers.numbered(labelled(source, [*PLACE, labels.column]))
             categories, annotations = _classes(labels), _masks(rows, labels)
         with target.replacing(f"{labels.column}.json") as path, path.open("w", encoding="utf-8") as file:
             file.write('{"info": ' + json.dumps({"description": f"{labels.column} of {source.uri}"}))
             file.write(', "categories": ' + json.dumps(categories))
-            _write_list(file, "images", _images(numbers.numbered(labelled(source, PLACE))))
-            _write_list(file, "annotations", annotations)
+            write_list(file, "images", _images(numbers.numbered(labelled(source, PLACE))))
+            write_list(file, "annotations", annotations)
             file.write("}\n")
     return done
 
 
-EXPORT = Export("COCO JSON of keypoints and class masks", export_coco, (MIN_SCORE,))
+EXPORT = Export("COCO JSON of keypoints and class masks", export_coco, (MIN_SCORE, SEG))
 
 
 def _images(rows: Iterable[tuple[int, Row]]) -> Iterator[Row]:
@@ -96,14 +103,17 @@ def _classes(labels: StoredClassMap) -> list[Row]:
     return [{"id": number, "name": name} for number, name in names if number != labels.background]
 
 
-def _persons(rows: Iterable[tuple[int, Row]], labels: StoredPersons, least: float) -> Iterator[Row]:
-    found = 0
+def _persons(
+    rows: Iterable[tuple[int, Row]], labels: StoredPersons, least: float, masks: PersonMasks | None, done: Exported
+) -> Iterator[Row]:
+    found = without = 0
     for number, row in rows:
-        for person in labels.persons(row):
+        instances = masks.instances(row) if masks else None
+        for place, person in enumerate(labels.persons(row), 1):
             found += 1
             x1, y1, x2, y2 = person["box"]
             seen = [2 if score >= least else 0 for score in person["scores"]]
-            points = [[*place, visible] for place, visible in zip(person["keypoints"], seen, strict=True)]
+            points = [[*point, visible] for point, visible in zip(person["keypoints"], seen, strict=True)]
             annotation = {
                 "id": found,
                 "image_id": number,
@@ -115,32 +125,47 @@ def _persons(rows: Iterable[tuple[int, Row]], labels: StoredPersons, least: floa
                 "keypoints": [value for point in points for value in point],
                 "keypoint_scores": person["scores"],
             }
-            yield annotation if person["box_score"] is None else {**annotation, "score": person["box_score"]}
+            if person["box_score"] is not None:
+                annotation["score"] = person["box_score"]
+            if instances is not None:
+                mask = instances == place
+                without += not mask.any()
+                annotation |= _segmentation(mask) if mask.any() else {}
+            yield annotation
+    if without and masks:
+        done.notes.append(
+            f"{labels.column}: {without} of {found} persons have no pixel of the foreground of {masks.classes.column}; "
+            "their area is that of the box"
+        )
 
 
 def _masks(rows: Iterable[tuple[int, Row]], labels: StoredClassMap) -> Iterator[Row]:
-    from pycocotools import mask as coco_mask
-
     found = 0
     for number, row in rows:
         class_map = labels.class_map(row)
-        for present in np.flatnonzero(np.bincount(class_map.reshape(-1))):
+        for present in np.flatnonzero(histogram(class_map)).tolist():
             if present == labels.background:
                 continue
             found += 1
-            encoded = coco_mask.encode(np.asfortranarray(class_map == present).view(np.uint8))
-            yield {
-                "id": found,
-                "image_id": number,
-                "category_id": int(present),
-                "iscrowd": 0,
-                "bbox": coco_mask.toBbox(encoded).tolist(),
-                "area": int(coco_mask.area(encoded)),
-                "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")},
-            }
+            mask = class_map == present
+            x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+            bbox = [float(x), float(y), float(width), float(height)]
+            yield {"id": found, "image_id": number, "category_id": present, "iscrowd": 0, "bbox": bbox,
+                   **_segmentation(mask)}  # fmt: skip
 
 
-def _write_list(file: IO[str], name: str, items: Iterable[Row]) -> None:
+def _segmentation(mask: np.ndarray) -> Row:
+    """`segmentation`, as compressed run lengths, and `area` in pixels. mask: H x W bool."""
+    from pycocotools import mask as coco_mask
+
+    encoded = coco_mask.encode(np.asfortranarray(mask).view(np.uint8))
+    return {
+        "area": int(coco_mask.area(encoded)),
+        "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")},
+    }
+
+
+def write_list(file: IO[str], name: str, items: Iterable[Row]) -> None:
     """Write a list, one item per line, without keeping it in memory."""
     file.write(f', "{name}": [')
     for number, item in enumerate(items):

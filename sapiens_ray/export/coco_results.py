@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from sapiens_ray.errors import ConfigError, OutputError
-from sapiens_ray.export.base import Export, Exported, Option, Options, labelled
+from sapiens_ray.export.base import Export, Exported, Omitted, Option, Options, labelled
 from sapiens_ray.output.reading import labels_of
 from sapiens_ray.storage import Folder, StorageOptions
 from sapiens_ray.storage.uris import redact_uri
@@ -31,7 +30,6 @@ GROUND_TRUTH = Option(
     "the COCO file, local or a URL, whose image ids and categories the results have; needed",
     None,
 )
-NAMED = 3  # images that a message names
 
 ResultsOf = Callable[[Row, ImageNumber], Iterable[Row]]  # the results of one image
 
@@ -116,8 +114,7 @@ class Matching:
     def __init__(self, images: CocoImages) -> None:
         self._images = images
         self._taken: set[ImageNumber] = set()
-        self._counts = Counter[str]()  # by the reason
-        self._names: dict[str, list[str]] = {}  # the first ones
+        self._omitted = Omitted()
 
     def find(self, row: Row) -> CocoImage | None:
         """The image of a row with `image_id`, `uri`, `width` and `height`; None if its labels cannot be scored."""
@@ -131,21 +128,17 @@ class Matching:
         else:
             self._taken.add(image.number)
             return image
-        self._counts[why] += 1
-        self._names[why] = [*self._names.get(why, []), row["image_id"]][:NAMED]
+        self._omitted.add(why, row["image_id"])
         return None
 
     @property
     def unmatched(self) -> int:
         """How many images were not found."""
-        return self._counts.total()
+        return self._omitted.total
 
     def notes(self, truth: str) -> list[str]:
         """One line per reason, with the number of images and the first of them. truth: the file, for the text."""
-        return [
-            f"images left out, {why} {truth}: {count}, such as {', '.join(self._names[why])}"
-            for why, count in self._counts.items()
-        ]
+        return self._omitted.notes(f" {truth}")
 
 
 def _why_not(labels: StoredLabels, truth: GroundTruth) -> str:

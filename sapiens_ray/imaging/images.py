@@ -270,6 +270,11 @@ def encode_png(array: np.ndarray) -> bytes:
     return _encode(".png", array, options)
 
 
+def encode_bmp(array: np.ndarray) -> bytes:
+    """Encode H x W x 3 uint8 BGR as BMP: the pixels as they are, behind a header."""
+    return _encode(".bmp", array, [])
+
+
 def encode_picture(array: np.ndarray, format: str, quality: int) -> bytes:
     """Encode H x W x 3 uint8 BGR as jpg or png."""
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if format == "jpg" else []

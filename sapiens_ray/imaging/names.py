@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from sapiens_ray.imaging.images import has_image_suffix
 
-_PARQUET_ROW = re.compile(r"\.parquet/[0-9]+\Z")
+_NUMBERED = re.compile(r"\.(parquet|mp4|mov|m4v|mkv|webm)/[0-9]+\Z", re.IGNORECASE)  # rows, frames
 _HASHED = re.compile(r"-[0-9a-f]{16}\Z")
 
 
@@ -52,10 +52,10 @@ def _is_free(name: str, stem: str, ending: str) -> bool:
 
 
 def _gets_suffix(name: str, ending: str) -> bool:
-    """Whether the picture of an image with this id is called after it: images with another suffix than pictures, and
-    rows of Parquet files."""
+    """Whether the picture of an image with this id is called after it: images with another suffix than pictures,
+    rows of Parquet files and frames of videos."""
     other = has_image_suffix(name) and not name.lower().endswith(ending)
-    return other or _PARQUET_ROW.search(name) is not None
+    return other or _NUMBERED.search(name) is not None
 
 
 def file_names(image_id: str) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from sapiens_ray.job.label_files import named, with_label_files
 from sapiens_ray.job.messages import explain, explain_yaml
 from sapiens_ray.job.raw import RawJob, apply_override, expand_environment, read_yaml, resolve_paths
 from sapiens_ray.sources import SOURCES, Reading
+from sapiens_ray.sources.video_options import VideoOptions
 from sapiens_ray.storage import StorageOptions
 from sapiens_ray.storage.uris import without_query
 from sapiens_ray.tasks import TASKS
@@ -54,11 +55,13 @@ class Input(Section):
     """Which images to label."""
 
     uri: list[str] = Field(
-        description="Folder (searched recursively), image, *.tar / *.tar.gz, *.parquet, or a .txt / .csv / "
-        ".jsonl list; globs and {000..099} ranges are expanded; one or several; local or any fsspec URL "
-        "such as s3://bucket/photos. Relative paths are relative to the YAML."
+        description="Folder (searched recursively), image, *.tar / *.tar.gz, *.parquet, a .txt / .csv / "
+        ".jsonl list, or a video (.mp4, .mov, .mkv, .webm); globs and {000..099} ranges are expanded; one or several; "
+        "local or any fsspec URL such as s3://bucket/photos. Relative paths are relative to the YAML."
     )
-    format: InputFormat = Field("auto", description="How to read `uri`; auto: by the suffix.")
+    format: InputFormat = Field(
+        "auto", description="How to read `uri`; auto: by the suffix. Videos in folders are read only with video."
+    )
     include: list[str] = Field(
         [],
         description="Only files (or tar members) whose relative path matches one of these patterns, "
@@ -77,6 +80,7 @@ class Input(Section):
         [],
         description="Columns to copy into the output: of Parquet files and lists, or fields of the <key>.json of tars.",
     )
+    video: VideoOptions | None = Field(None, description="Videos: which frames to label. Default: all of them.")
     shard_size: int = Field(
         1000,
         ge=1,
@@ -309,6 +313,7 @@ class Job(Section):
             tuple(self.input.include),
             self.input.storage_options,
             self.label_fields,
+            self.input.video,
         )
 
     def public_dict(self) -> Settings:
@@ -339,6 +344,8 @@ class Job(Section):
                 settings["coco_sha256"] = of_file[coco.key]
             tasks.append(settings)
         reading = {name: getattr(self.input, name) for name in ("include", "image_column", "id_column", "columns")}
+        if self.input.video and (chosen := self.input.video.result_settings()):  # else as before there were videos
+            reading["video"] = chosen
         return {"tasks": without_secrets(tasks), "max_pixels": self.max_pixels, "input": reading}
 
 

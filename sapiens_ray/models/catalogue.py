@@ -110,6 +110,16 @@ CATALOGUE = {
 }
 
 
+def licence_of(checkpoint: str) -> str | None:
+    """The licence of a checkpoint that Meta published, known by its catalogue name or by the name of its file; None for
+    any other."""
+    name = checkpoint.rstrip("/").rpartition("/")[2]
+    files = (model.file_name(mode) for model in CATALOGUE.values() for mode in MODES)
+    if name in CATALOGUE or any(fnmatch.fnmatch(name, _any_numbers(file)) for file in files):
+        return LICENCE
+    return None
+
+
 def file_mode(mode: str) -> Mode:
     """The mode of the files that Meta published for a mode of a job: those for float32 are TorchScript."""
     return "torchscript" if mode == "float32" else cast(Mode, mode)

@@ -190,6 +190,27 @@ def find_writer(output: Folder, tell: Callable[[str], None] = lambda line: None)
     return Writer(found.get("host"), found.get("pid"), found.get("since"), found.get("at"), alive)
 
 
+class Pulse:
+    """Whether the run that holds an output is alive, from look to look: without the wait of `find_writer`.
+
+    found: what `lock.json` said at the last look.
+    """
+
+    def __init__(self, output: Folder) -> None:
+        self.found: Holder | None = None
+        self._output = output
+        self._changed = time.monotonic()
+
+    def beats(self) -> bool:
+        """Look. A holder elsewhere counts as alive until its lock has not changed for DEAD_AFTER_S."""
+        found = read_lock(self._output)
+        if found != self.found:
+            self.found, self._changed = found, time.monotonic()
+        if found is None or _is_gone(found):
+            return False
+        return _is_here(found) or time.monotonic() - self._changed <= DEAD_AFTER_S
+
+
 def holder(output: Folder) -> str | None:
     """Which run holds the output; None if none does."""
     found = read_lock(output)

@@ -167,16 +167,16 @@ class Summary:
 
 def is_done(output: Folder, subset: str) -> bool:
     """Whether `summary.json` says that the last run labelled these images, all of them."""
-    last = _last(output)
+    last = last_summary(output)
     return bool(last.get("state") == "done" and last.get("subset") == subset)
 
 
 def planned_subset(output: Folder) -> str:
     """The images for which an output was planned, if its last run was a trial; else empty."""
-    return str(_last(output).get("subset") or "")
+    return str(last_summary(output).get("subset") or "")
 
 
-def _last(output: Folder) -> Settings:
+def last_summary(output: Folder) -> Settings:
     """What `summary.json` says; empty if there is none."""
     try:
         last = json.loads(output.read(SUMMARY_FILE))

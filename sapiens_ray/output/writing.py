@@ -6,7 +6,6 @@ published before the file that names them.
 
 from __future__ import annotations
 
-import io
 import itertools
 import time
 from collections import Counter
@@ -23,7 +22,7 @@ from sapiens_ray.output.layout import data_file, picture_file
 from sapiens_ray.output.lock import require_held
 from sapiens_ray.output.schema import labels_in, read_errors, with_errors
 from sapiens_ray.storage import Folder, stamp, translate_errors
-from sapiens_ray.storage.parquet import open_parquet
+from sapiens_ray.storage.parquet import leaf_paths, open_parquet
 from sapiens_ray.units import Picture, Unit, UnitName, UnitReport
 
 LARGE_ROW = 4 << 20  # bytes
@@ -167,7 +166,7 @@ def file_writer(where: Path | pa.NativeFile, schema: pa.Schema, compress_maps: b
     stored = labels_in(schema)
     maps = {column for labels in stored for column in labels.maps}
     encoded = {column for labels in stored for column in labels.compressed} if compress_maps else maps
-    leaves = _leaves(schema)  # dotted paths: in Parquet, the leaves of lists and structs are separate columns
+    leaves = leaf_paths(schema)  # dotted paths: in Parquet, the leaves of lists and structs are separate columns
     return pq.ParquetWriter(
         where,
         schema,
@@ -175,10 +174,3 @@ def file_writer(where: Path | pa.NativeFile, schema: pa.Schema, compress_maps: b
         use_dictionary=["error_kind"],
         write_statistics=[path for path in leaves if path not in maps],
     )
-
-
-def _leaves(schema: pa.Schema) -> list[str]:
-    probe = io.BytesIO()
-    pq.write_table(schema.empty_table(), probe)
-    columns = pq.ParquetFile(probe).schema
-    return [columns.column(position).path for position in range(len(columns))]

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from sapiens_ray.errors import InputError
 from sapiens_ray.job.config import Job
-from sapiens_ray.sources import Reading, source_of
+from sapiens_ray.sources import VIDEO, Reading, source_of
 from sapiens_ray.sources.webdataset import NO_JSON
 from sapiens_ray.storage.uris import readable, redact_uri
 from sapiens_ray.tasks import persons
@@ -92,7 +92,8 @@ def refuse_ignored_columns(job: Job, format: str, uri: str, is_new: bool) -> Non
 
 
 def refuse_ignored_settings(job: Job, formats: set[str]) -> None:
-    """Raise InputError for a setting that none of the formats of the input can follow."""
+    """Raise InputError for a setting that none of the formats of the input can follow, such as a choice of frames where
+    no part is a video."""
     for setting in ("id_column", "image_column"):
         value = getattr(job.input, setting)
         if value is not None and all(setting in source_of(format).ignored for format in formats):
@@ -100,6 +101,11 @@ def refuse_ignored_settings(job: Job, formats: set[str]) -> None:
                 f"input.{setting}: {', '.join(map(redact_uri, job.input.uri))} has no column {value!r}: only Parquet "
                 f"files and lists have columns for it; leave out input.{setting}"
             )
+    if job.input.video is not None and VIDEO not in formats:
+        raise InputError(
+            f"input.video: {', '.join(map(redact_uri, job.input.uri))} holds no video that is read; set input.format: "
+            "video to read those in folders, or leave out input.video"
+        )
 
 
 def refuse_wrong_boxes(records: Sequence[Row], uris: Sequence[str], job: Job) -> None:

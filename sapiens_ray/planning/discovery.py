@@ -17,10 +17,10 @@ from sapiens_ray.imaging.images import has_image_suffix
 from sapiens_ray.job.config import Input
 from sapiens_ray.output.layout import DATA, JOB_FILE, PARTS, PLAN_FILE
 from sapiens_ray.output.record import input_uris
-from sapiens_ray.output.summary import counted
+from sapiens_ray.planning.left_out import OTHER_PHOTOS, OTHER_VIDEOS, REWRAP, LeftOut
 from sapiens_ray.planning.overlap import Listed
 from sapiens_ray.planning.subset import SUFFIX
-from sapiens_ray.sources import SOURCES, Entry, EntrySource, Reading, format_of, is_shard_format
+from sapiens_ray.sources import SOURCES, VIDEO, Entry, EntrySource, Reading, ShardSource, format_of, is_shard_format
 from sapiens_ray.sources import folders as image_folders
 from sapiens_ray.sources.base import matches
 from sapiens_ray.storage import Folder
@@ -50,66 +50,6 @@ class Found:
     entries: Iterable[Entry] = ()
     is_folder: bool = False
     last: bool = False
-
-
-VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
-OTHER_PHOTOS = (".heic", ".heif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".psd")
-FRAMES = "extract their frames first, such as `ffmpeg -i a.mp4 -qscale:v 2 a/%06d.jpg` (README, 'A job')"
-
-
-@dataclass
-class LeftOut:
-    """Counts what a listing found and left out. hidden: images and folders whose name begins with a dot. photos: in
-    formats that OpenCV does not read. outputs: folders with labels of this package."""
-
-    hidden: int = 0
-    videos: int = 0
-    photos: int = 0
-    unnamed: int = 0
-    outputs: int = 0
-
-    def nothing_found(self, settings: Input) -> str:
-        """The message for an input without images."""
-        formats = {format_of(uri) for uri in settings.uri}
-        if all(name is not None and isinstance(SOURCES[name], EntrySource) for name in formats):
-            return f"input.uri: no image is named in {', '.join(map(redact_uri, settings.uri))}"
-        kinds = f"matching {', '.join(settings.include)}" if settings.include else "with a suffix that OpenCV reads"
-        message = f"input.uri: no images {kinds} in {', '.join(map(redact_uri, settings.uri))}"
-        if self.videos:
-            message += f", but {counted(self.videos, 'video')}: {FRAMES}"
-        if self.photos:
-            message += f", but {self._photos}; convert these to JPEG or PNG first"
-        if self.unnamed:
-            message += f", but {self._unnamed}; if these are photos, set input.include: ['*']"
-        if self.hidden:
-            message += f"; {self._hidden}: input.include may ask for it, as '.hidden/*'"
-        return message
-
-    @property
-    def _hidden(self) -> str:
-        return counted(self.hidden, "hidden file or folder", "hidden files or folders")
-
-    @property
-    def _photos(self) -> str:
-        return f"{counted(self.photos, 'photo')} that OpenCV does not read (HEIC, raw, JPEG XL)"
-
-    @property
-    def _unnamed(self) -> str:
-        return counted(self.unnamed, "file without a suffix", "files without a suffix")
-
-    def __bool__(self) -> bool:
-        return any(vars(self).values())
-
-    def __str__(self) -> str:
-        outputs = counted(self.outputs, "folder of labels", "folders of labels")
-        kinds = (
-            (self.hidden, self._hidden),
-            (self.videos, counted(self.videos, "video")),
-            (self.photos, self._photos),
-            (self.unnamed, self._unnamed),
-            (self.outputs, outputs),
-        )
-        return f"left out: {', '.join(text for count, text in kinds if count)}"
 
 
 def find_input(settings: Input, reading: Reading, left_out: LeftOut, output: str = "") -> Iterator[Found]:
@@ -181,8 +121,8 @@ def _expand(uri: str, settings: Input) -> list[str]:
         return [one for item in spelled for one in _expand(item, settings)]
     fs, path = storage.filesystem(uri, settings.storage_options)
     fs.invalidate_cache()  # of an earlier run in this process
-    if any(mark in uri for mark in "*?[") and not retrying(fs.exists, path):
-        found = sorted(retrying(fs.glob, path))
+    if any(mark in uri for mark in "*?[") and not retrying(fs.exists, path, of=uri):
+        found = sorted(retrying(fs.glob, path, of=uri))
         if not _has_dot(path):  # as in a shell, `*` stands for no name that begins with a dot
             found = [name for name in found if not _has_dot(name)]
         if not found:
@@ -218,11 +158,11 @@ class _Search:
         if storage.is_remote(uri) and is_shard_format(kind) and format_of(uri) == kind:
             yield Found(str(kind), uri, name)  # its stamp is requested next, together with those of many others
             return
-        if retrying(fs.isdir, path):
+        if retrying(fs.isdir, path, of=uri):
             yield from self._in_folder(Folder(uri.rstrip("/") or "/", options), wanted)
             return
         is_link = not storage.is_remote(uri) and os.path.islink(storage.local_path(uri))
-        if not retrying(fs.exists, path) and not (is_link and has_image_suffix(uri)):  # that one gets its row
+        if not retrying(fs.exists, path, of=uri) and not (is_link and has_image_suffix(uri)):  # that one gets its row
             raise InputError(f"input.uri: {redact_uri(uri)} does not exist")
         if kind is None and has_image_suffix(uri):
             kind = IMAGES
@@ -232,8 +172,8 @@ class _Search:
         elif kind:
             yield Found(kind, uri, name)
         else:
-            if uri.lower().endswith(VIDEOS):
-                raise InputError(f"input.uri: {redact_uri(uri)} is a video; {FRAMES}")
+            if uri.lower().endswith(OTHER_VIDEOS):
+                raise InputError(f"input.uri: {redact_uri(uri)} is a video of a kind that is not read; {REWRAP}")
             if uri.lower().endswith(".json"):
                 raise InputError(
                     f"input.uri: {redact_uri(uri)} is a JSON file; a list of images is one JSON object per line, in a "
@@ -262,7 +202,7 @@ class _Search:
             yield Found(IMAGES, folder.uri, prefix, entries, is_folder=True)
             return
         for name, is_file in everything:
-            if is_file and format_of(name) == kind:
+            if is_file and format_of(name) == kind and self._is_included(kind, name):
                 yield from self.at(folder.join(name), kind)
 
     def _of_one_kind(
@@ -281,6 +221,8 @@ class _Search:
         Lists in folders are not read.
         """
         kind = format_of(name) if is_file else None
+        if kind == VIDEO and self.settings.format != VIDEO:
+            return None
         if is_shard_format(kind):
             return kind
         return IMAGES if image_folders.chosen(name, is_file, self.settings.include) else None
@@ -304,13 +246,25 @@ class _Search:
             counts = self._kind_in_folder(name, is_file) is not None if is_file else not self._hidden_patterns
             self.left_out.hidden += counts
             return False
-        is_video = is_file and name.lower().endswith(VIDEOS)
+        is_video = is_file and self._is_left_out_video(name)
         self.left_out.videos += is_video and matches(name, self.settings.include)
         # `include` may ask for files whatever their suffix: these are not left out.
         if is_file and not is_video and self._kind_in_folder(name, is_file) is None:
             self.left_out.photos += name.lower().endswith(OTHER_PHOTOS) and matches(name, self.settings.include)
             self.left_out.unnamed += "." not in name.rpartition("/")[2] and matches(name, self.settings.include)
         return not is_video
+
+    def _is_left_out_video(self, name: str) -> bool:
+        """Whether a file is a video, and videos of its kind are not read here."""
+        if name.lower().endswith(OTHER_VIDEOS):
+            return True
+        return self.settings.format != VIDEO and format_of(name) == VIDEO
+
+    def _is_included(self, kind: str, name: str) -> bool:
+        """Whether `include` chooses a file of this kind. Of most kinds, it chooses among the images in files."""
+        source = SOURCES[kind]
+        by_name = isinstance(source, ShardSource) and source.includes_files
+        return not by_name or matches(name, self.settings.include)
 
     def is_listed_image(self, uri: str, name: str) -> bool:
         """Whether an image is listed with a folder that it is in. name: relative to that."""

@@ -30,8 +30,9 @@ from sapiens_ray.planning.columns import (
     type_of,
     types_in_records,
 )
-from sapiens_ray.planning.discovery import IMAGES, Found, LeftOut, find_input
+from sapiens_ray.planning.discovery import IMAGES, Found, find_input
 from sapiens_ray.planning.known import KnownUris
+from sapiens_ray.planning.left_out import LeftOut
 from sapiens_ray.planning.plan import EntriesFile, Plan, Shard, images_in, planned_uris, read_all_entries, save_plan
 from sapiens_ray.planning.shards import changed_message
 from sapiens_ray.planning.subset import Drawing, Subset, as_ranges
@@ -101,7 +102,7 @@ class Growth:
             settled = (self._seen_again or not self._old) and self._only_images_follow
             if end and time.monotonic() > end and found_enough and settled:
                 break
-        if self._job.input.columns:
+        if self._job.input.columns or self._types:
             types = {name: pa.null() for name in self._job.input.columns} | self._types
             self.plan.extra_schema = extra_schema(self.plan.extra_schema if self._old else None, types)
 

@@ -51,7 +51,7 @@ LARGEST_CUT, CUT_ON_CPUS = 512 << 20, 128 << 20  # bytes of a unit
 
 @dataclass(frozen=True)
 class Shard:
-    """One row of the plan. `images` is None for a tar, whose members are counted when it is read.
+    """One row of the plan. `images` is None for a tar or a video, whose images are counted when it is read.
 
     entries, group: for a shard of a folder or list, the file and the row group with its images (`read_entries`).
     """
@@ -218,19 +218,19 @@ def planned_uris(output: Folder, plan: Plan) -> Iterator[list[bytes]]:
 MAX_FILES_TO_COUNT = 200  # counting the images of more files would delay the start
 
 
-def expected_images(plan: Plan, include: Sequence[str]) -> int | None:
+def expected_images(plan: Plan, reading: Reading) -> int | None:
     """The number of images, if it is known without reading them; None if the images of some file cannot be counted
-    fast (a compressed or remote tar), or if too many files would have to be counted."""
+    fast (a compressed or remote tar, a large or remote video), or if too many files would have to be counted."""
     uncounted = [shard for shard in plan.shards if shard.images is None]
     if len(uncounted) > MAX_FILES_TO_COUNT:
         return None
-    counts = [shard.images if shard.images is not None else _counted(shard, include) for shard in plan.shards]
+    counts = [shard.images if shard.images is not None else _counted(shard, reading) for shard in plan.shards]
     return None if None in counts else sum(count for count in counts if count is not None)
 
 
-def _counted(shard: Shard, include: Sequence[str]) -> int | None:
+def _counted(shard: Shard, reading: Reading) -> int | None:
     source = source_of(shard.format)
-    return source.count(shard.uri, include) if isinstance(source, ShardSource) else None
+    return source.count(shard.uri, reading) if isinstance(source, ShardSource) else None
 
 
 def images_in(shard: Shard, reading: Reading, at_most: int | None = None) -> int:

@@ -92,7 +92,10 @@ class About:
 
 
 _SHOWN_ELSEWHERE = {"task", "name", "checkpoint", "sha256", "mode", "actors", "num_gpus"}
-_UNINTERESTING = {"matmul": "strict", "compile": "none", "batch_size": None, "flip_test": False}
+_UNINTERESTING: Found = {
+    "matmul": "strict", "compile": "none", "batch_size": None, "flip_test": False,
+    "instances": {"source": "none", "seg": None},
+}  # fmt: skip
 
 
 def _settings(task: Found) -> Found:

@@ -1,4 +1,5 @@
-"""Photos of rows, read again from where they were: plain files, members of tars and rows of Parquet files on a disk."""
+"""Photos of rows, read again from where they were: plain files, members of tars,
+rows of Parquet files and frames of videos on a disk."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from sapiens_ray.imaging import images
 from sapiens_ray.output.record import Record
 from sapiens_ray.sources import ShardSource, format_of, source_of
 from sapiens_ray.sources.base import Reading
+from sapiens_ray.sources.video_options import VideoOptions
 from sapiens_ray.storage import StorageOptions, is_remote, local_path, read_bytes
 from sapiens_ray.storage.retries import no_retries
 from sapiens_ray.units import Done, Row
@@ -32,7 +34,9 @@ class Photos:
 
     def __init__(self, record: Record | None, options: StorageOptions, side: int) -> None:
         given: dict[str, Any] = (record or {}).get("job", {}).get("input", {})
-        self._reading = Reading(image_column=given.get("image_column"), include=tuple(given.get("include") or ()))
+        video = VideoOptions.model_validate(given["video"]) if given.get("video") else None
+        include = tuple(given.get("include") or ())
+        self._reading = Reading(image_column=given.get("image_column"), include=include, video=video)
         self._options = options
         self._side = side
         self._failures: Counter[str] = Counter()

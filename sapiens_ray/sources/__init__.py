@@ -1,4 +1,4 @@
-"""Sources: encoded images from folders, lists, tars and Parquet files. One module per format."""
+"""Sources: encoded images from folders, lists, tars, Parquet files and videos. One module per format."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from sapiens_ray.errors import ConfigError
 from sapiens_ray.registry import Registry
 from sapiens_ray.sources.base import Encoded, Entry, EntrySource, Images, Look, Reading, ShardSource, Source
 
-__all__ = ["SOURCES", "Encoded", "Entry", "EntrySource", "Images", "Look", "Reading", "ShardSource", "Source"]
+__all__ = ["SOURCES", "VIDEO", "Encoded", "Entry", "EntrySource", "Images", "Look", "Reading", "ShardSource", "Source"]
+
+VIDEO = "video"  # the format whose files are read only where they are asked for: by name, or by `input.format`
 
 SOURCES: Registry[Source] = Registry(
     "sapiens_ray.sources",
@@ -18,6 +20,7 @@ SOURCES: Registry[Source] = Registry(
         "webdataset": "sapiens_ray.sources.webdataset:SOURCE",
         "parquet": "sapiens_ray.sources.parquet:SOURCE",
         "list": "sapiens_ray.sources.lists:SOURCE",
+        VIDEO: "sapiens_ray.sources.video:SOURCE",
     },
 )
 

@@ -1,4 +1,4 @@
-"""The interface of sources, which read encoded images from folders, lists, tars, Parquet files or added formats.
+"""The interface of sources, which read encoded images from folders, lists, tars, Parquet files, videos, other formats.
 
 A new source is a module with a subclass of `ShardSource` or `EntrySource`, and a line in `sources/__init__.py`.
 """
@@ -14,6 +14,7 @@ from typing import ClassVar
 import pyarrow as pa
 
 from sapiens_ray.errors import ImageError
+from sapiens_ray.sources.video_options import VideoOptions
 from sapiens_ray.storage import StorageOptions
 from sapiens_ray.storage.uris import redact_uris_in
 from sapiens_ray.units import Done, Row
@@ -47,13 +48,18 @@ class Entry:
 Images = Generator[Encoded, None, int]
 
 
+def _no_progress() -> None:
+    """Nobody waits for a sign of life."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """The settings of the job for reading its input.
 
     passthrough: columns that are copied into the output. labels: columns with boxes and masks that tasks read.
     include: patterns of names; empty for all images. label_fields: the field of the job file that names each of
-    `labels`.
+    `labels`. video: which frames of videos; None for all. progress: for a source to call now and then while it works
+    for long on one image.
     """
 
     image_column: str | None = None
@@ -63,6 +69,8 @@ class Reading:
     include: tuple[str, ...] = ()
     storage_options: StorageOptions = field(default_factory=dict, repr=False)
     label_fields: dict[str, str] = field(default_factory=dict)
+    video: VideoOptions | None = None
+    progress: Callable[[], None] = _no_progress
 
     def field_of(self, column: str) -> str:
         """The field of the job file that names one of the columns to read, for messages."""
@@ -106,10 +114,12 @@ class ShardSource(Source, ABC):
     """A format in which every file is a shard: the plan records the file with its stamp, not the images in it.
 
     states_columns: whether `look` knows the columns of a file, and refuses one that does not exist. If not, they are
-    found out from the first records.
+    found out from the first records. includes_files: whether `include` chooses among the files, and not among what is
+    in them.
     """
 
     states_columns: ClassVar[bool] = False
+    includes_files: ClassVar[bool] = False
 
     @abstractmethod
     def read(self, uri: str, shard_id: str, done: Done, reading: Reading) -> Images:
@@ -131,7 +141,7 @@ class ShardSource(Source, ABC):
         """The index of each image that `read` generates, damage included, without its bytes where that is faster."""
         return (image.index for image in self.read(uri, "", Done(), reading))
 
-    def count(self, uri: str, include: Sequence[str]) -> int | None:
+    def count(self, uri: str, reading: Reading) -> int | None:
         """The number of images of a file for which `look` gives none, if it can be counted fast; else None."""
         return None
 

@@ -78,7 +78,7 @@ class Tars(ShardSource):
             members = _members(raw, reading.include, with_json=bool(reading.columns))
             yield from (index for index, _ in enumerate(member for member in members if not member.is_json))
 
-    def count(self, uri: str, include: Sequence[str]) -> int | None:
+    def count(self, uri: str, reading: Reading) -> int | None:
         """The number of image members of an uncompressed local tar. Damage, if any, adds rows to it."""
         if storage.is_remote(uri) or not uri.lower().endswith(".tar"):
             return None
@@ -87,6 +87,7 @@ class Tars(ShardSource):
                 names = [member.name.removeprefix("./") for member in tar if not member.isdir()]
         except (tarfile.TarError, OSError):
             return None
+        include = reading.include
         return sum(matches(name, include) if include else has_image_suffix(name) for name in names)
 
 

@@ -84,7 +84,7 @@ def read_bytes(uri: str, options: StorageOptions | None = None) -> bytes:
         finally:
             os.close(descriptor)
     fs, path = filesystem(uri, options)
-    return bytes(retrying(fs.cat_file, path))
+    return bytes(retrying(fs.cat_file, path, of=uri))
 
 
 def open_read(uri: str, options: StorageOptions | None = None) -> IO[bytes]:
@@ -92,10 +92,10 @@ def open_read(uri: str, options: StorageOptions | None = None) -> IO[bytes]:
     if not is_remote(uri):
         return Path(local_path(uri)).open("rb")
     fs, path = filesystem(uri, options)
-    stream: IO[bytes] = retrying(fs.open, path, "rb")
+    stream: IO[bytes] = retrying(fs.open, path, "rb", of=uri)
     cache = getattr(stream, "cache", None)
     if cache is not None and hasattr(cache, "fetcher"):  # fsspec's buffered files fetch their blocks through it
-        cache.fetcher = partial(retrying, cache.fetcher)
+        cache.fetcher = partial(retrying, cache.fetcher, of=uri)
     return stream
 
 
@@ -125,7 +125,7 @@ def is_gone(uri: str, options: StorageOptions | None = None) -> bool:
     fs, path = filesystem(uri, options)
     try:
         fs.invalidate_cache()
-        beside = retrying(fs.ls, path.rpartition("/")[0] or "/", detail=False)
+        beside = retrying(fs.ls, path.rpartition("/")[0] or "/", detail=False, of=uri)
     except Exception:
         return False
     return path.rpartition("/")[2] not in {name.rstrip("/").rpartition("/")[2] for name in beside}
@@ -134,7 +134,7 @@ def is_gone(uri: str, options: StorageOptions | None = None) -> bool:
 def stamp(uri: str, options: StorageOptions | None = None) -> tuple[int, str]:
     """Size in bytes and a token that changes when the file does (etag, or modification time)."""
     fs, path = filesystem(uri, options)
-    info = retrying(fs.info, path)
+    info = retrying(fs.info, path, of=uri)
     size = int(info.get("size") or 0)
     for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified"):
         if info.get(key) is not None:
@@ -144,10 +144,8 @@ def stamp(uri: str, options: StorageOptions | None = None) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def translate_errors(error: type[SapiensRayError], what: str) -> Iterator[None]:
-    """Convert every exception of a storage library inside the block to `error`: "<what>: <reason>".
-
-    Libraries raise OSError, and many other types for wrong addresses, missing credentials and bad options.
-    """
+    """Convert every exception of a storage library inside the block to `error`: "<what>: <reason>". They raise OSError,
+    and many other types for wrong addresses, missing credentials and bad options."""
     try:
         yield
     except SapiensRayError:
@@ -193,7 +191,7 @@ class Folder:
         fs, path = self._at(name)
         fs.invalidate_cache(path)
         try:
-            return [info for info in retrying(fs.ls, path, detail=True) if info["type"] == "file"]
+            return [info for info in retrying(fs.ls, path, detail=True, of=self.uri) if info["type"] == "file"]
         except FileNotFoundError:
             return []
 
@@ -224,7 +222,7 @@ class Folder:
     def exists(self, name: str) -> bool:
         self._forget_listing(name)
         fs, path = self._at(name)
-        return bool(retrying(fs.exists, path))
+        return bool(retrying(fs.exists, path, of=self.uri))
 
     def _forget_listing(self, name: str) -> None:
         """Forget an old listing of a file's folder: it lacks what other processes have written since."""
@@ -247,10 +245,18 @@ class Folder:
         """
         if self.remote:
             fs, path = self._at(name)
-            retrying(fs.pipe_file, path, bytes(data))
+            retrying(fs.pipe_file, path, bytes(data), of=self.uri)
             return
         with self.replacing(name, durable) as temporary:
             temporary.write_bytes(data)
+
+    def link(self, name: str, path: str) -> None:
+        """Publish a symbolic link to a file of this machine, replacing an existing one. The folder must be local."""
+        target = Path(local_path(self.join(name)))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+        temporary.symlink_to(path)
+        temporary.replace(target)
 
     def create(self, name: str, data: bytes) -> bool:
         """Publish a file unless one of this name exists. Returns whether it was published.
@@ -274,10 +280,10 @@ class Folder:
                 temporary.unlink(missing_ok=True)
             return True
         fs, path = self._at(name)
-        if retrying(fs.exists, path):
+        if retrying(fs.exists, path, of=self.uri):
             return False
         try:
-            retrying(fs.pipe_file, path, data, mode="create")
+            retrying(fs.pipe_file, path, data, mode="create", of=self.uri)
         except FileExistsError:
             return False
         except (TypeError, ValueError, NotImplementedError):
@@ -292,7 +298,7 @@ class Folder:
         """Remove a file; does nothing if there is none."""
         fs, path = self._at(name)
         try:
-            retrying(fs.rm_file, path)
+            retrying(fs.rm_file, path, of=self.uri)
         except FileNotFoundError:
             return
 
@@ -343,7 +349,7 @@ class _Replacement:
     def _publish(self) -> None:
         if self.folder.remote:
             fs, path = self.folder._at(self.name)
-            retrying(fs.put_file, str(self.temporary), path)
+            retrying(fs.put_file, str(self.temporary), path, of=self.folder.uri)
             return
         if self.durable:
             with self.temporary.open("rb") as file:
@@ -362,7 +368,7 @@ def walk(folder: Folder, enter: Callable[[str], bool] = lambda name: True) -> It
     if folder.remote:
         fs, root = folder._at("")
         root = root.rstrip("/")
-        for path in _s3_keys(fs, root) if "s3" in fs.protocol else sorted(retrying(fs.find, root)):
+        for path in _s3_keys(fs, root) if "s3" in fs.protocol else sorted(retrying(fs.find, root, of=folder.uri)):
             if not path.endswith("/"):  # "directory markers" of object-store consoles
                 yield path[len(root) :].lstrip("/"), True
         return
@@ -376,7 +382,8 @@ def _s3_keys(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[str]:
     page: StorageOptions = {}
     while not page or page.get("IsTruncated"):
         more = {"ContinuationToken": page["NextContinuationToken"]} if page else {}
-        page = retrying(fs.call_s3, "list_objects_v2", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", **more)
+        below = f"{prefix}/" if prefix else ""
+        page = retrying(fs.call_s3, "list_objects_v2", of=f"s3://{bucket}", Bucket=bucket, Prefix=below, **more)
         for entry in page.get("Contents", []):
             yield f"{bucket}/{entry['Key']}"
 

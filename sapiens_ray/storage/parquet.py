@@ -25,6 +25,14 @@ def open_parquet(stream: IO[bytes]) -> pq.ParquetFile:
     return pq.ParquetFile(stream, pre_buffer=False)
 
 
+def leaf_paths(schema: pa.Schema) -> list[str]:
+    """The columns of a Parquet file with this schema: the leaves of lists and structs are columns of their own."""
+    probe = io.BytesIO()
+    pq.write_table(schema.empty_table(), probe)
+    columns = pq.ParquetFile(probe).schema
+    return [columns.column(position).path for position in range(len(columns))]
+
+
 def read_table(folder: Folder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """One file, or some of its columns."""
     with folder.open(name) as stream, open_parquet(stream) as file:
@@ -75,7 +83,8 @@ def read_groups(
     fs, path = filesystem(folder.join(name), folder.options)
     ranges = _ranges(file.metadata, groups, set(columns))
     starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
-    parts = retrying(fs.cat_ranges, [path] * len(ranges), starts, stops, on_error="raise") if ranges else []
+    paths = [path] * len(ranges)
+    parts = retrying(fs.cat_ranges, paths, starts, stops, on_error="raise", of=folder.uri) if ranges else []
     with pq.ParquetFile(_Parts(starts, parts), metadata=file.metadata, pre_buffer=False) as fetched:
         return fetched.read_row_groups(list(groups), columns=list(columns), use_threads=False)
 

@@ -1,7 +1,8 @@
 """Retries: which failures of a storage are transient, and repeating calls until they succeed.
 
 s3fs retries too, for some seconds and after some of these failures. A server that restarts, or throttles a thousand
-workers at once, takes longer, so every call on remote storage goes through `retrying` as well.
+workers at once, takes longer, so every call on remote storage goes through `retrying` as well. A call that is repeated
+for long is told: by default in a log line, in a job to the driver (`execution/storage_waits.py`).
 """
 
 from __future__ import annotations
@@ -9,20 +10,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
-from sapiens_ray.storage.uris import redact_uris_in
+from sapiens_ray.storage.uris import redact_uris_in, storage_of
 
 Answer = TypeVar("Answer")
 
 _LOG = logging.getLogger("sapiens_ray")
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
-SILENT_S, TELL_EVERY_S = 5.0, 60.0
+SILENT_S, TELL_EVERY_S = 5.0, 60.0  # a call is told when it was repeated for so long, and again after so long
 
 _TRANSIENT_ERRNO = {
     errno.EAGAIN, errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT, errno.EPIPE,
@@ -42,9 +45,38 @@ _ACCESS_CODES = {
 }  # fmt: skip
 _ACCESS_NAMES = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"}
 
+
+@dataclass(frozen=True)
+class Waiting:
+    """A call that is being repeated. storage: such as s3://photos, without secrets; empty if it is not known. reason:
+    the last failure. waited_s, left_s: seconds since the first attempt, and until the last one."""
+
+    storage: str
+    reason: str
+    waited_s: float
+    left_s: float
+
+
+def _log(waiting: Waiting) -> None:
+    what = f"The storage {waiting.storage}" if waiting.storage else "The storage"
+    _LOG.warning("%s does not answer (%s); trying again for up to %.0f s.", what, waiting.reason, waiting.left_s)
+
+
+@dataclass(frozen=True)
+class Teller:
+    """How a process tells that a call is being repeated. tell: called by the thread that waits, once the call was
+    repeated for `silent_s` and then every `every_s`, for each storage: many threads may wait for it."""
+
+    tell: Callable[[Waiting], None] = _log
+    silent_s: float = SILENT_S
+    every_s: float = TELL_EVERY_S
+
+
+LOGGED = Teller()
 _deadline_s = 120.0
+_teller = LOGGED
 _this_thread = threading.local()
-_told_at: float | None = None
+_told_at: dict[str, float] = {}  # by storage
 
 
 def set_retry_deadline(seconds: float) -> float:
@@ -62,6 +94,23 @@ def retry_deadline(seconds: float) -> Iterator[None]:
         yield
     finally:
         set_retry_deadline(before)
+
+
+def set_teller(teller: Teller) -> Teller:
+    """Set how this process tells that a call is being repeated. Returns the old way."""
+    global _teller
+    before, _teller = _teller, teller
+    return before
+
+
+@contextlib.contextmanager
+def telling(tell: Callable[[Waiting], None]) -> Iterator[None]:
+    """Inside the block, `tell` is called when a call is being repeated, instead of a log line."""
+    before = set_teller(Teller(tell, SILENT_S, TELL_EVERY_S))
+    try:
+        yield
+    finally:
+        set_teller(before)
 
 
 @contextlib.contextmanager
@@ -91,9 +140,12 @@ def is_transient(error: BaseException) -> bool:
     return any(kind.__name__ in _TRANSIENT_NAMES for kind in type(error).__mro__)
 
 
-def retrying(call: Callable[..., Answer], *args: object, **kwargs: object) -> Answer:
+def retrying(call: Callable[..., Answer], *args: object, of: str = "", **kwargs: object) -> Answer:
     """Call, and retry after transient failures. Pauses double, minus a random part, so that a thousand workers do
-    not retry at the same moment. Raises the last failure after the deadline."""
+    not retry at the same moment. Raises the last failure after the deadline.
+
+    of: the URI that the call is about, to tell which storage does not answer.
+    """
     started = time.monotonic()
     end = started + (0 if getattr(_this_thread, "no_retries", False) else _deadline_s)
     pause = FIRST_PAUSE_S
@@ -101,23 +153,21 @@ def retrying(call: Callable[..., Answer], *args: object, **kwargs: object) -> An
         try:
             return call(*args, **kwargs)
         except Exception as error:
-            wait = pause * random.uniform(0.5, 1.0)
-            if not is_transient(error) or time.monotonic() + wait > end:
+            now, wait = time.monotonic(), pause * random.uniform(0.5, 1.0)
+            if not is_transient(error) or now + wait > end:
                 raise
-            if time.monotonic() - started > SILENT_S:
-                _tell(error, end - time.monotonic())
+            if now - started > _teller.silent_s:
+                _tell(error, storage_of(of), now - started, end - now)
             time.sleep(wait)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
-def _tell(error: Exception, left_s: float) -> None:
-    """Say that a storage does not answer, once in a while: many threads may wait for it."""
-    global _told_at
+def _tell(error: Exception, storage: str, waited_s: float, left_s: float) -> None:
     now = time.monotonic()
-    if _told_at is None or now - _told_at > TELL_EVERY_S:
-        _told_at = now
+    if now - _told_at.get(storage, -math.inf) > _teller.every_s:
+        _told_at[storage] = now
         reason = redact_uris_in(" ".join(str(error).split()))[:200] or type(error).__name__
-        _LOG.warning("The storage does not answer (%s); trying again for up to %.0f s.", reason, left_s)
+        _teller.tell(Waiting(storage, reason, waited_s, left_s))
 
 
 def concerns_one_file(error: Exception, is_reachable: Callable[[], bool]) -> bool:

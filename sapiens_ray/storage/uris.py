@@ -29,6 +29,13 @@ def redact_uris_in(text: str) -> str:
     return re.sub(r"\w+://[^\s'\"<>]+", lambda found: redact_uri(found[0]), text)
 
 
+def storage_of(uri: str) -> str:
+    """What of a URI names its storage, without secrets: the bucket or server of a URL, such as s3://photos; of other
+    paths all of it."""
+    scheme, mark, rest = without_query(uri).partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}" if mark else scheme
+
+
 def without_query(uri: str) -> str:
     """A URL without user, password and query, where signatures are; other text stays as it is."""
     scheme, mark, rest = uri.partition("://")

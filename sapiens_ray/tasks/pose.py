@@ -16,18 +16,21 @@ import pyarrow as pa
 from pydantic import Field, ValidationInfo, field_validator
 
 from sapiens_ray.imaging import annotate
+from sapiens_ray.imaging.images import decode_map, encode_png
 from sapiens_ray.labels import KeypointTable, keypoints
 from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.tasks import confidence, crops, skeleton
 from sapiens_ray.tasks.base import Average, CropTask, Output, Size, TaskKind
 from sapiens_ray.tasks.coco import CocoOptions
+from sapiens_ray.tasks.foreground import of_class_map
+from sapiens_ray.tasks.instances import Instances, areas, split
 from sapiens_ray.tasks.network import SAPIENS2, Recipe
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.outputs import output_maps
 from sapiens_ray.tasks.own_labels import Keypoints, OwnKeypoints
 from sapiens_ray.tasks.persons import Boxes, DetectorOptions
 from sapiens_ray.tasks.sections import Settings, Visualize
-from sapiens_ray.tasks.stored import About, Files, StoredPersons, about_keypoints
+from sapiens_ray.tasks.stored import About, Files, StoredPersons, about_keypoints, instances_column
 from sapiens_ray.units import Row
 
 if TYPE_CHECKING:
@@ -52,6 +55,11 @@ class PoseOptions(ModelOptions):
         Boxes(source="none"),
         description="Where the persons are: none (one box, the whole image), {column: name}, seg (one box, around the "
         "foreground of the job's seg task), detector, {detector: {…}}, {coco: file.json}.",
+    )
+    instances: Instances = Field(
+        Instances(source="none"),
+        description="seg: which person each foreground pixel of the job's seg task shows, as a map "
+        "(<column>_instances), and how many pixels each person has (seg_area). A heuristic: the nearest skeleton.",
     )
     crop: Literal["trained", "lite"] = Field(
         "trained",
@@ -90,7 +98,10 @@ class PoseOptions(ModelOptions):
         return self.channels * 12  # x, y, score; one person
 
     def settled(self, tasks: Sequence[ModelOptions], where: str) -> ModelOptions:
-        return self.model_copy(update={"boxes": self.boxes.settled(tasks, f"{where}.boxes")})
+        boxes = self.boxes.settled(tasks, f"{where}.boxes")
+        return self.model_copy(
+            update={"boxes": boxes, "instances": self.instances.settled(tasks, f"{where}.instances")}
+        )
 
     @property
     def box_columns(self) -> list[str]:
@@ -110,12 +121,16 @@ class PoseOptions(ModelOptions):
         named = boxes.column or boxes.seg or (boxes.detector.model if boxes.detector else "one box, the whole image")
         named = redact_uri(boxes.coco.uri) if boxes.coco else named
         own = " of its own" if isinstance(self.keypoints, OwnKeypoints) else ""
-        return f"{self.channels} keypoints{own}, persons: {boxes.source} ({named}), crop {self.crop}"
+        split = f", instances of {self.instances.seg}" if self.instances.seg else ""
+        return f"{self.channels} keypoints{own}, persons: {boxes.source} ({named}), crop {self.crop}{split}"
 
     def result_settings(self) -> Settings:
         given = self.keypoints
         points = given.result_settings() if isinstance(given, OwnKeypoints) else given
-        return {**super().result_settings(), "boxes": self.boxes.result_settings(), "keypoints": points}
+        settings = {**super().result_settings(), "boxes": self.boxes.result_settings(), "keypoints": points}
+        if self.instances.source == "none":
+            del settings["instances"]  # so that outputs that were begun before there was this choice are continued
+        return settings
 
     def with_recipe(self, recipe: Recipe) -> Self:
         if recipe.name == SAPIENS2 and self.crop == "lite":
@@ -133,10 +148,10 @@ class Pose(CropTask[PoseOptions]):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The column that gives the boxes."""
+        """The columns that give the boxes, and the foreground of the instance map."""
         boxes = self.options.boxes
-        column = boxes.seg if boxes.source == "seg" else boxes.carried
-        return (column,) if column else ()
+        columns = (boxes.seg if boxes.source == "seg" else boxes.carried, self.options.instances.seg)
+        return tuple(dict.fromkeys(column for column in columns if column))
 
     @property
     def whole_photo(self) -> str:
@@ -148,23 +163,30 @@ class Pose(CropTask[PoseOptions]):
 
     @property
     def fields(self) -> list[pa.Field]:
-        """Arrow column: a list of persons, in the order of the boxes. `score` and `visible`: `confidence.of_person`."""
-        person = pa.struct(
-            [
-                pa.field("box", pa.list_(pa.float32(), 4)),
-                pa.field("box_score", pa.float32()),
-                pa.field("keypoints", pa.list_(pa.list_(pa.float32(), 2))),
-                pa.field("scores", pa.list_(pa.float32())),
-                pa.field("score", pa.float32()),
-                pa.field("visible", pa.int32()),
-            ]
-        )
-        return [pa.field(self.column, pa.list_(person))]
+        """Arrow columns: a list of persons, in the order of the boxes. `score` and `visible`: `confidence.of_person`.
+        With `instances`, also the pixels of each person, and the map of all of them (`instances.py`) as PNG."""
+        person = [
+            pa.field("box", pa.list_(pa.float32(), 4)),
+            pa.field("box_score", pa.float32()),
+            pa.field("keypoints", pa.list_(pa.list_(pa.float32(), 2))),
+            pa.field("scores", pa.list_(pa.float32())),
+            pa.field("score", pa.float32()),
+            pa.field("visible", pa.int32()),
+        ]
+        if self.options.instances.source == "none":
+            return [pa.field(self.column, pa.list_(pa.struct(person)))]
+        person.append(pa.field("seg_area", pa.int32()))
+        return [
+            pa.field(self.column, pa.list_(pa.struct(person))),
+            pa.field(instances_column(self.column), pa.binary()),
+        ]
 
     @property
     def metadata(self) -> About:
-        """All that is known of the keypoints, for the metadata of the output files."""
-        return about_keypoints(self.table)
+        """All that is known of the keypoints, for the metadata of the output files; and the class map whose foreground
+        is split."""
+        about, seg = about_keypoints(self.table), self.options.instances.seg
+        return {**about, "instances_of": seg} if seg else about
 
     def boxes(self, row: Row) -> np.ndarray:
         """The boxes of an image, N x 5 float64 (x1, y1, x2, y2, score). Each becomes one network input."""
@@ -203,8 +225,8 @@ class Pose(CropTask[PoseOptions]):
         return [(one, width, height) for one in points.cpu().numpy()]
 
     def finish(self, results: list[tuple[np.ndarray, int, int]], row: Row) -> Row:
-        """The column of one row, positions in pixels of the photo."""
-        persons = []
+        """The columns of one row, positions in pixels of the photo."""
+        persons: list[Row] = []
         for box, (points, width, height) in zip(self.boxes(row), results, strict=True):
             crop = self._geometry(box, row["width"], row["height"])
             box_score = None if math.isnan(box[4]) else float(box[4])
@@ -218,14 +240,20 @@ class Pose(CropTask[PoseOptions]):
                     **confidence.of_person(scores, box_score),
                 }
             )
-        return {self.column: persons}
+        seg = self.options.instances.seg
+        if not seg:
+            return {self.column: persons}
+        found = split(of_class_map(row[seg], self.options.instances.background), persons, self.table.links)
+        for person, pixels in zip(persons, areas(found, len(persons)), strict=True):
+            person["seg_area"] = pixels
+        return {self.column: persons, instances_column(self.column): encode_png(found)}
 
     def draw(self, photo: np.ndarray, row: Row, settings: Visualize) -> np.ndarray:
         """The photo with all persons, h x w x 3 uint8 BGR. Keypoints below `settings.keypoint_score` are not drawn.
 
         Style lite: keypoints, then links over them, in the table's colours. Style explained: links by body part (of
         keypoints of the user's own: by keypoint), the box of each person with its index and score, and a legend; words
-        across the photo if there is nobody.
+        across the photo if there is nobody. With `instances`, the pixels of each person have a tint of their own.
         """
         canvas = photo.copy()
         scale = np.array([photo.shape[1] / row["width"], photo.shape[0] / row["height"]])
@@ -235,6 +263,9 @@ class Pose(CropTask[PoseOptions]):
             for person in persons:
                 skeleton.draw_lite(canvas, person, self.table)
             return canvas
+        shown = row.get(instances_column(self.column))
+        if shown is not None:
+            skeleton.tint(canvas, decode_map(shown), settings.opacity)
         layout = annotate.Layout(photo.shape[1], photo.shape[0])
         title = f"{self.column}: {self.options.channels} keypoints"
         if not found:
@@ -253,6 +284,8 @@ class Pose(CropTask[PoseOptions]):
         of = "score of the box" if scored else "mean keypoint score"
         key.append(annotate.words(layout, ["boxes: index and", of]))
         key.append(annotate.words(layout, ["keypoints: score of", f"{settings.keypoint_score:g} or more"]))
+        if shown is not None:
+            key.append(annotate.words(layout, ["tints: pixels of", "each person"]))
         return annotate.compose([(title, canvas)], key)
 
 

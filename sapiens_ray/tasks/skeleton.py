@@ -153,6 +153,20 @@ def draw_box(
     annotate.plate(canvas, words, size, x1 - width // 2 - 1, y1, annotate.INK, WHITE)
 
 
+def tint(canvas: np.ndarray, instances: np.ndarray, opacity: float) -> None:
+    """Lay a colour over the pixels of each person. instances: H x W, 0 for nobody, i for person i - 1.
+
+    Hues are a golden angle apart, so those of persons with near indices differ.
+    """
+    height, width = canvas.shape[:2]
+    shown = cv2.resize(instances, (width, height), interpolation=cv2.INTER_NEAREST)
+    hues = (np.arange(int(shown.max()) + 1) * (180 * 0.381966)).astype(int) % 180  # OpenCV's hues end at 180
+    colours = np.column_stack([hues, np.full(len(hues), 200), np.full(len(hues), 255)]).astype(np.uint8)
+    palette = cv2.cvtColor(colours[None], cv2.COLOR_HSV2BGR)[0]
+    over = cv2.addWeighted(canvas, 1 - opacity, palette[shown], opacity, 0)
+    cv2.copyTo(over, (shown > 0).view(np.uint8), canvas)
+
+
 def part_legend(layout: Layout, look: Look, drawn: set[str]) -> np.ndarray:
     """The colours of what was drawn."""
     return annotate.legend(layout, [(look.bgr(entry), entry, "") for entry in look.colours if entry in drawn])

@@ -160,8 +160,34 @@ class StoredClassMap(StoredLabels):
         return decode_map(row[self.column])
 
 
+def instances_column(persons: str) -> str:
+    """The column of the instance map of a column of persons."""
+    return f"{persons}_instances"
+
+
 class StoredPersons(StoredLabels):
-    """A list of persons per image; `about` is what `about_keypoints` gives."""
+    """A list of persons per image; `about` is what `about_keypoints` gives, and, if there is an instance map,
+    `instances_of`: the column of the class map that it splits."""
+
+    @property
+    def maps(self) -> dict[str, MapColumn]:
+        def decode(cell: bytes, width: int, height: int) -> np.ndarray:
+            return decode_map(cell)
+
+        if self.instances_of is None:
+            return {}
+        return {instances_column(self.column): MapColumn(decode, decode, "uint8", "uint8", 2)}
+
+    @property
+    def compressed(self) -> list[str]:
+        return list(self.maps)
+
+    @property
+    def instances_of(self) -> str | None:
+        """The column of the class map whose foreground is split in `<column>_instances`; None if there is no such
+        map."""
+        found: str | None = self.about.get("instances_of")
+        return found
 
     @property
     def keypoint_names(self) -> list[str]:

@@ -31,8 +31,8 @@ SECTIONS = dict(SECTION.findall(DOCUMENTED))
 
 def test_every_command_is_documented():
     assert list(SECTIONS) == list(COMMANDS) == [
-        "run", "check", "preview", "status", "report", "query", "export", "evaluate", "compare", "checkpoints list",
-        "checkpoints pull", "checkpoints inspect", "convert", "schema",
+        "init", "run", "check", "preview", "status", "report", "query", "export", "evaluate", "compare",
+        "checkpoints list", "checkpoints pull", "checkpoints inspect", "convert", "schema", "completion",
     ]  # fmt: skip
 
 

@@ -23,7 +23,8 @@ def write(source, target, options):
     print(options)
     return Exported(images=1)
 
-OPTIONS = (Option("min_score", "of its own", 7, parsed), Option("digits", "how many", 2, parsed))
+OPTIONS = (Option("min_score", "of its own", 7, parsed), Option("digits", "how many", 2, parsed),
+           Option("whole", "all of it", False, flag=True))
 EXPORT = Export("100 % of it", write, OPTIONS)
 """
 
@@ -60,7 +61,10 @@ def test_help_shows_every_format_and_survives_a_broken_one(export):
 
 @pytest.mark.parametrize(
     ("options", "values"),
-    [([], "{'min_score': 7, 'digits': 2}"), (["--min-score", "1", "--digits", "4"], "{'min_score': 1, 'digits': 4}")],
+    [
+        ([], "{'min_score': 7, 'digits': 2, 'whole': False}"),
+        (["--min-score", "1", "--digits", "4", "--whole"], "{'min_score': 1, 'digits': 4, 'whole': True}"),
+    ],
 )
 def test_options_are_those_of_the_chosen_format(export, tmp_path, options, values):
     done = export(str(tmp_path), "--format", "own", "--to", str(tmp_path / "to"), *options)
@@ -86,6 +90,13 @@ def test_an_export_to_a_folder_with_files_says_that_they_stay(export, tmp_path):
     done = export(str(tmp_path / "out"), "--format", "own", "--to", str(target))
     assert done.stderr == f"{target} held files before; those that were not written again are still there\n"
     assert (target / "old.json").exists()
+
+
+def test_an_option_has_a_value_in_all_formats_or_in_none(export, tmp_path):
+    (tmp_path / "own_format.py").write_text(MODULE.replace('Option("whole"', 'Option("val"'))
+    done = export(str(tmp_path), "--format", "own", "--to", str(tmp_path / "to"))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == "sapiens-ray: export option --val has a value in some formats, and none in own\n"
 
 
 def test_what_is_wrong_is_one_line(export, tmp_path):

@@ -155,7 +155,7 @@ def test_images_in_archives_are_counted_and_the_first_is_named(command, tmp_path
     save_plan(Plan([Shard(0, "webdataset", "/x", "/x#0", images=3)], 64, pa.schema([])), folder)
     done = command("query", folder.uri, "true", "--to", tmp_path / "list.csv")
     assert done.code == 0, done.text
-    assert "3 of them lie in tars or Parquet files, such as /x/\\x1b[31m.tar: a list cannot name" in done.err
+    assert "3 of them lie in tars, Parquet files or videos, such as /x/\\x1b[31m.tar: a list cannot name" in done.err
     assert (
         json.loads(command("query", folder.uri, "true", "--to", tmp_path / "b.csv", "--json").out)["in_archives"] == 3
     )

@@ -132,7 +132,9 @@ def imported_modules(code: str) -> set[str]:
 def test_the_commands_of_the_page_about_the_command_line_work(demo, user):
     checkout, _ = demo
     (code,) = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "cli.md").read_text(), re.DOTALL)
-    assert run_block("bash", code, checkout, user) == "5 images\n"
+    printed = run_block("bash", code, checkout, user).splitlines()
+    assert printed == ["first.yaml", "5 of 5 (100.0 %): 5 ok, 0 errors; complete", "5 images"]
+    assert "complete -o bashdefault" in (checkout / "completion.bash").read_text()
     assert (checkout / "errors.jsonl").read_text() == ""
     assert json.loads((checkout / "result.json").read_text())["event"] == "finished"
 

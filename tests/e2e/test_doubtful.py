@@ -60,7 +60,7 @@ def test_images_in_archives_are_told(sapiens_ray, cluster, write_job, tmp_path):
     sr.run(sr.Job.load(write_job(tmp_path / "a.tar")))
     done = sapiens_ray("query", tmp_path / "job-out", "true", "--to", tmp_path / "list.csv")
     assert done.code == 0 and done.out.startswith("2 images\n")
-    assert f"2 of them lie in tars or Parquet files, such as {tmp_path}/a.tar#" in done.err
+    assert f"2 of them lie in tars, Parquet files or videos, such as {tmp_path}/a.tar#" in done.err
 
 
 def test_on_s3(sapiens_ray, labelled, tmp_path):

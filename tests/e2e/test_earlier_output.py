@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +23,7 @@ import yaml
 import sapiens_ray as sr
 from sapiens_ray.execution.redo import delete_results
 from sapiens_ray.imaging.images import decode_map
+from sapiens_ray.imaging.maps import decode_npy
 from sapiens_ray.planning.status import output_status
 from sapiens_ray.storage import Folder
 from tests.conftest import ROOT, read_output
@@ -91,8 +96,8 @@ def test_it_is_resumed_without_an_error(cluster, job, tmp_path):
 
 
 def test_labels_schema_and_settings_are_unchanged(cluster, job, tmp_path):
-    """A new run gives the same columns, types, metadata and settings, and with the same torch the same labels; and
-    columns that came later."""
+    """A new run gives the same columns, types, metadata and settings, and with the same torch the same labels but for
+    the last bit, since CPUs of other kinds add in another order; and columns that came later."""
     output = tmp_path / "output"
     sr.run(job(output, style="lite"))
     old = pq.read_table(BEGUN / "output" / "data" / "s000000-00000000-00000004-end.parquet")
@@ -117,10 +122,15 @@ def test_labels_schema_and_settings_are_unchanged(cluster, job, tmp_path):
         and versions[0]["opencv-python-headless"] == (versions[1]["opencv-python-headless"])
     ):
         for name in head:
-            assert cells(new, name) == cells(old, name), name
-        for name in pictures(BEGUN / "output"):  # style lite draws the same pictures, bit by bit
-            ours = output / "visualizations" / name.removesuffix(".jpg")
-            assert ours.read_bytes() == (BEGUN / "output" / "visualizations" / name).read_bytes(), name
+            for ours, theirs in zip(numbers(cells(new, name)), numbers(cells(old, name)), strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3, err_msg=name)
+        for name in pictures(BEGUN / "output"):  # style lite draws the same pictures
+            ours, theirs = (
+                cv2.imread(str(path)).astype(int)
+                for path in (output / "visualizations" / name.removesuffix(".jpg"),
+                             BEGUN / "output" / "visualizations" / name)
+            )  # fmt: skip
+            assert abs(ours - theirs).mean() < 0.1, name
     assert pictures(output) == sorted(f"{column}/{number}.jpg" for column in COLUMNS for number in (0, 2, 5, 7))
 
 
@@ -130,9 +140,21 @@ def as_before(new: pa.Table, old: pa.Table) -> pa.ChunkedArray:
 
 
 def cells(table: pa.Table, name: str) -> list[Any]:
-    """The values of a column; of class maps the pixels, which an encoder may write in other ways."""
+    """The values of a column; of maps the pixels."""
     values: list[Any] = table[name].to_pylist()
-    return [one and decode_map(one).tolist() for one in values] if name == "seg" else values
+    decode = {"seg": decode_map, "depth": decode_npy, "normal": decode_npy}.get(name)
+    return [one and decode(one) for one in values] if decode else values
+
+
+def numbers(value: Any) -> Iterator[np.ndarray]:
+    """The numbers in a nested value, as arrays; texts and what is missing must be equal, and are given as a hash."""
+    if isinstance(value, list | dict):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from numbers(one)
+    elif isinstance(value, np.ndarray | float | int):
+        yield np.asarray(value, np.float64)
+    else:
+        yield np.asarray(zlib.crc32(repr(value).encode()), np.float64)
 
 
 def pictures(output: Path) -> list[str]:

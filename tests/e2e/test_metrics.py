@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import PATIENCE_S, read_output, write_photos
+from tests.conftest import PATIENCE_S, ROOT, read_output, write_photos
 
 NAME = "Fotos für 'alle'"
 SCRIPT = """
@@ -27,18 +28,24 @@ def hold(summary):
         sys.stdin.readline()
 
 sr.run(sr.Job.load(sys.argv[1]), address=sys.argv[2], on_progress=hold)
+
+# Nothing is started again in this run, so that metric is recorded by itself.
+from sapiens_ray.execution.metrics import RunMetrics
+from sapiens_ray.output.summary import Summary
+from sapiens_ray.units import UnitReport
+RunMetrics(Summary("repeats", "", None)).add(UnitReport("", 0, {}, {}, [], repeated=2))
 """
 
 Series = dict[str, float]  # by the values of the tags besides that of the job
 
 
-def scrape(port: int) -> dict[str, Series]:
-    """The metrics of the job, with how Prometheus calls them. The endpoint asks for no token."""
+def scrape(port: int, job: str = NAME) -> dict[str, Series]:
+    """The metrics of a job, with how Prometheus calls them. The endpoint asks for no token."""
     text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60).read().decode()
     found: dict[str, Series] = defaultdict(dict)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            if sample.labels.get("job_name") == NAME.replace("ü", r"\xfc"):
+            if sample.labels.get("job_name") == job.replace("ü", r"\xfc"):
                 tags = [sample.labels[tag] for tag in ("kind", "stage", "model") if tag in sample.labels]
                 found[sample.name.removeprefix("ray_sapiens_ray_")][" ".join(tags)] = sample.value
     return found
@@ -93,3 +100,8 @@ def test_a_scrape_shows_the_exact_counts_of_a_run(cluster, write_job, tmp_path, 
     seconds = {stage: spent / 9 for stage, spent in ended["stage_seconds_total"].items()}
     assert seconds == pytest.approx(summary["stages"], abs=1e-5)
     assert set(seconds) == {"read", "prepare", "one", "two", "draw", "write"}
+    repeats = scrape(port, "repeats")
+    assert repeats == {"repeated_total": {"": 2}}
+    asked = set(re.findall(r"\bray_sapiens_ray_(\w+)", (ROOT / "jobs" / "grafana.json").read_text()))
+    zero = {"device_input_wait_seconds_total"} if not waited else set()  # a counter appears with its first value
+    assert asked <= set(found) | set(ended) | set(repeats) | zero, "the dashboard asks for what a job exports"

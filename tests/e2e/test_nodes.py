@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 import sapiens_ray as sr
-from tests.conftest import PATIENCE_S, ROOT, write_photos
+from tests.conftest import PATIENCE_S, ROOT, read_output, write_photos
 from tests.s3_server import s3_server
 from tests.small_models import small, write
 
@@ -83,3 +83,20 @@ tasks:
     for name in ("seg", "pose17"):
         caches = list(tmp_path.glob(f"cache-*/checkpoints/*/{name}.safetensors"))
         assert 1 < gets[f"/bucket/{name}.safetensors"] <= len(caches), (name, gets, caches)
+
+
+@pytest.mark.nightly
+def test_a_head_without_cpus_holds_the_driver_only(sapiens_ray, write_job, tmp_path):
+    """The shape of jobs/rayjob.yaml, with a logical GPU."""
+    from ray.cluster_utils import Cluster
+
+    files = write_photos(tmp_path / "photos", 6)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=2, num_gpus=1)
+        path = write_job(tmp_path / "photos", unit_size=2, device="cuda", actors={"min": 1, "max": 1})
+        done = sapiens_ray("run", path, "--address", cluster.address)
+    finally:
+        cluster.shutdown()
+    assert done.code == 0, done.text
+    assert read_output(tmp_path / "job-out")["image_id"].to_pylist() == [file.name for file in files]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
+import socket
 import threading
 import time
 
@@ -18,6 +20,7 @@ import sapiens_ray as sr
 from sapiens_ray.errors import InputError, JobError
 from sapiens_ray.execution import pipeline
 from sapiens_ray.planning import discovery
+from sapiens_ray.storage import retries
 from tests.archives import write_tar
 from tests.conftest import PATIENCE_S, write_photos
 from tests.s3_server import CREDENTIALS, S3, s3_server
@@ -213,6 +216,27 @@ def test_a_storage_that_fails_ends_the_job_without_error_rows(cluster, sapiens_r
     s3.clean()
     sr.run(sr.Job.load(path))
     assert labels(s3)["error_kind"].isna().tolist() == [True] * 12
+
+
+def test_a_storage_that_fails_for_workers_is_told_by_the_driver(cluster, s3, job, own_cache, monkeypatch):
+    """Reads of photos, which only workers do, fail until the driver has said so. In truth it waits longer to say it."""
+    monkeypatch.setattr(retries, "SILENT_S", 0.0)
+    monkeypatch.setattr(retries, "TELL_EVERY_S", 0.0)
+    told: list[str] = []
+    heard = threading.Event()
+
+    def tell(line: str) -> None:
+        told.append(line)
+        heard.set()
+
+    def fault(method: str, uri: str, number: int) -> str | None:
+        return "503" if method == "GET" and "/photos/sub/" in uri and not heard.is_set() else None
+
+    s3.fault = fault
+    summary = sr.run(sr.Job.load(job(storage_retry_s=PATIENCE_S)), on_wait=tell)
+    assert (summary.images, summary.failed) == (12, 0)
+    assert told[0].startswith(f"The storage s3://{s3.bucket} does not answer on {socket.gethostname()} (")
+    assert re.search(r"\); trying again since \d\d:\d\d:\d\d, until \d\d:\d\d:\d\d\.$", told[0])
 
 
 def test_a_tar_overwritten_after_it_was_planned_is_not_mixed(cluster, s3, job, tmp_path, own_cache):

@@ -20,6 +20,7 @@ from sapiens_ray.imaging import maps
 from sapiens_ray.imaging.images import encode_png, picture_size
 from sapiens_ray.labels import body_parts, keypoints
 from sapiens_ray.models.stand_ins import TASKS, write_model
+from sapiens_ray.tasks.instances import split
 from tests.conftest import photo, read_output
 from tests.models.test_detectors import Bright, scripted
 
@@ -47,7 +48,13 @@ EVERYTHING: list[dict[str, object]] = [
     {"task": "seg", "checkpoint": "seg2.pt2", "name": "parts"},
     {"task": "depth", "checkpoint": "depth.pt2"},
     {"task": "normal", "checkpoint": "normal.pt2", "mask": {"seg": "parts"}},
-    {"task": "pose", "checkpoint": "pose308.pt2", "keypoints": 308, "boxes": {"column": "people"}},
+    {
+        "task": "pose",
+        "checkpoint": "pose308.pt2",
+        "keypoints": 308,
+        "boxes": {"column": "people"},
+        "instances": {"seg": "parts"},
+    },
     {"task": "pose", "checkpoint": "pose17.pt2", "keypoints": 17, "boxes": "seg", "name": "body"},
     {"task": "features", "checkpoint": "features.pt2", "save": "both"},
 ]
@@ -196,6 +203,7 @@ def test_coco_export_equals_the_parquet_rows(everything, sapiens_ray):
             x1, y1, x2, y2 = person["box"]
             assert annotation["bbox"] == [x1, y1, x2 - x1, y2 - y1]
             assert annotation.get("score") == person["box_score"]
+            assert not person["seg_area"] or annotation["area"] == person["seg_area"]
     masks = COCO(str(folder / "coco" / "parts.json"))
     assert [entry["name"] for entry in masks.dataset["categories"]] == list(body_parts().names[1:])
     for image, row in zip(masks.dataset["images"], rows, strict=True):
@@ -206,6 +214,30 @@ def test_coco_export_equals_the_parquet_rows(everything, sapiens_ray):
             assert annotation["area"] == mask.sum()
             rebuilt[mask > 0] = annotation["category_id"]
         assert np.array_equal(rebuilt, class_map)
+
+
+def test_every_person_has_its_pixels_of_the_foreground(everything, sapiens_ray):
+    """Boxes of one person lie inside of those of another, and reach beyond the photo."""
+    folder, images, _ = everything
+    labels = sr.read_labels(folder / "job-out", decode=True)
+    rows = labels[labels["error_kind"].isna()].to_dict("records")
+    shared = 0
+    for row in rows:
+        owners = row["persons_instances"]
+        assert owners.shape == row["parts"].shape == images[row["image_id"]].shape[:2]
+        expected = split(row["parts"] > 0, row["persons"], keypoints(308).links)
+        assert np.array_equal(owners, expected) and not (owners[row["parts"] == 0]).any()
+        counts = [int((owners == number).sum()) for number in range(1, len(row["persons"]) + 1)]
+        assert [person["seg_area"] for person in row["persons"]] == counts
+        shared += sum(counts)
+    assert shared > 10_000 and "seg_area" not in rows[1]["body"][0], "the other task has no instances"
+    done = sapiens_ray("query", folder / "job-out", "len(list_filter(persons, lambda p: p.seg_area > 1000)) > 1", "-q")
+    large = [row for row in rows if sum(person["seg_area"] > 1000 for person in row["persons"]) > 1]
+    assert done.out == f"{len(large)}\n" and large, done.text
+    done = sapiens_ray(
+        "run", folder / "job.yaml", "--set", "input.columns=[caption]", "--set", "tasks.4.instances=none"
+    )
+    assert done.code == 2 and "tasks[4].instances: was " in done.err, done.text
 
 
 def test_mask_export_writes_index_pngs_with_palette(everything, sapiens_ray):

@@ -86,8 +86,37 @@ def test_videos_say_what_to_do(write_job, tmp_path):
     for name in ("a.MP4", "b.mov", ".c.mp4"):
         (tmp_path / "clips" / name).write_bytes(b"x")
     said = message(write_job(tmp_path / "clips"))
-    assert f"in {tmp_path}/clips, but 2 videos: extract their frames first, such as `ffmpeg -i a.mp4" in said
-    assert "a.MP4 is a video; extract their frames" in message(write_job(tmp_path / "clips" / "a.MP4"))
+    assert f"in {tmp_path}/clips, but 2 videos: set input.format: video to label their frames" in said
+    for file in ("old.avi", "other.MPG"):
+        (tmp_path / "clips" / file).write_bytes(b"x")
+        assert "is a video of a kind that is not read; rewrap it" in message(write_job(tmp_path / "clips" / file))
+    names, left_out = shards(write_job(tmp_path / "clips", name="asked", input={"format": "video"}))
+    assert names == ["a.MP4", "b.mov"] and left_out.videos == 2
+    said = message(write_job(tmp_path / "clips", name="none", input={"format": "video", "include": ["*.avi"]}))
+    assert f"matching *.avi in {tmp_path}/clips, but 1 other video; rewrap it first, such as `ffmpeg" in said
+
+
+def shards(path):
+    found = prepare_job(Job.load(path))
+    found.growth.discard()
+    return [shard.shard_id for shard in found.plan.shards], found.growth.left_out
+
+
+def test_choices_of_frames_need_a_video(write_job, photos):
+    (photos / "clip.mp4").write_bytes(b"x")
+    said = message(write_job(photos, input={"video": {"fps": 1}}))
+    assert said.startswith(f"input.video: {photos} holds no video that is read; set input.format: video")
+    names, _ = shards(write_job(photos / "clip.mp4", name="one", input={"video": {"fps": 1}}))
+    assert names == ["clip.mp4"]
+
+
+def test_photos_and_videos_that_are_named_share_their_columns(write_job, photos):
+    (photos / "clip.mp4").write_bytes(b"x")
+    path = write_job([str(photos / "000.jpg"), str(photos / "clip.mp4")])
+    prepared = prepare_job(Job.load(path))
+    assert prepared.plan.extra_schema.names == ["key", "frame", "time_s"]
+    assert [shard.format for shard in prepared.plan.shards] == ["images", "video"]
+    assert prepare_job(Job.load(write_job(photos, name="photos"))).plan.extra_schema.names == ["key"]
 
 
 def test_videos_beside_photos_are_counted(write_job, photos):
@@ -97,7 +126,7 @@ def test_videos_beside_photos_are_counted(write_job, photos):
     said = message(write_job(photos, name="png", input={"include": ["*.png"]}))
     assert "no images matching *.png" in said and "ffmpeg" not in said
     said = message(write_job(photos, name="mp4", input={"include": ["*.mp4"]}))
-    assert "no images matching *.mp4" in said and "but 1 video: extract their frames first" in said
+    assert "no images matching *.mp4" in said and "but 1 video: set input.format: video" in said
     ids, left_out = listed(write_job(photos, name="all", input={"include": ["*"]}))
     assert "clip.mp4" not in ids and left_out.videos == 1
 

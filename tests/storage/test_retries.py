@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from sapiens_ray.storage import retries
-from sapiens_ray.storage.retries import concerns_one_file, is_transient, no_retries, retrying
-from sapiens_ray.storage.uris import redact_uri
+from sapiens_ray.storage.retries import Teller, Waiting, concerns_one_file, is_transient, no_retries, retrying
+from sapiens_ray.storage.uris import redact_uri, storage_of
 
 
 class HttpError(Exception):
@@ -74,24 +74,57 @@ def test_pauses_double_with_a_random_part_until_the_deadline(monkeypatch):
     assert pauses == []
 
 
-def test_a_storage_that_does_not_answer_is_told_once_in_a_while(monkeypatch, caplog):
+@pytest.fixture
+def failing(monkeypatch):
+    """A function that calls something which never succeeds, for the 120 s of a clock that only its pauses move."""
     now = [1000.0]
     monkeypatch.setattr(
         retries, "time", SimpleNamespace(sleep=lambda s: now.append(now.pop() + s), monotonic=lambda: now[0])
     )
     monkeypatch.setattr(retries, "_deadline_s", 120.0)
-    monkeypatch.setattr(retries, "_told_at", None)
+    monkeypatch.setattr(retries, "_told_at", {})
     monkeypatch.setattr(retries, "random", SimpleNamespace(uniform=lambda low, high: high))
-    for _ in range(2):
 
-        def fail() -> None:
-            raise ConnectionRefusedError("cannot connect to https://me:S3CRET@host/a.jpg")
+    def fail() -> None:
+        raise ConnectionRefusedError("cannot connect to https://me:S3CRET@host/a.jpg")
 
+    def call(of: str = "") -> None:
         with pytest.raises(ConnectionRefusedError):
-            retrying(fail)
-    first = caplog.messages[0]
-    said = "The storage does not answer (cannot connect to https://host/a.jpg); trying again for up to 114 s."
-    assert first == said and 3 <= len(caplog.messages) <= 4, "every minute"
+            retrying(fail, of=of)
+
+    return call
+
+
+def test_a_storage_that_does_not_answer_is_told_once_in_a_while(failing, caplog):
+    failing("https://me:S3CRET@host/a.jpg?X-Amz-Signature=abc")
+    failing("https://me:S3CRET@host/b.jpg")
+    said = "The storage https://host does not answer (cannot connect to https://host/a.jpg); trying again for up to"
+    assert caplog.messages[0] == f"{said} 114 s." and all(line.startswith(said) for line in caplog.messages)
+    assert 3 <= len(caplog.messages) <= 4, "every minute"
+
+
+def test_each_storage_is_told(failing):
+    told: list[Waiting] = []
+    with retries.telling(told.append):
+        failing("s3://photos/a.jpg")
+        failing("s3://labels/data/x.parquet")
+        failing()
+    assert {waiting.storage for waiting in told} == {"s3://photos", "s3://labels", ""}
+    first = told[0]
+    assert (first.storage, first.reason) == ("s3://photos", "cannot connect to https://host/a.jpg")
+    assert first.waited_s > 5 and first.waited_s + first.left_s == pytest.approx(120)
+
+
+def test_how_often_it_is_told_is_chosen(failing):
+    told: list[Waiting] = []
+    before = retries.set_teller(Teller(told.append, silent_s=0.0, every_s=0.0))
+    try:
+        failing("s3://photos/a.jpg")
+    finally:
+        retries.set_teller(before)
+    assert len(told) == 15, (
+        "at every failure but the first, after which nothing was waited, and the last, which is raised"
+    )
 
 
 def test_a_retry_that_succeeds_returns_its_value(monkeypatch):
@@ -128,3 +161,16 @@ def test_a_failure_concerns_one_file_only_if_the_storage_answers():
 )
 def test_uris_are_shown_without_secrets(uri, expected):
     assert redact_uri(uri) == expected
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("s3://photos/a/b.jpg", "s3://photos"),
+        ("https://me:pw@host:9000/a.jpg?X-Amz-Signature=abc", "https://host:9000"),
+        ("/mnt/photos/a.jpg", "/mnt/photos/a.jpg"),
+        ("", ""),
+    ],
+)
+def test_the_storage_of_a_uri(uri, expected):
+    assert storage_of(uri) == expected

@@ -288,6 +288,20 @@ def test_narrow_boxes_show_the_index_alone():
     assert drawn[0][y + 80 : y + 98, x + 100 : x + 120].min() < 80, "the index is there"
 
 
+def test_the_pixels_of_each_person_have_a_tint_of_their_own():
+    plain, row = (pose_row(person({}, (100, 100, 200, 500)), person({}, (400, 100, 500, 500))) for _ in range(2))
+    instances = np.zeros((600, 800), np.uint8)
+    instances[150:450, 110:190], instances[150:450, 410:490] = 1, 2
+    drawn = picture(POSE, {**row, "persons_instances": encode_png(instances)})
+    x, y, _, _ = photo_at(picture(POSE, plain))
+    photo = drawn[y : y + 600, x : x + 800]
+    tints = [photo[300, column].tolist() for column in (150, 450)]
+    assert len({*map(tuple, tints), GREEN}) == 3
+    for number, tint in enumerate(tints, 1):
+        assert (photo[instances == number] == tint).all()
+    assert (photo[200:400, 220:380] == GREEN).all()
+
+
 def test_boxes_that_leave_the_photo_are_drawn_in_it():
     whole = picture(POSE, pose_row(person({}, (0, 0, 800, 600))))
     x, y, _, _ = photo_at(picture(POSE, pose_row(person({}, (100, 100, 200, 200)))))

@@ -1,0 +1,171 @@
+"""FiftyOne: a folder that `fiftyone.Dataset.from_dir` opens, of the type FiftyOneDataset.
+
+It is the older of the two layouts that this type has: `metadata.json` without the key `version`, and `samples.json`.
+It is plain JSON, and FiftyOne finds out the types of the fields itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from sapiens_ray.export.base import (
+    Export,
+    Exported,
+    Omitted,
+    Option,
+    Options,
+    RowNames,
+    labelled,
+    values_of,
+    write_items,
+)
+from sapiens_ray.export.dense import Maps
+from sapiens_ray.export.depth16 import LARGEST, depth_png, quantized
+from sapiens_ray.export.photos import ARCHIVED, PLACE, Photos, archives_of, suffix_of
+from sapiens_ray.output.reading import labels_of, schema_in
+from sapiens_ray.storage import Folder, is_remote, local_path
+from sapiens_ray.tasks.depth import StoredDepth
+from sapiens_ray.tasks.stored import StoredClassMap, StoredLabels, StoredPersons
+from sapiens_ray.units import Row
+
+PHOTOS = Option("photos", "also write the photos, read again from where the job read them", False, flag=True)
+OPTIONS = (PHOTOS,)
+OWN = ("shard", "index", "image_id", "uri", "width", "height", "error_kind", "error", "visualization")
+SIGNED = "their URLs need a signature, which is not stored"
+RESERVED = ("id", "filepath", "tags", "metadata", "created_at", "last_modified_at", "media_type")  # by FiftyOne
+
+
+def export_fiftyone(source: Folder, target: Folder, options: Options | None = None) -> Exported:
+    """Write `metadata.json`, `samples.json`, and `fields/<column>/<name>.png` for class maps and depth.
+
+    Persons are Keypoints and, in `<column>_boxes`, Detections; class maps are Segmentations, depth Heatmaps of 0 to
+    65535. Numbers, texts and mean features are fields of their own. A photo is named by its path, or written to
+    `data/` with `photos`. Raises OutputError if there are no labels.
+    """
+    done, omitted = Exported(), Omitted()
+    stored = labels_of(source)
+    included = [labels for labels in stored if isinstance(labels, StoredPersons | StoredClassMap | StoredDepth)]
+    maps = Maps(next((one for one in stored if isinstance(one, StoredClassMap)), None), resized=False)
+    plain = [one.name for one in schema_in(source) if one.name not in OWN and _is_plain(one.type)]
+    for labels in stored:
+        if labels not in included and labels.column not in plain:
+            done.left_out[labels.column] = f"FiftyOne has no field for {labels.kind}"
+    places = _Places(source, target, photos=values_of(OPTIONS, options)[PHOTOS.name])
+
+    def samples() -> Iterator[str]:
+        for row in labelled(source, ["uri", *PLACE, *plain, *(labels.column for labels in included)], done):
+            name, renamed = places.names.of(row)
+            place, why = places.of(row, name)
+            if place is None:
+                omitted.drop(why, row["image_id"], done)
+                continue
+            done.renamed += renamed
+            sample = {"filepath": place, "tags": [], "image_id": row["image_id"], "metadata": _size(row)}
+            sample |= {_free(column): row[column] for column in plain if row[column] is not None}
+            for labels in included:
+                sample |= _fields(labels, maps, row, name, target)
+            yield json.dumps(sample)
+
+    with target.replacing("samples.json") as path, path.open("w", encoding="utf-8") as file:
+        file.write('{"samples": [')
+        write_items(file, samples())
+        file.write("]}\n")
+        omitted.report(done, source)
+    target.write("metadata.json", json.dumps(_about(source, included)).encode())
+    return done
+
+
+EXPORT = Export("a dataset folder that FiftyOne opens", export_fiftyone, OPTIONS)
+
+
+class _Places:
+    """Where FiftyOne finds photos. names: of the files of each image."""
+
+    def __init__(self, source: Folder, target: Folder, photos: bool) -> None:
+        self.names = RowNames(source)
+        self._target = target
+        self._photos = Photos(source) if photos else None
+        self._archives = archives_of(source)
+
+    def of(self, row: Row, name: str) -> tuple[str | None, str]:
+        """The `filepath` of a sample, relative to the dataset for a photo that is written; None and why, if it has
+        none."""
+        if self._photos is None:
+            if row["shard"] in self._archives:
+                return None, f"{ARCHIVED}: give --photos"
+            if "=..." in row["uri"]:
+                return None, f"{SIGNED}: give --photos"
+            return row["uri"] if is_remote(row["uri"]) else local_path(row["uri"]), ""
+        data, why = self._photos.read(row)
+        if data is None:
+            return None, why
+        file = f"data/{name}.{suffix_of(row['image_id'], data)}"
+        self._target.write(file, data, durable=False)
+        return file, ""
+
+
+def _about(source: Folder, included: Sequence[StoredLabels]) -> Row:
+    """The content of `metadata.json`: names of classes and keypoints, and links of skeletons, by field."""
+    classes = {
+        one.column: {str(number): name for number, name in enumerate(one.class_names)}
+        for one in included
+        if isinstance(one, StoredClassMap)
+    }
+    skeletons = {
+        one.column: {"labels": one.keypoint_names, "edges": one.keypoint_links}
+        for one in included
+        if isinstance(one, StoredPersons)
+    }
+    info = {"made_by": "sapiens_ray", "labels": source.uri, "mask_targets": classes, "skeletons": skeletons}
+    return {"media_type": "image", "info": {name: value for name, value in info.items() if value}}
+
+
+def _size(row: Row) -> Row:
+    return {"_cls": "ImageMetadata", "width": row["width"], "height": row["height"]}
+
+
+def _fields(labels: StoredLabels, maps: Maps, row: Row, name: str, target: Folder) -> Row:
+    """The fields of one task for one image. Writes its map, if it has one."""
+    file = f"fields/{labels.column}/{name}.png"
+    if isinstance(labels, StoredPersons):
+        return _persons(labels, row)
+    if isinstance(labels, StoredClassMap):
+        target.write(file, row[labels.column], durable=False)
+        return {labels.column: {"_cls": "Segmentation", "mask_path": file}}
+    values, scale = quantized(*maps.read(labels, row))
+    target.write(file, depth_png(values, scale), durable=False)
+    return {labels.column: {"_cls": "Heatmap", "map_path": file, "range": [0, LARGEST], **scale}}
+
+
+def _persons(labels: StoredPersons, row: Row) -> Row:
+    """Keypoints and boxes, relative to the size of the photo. `index` says which belong together."""
+    size = np.array([row["width"], row["height"]], float)
+    points, boxes = [], []
+    for index, person in enumerate(labels.persons(row)):
+        shared = {"label": "person", "index": index}
+        places = (np.array(person["keypoints"], float).reshape(-1, 2) / size).tolist()
+        points.append({"_cls": "Keypoint", **shared, "points": places, "confidence": person["scores"]})
+        first, last = np.array(person["box"], float).reshape(2, 2) / size
+        box = [*first.tolist(), *(last - first).tolist()]
+        boxes.append({"_cls": "Detection", **shared, "bounding_box": box, "confidence": person["score"]})
+    return {
+        labels.column: {"_cls": "Keypoints", "keypoints": points},
+        f"{labels.column}_boxes": {"_cls": "Detections", "detections": boxes},
+    }
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether a column holds numbers, texts or lists of them."""
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _is_plain(kind.value_type) and not pa.types.is_nested(kind.value_type)
+    single = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_string)
+    return any(test(kind) for test in single)
+
+
+def _free(column: str) -> str:
+    """The field of a column: FiftyOne has fields of its own, whose names stay free."""
+    return f"{column}_" if column in RESERVED else column

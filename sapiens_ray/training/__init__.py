@@ -1,0 +1,1 @@
+"""Labels for training loops: which rows there are, how processes divide them, and rows as tensors."""

@@ -1,0 +1,306 @@
+"""Videos as a source: numbers and times of frames, the same pixels whatever way they were reached, damage."""
+
+from __future__ import annotations
+
+import io
+import sys
+from fractions import Fraction
+
+import av
+import fsspec
+import numpy as np
+import pytest
+
+from sapiens_ray import storage
+from sapiens_ray.errors import ConfigError
+from sapiens_ray.execution.preflight import prepare_job
+from sapiens_ray.imaging.video_pixels import FrameConverter
+from sapiens_ray.job.config import Job
+from sapiens_ray.sources import Reading, video_table
+from sapiens_ray.sources.video import SOURCE
+from sapiens_ray.sources.video_streams import Watched
+from sapiens_ray.sources.video_table import read_table
+from sapiens_ray.units import Done
+from tests.sources.drain import drain
+from tests.videos import (
+    NTSC,
+    SIZE,
+    number_of,
+    packets,
+    pixels,
+    read,
+    turn,
+    write_sound,
+    write_two_sizes,
+    write_video,
+)
+
+COUNT = 36
+OPEN_GOP = {"x264-params": "open-gop=1:scenecut=0"}
+# The container and codec, with what is hard about each.
+KINDS = {
+    "plain.mp4": ("libx264", {}, {}),
+    "open.mp4": ("libx264", OPEN_GOP, {}),
+    "fragments.mp4": ("libx264", {}, {"movflags": "frag_keyframe+empty_moov"}),  # starts after 0, has no index
+    "start.mov": ("libx264", {}, {"movflags": "faststart"}),
+    "open.mkv": ("libx264", OPEN_GOP, {}),
+    "asp.mkv": ("mpeg4", {}, {}),
+    "hevc.mp4": ("libx265", {}, {}),
+    "vp9.webm": ("libvpx-vp9", {}, {}),
+    "vp9.mp4": ("libvpx-vp9", {}, {}),
+    "no_cues.mkv": ("libx264", {}, {"live": "1"}),
+}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    return {
+        name: write_video(folder / name, COUNT, codec, options=options, container=container)
+        for name, (codec, options, container) in KINDS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(videos):
+    """Every video read from its start to its end."""
+    return {name: read(path) for name, path in videos.items()}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_frame_is_a_row_with_its_number_and_time(videos, whole, name):
+    found, total = whole[name]
+    assert total == COUNT and [image.index for image in found] == list(range(COUNT))
+    assert [image.image_id for image in found] == [f"{name}/{number:08d}" for number in range(COUNT)]
+    assert [image.uri for image in found] == [f"{videos[name]}#{number}" for number in range(COUNT)]
+    assert [image.extra["frame"] for image in found] == [number_of(pixels(image)) for image in found]
+    assert [image.extra["frame"] for image in found] == list(range(COUNT))
+    with av.open(str(videos[name])) as file:
+        base = file.streams.video[0].time_base
+    times = [float(time * base) for time in sorted(time for time, _, _ in packets(videos[name]))]
+    assert [image.extra["time_s"] for image in found] == times
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_frame_is_the_same_whatever_way_it_was_reached(videos, whole, name):
+    expected = [image.data for image in whole[name][0]]
+    for start in range(1, COUNT, 5):
+        found, total = read(videos[name], Done(((0, start),)))
+        assert total == COUNT and [image.index for image in found] == list(range(start, COUNT))
+        assert [image.data for image in found] == expected[start:], start
+    for only in range(0, COUNT, 7):
+        (image,), total = read(videos[name], Done(((0, only), (only + 1, COUNT)), COUNT))
+        assert (image.data, image.index, total) == (expected[only], only, COUNT)
+    steps, _ = read(videos[name], every=13)
+    assert [(image.extra["frame"], image.data) for image in steps] == [
+        (number, expected[number]) for number in range(0, COUNT, 13)
+    ]
+    keys, _ = read(videos[name], keyframes=True)
+    stored_whole = [0, 12, 24, 35] if name == "asp.mkv" else [0, 12, 24]  # that encoder ends with one
+    assert [image.extra["frame"] for image in keys] == stored_whole
+    assert [image.data for image in keys] == [expected[number] for number in stored_whole]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("name", ["plain.mp4", "hevc.mp4", "vp9.webm"])
+def test_the_pixels_are_those_of_any_number_of_threads(videos, whole, name, threads):
+    converter = FrameConverter()
+    with av.open(str(videos[name])) as file:
+        stream = file.streams.video[0]
+        stream.thread_type, stream.codec_context.thread_count = "AUTO", threads
+        plain = [converter.to_bgr(frame) for frame in file.decode(stream)]
+    assert len(plain) == COUNT
+    for image, expected in zip(whole[name][0], plain, strict=True):
+        assert np.array_equal(pixels(image), expected)
+
+
+def test_seeking_decodes_little(videos, monkeypatch):
+    """Of an MP4 the frames before the wanted one are not even read."""
+    path = write_video(videos["plain.mp4"].with_name("long.mp4"), 240, container={"movflags": "faststart"})
+    reads = Counting(path.read_bytes())
+    monkeypatch.setattr(storage, "open_read", lambda uri, options: reads)
+    (image,), _ = drain(SOURCE.read("long.mp4", "long.mp4", Done(((0, 239),)), Reading()))
+    assert image.extra["frame"] == 239 == number_of(pixels(image))
+    first = packets(path)[0][1]  # where the frames begin
+    assert len([start for start, _ in reads.spans if start >= first]) <= 4
+
+
+class Counting(io.BytesIO):
+    """Notes what is read of it."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.spans: list[tuple[int, int]] = []
+
+    def read(self, count: int = -1) -> bytes:
+        self.spans.append((self.tell(), count))
+        return super().read(count)
+
+
+@pytest.mark.parametrize("name", ["plain.mp4", "open.mp4", "start.mov", "hevc.mp4", "vp9.mp4"])
+def test_headers_alone_tell_what_the_whole_file_tells(videos, name):
+    """The table of an MP4 file is read without its frames; packets with their content say the same."""
+    reads = Counting(videos[name].read_bytes())
+    table = read_table(Watched(reads), lambda: None)
+    inside = sum(size for _, _, size in packets(videos[name]))
+    assert max(start for start, _ in reads.spans) <= len(reads.getvalue()) and inside > 0
+    full = video_table._read(Watched(io.BytesIO(videos[name].read_bytes())), lambda: None)
+    for field in ("times", "times_stored", "stored", "positions", "numbers"):
+        assert np.array_equal(getattr(table, field), getattr(full, field)), field
+    assert (table.end, table.breaks, table.time_base) == (full.end, full.breaks, full.time_base)
+    assert np.array_equal(table.keys, full.keys)
+
+
+def test_rates_that_vary(tmp_path):
+    times = [0, 1, 5, 6, 7, 30, 31, 32, 100, 101]
+    path = write_video(tmp_path / "vfr.mp4", len(times), times=times, time_base=Fraction(1, 1000))
+    found, _ = read(path)
+    assert [image.extra["time_s"] for image in found] == [time / 1000 for time in times]
+    # At 100 per second, the frames shown at 0, 10, 20, ... 100 ms.
+    assert [image.extra["frame"] for image in read(path, fps=100)[0]] == [0, 4, 5, 7, 8]
+
+
+@pytest.mark.parametrize("rate", [NTSC, Fraction(24000, 1001), Fraction(25), Fraction(60)])
+def test_resampling_an_odd_rate_has_no_drift(tmp_path, rate):
+    path = write_video(tmp_path / "odd.mp4", 150, rate=rate)
+    chosen = [image.extra["frame"] for image in read(path, fps=str(rate / 3))[0]]
+    assert chosen == list(range(0, 150, 3))
+
+
+def test_times_choose_frames(videos):
+    found, _ = read(videos["plain.mp4"], start="0.5", end="00:00:01")
+    assert [image.extra["frame"] for image in found] == list(range(15, 30))  # 15 x 1001 / 30000 = 0.5005
+    found, total = read(videos["plain.mp4"], start=3600)
+    assert (found, total) == ([], 0)
+
+
+def test_a_display_matrix_turns_frames(tmp_path):
+    upright = pixels(read(write_video(tmp_path / "plain.mp4", 3))[0][1])
+    turned = {
+        (0, 1, -1, 0): np.rot90(upright, -1),  # a quarter clockwise, as telephones write it
+        (-1, 0, 0, -1): np.rot90(upright, 2),
+        (0, -1, 1, 0): np.rot90(upright, 1),
+        (-1, 0, 0, 1): upright[:, ::-1],  # mirrored
+        (1, 0, 0, 1): upright,
+    }
+    for matrix, expected in turned.items():
+        path = turn(write_video(tmp_path / "turned.mp4", 3), *matrix)
+        assert np.array_equal(pixels(read(path)[0][1]), expected), matrix
+
+
+def test_a_stream_with_two_sizes(tmp_path):
+    path = write_two_sizes(tmp_path / "two.webm", [SIZE, (320, 192)])
+    found, _ = read(path)
+    assert [pixels(image).shape for image in found] == [(96, 160, 3)] * 6 + [(192, 320, 3)] * 6
+    assert [number_of(pixels(image)) for image in found] == list(range(12))
+    assert [image.data for image in read(path, Done(((0, 8),)))[0]] == [image.data for image in found[8:]]
+
+
+def test_what_is_no_video_is_one_row(tmp_path):
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "text.mp4").write_bytes(b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n")
+    (tmp_path / "header.mkv").write_bytes(b"\x1a\x45\xdf\xa3")
+    whole = write_video(tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "no_end.mp4").write_bytes(whole[:-400])  # without the header, which is at the end
+    write_sound(tmp_path / "sound.mp4")
+    messages = {
+        "empty.mp4": "not an MP4, MOV, Matroska or WebM file: it is empty",
+        "text.mp4": "not an MP4, MOV, Matroska or WebM file: it starts with b'#EXTM3U",
+        "header.mkv": "the video cannot be opened: ",
+        "no_end.mp4": "the video cannot be opened: ",
+        "sound.mp4": "the file has no video track",
+    }
+    for name, message in messages.items():
+        (image,), total = read(tmp_path / name)
+        assert (image.image_id, image.error.kind, total) == (name, "shard_damaged", 1)
+        assert image.error.message.startswith(message), image.error.message
+        assert read(tmp_path / name, Done(((0, 1),))) == ([], 1)
+
+
+@pytest.mark.parametrize("name", ["start.mov", "open.mkv", "vp9.webm", "fragments.mp4"])
+def test_cut_files(videos, whole, tmp_path, name):
+    """Wherever a file ends, the frames before that are the same, and a row says that it is cut. (Next to the cut, a
+    frame may be there while one that is shown before it is not: then numbers there are not those in the whole file.)"""
+    data = videos[name].read_bytes()
+    expected = {image.extra["time_s"]: image.data for image in whole[name][0]}
+    path = tmp_path / name
+    for cut in np.linspace(len(data) // 2, packets(videos[name])[-1][1] - 5, 6, dtype=int):
+        path.write_bytes(data[:cut])
+        found, total = read(path)
+        good = [image for image in found if image.error is None]
+        assert [image.index for image in found] == list(range(total)) and 0 < len(good) < COUNT
+        assert all(image.data == expected[image.extra["time_s"]] for image in good)
+        *_, last = found
+        assert (last.image_id, last.error.kind) == (name, "shard_damaged"), cut
+        again, _ = read(path, Done(((0, total // 2),)))
+        assert [image.data for image in again] == [image.data for image in found[total // 2 :]]
+
+
+@pytest.mark.parametrize("name", ["plain.mp4", "open.mp4", "asp.mkv", "hevc.mp4"])
+def test_a_damaged_packet_costs_the_frames_that_need_it(videos, whole, tmp_path, name):
+    stored = packets(videos[name])
+    order = sorted(time for time, _, _ in stored)
+    expected = [image.data for image in whole[name][0]]
+    path = tmp_path / name
+    for broken in (13, 16, 24):
+        time, position, size = stored[broken]
+        data = bytearray(videos[name].read_bytes())
+        header = 20 if name.endswith("mkv") else 0  # of the block
+        data[position + header : position + size] = bytes(size - header)
+        path.write_bytes(data)
+        found, total = read(path)
+        assert total == COUNT
+        bad = [image.index for image in found if image.error]
+        assert order.index(time) in bad and {found[index].error.kind for index in bad} == {"corrupt"}
+        last = 35 if broken == 24 else 23  # up to the next keyframe
+        assert min(bad) >= broken - 3 and max(bad) <= last, bad
+        assert all(image.data == expected[image.index] for image in found if image.index not in bad)
+        for start in (0, 5, 18, 25):
+            again, _ = read(path, Done(((0, start),)))
+            assert [image.data for image in again] == [image.data for image in found[start:]], (broken, start)
+
+
+def test_a_failing_storage_is_not_damage(videos, monkeypatch):
+    class Failing(io.BytesIO):
+        left = 3
+
+        def read(self, count: int = -1) -> bytes:
+            Failing.left -= 1
+            if Failing.left < 0:
+                raise ConnectionResetError("the storage is gone")
+            return super().read(count)
+
+    for name in ("plain.mp4", "open.mkv"):
+        for Failing.left in range(12):
+            stream = Failing(videos[name].read_bytes())
+            monkeypatch.setattr(storage, "open_read", lambda uri, options, stream=stream: stream)
+            try:
+                found, total = drain(SOURCE.read(name, name, Done(), Reading()))
+            except ConnectionResetError:
+                continue
+            assert total == COUNT and not any(image.error for image in found)
+    assert Failing.left >= 0, "some number of reads is enough"
+
+
+def test_a_video_on_another_file_system(videos, whole):
+    fsspec.filesystem("memory").pipe_file("/bucket/a.mp4", videos["plain.mp4"].read_bytes())
+    found, total = drain(SOURCE.read("memory://bucket/a.mp4", "a.mp4", Done(), Reading()))
+    assert total == COUNT
+    assert [image.data for image in found] == [image.data for image in whole["plain.mp4"][0]]
+    assert found[3].uri == "memory://bucket/a.mp4#3"
+
+
+def test_without_pyav_the_message_says_what_to_install(monkeypatch, write_job, videos):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ConfigError) as caught:
+        prepare_job(Job.load(write_job(videos["plain.mp4"])))
+    assert str(caught.value) == "videos need PyAV, which is not installed: pip install 'sapiens-ray[video]'"
+
+
+def test_counting_does_not_decode(videos, monkeypatch):
+    monkeypatch.setattr("sapiens_ray.sources.video.decoded", None)
+    reading = Reading()
+    for name in ("plain.mp4", "open.mkv"):
+        assert SOURCE.count(str(videos[name]), reading) == COUNT
+        assert list(SOURCE.read_numbers(str(videos[name]), reading)) == list(range(COUNT))
+    assert SOURCE.count("memory://bucket/a.mp4", reading) is None
