@@ -228,7 +228,11 @@ class Names:
         candidates = itertools.chain(
             [stem] if self._wanted[stem] == 1 else [], [full], (f"{full}-{n}" for n in itertools.count(2))
         )
-        # Sapiens-Lite writes two files per image, the second with _seg after its name.
-        name = next(one for one in candidates if not {one, f"{one}_seg"} & self._used)
-        self._used |= {name, f"{name}_seg"}
+        name = next(one for one in candidates if self._used.isdisjoint(_with_endings(one)))
+        self._used.update(_with_endings(name))
         return name, name != stem
+
+
+def _with_endings(name: str) -> list[str]:
+    """The names of all files of an image: `lite` and `sapiens2` write a second one, with an ending."""
+    return [name, f"{name}_seg", f"{name}_depth"]

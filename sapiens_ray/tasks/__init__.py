@@ -18,6 +18,8 @@ TASKS: Registry[TaskKind] = Registry(
         "normal": "sapiens_ray.tasks.normal:TASK",
         "pose": "sapiens_ray.tasks.pose:TASK",
         "features": "sapiens_ray.tasks.features:TASK",
+        "pointmap": "sapiens_ray.tasks.pointmap:TASK",
+        "matting": "sapiens_ray.tasks.matting:TASK",
     },
 )
 

@@ -1,4 +1,4 @@
-"""What depth and normal share: options, the stored float map, the foreground."""
+"""What depth, normal and pointmap share: options, the stored float map, the foreground."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sapiens_ray.units import Row
 
 
 class FloatMapOptions(ModelOptions):
-    """Options of both depth and normal."""
+    """Options of depth, normal and pointmap."""
 
     mask: Mask = Field(
         Mask(source="auto"),

@@ -41,11 +41,17 @@ def stretched_kind(size: tuple[int, int]) -> str:
     return f"sapiens2_stretched_{size[0]}x{size[1]}"
 
 
-def stretch(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def matted_kind(size: tuple[int, int]) -> str:
+    """The input kind of `stretch` with bilinear enlargement."""
+    return f"sapiens2_matted_{size[0]}x{size[1]}"
+
+
+def stretch(image: np.ndarray, size: tuple[int, int], enlarged: int = cv2.INTER_CUBIC) -> np.ndarray:
     """H x W x 3 uint8 BGR to the height x width x 3 of `size`, aspect not kept, as Sapiens2 does for seg: with averages
-    if the photo is wider than the input, else bicubic. Its width alone decides, also for its height."""
+    if the photo is wider than the input, else bicubic; for mattes bilinear (`enlarged`). Its width alone decides, also
+    for its height."""
     height, width = size
-    how = cv2.INTER_AREA if image.shape[1] > width else cv2.INTER_CUBIC
+    how = cv2.INTER_AREA if image.shape[1] > width else enlarged
     return cv2.resize(image, (width, height), interpolation=how)
 
 

@@ -84,6 +84,11 @@ class StoredLabels:
         return []
 
     @property
+    def pictures(self) -> list[str]:
+        """The columns of maps that are PNGs, which viewers show as they are; others are `.npy`."""
+        return []
+
+    @property
     def recipe(self) -> str:
         """How the model's inputs were made and its outputs read (`tasks/network.py`)."""
         return str(self.about.get("recipe", LITE))
@@ -127,6 +132,10 @@ class StoredClassMap(StoredLabels):
 
     @property
     def compressed(self) -> list[str]:
+        return [self.column]
+
+    @property
+    def pictures(self) -> list[str]:
         return [self.column]
 
     @property
