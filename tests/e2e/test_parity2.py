@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not (KIT.is_dir() and PHOTOS.is_dir()), reason="
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("kit2")
-    tasks = ["seg", "normal", "pretrain", "pose"]
+    tasks = ["seg", "normal", "pretrain", "pose", "pointmap", "matting"]
     command = [sys.executable, KIT / "make_checkpoints.py", folder, "--tasks", *tasks]
     subprocess.run(command, check=True, capture_output=True)
     return folder
@@ -48,6 +48,8 @@ def maps(rope: str) -> list[dict[str, object]]:
         task("seg", "seg", rope=rope),
         task("normal", "normal", rope=rope, dtype="float32", mask="none"),
         task("features", "pretrain", rope=rope, save="map"),
+        task("pointmap", "pointmap", rope=rope, mask="none"),
+        task("matting", "matting", rope=rope, bits=16, foreground=True),
     ]
 
 
@@ -77,6 +79,10 @@ def equal(sapiens_ray, folder: Path, tasks: list[dict[str, object]], rope: str, 
     assert sr.run(sr.Job.load(folder / "job.yaml")).images == len(chosen)
     files = folder / "files"
     assert sapiens_ray("export", folder / "out", "--format", "sapiens2", "--to", files).code == 0
+    if (files / "pointmap").is_dir():
+        rows = sr.read_labels(folder / "out", columns=["image_id", "pointmap_scale"])
+        scales = {Path(name).stem: scale for name, scale in zip(rows["image_id"], rows["pointmap_scale"], strict=True)}
+        (files / "pointmap" / "scale.json").write_text(json.dumps(scales))
     command = [sys.executable, KIT / "compare.py", files, "--rope", ROPES[rope], *OPENCV, "--verbose"]
     command += ["--allow-missing"] if stems else []
     compared = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -45,12 +46,15 @@ def labelled(tmp_path_factory, cluster) -> Iterator[tuple[Path, dict[str, Finish
     (folder / "both.yaml").write_text(text)
     write_photos(folder / "photos", 2, 300, 200)
     write(folder / "sapiens_seg.pth", small("seg"), "pth")
-    for task, name in (("seg", "seg"), ("normal", "normal"), ("pose", "pose"), ("features", "pretrain")):
+    for task in ("seg", "normal", "pose", "features", "pointmap", "matting"):
+        name = "pretrain" if task == "features" else task
         write(folder / f"sapiens2_{name}.safetensors", small2(task), "safetensors")
     (commands,) = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
     printed = {}
     for line in commands.splitlines():
-        printed[shlex.split(line)[1]] = done = call(folder, *shlex.split(line)[1:])
+        words = shlex.split(line)[1:]
+        key = f"export {words[words.index('--format') + 1]}" if words[0] == "export" else words[0]
+        printed[key] = done = call(folder, *words)
         assert done.code == 0, f"{line}\n{done.text}"
     yield folder, printed
 
@@ -60,7 +64,7 @@ def test_the_commands_tell_which_model_it_is(labelled):
     assert "Sapiens2 seg model (32 wide, 2 layers, 29 classes)" in printed["checkpoints"].out
     assert "32 wide, 2 layers, 4 heads, 2 for keys in 1 of them" in printed["checkpoints"].out
     assert "2 (2 ok, 0 errors)" in printed["run"].out
-    assert "seg" in printed["export"].err and "not made by a model of Sapiens2" in printed["export"].err
+    assert "seg left out: it was not made by a model of Sapiens2" in printed["export sapiens2"].err
 
 
 def test_labels_know_their_recipe(labelled):
@@ -69,6 +73,7 @@ def test_labels_know_their_recipe(labelled):
     stored = {labels.column: labels for labels in labels_of(Folder(str(folder / "labels")))}
     assert {column: labels.recipe for column, labels in stored.items()} == {
         "seg": "lite", "seg2": "sapiens2", "normal": "sapiens2", "persons": "sapiens2", "features": "sapiens2",
+        "pointmap": "sapiens2", "matting": "sapiens2",
     }  # fmt: skip
     assert len(stored["seg"].class_names) == 28 and stored["seg2"].class_names[2] == "Eyeglass"
     assert len(stored["seg2"].class_swap_pairs) == 8 and stored["seg2"].background == 0
@@ -79,20 +84,35 @@ def test_labels_know_their_recipe(labelled):
         assert max(row["normal"].shape[:2]) in (768, 1023, 1024) or row["normal"].shape[1] == 768
         assert np.abs(np.linalg.norm(row["normal"].astype(float), axis=-1) - 1).max() < 2e-3
         assert row["features_map"].shape == (32, 64, 48)
+        assert row["pointmap"].shape == row["normal"].shape and row["pointmap"].dtype == np.float32
+        seen = row["seg2"] > 0
+        inside = cv2.resize(seen.view(np.uint8), row["pointmap"].shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+        z = row["pointmap"][..., 2][inside]
+        found = [row[f"pointmap_{name}"] for name in ("min_m", "depth_m", "max_m")]
+        assert found == pytest.approx([z.min(), np.median(z), z.max()])
+        assert row["matting"].shape == (1024, 768) and 0 <= row["matting"].min() < row["matting"].max() <= 1
+        assert row["matting_share"] == pytest.approx(row["matting"].mean(), abs=0.002)
     record = yaml.safe_load((folder / "labels" / "job.yaml").read_text())
-    assert [model.get("recipe") for model in record["models"]] == [None, *["sapiens2"] * 4]
+    assert [model.get("recipe") for model in record["models"]] == [None, *["sapiens2"] * 6]
     assert "rope" not in record["result_settings"]["tasks"][1], "the default is not recorded: outputs are continued"
-    assert [task.options.recipe.name for task in tasks_of(record)] == ["lite", *["sapiens2"] * 4]
+    assert [task.options.recipe.name for task in tasks_of(record)] == ["lite", *["sapiens2"] * 6]
 
 
 def test_every_reader_takes_the_labels(labelled):
     folder, _ = labelled
     files = sorted(path.relative_to(folder / "files").as_posix() for path in (folder / "files").rglob("*.*"))
     stems = [path.stem for path in sorted((folder / "photos").iterdir())]
-    assert {name.split("/")[0] for name in files} == {"seg2", "normal", "persons", "features"}
+    assert {name.split("/")[0] for name in files} == {"seg2", "normal", "persons", "features", "pointmap", "matting"}
     seg = np.load(folder / "files" / "seg2" / f"{stems[0]}_seg.npy")
     normal = np.load(folder / "files" / "normal" / f"{stems[0]}.npy")
     assert seg.dtype == np.int64 and normal.dtype == np.float32 and normal.shape == (*seg.shape, 3)
+    points = np.load(folder / "files" / "pointmap" / f"{stems[0]}.npy")
+    depth = np.load(folder / "files" / "pointmap" / f"{stems[0]}_depth.npy")
+    assert points.shape == normal.shape and np.array_equal(depth, points[..., 2].astype(np.float16))
+    assert np.load(folder / "files" / "matting" / f"{stems[0]}_alpha.npy").shape == seg.shape
+    cloud = (folder / "clouds" / "pointmap" / f"{stems[0]}.ply").read_bytes()
+    size = int(re.search(rb"element vertex (\d+)", cloud)[1])
+    assert len(cloud.partition(b"end_header\n")[2]) == size * 15 > 0
     frame = json.loads((folder / "files" / "persons" / f"{stems[0]}.json").read_text())
     assert frame["image_size"] == [seg.shape[1], seg.shape[0]]
     for form in ("lite", "coco", "masks"):
@@ -116,7 +136,7 @@ def test_pictures_have_the_colours_of_sapiens2(labelled):
     row = read_output(folder / "labels").to_pylist()[0]
     assert (folder / "labels" / row["visualization"]).is_file()
     pictures = {path.parent.name for path in (folder / "labels" / "visualizations").rglob("*.jpg")}
-    assert {"seg", "seg2", "normal", "persons"} <= pictures
+    assert {"seg", "seg2", "normal", "persons", "pointmap", "matting"} <= pictures
     schema = pq.read_schema(next((folder / "labels" / "data").iterdir()))
     assert b'"recipe": "sapiens2"' in schema.metadata[b"sapiens_ray.job"]
 

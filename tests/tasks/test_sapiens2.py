@@ -119,6 +119,7 @@ def test_inputs_of_different_recipes_are_not_mixed():
     own = [task_of(kind, RECIPE, **options).input_kind for kind, options in kinds]
     others = [task_of(kind, Recipe(), **options).input_kind for kind, options in kinds]
     assert not {*own} & {*others} and own[0] == own[2] and len({*own}) == 3, "seg and features share their input"
+    assert task_of("pointmap").input_kind == own[1] and task_of("matting").input_kind not in own
     large = task_of("features", Recipe(SAPIENS2, (4096, 3072)))
     assert large.input_kind != own[2] and large.prepare(photo(31, 47)).shape == (4096, 3072, 3)
     assert large.options.input_bytes == 4096 * 3072 * 3
@@ -203,6 +204,8 @@ def test_checkpoints_choose_the_recipe(files):
             "is a Sapiens2 seg model (32 wide, 2 layers, 29 classes)",
         ),
         ({"task": "depth", "checkpoint": "seg2.safetensors"}, "but the job asks for task depth"),
+        ({"task": "pointmap", "checkpoint": "seg.pth"}, "but the job asks for task pointmap"),
+        ({"task": "matting", "checkpoint": "seg2.safetensors"}, "but the job asks for task matting"),
         ({"task": "pose", "keypoints": 17, "checkpoint": "pose2.safetensors"}, "but the job asks for 17 keypoints"),
         (
             {"task": "pose", "keypoints": 308, "crop": "lite", "checkpoint": "pose2.safetensors"},
@@ -220,13 +223,14 @@ def test_what_does_not_fit_the_checkpoint_is_refused(files, task, message):
 @pytest.mark.skipif(not (KIT.is_dir() and PHOTOS.is_dir()), reason="needs the parity kit of Sapiens2")
 def test_inputs_equal_those_of_the_original(tmp_path):
     """Every pixel of every photo, within one grey level."""
-    seg, normal = task_of("seg"), task_of("normal")
+    seg, normal, matting = task_of("seg"), task_of("normal"), task_of("matting")
     full, boxed = (task_of("pose", keypoints=308, boxes=boxes) for boxes in ("none", {"column": "boxes"}))
     golden = {name: json.loads((KIT / "golden" / f"{name}.json").read_text()) for name in ("images", "boxes")}
     (tmp_path / "inputs").mkdir()
     for stem, about in golden["images"].items():
         image = cv2.imread(str(PHOTOS / about["file"]))
-        made = {"seg": seg.prepare(image), "pad": normal.prepare(image), "pose_full": full.prepare(image)}
+        made = {"seg": seg.prepare(image), "pad": normal.prepare(image), "pose_full": full.prepare(image),
+                "matting": matting.prepare(image)}  # fmt: skip
         arrays = {name: one[:, :, ::-1].transpose(2, 0, 1) for name, one in made.items()}
         crops = [boxed.crop(image, np.array([*box, np.nan])) for box in golden["boxes"][stem]]
         arrays["pose_boxes"] = np.stack(crops)[..., ::-1].transpose(0, 3, 1, 2)
