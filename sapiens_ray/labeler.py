@@ -12,7 +12,7 @@ from sapiens_ray.engine.assemble import Contents, add_masks, make_unit, resolve_
 from sapiens_ray.engine.draw import draw_one, without_half_labels
 from sapiens_ray.engine.engine import Engine
 from sapiens_ray.engine.host import ModelHost
-from sapiens_ray.engine.models import TaskModel, resolve_models
+from sapiens_ray.engine.models import TaskModel, resolve_models, with_recipes
 from sapiens_ray.engine.prepare import prepare
 from sapiens_ray.errors import ConfigError, ImageError
 from sapiens_ray.imaging.shown import ShownPicture
@@ -88,6 +88,7 @@ class Labeler:
             if several:
                 raise
             raise type(error)(str(error).replace("tasks[0].", "")) from None
+        job = with_recipes(job, models)
         self.job = job
         self.unit_size = unit_size
         self._contents = Contents.of(job, box_files)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import warnings
 import zipfile
 from pathlib import Path
 
 import torch
 
+from sapiens_ray.models.rope import default_periods
 from sapiens_ray.models.sapiens import Sapiens, SapiensArchitecture
+from sapiens_ray.models.sapiens2 import Sapiens2, Sapiens2Architecture
 
 TASKS = ("seg", "depth", "normal", "pose17", "features")
 HEADS = {
@@ -41,7 +44,7 @@ def small(task: str, seed: int = 0, layers: int = 2, channels: int | None = None
     return model.eval().requires_grad_(False)
 
 
-def images(model: Sapiens, batch: int = 1, seed: int = 0) -> torch.Tensor:
+def images(model: Sapiens | Sapiens2, batch: int = 1, seed: int = 0) -> torch.Tensor:
     """Smooth random images with detail, normalised."""
     height, width = model.architecture.input_size
     generator = torch.Generator().manual_seed(seed)
@@ -63,7 +66,7 @@ class Foreign:
         self.value = value
 
 
-def write(path: Path, model: Sapiens, file_format: str) -> Path:
+def write(path: Path, model: Sapiens | Sapiens2, file_format: str) -> Path:
     """Save a model in one of `FILE_FORMATS`."""
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     batch = images(model, 2)
@@ -100,3 +103,34 @@ FILE_FORMATS = {
     "flat pth": "model.pth", "pth": "model.pth", "old pth": "model.pth", "safetensors": "model.safetensors",
     "torchscript": "model.pt2", "export": "model.pt2", "old export": "model.pt2",
 }  # fmt: skip
+
+
+TASKS2 = ("seg", "pose", "normal", "pointmap", "matting", "features")
+HEADS2 = {
+    "seg": {"enlarge": (16, 16, 16, 16), "conv": (16, 16), "channels": 29},
+    "pose": {"enlarge": (16, 16), "conv": (16, 16), "channels": 308},
+    "normal": {"enlarge": (16, 12, 8, 8), "conv": (8, 8), "channels": 3},
+    "pointmap": {"enlarge": (16, 12, 8, 8), "conv": (8, 8), "channels": 3, "scale_conv": (16, 8, 4),
+                 "scale_linear": (16, 8, 1)},
+    "matting": {"enlarge": (16, 12, 8, 8), "conv": (8, 8), "channels": 4},
+    "features": {},
+}  # fmt: skip
+
+
+def small2(
+    task: str, seed: int = 0, key_heads: tuple[int, ...] = (4, 2), tokenizer: int = 0, **head: object
+) -> Sapiens2:
+    """A Sapiens2 model of width 32 with 4 heads, whose last layer has grouped queries."""
+    parts: dict[str, object] = {**HEADS2[task], "head": "decode_head" if HEADS2[task] else "", **head}
+    torch.manual_seed(seed)
+    model = Sapiens2(Sapiens2Architecture(task, 32, 4, key_heads, 128, 8, tokenizer, **parts))  # type: ignore[arg-type]
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+        elif re.search(r"(ln\d|_norm|gamma)\.weight", name):
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+        else:
+            torch.nn.init.normal_(parameter, std=0.15 if parameter.ndim > 1 else 0.5)
+    model.backbone.rope_embed.periods.copy_(default_periods(8, torch.bfloat16))
+    model.use_rope("bfloat16")
+    return model.eval().requires_grad_(False)

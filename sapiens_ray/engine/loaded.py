@@ -102,7 +102,7 @@ class LoadedTask(LoadedModel):
         path = checkpoint.local_file()
         self.runner = Runner(
             path, host.device, options.batch_size, host.threads, task.flip_average, options.mode, options.matmul,
-            options.task,
+            options.task, options.rope,
         )  # fmt: skip
         self.lane = self.runner.lane
         if self.runner.loaded.architecture:

@@ -30,7 +30,7 @@ class TaskModel:
 
     @classmethod
     def of(cls, options: ModelOptions, checkpoint: Checkpoint) -> TaskModel:
-        return cls(make_task(options), checkpoint)
+        return cls(make_task(options.with_recipe(checkpoint.recipe)), checkpoint)
 
     @property
     def options(self) -> ModelOptions:
@@ -122,6 +122,11 @@ def resolve_models(job: Job, download: bool = True) -> list[PreparedModel]:
     models: list[PreparedModel] = [*tasks, *detectors]
     refuse_missing_columns(models, Contents.of(job).columns)
     return models
+
+
+def with_recipes(job: Job, models: Sequence[PreparedModel]) -> Job:
+    """The job, whose tasks know what their checkpoints say of themselves."""
+    return job.model_copy(update={"tasks": [model.options for model in models if isinstance(model, TaskModel)]})
 
 
 def in_order(models: Sequence[PreparedModel]) -> list[PreparedModel]:

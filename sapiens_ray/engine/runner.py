@@ -28,6 +28,7 @@ from sapiens_ray.models.device import (
     synchronize,
 )
 from sapiens_ray.models.loading import LoadedModel, load_model
+from sapiens_ray.models.rope import Precision
 from sapiens_ray.tasks.base import Average, Output
 
 
@@ -47,22 +48,24 @@ class Runner:
         mode: str = "float32",
         matmul: str = "strict",
         task: str = "",
+        rope: Precision = "bfloat16",
     ) -> None:
         """Load the model, without running it: `warm_up` does that. Raises CheckpointError.
 
         threads: CPU threads of torch in this process. flip_average: combines the outputs for a batch and for the
         mirrored batch; None if no mirrored batch is run. matmul: how CUDA multiplies float32, strict or tf32.
+        task, rope: see `load_model`.
         """
         if threads:
             torch.set_num_threads(threads)
         self.flip_average = flip_average
         self.device = choose_device(device)
-        self.mode, self.matmul = mode, matmul
+        self.mode, self.matmul, self.rope = mode, matmul, rope
         self._notes: collections.deque[str] = collections.deque()
         without = no_tf32(self.device) if matmul == "tf32" else None
         if without:
             self.note(f"matmul: tf32 has no effect: {without}")
-        self.loaded: LoadedModel = load_model(checkpoint, mode, self.device, matmul, task)
+        self.loaded: LoadedModel = load_model(checkpoint, mode, self.device, matmul, task, rope)
         self.auto = batch_size == "auto" and self.device.type != "cpu"
         self.batch_size = batch_size if isinstance(batch_size, int) else DEFAULT_BATCH[self.device.type]
         self.fixed = self.loaded.batch is not None  # every batch has the same shape: short ones are padded
@@ -111,7 +114,8 @@ class Runner:
     def _kind(self, compiling: str) -> list[str]:
         """What the speed of this model depends on, and code that is compiled for it, beside shapes."""
         mode = self.mode if self.matmul == "strict" else f"{self.mode} {self.matmul}"
-        return [mode, compiling, self.device.type, capability(self.device)]
+        positions = [] if self.rope == "bfloat16" else [f"rope {self.rope}"]
+        return [mode, *positions, compiling, self.device.type, capability(self.device)]
 
     def _can_compile(self) -> bool:
         if self.loaded.native is None:

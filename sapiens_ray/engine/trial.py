@@ -19,7 +19,7 @@ def _try_task(model: TaskModel) -> str:
     from sapiens_ray.engine.runner import Runner
 
     started = time.perf_counter()
-    runner = Runner(model.checkpoint.local_file(), "auto", 1, mode=model.options.mode)
+    runner = Runner(model.checkpoint.local_file(), "auto", 1, mode=model.options.mode, rope=model.options.rope)
     loaded = time.perf_counter() - started
     height, width = model.options.network_size
     started = time.perf_counter()

@@ -17,7 +17,7 @@ import yaml
 
 from sapiens_ray import storage
 from sapiens_ray.engine.assemble import resolve_box_files
-from sapiens_ray.engine.models import PreparedModel, TaskModel, resolve_models
+from sapiens_ray.engine.models import PreparedModel, TaskModel, resolve_models, with_recipes
 from sapiens_ray.errors import InputError, OutputError
 from sapiens_ray.execution.attempts import forget, quarantined_images
 from sapiens_ray.execution.placement import LARGEST_UNIT
@@ -38,6 +38,7 @@ from sapiens_ray.storage.uris import redact_uri, without_query
 from sapiens_ray.tasks import AnyTask
 from sapiens_ray.tasks.coco_boxes import BoxFile, notes_of
 from sapiens_ray.tasks.foreground import Mask
+from sapiens_ray.tasks.network import LITE, Recipe
 from sapiens_ray.tasks.sections import Settings, Visualize
 from sapiens_ray.units import Done, Errors, Ranges, UnitName
 from sapiens_ray.version import __version__
@@ -206,7 +207,8 @@ def prepare_job(
             _refuse_missing_folder(mask, f"tasks[{number}].mask.folder", job.input.storage_options)
 
     def prepare(models: list[PreparedModel], listing_s: float | None, subset: Subset | None) -> PreparedJob:
-        return _prepare(job, output, models, box_files, redo_changed, listing_s, restart, subset)
+        known = with_recipes(job, models)
+        return _prepare(known, output, models, box_files, redo_changed, listing_s, restart, subset)
 
     models = resolve_models(job, download=False)
     if download and not all(model.checkpoint.is_here for model in models):
@@ -368,7 +370,8 @@ def save_job(prepared: PreparedJob) -> None:
         "fingerprint": fingerprint(prepared.settings),
         "result_settings": prepared.settings,
         "models": [
-            {"checkpoint": without_query(one.uri), "size": one.size, "sha256": one.sha256} for one in checkpoints
+            {"checkpoint": without_query(one.uri), "size": one.size, "sha256": one.sha256, **_recipe(one.recipe)}
+            for one in checkpoints
         ],
         "versions": versions(),
     }
@@ -379,6 +382,11 @@ def save_job(prepared: PreparedJob) -> None:
         record[PICTURES_RECORD] = settled
     with storage.translate_errors(OutputError, f"output.uri: cannot write to {output.uri}"):
         _write_job(prepared, record)
+
+
+def _recipe(recipe: Recipe) -> Settings:
+    """The recipe of a checkpoint for `job.yaml`, where it is not that of Sapiens-Lite."""
+    return {} if recipe.name == LITE else {"recipe": recipe.name, "input_size": list(recipe.size or ())}
 
 
 def _write_job(prepared: PreparedJob, record: Record) -> None:

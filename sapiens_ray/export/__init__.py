@@ -12,6 +12,7 @@ EXPORTS: Registry[Export] = Registry(
     Export,
     {
         "lite": "sapiens_ray.export.lite:EXPORT",
+        "sapiens2": "sapiens_ray.export.sapiens2:EXPORT",
         "coco": "sapiens_ray.export.coco:EXPORT",
         "coco-results": "sapiens_ray.export.coco_results:EXPORT",
         "coco-panoptic": "sapiens_ray.export.coco_panoptic:EXPORT",
@@ -20,6 +21,7 @@ EXPORTS: Registry[Export] = Registry(
         "yolo-seg": "sapiens_ray.export.yolo_seg:EXPORT",
         "depth16": "sapiens_ray.export.depth16:EXPORT",
         "normals": "sapiens_ray.export.normals:EXPORT",
+        "ply": "sapiens_ray.export.ply:EXPORT",
         "webdataset": "sapiens_ray.export.webdataset:EXPORT",
         "label-studio": "sapiens_ray.export.label_studio:EXPORT",
         "cvat": "sapiens_ray.export.cvat:EXPORT",

@@ -14,10 +14,10 @@ from typing import IO, Any, TypeVar
 
 from sapiens_ray.errors import ConfigError, OutputError
 from sapiens_ray.imaging.names import file_names
-from sapiens_ray.output.reading import iterate_rows
+from sapiens_ray.output.reading import iterate_rows, labels_of
 from sapiens_ray.output.where import ChosenRows
 from sapiens_ray.storage import Folder
-from sapiens_ray.tasks.stored import StoredLabels
+from sapiens_ray.tasks.stored import Files, StoredLabels
 from sapiens_ray.units import Row
 
 Kind = TypeVar("Kind", bound=StoredLabels)
@@ -137,6 +137,36 @@ def write_each(source: Folder, columns: list[str], done: Exported, write: Callab
         done.renamed += renamed
 
 
+def write_files(
+    source: Folder,
+    target: Folder,
+    left_out: Callable[[StoredLabels], str],
+    files: Callable[[StoredLabels, Row], Files],
+) -> Exported:
+    """Write a folder per task, with the files of every image that has labels.
+
+    left_out: why a task has no files; empty if it has. files: those of a row. Raises OutputError if there are no
+    labels.
+    """
+    done = Exported()
+    included = []
+    for labels in labels_of(source):
+        reason = left_out(labels)
+        if reason:
+            done.left_out[labels.column] = reason
+        else:
+            included.append(labels)
+
+    def write(row: Row, name: str) -> None:
+        for labels in included:
+            for ending, data in files(labels, row):
+                target.write(f"{labels.column}/{name}{ending}", data, durable=False)
+
+    if included:
+        write_each(source, [column for labels in included for column in labels.columns], done, write)
+    return done
+
+
 def one_of(labels: Iterable[StoredLabels], kind: type[Kind], column: str | None, option: Option) -> Kind | None:
     """The labels of a kind in this column, or the first ones; None if there are none. Raises ConfigError for a column
     that the option names and that is not of this kind."""
@@ -198,7 +228,11 @@ class Names:
         candidates = itertools.chain(
             [stem] if self._wanted[stem] == 1 else [], [full], (f"{full}-{n}" for n in itertools.count(2))
         )
-        # Sapiens-Lite writes two files per image, the second with _seg after its name.
-        name = next(one for one in candidates if not {one, f"{one}_seg"} & self._used)
-        self._used |= {name, f"{name}_seg"}
+        name = next(one for one in candidates if self._used.isdisjoint(_with_endings(one)))
+        self._used.update(_with_endings(name))
         return name, name != stem
+
+
+def _with_endings(name: str) -> list[str]:
+    """The names of all files of an image: `lite` and `sapiens2` write a second one, with an ending."""
+    return [name, f"{name}_seg", f"{name}_depth"]

@@ -258,7 +258,7 @@ def histogram(array: np.ndarray) -> np.ndarray:
 
 
 def encode_png(array: np.ndarray) -> bytes:
-    """Encode uint8 H x W (grey) or H x W x 3 (BGR) as PNG.
+    """Encode uint8 or uint16, H x W (grey) or H x W x 3 (BGR), as PNG.
 
     Level 1 with run-length strategy: label maps consist of long runs, so deflate's search for matches gains nothing.
     Each row as its difference to the one above, where OpenCV lets one choose: libpng would try five filters per row,
@@ -289,7 +289,7 @@ def _encode(suffix: str, array: np.ndarray, options: list[int]) -> bytes:
 
 
 def decode_map(png: bytes) -> np.ndarray:
-    """Decode a PNG label map to H x W uint8."""
+    """Decode a PNG label map: H x W, or H x W x 3 (BGR), in the dtype of the file."""
     with quiet_opencv():
         array: np.ndarray | None = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:

@@ -15,7 +15,7 @@ CHOICES = ("boxes", "mask")  # sections that are stored with their `source` and 
 LABELS = ("classes", "keypoints")  # sections that are stored with the keys that are given
 LONGEST = 300  # letters of a value in a message: names of classes may fill pages
 MODES = {"torchscript": "float32"}  # how modes are stored, if not as they are written today
-UNRECORDED = {"matmul": "strict"}  # what settings that are not stored at their default are then
+UNRECORDED = {"matmul": "strict", "rope": "bfloat16"}  # what settings that are not stored at their default are then
 # Field of a digest to that of the file.
 FILES = {"sha256": "checkpoint", "detector_sha256": "boxes.detector", "coco_sha256": "boxes.coco"}
 

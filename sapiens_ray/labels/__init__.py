@@ -22,9 +22,9 @@ class ClassTable:
 
 
 @cache
-def body_parts() -> ClassTable:
-    """The 28 body-part classes of Sapiens segmentation; class 0 is the background."""
-    table = json.loads((files(__package__) / "body_parts_28.json").read_text(encoding="utf-8"))
+def body_parts(count: int = 28) -> ClassTable:
+    """The body-part classes of segmentation, 28 of Sapiens or 29 of Sapiens2; class 0 is the background."""
+    table = json.loads((files(__package__) / f"body_parts_{count}.json").read_text(encoding="utf-8"))
     return ClassTable(
         names=tuple(entry["name"] for entry in table["classes"]),
         colours=tuple(_rgb(entry["colour"]) for entry in table["classes"]),
@@ -73,21 +73,29 @@ def known_keypoints(names: Sequence[str]) -> KeypointTable | None:
 
 
 CLASSES = {"seg": body_parts}  # task -> table of its classes
+CLASS_COUNTS = (28, 29)
 KEYPOINT_COUNTS = (17, 133, 308)
 
 
-def class_names(task: str) -> list[str]:
+def class_names(task: str, count: int = 28) -> list[str]:
     """List the classes of a task: the name of class 0, of class 1, ...
+
+    count: 28 for models of Sapiens, 29 for those of Sapiens2.
 
     >>> class_names("seg")[21]
     'Torso'
+    >>> class_names("seg", 29)[22]
+    'Torso'
 
-    Raises ValueError for a task without classes.
+    Raises ValueError for a task without classes, and for another count.
     """
+    if task in CLASSES and count not in CLASS_COUNTS:
+        listed = " and ".join(map(str, CLASS_COUNTS))
+        raise ValueError(f"class_names({task!r}, {count!r}): the numbers of classes of the models are {listed}")
     if task not in CLASSES:
         listed = ", ".join(map(repr, CLASSES))
         raise ValueError(f"class_names({task!r}): the tasks with classes are {listed}; for pose see keypoint_names")
-    return list(CLASSES[task]().names)
+    return list(CLASSES[task](count).names)
 
 
 def keypoint_names(count: int) -> list[str]:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import torch
 from torch import nn
 
+from sapiens_ray.models.rope import Precision
 from sapiens_ray.registry import Registry
+from sapiens_ray.tasks.network import LITE
 
 if TYPE_CHECKING:
     from sapiens_ray.models.weights import Entry
@@ -48,15 +50,23 @@ class NativeModel(nn.Module):
         """The modules that `compile:` compiles, each separately."""
         raise NotImplementedError
 
+    def use_rope(self, precision: Precision) -> None:
+        """Choose how rotary positions are computed; only for families that have them (`Family.rotary`)."""
+        raise NotImplementedError
+
 
 class Family(ABC):
     """An entry of the registry ARCHITECTURES.
 
-    mean_rgb, std_rgb: for the normalisation of inputs, on the 0..255 scale.
+    mean_rgb, std_rgb: for the normalisation of inputs, on the 0..255 scale. recipe: how tasks make the inputs of
+    these models and read their outputs (`tasks/network.py`). rotary: whether the job may choose how their rotary
+    positions are computed.
     """
 
     mean_rgb: ClassVar[Triple]
     std_rgb: ClassVar[Triple]
+    recipe: ClassVar[str] = LITE
+    rotary: ClassVar[bool] = False
 
     def for_task(self, task: str) -> Family:
         """This family, where shapes alone leave open for which task a model is. task: that of the job; may be empty."""
@@ -85,7 +95,8 @@ class Family(ABC):
 ARCHITECTURES: Registry[Family] = Registry(
     "sapiens_ray.architectures",
     Family,  # type: ignore[type-abstract]
-    {"sapiens": "sapiens_ray.models.sapiens:FAMILY"},
+    # In this order: encoders of Sapiens2 have some tensors with the names of those of Sapiens.
+    {"sapiens2": "sapiens_ray.models.sapiens2:FAMILY", "sapiens": "sapiens_ray.models.sapiens:FAMILY"},
 )
 
 

@@ -20,6 +20,7 @@ from sapiens_ray.errors import CheckpointError, StorageError
 from sapiens_ray.models import catalogue
 from sapiens_ray.storage import StorageOptions
 from sapiens_ray.storage.uris import redact_uri
+from sapiens_ray.tasks.network import Recipe
 
 FileFormat = Literal["torchscript", "export", "old export", "pickle", "safetensors"]
 
@@ -38,6 +39,7 @@ class Checkpoint:
     # What `uri` is: a path or URL, a URL whose file is in the torch hub cache, or a name of the catalogue.
     kind: Literal["file", "torch hub", "catalogue"] = "file"
     mode: catalogue.Mode = "torchscript"  # of the file, for a catalogue name: the same file on every node
+    recipe: Recipe = field(default_factory=Recipe)  # as far as the file is known
 
     @property
     def is_here(self) -> bool:

@@ -21,6 +21,7 @@ from sapiens_ray.models.loading import load_model, not_native
 from sapiens_ray.models.weights import Entry, load_torchscript, read_weights
 from sapiens_ray.storage import TEMPORARY
 from sapiens_ray.tasks.base import Output
+from sapiens_ray.tasks.network import LITE
 
 Target = Literal["torchscript", "bfloat16", "safetensors"]
 SUFFIX: dict[Target, str] = {
@@ -71,6 +72,11 @@ def convert(source: Path, to: Target, target: Path) -> Converted:
     if not recognised:
         raise not_native(source)
     family, entries = recognised
+    if to == "torchscript" and family.recipe != LITE:
+        raise CheckpointError(
+            f"{source} is {family.read(entries, str(source))}: a TorchScript program would not say that its inputs are "
+            "not those of Sapiens-Lite's programs. Convert it to safetensors or bfloat16"
+        )
     temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")  # keeps the suffix, which torch checks
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

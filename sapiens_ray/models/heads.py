@@ -66,12 +66,18 @@ class Head(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """B x C x h x w to float32 B x channels x (h * 2^n) x (w * 2^n), n the number of transposed convolutions."""
-        last = self.get_submodule(self.last)  # float32
         dtype = next(self.deconv_layers.parameters()).dtype
         maps: torch.Tensor = self.conv_layers(self.deconv_layers(features.to(dtype)))
-        if maps.dtype == torch.float32:
-            exact: torch.Tensor = last(maps)
-            return exact
-        # The eight bits of bfloat16 would turn peaks into ties, and depth into steps. The wide input is converted in
-        # strips: converted at once it would be the largest tensor by far.
-        return torch.cat([last(strip.float()) for strip in maps.split(STRIP, 2)], 2)
+        return in_float32(self.get_submodule(self.last), maps)
+
+
+def in_float32(last: nn.Module, maps: torch.Tensor) -> torch.Tensor:
+    """The last layer of a head, whose weights are float32, on B x C x H x W maps of any dtype.
+
+    The eight bits of bfloat16 would turn peaks into ties, and depth into steps. The wide input is converted in strips:
+    converted at once it would be the largest tensor by far.
+    """
+    if maps.dtype == torch.float32:
+        exact: torch.Tensor = last(maps)
+        return exact
+    return torch.cat([last(strip.float()) for strip in maps.split(STRIP, 2)], 2)

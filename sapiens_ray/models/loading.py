@@ -15,9 +15,11 @@ from sapiens_ray.models.architectures import Architecture, NativeModel, Triple, 
 from sapiens_ray.models.checkpoint import FileFormat, format_of
 from sapiens_ray.models.device import arrange_convolutions
 from sapiens_ray.models.exported import load_export
+from sapiens_ray.models.rope import Precision
 from sapiens_ray.models.sapiens import SapiensFamily
 from sapiens_ray.models.weights import load_torchscript, read_weights
 from sapiens_ray.tasks.base import Output
+from sapiens_ray.tasks.network import LITE, Recipe
 
 if TYPE_CHECKING:
     from sapiens_ray.tasks.options import ModelOptions
@@ -44,9 +46,16 @@ class LoadedModel:
         return self.native.architecture if self.native else None
 
 
-def load_model(path: Path, mode: str, device: torch.device, matmul: str = "strict", task: str = "") -> LoadedModel:
+def load_model(
+    path: Path,
+    mode: str,
+    device: torch.device,
+    matmul: str = "strict",
+    task: str = "",
+    rope: Precision = "bfloat16",
+) -> LoadedModel:
     """A checkpoint of any file format as a model. matmul: how it will be run. task: for which, where the shapes of the
-    tensors leave it open. Raises CheckpointError.
+    tensors leave it open. rope: how rotary positions are computed, if it has them. Raises CheckpointError.
 
     mode float32: a TorchScript program as it is; other files as the native module in float32. mode bfloat16: the
     native module with its large matrix products in bfloat16; TorchScript programs of other models are cast. Exported
@@ -63,6 +72,8 @@ def load_model(path: Path, mode: str, device: torch.device, matmul: str = "stric
     if recognised:
         family, tensors = recognised
         native = family.for_task(task).build(tensors, str(path), dtype, device)
+        if family.rotary:
+            native.use_rope(rope)
         arrange_convolutions(native, device.type, matmul)
         return LoadedModel(
             native, file_format or "pickle", torch.float32,
@@ -85,6 +96,17 @@ def _exported(path: Path, mode: str, dtype: torch.dtype, device: torch.device) -
     return LoadedModel(move_to_device_pass(program, device).module(), "export", dtype, batch)
 
 
+def recipe_of(path: Path) -> Recipe:
+    """What a file says of the images that its model was trained on. Raises CheckpointError if its tensors do not tell
+    which model it is."""
+    recognised = recognise(read_weights(path))
+    if recognised is None:
+        return Recipe()
+    family, tensors = recognised
+    size = None if family.recipe == LITE else family.read(tensors, str(path)).input_size
+    return Recipe(family.recipe, size)
+
+
 def refuse_unfit(path: Path, options: ModelOptions) -> None:
     """Raise CheckpointError if a file other than TorchScript does not fit the task by its tensor names and shapes."""
     entries = read_weights(path)
@@ -95,6 +117,8 @@ def refuse_unfit(path: Path, options: ModelOptions) -> None:
         if not options.takes_channels(found.channels):
             found = family.fitting(tensors, str(path))  # three channels are classes only where a job asks for three
         refuse_other_task(found, str(path), options)
+        if options.rope != "bfloat16" and not family.rotary:
+            raise CheckpointError(f"{path} has no rotary positions: `rope` is for models of Sapiens2; leave it out")
     elif format_of(path) == "export":
         dtype = torch.bfloat16 if options.mode == "bfloat16" else torch.float32
         _refuse_other_types((entry.dtype for entry in entries.values()), path, options.mode, dtype)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from sapiens_ray.errors import CheckpointError
 from sapiens_ray.models.catalogue import file_mode, is_name, refuse_other_kind
 from sapiens_ray.models.checkpoint import Checkpoint, field_named, format_of, resolve, resolve_hub, resolve_weights
 from sapiens_ray.storage import StorageOptions
@@ -22,10 +25,15 @@ def resolve_model(
     mode = file_mode(options.mode)
     checkpoint, path = resolve(options.checkpoint, options.sha256, where, storage_options, mode, download)
     if path is not None and format_of(path) != "torchscript":  # TorchScript is checked when it is loaded
-        from sapiens_ray.models.loading import refuse_unfit  # torch
+        from sapiens_ray.models.loading import recipe_of, refuse_unfit  # torch
 
         with field_named(where):
+            try:
+                options = options.with_recipe(recipe_of(path))
+            except ValueError as error:
+                raise CheckpointError(f"{path}: {error}") from None
             refuse_unfit(path, options)
+        return replace(checkpoint, recipe=options.recipe)
     return checkpoint
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from sapiens_ray.errors import ConfigError
 from sapiens_ray.tasks import AnyTask, StoredLabels, stored, stored_labels
+from sapiens_ray.tasks.network import LITE
 from sapiens_ray.tasks.sections import Settings
 
 TaskTable = dict[str, stored.About]  # column of a task -> its description in the metadata of the files
@@ -73,7 +74,13 @@ def _refuse_same_names(labels: Sequence[Sequence[pa.Field]], extra: pa.Schema) -
 
 def about_tasks(tasks: Sequence[AnyTask]) -> TaskTable:
     """Column of each task to its kind (under `task`) and the other metadata that readers of the column need."""
-    return {task.column: {"task": task.options.task, **task.metadata} for task in tasks}
+    return {task.column: {"task": task.options.task, **_recipe(task), **task.metadata} for task in tasks}
+
+
+def _recipe(task: AnyTask) -> stored.About:
+    """The recipe of the checkpoint, where it is not that of Sapiens-Lite."""
+    name = task.options.recipe.name
+    return {} if name == LITE else {"recipe": name}
 
 
 def labels_in(schema: pa.Schema) -> list[StoredLabels]:

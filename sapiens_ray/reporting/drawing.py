@@ -31,6 +31,7 @@ from sapiens_ray.storage import Folder
 from sapiens_ray.storage.parquet import open_parquet, read_groups
 from sapiens_ray.tasks import TASKS, AnyTask, make_task
 from sapiens_ray.tasks.foreground import Mask
+from sapiens_ray.tasks.network import Recipe
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.units import Row, UnitName
 
@@ -53,9 +54,14 @@ class Thumbnail:
 def tasks_of(record: Record | None) -> list[AnyTask]:
     """The tasks of the job that made an output; without those that cannot be built here."""
     every: list[ModelOptions] = []
-    for given in (record or {}).get("job", {}).get("tasks", []):
+    models = (record or {}).get("models", [])  # those of tasks come first
+    for number, given in enumerate((record or {}).get("job", {}).get("tasks", [])):
         with contextlib.suppress(Exception):  # of another version, or of a package that is not installed
-            every.append(TASKS[given["task"]].options.model_validate(given))
+            options = TASKS[given["task"]].options.model_validate(given)
+            if "recipe" in models[number]:
+                recipe = Recipe(models[number]["recipe"], tuple(models[number]["input_size"]))
+                options = options.with_recipe(recipe)
+            every.append(options)
     found: list[AnyTask] = []
     for options in every:
         mask = getattr(options, "mask", None)

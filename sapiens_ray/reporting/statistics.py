@@ -14,19 +14,23 @@ from sapiens_ray.output.chunks import Columns
 from sapiens_ray.output.schema import HEAD
 from sapiens_ray.reporting.maps import DepthStatistics, NormalStatistics
 from sapiens_ray.reporting.numbers import Spread
+from sapiens_ray.reporting.points import MattingStatistics, PointmapStatistics
 from sapiens_ray.reporting.pose import PersonStatistics
 from sapiens_ray.reporting.rows import ShownRows
 from sapiens_ray.reporting.seg import ClassStatistics
 from sapiens_ray.reporting.tasks import TaskStatistics, floats
 from sapiens_ray.tasks.depth import StoredDepth
+from sapiens_ray.tasks.matting import StoredMatting
 from sapiens_ray.tasks.normal import StoredNormal
+from sapiens_ray.tasks.pointmap import StoredPointmap
 from sapiens_ray.tasks.stored import StoredClassMap, StoredLabels, StoredPersons
 
 Progress = Callable[[int], None]  # called with the number of rows that were read
 
 _KINDS: tuple[tuple[type[StoredLabels], type[TaskStatistics]], ...] = (
     (StoredClassMap, ClassStatistics), (StoredPersons, PersonStatistics), (StoredDepth, DepthStatistics),
-    (StoredNormal, NormalStatistics), (StoredLabels, TaskStatistics),
+    (StoredNormal, NormalStatistics), (StoredPointmap, PointmapStatistics), (StoredMatting, MattingStatistics),
+    (StoredLabels, TaskStatistics),
 )  # fmt: skip
 
 

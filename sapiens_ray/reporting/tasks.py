@@ -15,7 +15,7 @@ from sapiens_ray.pages import Block, Section
 from sapiens_ray.tasks.stored import StoredLabels
 
 Result = dict[str, Any]  # as JSON values
-USUAL = ("seg", "depth", "normal", "persons")  # columns of tasks without a name of their own
+USUAL = ("seg", "depth", "normal", "pointmap", "matting", "persons")  # columns of tasks without a name of their own
 
 
 @dataclass

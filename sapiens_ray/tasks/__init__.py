@@ -18,13 +18,16 @@ TASKS: Registry[TaskKind] = Registry(
         "normal": "sapiens_ray.tasks.normal:TASK",
         "pose": "sapiens_ray.tasks.pose:TASK",
         "features": "sapiens_ray.tasks.features:TASK",
+        "pointmap": "sapiens_ray.tasks.pointmap:TASK",
+        "matting": "sapiens_ray.tasks.matting:TASK",
     },
 )
 
 
 def make_task(options: ModelOptions) -> AnyTask:
-    """The task that these options configure."""
-    return TASKS[options.task].task(options)
+    """The task that these options configure, for the recipe of their checkpoint."""
+    kind = TASKS[options.task]
+    return kind.recipes.get(options.recipe.name, kind.task)(options)
 
 
 def stored_labels(column: str, about: About) -> StoredLabels:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -130,10 +130,12 @@ class CropTask(Task[Options]):
 class TaskKind:
     """An entry of the registry TASKS: all that the rest of the package uses of a task.
 
-    options: its section in the job file. task: used by the stages. stored: used by readers and exports.
+    options: its section in the job file. task: used by the stages. stored: used by readers and exports. recipes: the
+    tasks for checkpoints of other recipes than that of Sapiens-Lite, by their names (`tasks/network.py`).
     """
 
     name: str
     options: type[ModelOptions]
     task: Callable[[Any], AnyTask]
     stored: type[StoredLabels] = StoredLabels
+    recipes: Mapping[str, Callable[[Any], AnyTask]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What depth and normal share: options, the stored float map, the foreground."""
+"""What depth, normal and pointmap share: options, the stored float map, the foreground."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import Field
 from sapiens_ray.imaging import maps
 from sapiens_ray.tasks.base import Task
 from sapiens_ray.tasks.foreground import Mask
-from sapiens_ray.tasks.network import NETWORK_HEIGHT, NETWORK_WIDTH
+from sapiens_ray.tasks.network import NETWORK_HEIGHT, NETWORK_WIDTH, SAPIENS2
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.sections import Settings
 from sapiens_ray.tasks.stored import Files, StoredLabels
@@ -19,7 +19,7 @@ from sapiens_ray.units import Row
 
 
 class FloatMapOptions(ModelOptions):
-    """Options of both depth and normal."""
+    """Options of depth, normal and pointmap."""
 
     mask: Mask = Field(
         Mask(source="auto"),
@@ -57,7 +57,9 @@ class FloatMapOptions(ModelOptions):
         return {**settings, "mask": {**settings["mask"], "folder": folder and folder.rstrip("/")}}
 
     def stored_bytes(self, pixels: int) -> int:
-        values = NETWORK_WIDTH * NETWORK_HEIGHT  # normals: three values at a quarter of the pixels
+        values = NETWORK_WIDTH * NETWORK_HEIGHT  # normals of Sapiens: three values at a quarter of the pixels
+        if self.recipe.name == SAPIENS2:
+            values *= self.map_channels
         if self.resolution == "original":
             values = pixels * self.map_channels
         return values * np.dtype(self.dtype).itemsize

@@ -1,4 +1,4 @@
-"""Image features of the pretrained encoder: patch tokens on a 64 x 64 grid, or their mean."""
+"""Image features of the pretrained encoder: patch tokens on a grid of 64 x 64 (Sapiens2: 64 x 48), or their mean."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from pydantic import Field
 from sapiens_ray.imaging import maps
 from sapiens_ray.tasks.base import Output, Size, Task, TaskKind
 from sapiens_ray.tasks.dense import as_float16
-from sapiens_ray.tasks.network import ENCODER_SIDE, RESIZED_SQUARE, resize_to_network
+from sapiens_ray.tasks.network import (
+    ENCODER_SIDE,
+    RESIZED_SQUARE,
+    SAPIENS2,
+    resize_to_network,
+    stretch,
+    stretched_kind,
+)
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.outputs import output_maps
 from sapiens_ray.tasks.stored import About, Files, MapColumn, StoredLabels, stored_map
@@ -21,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
 GRID = 64  # patches of 16 pixels
+SAPIENS2_GRID = (64, 48)  # rows and columns
 
 
 class FeaturesOptions(ModelOptions):
@@ -31,8 +39,8 @@ class FeaturesOptions(ModelOptions):
     task: Literal["features"]
     save: Literal["mean", "map", "both"] = Field(
         "mean",
-        description="mean: one vector of length C per image, the mean over the grid. map: C x 64 x 64, megabytes per "
-        "image.",
+        description="mean: one vector of length C per image, the mean over the grid. map: C x 64 x 64 (Sapiens2: "
+        "C x 64 x 48), megabytes per image.",
     )
     dtype: Literal["float16", "float32"] = Field(
         "float32", description="Type in which features are stored. float16 halves the size of maps, and rounds to 1e-3."
@@ -40,7 +48,7 @@ class FeaturesOptions(ModelOptions):
 
     @property
     def network_size(self) -> tuple[int, int]:
-        return ENCODER_SIDE, ENCODER_SIDE
+        return self.recipe.size or (ENCODER_SIDE, ENCODER_SIDE)
 
     def stored_bytes(self, pixels: int) -> int:
         width = 1536  # C of the 1B model
@@ -71,7 +79,7 @@ class Features(Task[FeaturesOptions]):
 
     def check_output(self, output: Output, batch: int) -> torch.Tensor:
         """The B x C x h x w features in what the model returned. Raises CheckpointError for anything else."""
-        return output_maps(output, batch, None, self.options, "features", side=GRID)
+        return output_maps(output, batch, None, self.options, "features", (GRID, GRID))
 
     def reduce(self, features: torch.Tensor, sizes: list[Size]) -> list[dict[str, np.ndarray]]:
         """B x C x h x w to what is saved per image: `mean`, C float32; `map`, C x h x w float32."""
@@ -92,6 +100,24 @@ class Features(Task[FeaturesOptions]):
             tokens = features[0]["map"]
             columns[f"{self.column}_map"] = maps.encode_npy(as_float16(tokens) if kind == np.float16 else tokens)
         return columns
+
+
+class Sapiens2Features(Features):
+    """The task features with an encoder of Sapiens2, whose input has the shape of those of its tasks."""
+
+    @property
+    def input_kind(self) -> str:
+        return stretched_kind(self.options.network_size)
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """H x W x 3 uint8 BGR to the network's 1024 x 768 (4K: 4096 x 3072) x 3 uint8 BGR, as for seg: no program of
+        Sapiens2 says how photos become inputs of the encoder."""
+        return stretch(image, self.options.network_size)
+
+    def check_output(self, output: Output, batch: int) -> torch.Tensor:
+        """The B x C x 64 x 48 features in what the model returned, without the class tokens behind them."""
+        features = output[0] if isinstance(output, tuple) and len(output) == 2 else output
+        return output_maps(features, batch, None, self.options, "features", SAPIENS2_GRID)
 
 
 class StoredFeatures(StoredLabels):
@@ -132,10 +158,18 @@ class StoredFeatures(StoredLabels):
         """`.npy` float32 C x 64 x 64."""
         return [(".npy", maps.encode_npy(maps.decode_npy(row[self.map_column]).astype(np.float32)))]
 
+    @property
+    def unknown_to_sapiens2(self) -> str:
+        return "" if self.has_map else "only mean features were saved; the files hold the map (`save: map`)"
+
+    def sapiens2_files(self, row: Row) -> Files:
+        """`.npy` float32 C x 64 x 48. Sapiens2 has no program that writes features; this is how Sapiens-Lite does."""
+        return self.lite_files(row)
+
 
 def full_features(cell: bytes, width: int, height: int) -> np.ndarray:
     """C x height x width float32."""
     return maps.resize_channels(maps.decode_npy(cell), width, height)
 
 
-TASK = TaskKind("features", FeaturesOptions, Features, StoredFeatures)
+TASK = TaskKind("features", FeaturesOptions, Features, StoredFeatures, {SAPIENS2: Sapiens2Features})

@@ -18,13 +18,17 @@ from sapiens_ray.tasks import confidence
 from sapiens_ray.tasks.base import Output, Size, TaskKind
 from sapiens_ray.tasks.dense import FloatMapOptions, FloatMapTask, StoredFloatMap, stored
 from sapiens_ray.tasks.foreground import foreground_at
+from sapiens_ray.tasks.network import PADDED, SAPIENS2, pad, place_of
 from sapiens_ray.tasks.outputs import output_maps
 from sapiens_ray.tasks.sections import Visualize
-from sapiens_ray.tasks.stored import About, MapColumn, stored_map
+from sapiens_ray.tasks.stored import About, Files, MapColumn, stored_map
 from sapiens_ray.units import Row
 
 if TYPE_CHECKING:
     import torch
+
+
+SHORTEST = np.float32(1e-8)  # what Sapiens2 divides vectors by at least, to give them unit length
 
 
 class NormalOptions(FloatMapOptions):
@@ -66,15 +70,23 @@ class Normal(FloatMapTask[NormalOptions]):
         return list(normals.float().permute(0, 2, 3, 1).cpu().numpy())
 
     def finish(self, normals: list[np.ndarray], row: Row) -> Row:
-        """The columns of one row. Vectors are resized first, then normalised: the order matters."""
-        raw = kept = normals[0]
+        """The columns of one row."""
+        raw = normals[0]
         height, width = raw.shape[:2]
         inside = foreground_at(self.options.mask, row, width, height)
         unknown = inside is None and self.options.mask.source != "none"  # the user's mask is missing
         length = None if unknown else confidence.mean_length(raw, inside)
+        kept = self._kept(raw)
         if self.options.resolution == "original":
-            kept = maps.unit_length(maps.resize(raw, row["width"], row["height"]))
+            kept = self._at_photo_size(kept, row["width"], row["height"])
         return {self.column: stored(kept, self.options), f"{self.column}_length": length}
+
+    def _kept(self, raw: np.ndarray) -> np.ndarray:
+        """What is stored at network size, of h x w x 3 raw vectors."""
+        return raw
+
+    def _at_photo_size(self, kept: np.ndarray, width: int, height: int) -> np.ndarray:
+        return resized_then_unit(kept, width, height)
 
     def draw(self, photo: np.ndarray, row: Row, settings: Visualize) -> np.ndarray:
         """The picture [photo | (n + 1) / 2 as RGB, black outside the foreground]; uint8 BGR.
@@ -82,7 +94,7 @@ class Normal(FloatMapTask[NormalOptions]):
         Style lite: h x 2w x 3. Style explained: with titles, and a sphere as key of the colours.
         """
         height, width = photo.shape[:2]
-        normals = maps.unit_length(maps.resize(maps.decode_npy(row[self.column]), width, height))
+        normals = self._at_photo_size(maps.decode_npy(row[self.column]), width, height)
         mask = foreground_at(self.options.mask, row, width, height)
         if mask is not None:
             normals[~mask] = -1
@@ -98,6 +110,36 @@ class Normal(FloatMapTask[NormalOptions]):
         if mask is not None:
             key.append(annotate.words(layout, ["black: background"]))
         return annotate.compose(panels, key)
+
+
+class Sapiens2Normal(Normal):
+    """The task normal with a model of Sapiens2: the input keeps the aspect of the photo, and vectors get their unit
+    length at network size, before they are resized. Without the margins, the map shows what the photo shows."""
+
+    @property
+    def input_kind(self) -> str:
+        return PADDED
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        return pad(image)
+
+    def reduce(self, normals: torch.Tensor, sizes: list[Size]) -> list[np.ndarray]:
+        """B x 3 x 1024 x 768 to B float32 arrays h x w x 3 without the margins, with unchanged values."""
+        cut = [one[:, *place_of(*size).inside] for one, size in zip(normals, sizes, strict=True)]
+        return [one.float().permute(1, 2, 0).cpu().numpy() for one in cut]
+
+    def _kept(self, raw: np.ndarray) -> np.ndarray:
+        lengths = np.sqrt(np.einsum("ijk,ijk->ij", raw, raw))
+        unit: np.ndarray = raw / np.maximum(lengths, SHORTEST)[..., None]
+        return unit
+
+    def _at_photo_size(self, kept: np.ndarray, width: int, height: int) -> np.ndarray:
+        return maps.resize(kept, width, height)
+
+
+def resized_then_unit(vectors: np.ndarray, width: int, height: int) -> np.ndarray:
+    """h x w x 3 to height x width x 3 float32, as Sapiens-Lite does. The order matters."""
+    return maps.unit_length(maps.resize(vectors, width, height))
 
 
 def in_colours(normals: np.ndarray) -> np.ndarray:
@@ -143,12 +185,26 @@ class StoredNormal(StoredFloatMap):
 
     @property
     def maps(self) -> dict[str, MapColumn]:
-        return {self.column: MapColumn(stored_map, full_normals, self.about["dtype"], "float32", 3)}
+        full = resized_normals if self.recipe == SAPIENS2 else full_normals
+        return {self.column: MapColumn(stored_map, full, self.about["dtype"], "float32", 3)}
+
+    @property
+    def unknown_to_sapiens2(self) -> str:
+        return ""
+
+    def sapiens2_files(self, row: Row) -> Files:
+        """`.npy` float32 H x W x 3."""
+        return self.lite_files(row)
 
 
 def full_normals(cell: bytes, width: int, height: int) -> np.ndarray:
     """height x width x 3 float32, of unit length."""
-    return maps.unit_length(maps.resize(maps.decode_npy(cell), width, height))
+    return resized_then_unit(maps.decode_npy(cell), width, height)
 
 
-TASK = TaskKind("normal", NormalOptions, Normal, StoredNormal)
+def resized_normals(cell: bytes, width: int, height: int) -> np.ndarray:
+    """height x width x 3 float32; those of Sapiens2, which are shorter than 1 between unlike neighbours."""
+    return maps.resize(maps.decode_npy(cell), width, height)
+
+
+TASK = TaskKind("normal", NormalOptions, Normal, StoredNormal, {SAPIENS2: Sapiens2Normal})

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from sapiens_ray.tasks.coco import CocoOptions
 from sapiens_ray.tasks.foreground import Mask
-from sapiens_ray.tasks.network import NETWORK_HEIGHT, NETWORK_WIDTH
+from sapiens_ray.tasks.network import NETWORK_HEIGHT, NETWORK_WIDTH, Recipe
 from sapiens_ray.tasks.persons import DetectorOptions
 from sapiens_ray.tasks.sections import PoolOptions, Settings, whole_number_or_auto
 
@@ -60,6 +60,13 @@ class ModelOptions(PoolOptions):
         "trying, on a GPU, once for all actors on GPUs of one kind.",
     )
 
+    rope: Literal["bfloat16", "float32"] = Field(
+        "bfloat16",
+        description="How Sapiens2 models compute rotary positions. bfloat16: as the original does, for which they are "
+        "trained. float32: as `transformers` does.",
+    )
+    _recipe: Recipe = PrivateAttr(default_factory=Recipe)
+
     @field_validator("mode")
     @classmethod
     def _one_name(cls, value: str) -> str:
@@ -80,6 +87,17 @@ class ModelOptions(PoolOptions):
     @property
     def column(self) -> str:
         return self.name or self.task
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the checkpoint says of its inputs; that of Sapiens-Lite until the checkpoint is known."""
+        return self._recipe
+
+    def with_recipe(self, recipe: Recipe) -> Self:
+        """These options for a checkpoint with this recipe. Raises ValueError for one that does not exist there."""
+        changed = self.model_copy()
+        changed._recipe = recipe
+        return changed
 
     def settled(self, tasks: Sequence[ModelOptions], where: str) -> ModelOptions:
         """These options, with everything filled in that depends on the other tasks of the job.
@@ -116,7 +134,7 @@ class ModelOptions(PoolOptions):
     @property
     def network_size(self) -> tuple[int, int]:
         """Height and width of the network's input in pixels."""
-        return NETWORK_HEIGHT, NETWORK_WIDTH
+        return self.recipe.size or (NETWORK_HEIGHT, NETWORK_WIDTH)
 
     @property
     def published_kind(self) -> str | None:
@@ -140,7 +158,8 @@ class ModelOptions(PoolOptions):
     @property
     def input_bytes(self) -> int:
         """Bytes of a network input on its way to the model."""
-        return 1024 * 1024 * 3
+        height, width = self.recipe.size or (1024, 1024)
+        return height * width * 3
 
     def stored_bytes(self, pixels: int) -> int:
         """Estimated bytes of the labels of an image with this many pixels; 0 for small ones."""
@@ -151,6 +170,8 @@ class ModelOptions(PoolOptions):
         skipped = {"checkpoint", "sha256", "compile", "batch_size", "actors", "num_gpus"}
         if self.matmul == "strict":
             skipped.add("matmul")  # so that outputs that were begun before there was a choice are continued
+        if self.rope == "bfloat16":
+            skipped.add("rope")
         settings = self.model_dump(mode="json", exclude=skipped)
         unnamed = self.model_copy(update={"name": None}).column
         # Under its older name, so that outputs that were begun with it are continued.

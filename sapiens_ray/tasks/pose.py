@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ from sapiens_ray.tasks.base import Average, CropTask, Output, Size, TaskKind
 from sapiens_ray.tasks.coco import CocoOptions
 from sapiens_ray.tasks.foreground import of_class_map
 from sapiens_ray.tasks.instances import Instances, areas, split
+from sapiens_ray.tasks.network import SAPIENS2, Recipe
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.outputs import output_maps
 from sapiens_ray.tasks.own_labels import Keypoints, OwnKeypoints
@@ -130,6 +131,11 @@ class PoseOptions(ModelOptions):
         if self.instances.source == "none":
             del settings["instances"]  # so that outputs that were begun before there was this choice are continued
         return settings
+
+    def with_recipe(self, recipe: Recipe) -> Self:
+        if recipe.name == SAPIENS2 and self.crop == "lite":
+            raise ValueError("it is a model of Sapiens2, for which `crop: lite` does not exist; leave it out")
+        return super().with_recipe(recipe)
 
     @property
     def input_bytes(self) -> int:
@@ -283,6 +289,27 @@ class Pose(CropTask[PoseOptions]):
         return annotate.compose([(title, canvas)], key)
 
 
+class Sapiens2Pose(Pose):
+    """The task pose with a model of Sapiens2. Crops are computed in float32, and enlarged with a cubic."""
+
+    @property
+    def whole_photo(self) -> str:
+        return "whole-sapiens2" if self.options.boxes.source == "none" else ""
+
+    def boxes(self, row: Row) -> np.ndarray:
+        """As those of Sapiens; the box of a whole photo ends at the centre of its last pixel, as in Sapiens2's demo."""
+        boxes = super().boxes(row)
+        if self.options.boxes.source == "none":
+            boxes[:, 2:4] -= 1
+        return boxes
+
+    def crop(self, photo: np.ndarray, box: np.ndarray) -> np.ndarray:
+        return crops.sapiens2_crop(photo, self._geometry(box, photo.shape[1], photo.shape[0]))
+
+    def _geometry(self, box: np.ndarray, width: int, height: int) -> crops.Crop:
+        return crops.sapiens2_geometry(box)
+
+
 class StoredPose(StoredPersons):
     """Persons with keypoints."""
 
@@ -295,5 +322,19 @@ class StoredPose(StoredPersons):
         info = [{"keypoints": person["keypoints"], "keypoint_scores": person["scores"]} for person in self.persons(row)]
         return [(".json", json.dumps({"instance_info": info}, indent="\t").encode())]
 
+    @property
+    def unknown_to_sapiens2(self) -> str:
+        return ""
 
-TASK = TaskKind("pose", PoseOptions, Pose, StoredPose)
+    def sapiens2_files(self, row: Row) -> Files:
+        """`.json` with what Sapiens2's demo writes of a frame: `{"image_name", "image_size": [width, height],
+        "instances": [{"bbox", "keypoints", "keypoint_scores"}, …]}`. The demo has one file for all of a folder."""
+        instances = [
+            {"bbox": person["box"], "keypoints": person["keypoints"], "keypoint_scores": person["scores"]}
+            for person in self.persons(row)
+        ]
+        frame = {"image_name": row["image_id"], "image_size": [row["width"], row["height"]], "instances": instances}
+        return [(".json", json.dumps(frame).encode())]
+
+
+TASK = TaskKind("pose", PoseOptions, Pose, StoredPose, {SAPIENS2: Sapiens2Pose})

@@ -1,8 +1,8 @@
-"""Segmentation: logits per class, at stride 2, become a class map at the size of the photo. The classes are Sapiens' 28
-body parts, or those that the job describes.
+"""Segmentation: logits per class become a class map at the size of the photo. The classes are the 28 body parts of
+Sapiens, the 29 of Sapiens2, or those that the job describes.
 
-As in Sapiens-Lite, the photo is resized to 768 x 1024 without keeping its aspect, the logits are upsampled
-bilinearly to the original size, and the class of a pixel is the arg-max there.
+The photo is resized to 768 x 1024 without keeping its aspect, the logits (at stride 2; those of Sapiens2 at stride 1)
+are resized bilinearly to the original size, and the class of a pixel is the arg-max there.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from sapiens_ray.imaging.maps import encode_npy
 from sapiens_ray.labels import ClassTable, body_parts
 from sapiens_ray.tasks import confidence
 from sapiens_ray.tasks.base import Output, Size, Task, TaskKind
+from sapiens_ray.tasks.network import LITE, SAPIENS2, stretch, stretched_kind
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.outputs import output_maps
 from sapiens_ray.tasks.own_labels import OwnClasses
@@ -28,6 +29,9 @@ from sapiens_ray.units import Row
 
 if TYPE_CHECKING:
     import torch
+
+
+PARTS = {LITE: 28, SAPIENS2: 29}  # body parts of the models of each recipe
 
 
 class SegOptions(ModelOptions):
@@ -46,7 +50,7 @@ class SegOptions(ModelOptions):
 
     @property
     def table(self) -> ClassTable:
-        return self.classes.table if self.classes else body_parts()
+        return self.classes.table if self.classes else body_parts(PARTS.get(self.recipe.name, 28))
 
     @property
     def background(self) -> int:
@@ -54,7 +58,7 @@ class SegOptions(ModelOptions):
 
     @property
     def published_kind(self) -> str:
-        return "seg" if self.channels == len(body_parts().names) else f"seg with {self.channels} classes"
+        return "seg" if self.channels in PARTS.values() else f"seg with {self.channels} classes"
 
     @property
     def channels(self) -> int:
@@ -174,6 +178,17 @@ class Seg(Task[SegOptions]):
         return [annotate.words(layout, ["share of the photo"]), annotate.legend(layout, entries), rest]
 
 
+class Sapiens2Seg(Seg):
+    """The task seg with a model of Sapiens2."""
+
+    @property
+    def input_kind(self) -> str:
+        return stretched_kind(self.options.network_size)
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        return stretch(image, self.options.network_size)
+
+
 def id_type(classes: int) -> pa.DataType:
     """The Arrow type of class ids: that of the 28 body parts, unless there are more ids than it has."""
     return pa.int8() if classes <= 128 else pa.int16()
@@ -208,5 +223,13 @@ class StoredSeg(StoredClassMap):
         inside = class_map != self.background
         return [(".npy", encode_npy(inside)), ("_seg.npy", encode_npy(class_map.astype(np.int64)))]
 
+    @property
+    def unknown_to_sapiens2(self) -> str:
+        return ""
 
-TASK = TaskKind("seg", SegOptions, Seg, StoredSeg)
+    def sapiens2_files(self, row: Row) -> Files:
+        """`_seg.npy` int64 H x W."""
+        return [("_seg.npy", encode_npy(self.class_map(row).astype(np.int64)))]
+
+
+TASK = TaskKind("seg", SegOptions, Seg, StoredSeg, {SAPIENS2: Sapiens2Seg})

@@ -16,6 +16,7 @@ from sapiens_ray.imaging.images import decode_map
 from sapiens_ray.imaging.maps import decode_npy
 from sapiens_ray.labels import ClassTable, KeypointTable, body_parts, known_keypoints
 from sapiens_ray.tasks import confidence
+from sapiens_ray.tasks.network import LITE, SAPIENS2
 from sapiens_ray.units import Row
 
 About = dict[str, Any]  # what the metadata of the files says about a column
@@ -83,12 +84,38 @@ class StoredLabels:
         return []
 
     @property
+    def pictures(self) -> list[str]:
+        """The columns of maps that are PNGs, which viewers show as they are; others are `.npy`."""
+        return []
+
+    @property
+    def recipe(self) -> str:
+        """How the model's inputs were made and its outputs read (`tasks/network.py`)."""
+        return str(self.about.get("recipe", LITE))
+
+    @property
     def left_out_of_lite(self) -> str:
         """Why Sapiens-Lite's output has no files of this task; empty if `lite_files` gives them."""
         return f"Sapiens-Lite has no {self.kind}"
 
     def lite_files(self, row: Row) -> Files:
         """The files that Sapiens-Lite writes for one image."""
+        return []
+
+    @property
+    def left_out_of_sapiens2(self) -> str:
+        """Why the output of Sapiens2's programs has no files of this task; empty if `sapiens2_files` gives them."""
+        if self.recipe != SAPIENS2:
+            return "it was not made by a model of Sapiens2; `--format lite` writes the files of Sapiens-Lite"
+        return self.unknown_to_sapiens2
+
+    @property
+    def unknown_to_sapiens2(self) -> str:
+        """Why Sapiens2's programs do not write this task; empty if they do."""
+        return f"Sapiens2's programs write no {self.kind}"
+
+    def sapiens2_files(self, row: Row) -> Files:
+        """The files that Sapiens2's programs write for one image."""
         return []
 
 
@@ -105,6 +132,10 @@ class StoredClassMap(StoredLabels):
 
     @property
     def compressed(self) -> list[str]:
+        return [self.column]
+
+    @property
+    def pictures(self) -> list[str]:
         return [self.column]
 
     @property

@@ -15,7 +15,6 @@ import torch
 from sapiens_ray.errors import ConfigError
 from sapiens_ray.imaging import images
 from sapiens_ray.tasks.features import StoredFeatures
-from sapiens_ray.tasks.normal import StoredNormal
 from sapiens_ray.tasks.stored import StoredClassMap, StoredLabels, StoredPersons, persons_as_arrays
 from sapiens_ray.units import Row
 
@@ -81,7 +80,8 @@ class ItemMaker:
         else:
             array = column.original(cell, width, height)
         array = array.astype(np.float32, copy=False)
-        return np.ascontiguousarray(array.transpose(2, 0, 1)) if isinstance(labels, StoredNormal) else array
+        channels_last = array.ndim == 3 and not isinstance(labels, StoredFeatures)
+        return np.ascontiguousarray(array.transpose(2, 0, 1)) if channels_last else array
 
     def _persons(self, labels: StoredPersons, row: Row) -> Item:
         persons = persons_as_arrays(labels.persons(row))

@@ -26,11 +26,13 @@ from tests.reporting.made import TASKS, Row, error_row, labelled_photo, schema
 Planned = tuple[Shard, Sequence[Row]]  # a shard, and its rows
 
 
-def write_planned(folder: Path, uri: Path, shards: Sequence[Planned], entries: EntriesFile | None = None) -> Folder:
+def write_planned(
+    folder: Path, uri: Path, shards: Sequence[Planned], entries: EntriesFile | None = None, tasks: Sequence[Row] = TASKS
+) -> Folder:
     """An output with these shards, each complete in one file, and with what a run records. uri: the input."""
     output = Folder(str(folder))
     (folder / "data").mkdir(parents=True)
-    found = schema().append(pa.field("key", pa.string()))
+    found = schema(tasks=tasks).append(pa.field("key", pa.string()))
     metadata = {**found.metadata, ERRORS_KEY: json.dumps({})}
     for shard, rows in shards:
         placed = [{**row, "shard": shard.number, "index": index} for index, row in enumerate(rows)]
@@ -39,13 +41,15 @@ def write_planned(folder: Path, uri: Path, shards: Sequence[Planned], entries: E
     if entries is not None:
         entries.publish(output)
     save_plan(Plan([shard for shard, _ in shards], 64, pa.schema([])), output)
-    job: dict[str, Any] = {"input": {"uri": str(uri)}, "output": {"uri": str(folder)}, "tasks": TASKS}
+    job: dict[str, Any] = {"input": {"uri": str(uri)}, "output": {"uri": str(folder)}, "tasks": list(tasks)}
     record = {"job": Job.parse(job).public_dict(), "fingerprint": "abc", "models": [], "versions": {}}
     output.write("job.yaml", yaml.safe_dump(record).encode())
     return output
 
 
-def folder_output(folder: Path, photos: Path, names: Sequence[str], uri: str = "") -> Folder:
+def folder_output(
+    folder: Path, photos: Path, names: Sequence[str], uri: str = "", tasks: Sequence[Row] = TASKS
+) -> Folder:
     """Labels of photos in a folder; the second row is the error row of a photo that cannot be read. uri: of the folder,
     if the job read a copy of it elsewhere."""
     place = uri or str(photos)
@@ -54,7 +58,7 @@ def folder_output(folder: Path, photos: Path, names: Sequence[str], uri: str = "
     entries = EntriesFile(0)
     group = entries.add([Entry(f"{place}/{row['image_id']}", row["image_id"]) for row in rows])
     shard = Shard(0, "images", str(photos), f"{photos}#0", images=len(rows), entries=entries.name, group=group)
-    return write_planned(folder, photos, [(shard, rows)], entries)
+    return write_planned(folder, photos, [(shard, rows)], entries, tasks)
 
 
 def tar_output(folder: Path, place: Path, tars: dict[str, Sequence[str]], suffix: str = ".tar") -> Folder:

@@ -34,9 +34,9 @@ LATER = ("seg_confidence", "seg_confidence_p05", "seg_class_confidence", "normal
 LATER_OF_PERSONS = ("score", "visible")
 
 
-def schema(confidence: bool = True) -> pa.Schema:
-    """The columns of a job with `TASKS`. confidence: as outputs have them that know confidence."""
-    job = Job.parse({"input": {"uri": "/photos"}, "output": {"uri": "/labels"}, "tasks": TASKS})
+def schema(confidence: bool = True, tasks: Sequence[Row] = TASKS) -> pa.Schema:
+    """The columns of a job with these tasks. confidence: as outputs have them that know confidence."""
+    job = Job.parse({"input": {"uri": "/photos"}, "output": {"uri": "/labels"}, "tasks": list(tasks)})
     found = output_schema([make_task(options) for options in job.tasks], pa.schema([]), {})
     if confidence:
         return found
@@ -115,6 +115,8 @@ def labelled_photo(folder: Path, name: str, seed: int) -> Row:
     depth = np.tile(np.linspace(0, 1, 48, dtype=np.float16), (64, 1))
     normal = np.zeros((64, 48, 3), np.float16)
     normal[..., 2] = 1
+    points = plane(width, height, 48, 64)
+    alpha = np.tile(np.linspace(0, 255, 48).astype(np.uint8), (64, 1))
     person = {**random_person(np.random.default_rng(seed)), "box": [10, 10, 110, 150]}
     person["keypoints"] = np.random.default_rng(seed).uniform(10, 110, (17, 2)).tolist()
     person["scores"] = [0.9] * 17
@@ -122,5 +124,16 @@ def labelled_photo(folder: Path, name: str, seed: int) -> Row:
         **row, "uri": str(path), "width": width, "height": height, "seg": encode_png(classes), "seg_classes": [3, 21],
         "seg_area": [0.5, 0.5], "seg_class_confidence": [0.5, 0.75], "seg_confidence": 0.6, "seg_confidence_p05": 0.3,
         "depth": encode_npy(depth), "depth_min": 0.0, "depth_max": 1.0, "normal": encode_npy(normal),
-        "normal_length": 0.8, "persons": [person],
+        "normal_length": 0.8, "persons": [person], "pointmap": encode_npy(points), "pointmap_depth_m": 2.5,
+        "pointmap_min_m": 2.0, "pointmap_max_m": 3.0, "pointmap_focal_px": 150.0, "pointmap_scale": 0.7,
+        "matting": encode_png(alpha), "matting_share": 0.5,
     }  # fmt: skip
+
+
+def plane(width: int, height: int, columns: int, rows: int, focal: float = 150) -> np.ndarray:
+    """What a camera with this focal length, in pixels of a width x height photo, sees of a plane that is 2 m away at
+    the left and 3 m at the right: rows x columns x 3 float32 points in metres."""
+    down, across = np.mgrid[:rows, :columns] + 0.5
+    z = 2 + across / columns
+    x, y = (across / columns - 0.5) * width * z / focal, (down / rows - 0.5) * height * z / focal
+    return np.dstack([x, y, z]).astype(np.float32)

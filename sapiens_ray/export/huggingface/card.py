@@ -126,15 +126,15 @@ class Card:
         )
 
     def _loading(self) -> str:
-        maps = [name for one in self.labels for name in one.maps if not isinstance(one, StoredClassMap)]
-        images = [one.column for one in self.labels if isinstance(one, StoredClassMap)]
+        maps = [name for one in self.labels for name in one.maps if name not in one.pictures]
+        images = [(one, name) for one in self.labels for name in one.pictures]
         lines = [
             *(["import io", "", "import numpy as np"] if maps else []),
             "from datasets import load_dataset",
             "",
             'labels = load_dataset("user/name", split="train")  # or the path of this folder',
             "row = labels[0]",
-            *(f"row[{name!r}]  # a PIL image: the class id of every pixel" for name in images),
+            *(f"row[{name!r}]  # a PIL image: {_shown(one, name)}" for one, name in images),
             *(f"np.load(io.BytesIO(row[{name!r}]))" for name in maps),
         ]
         text = "\n".join(lines)
@@ -165,6 +165,8 @@ class Card:
         for one in self.labels:
             if column.name == one.column and isinstance(one, StoredClassMap):
                 return "grey PNG at the size of the photo: the class id of every pixel"
+            if column.name in one.pictures:
+                return f"PNG: {_shown(one, column.name)}"
             if column.name == one.column and isinstance(one, StoredPersons):
                 return "boxes x1, y1, x2, y2 and keypoints x, y in pixels of the photo; scores are peaks of heatmaps"
             suffix = column.name.removeprefix(f"{one.column}_")
@@ -217,6 +219,11 @@ MAPS = {
     "depth": "h x w as the network gave it; larger is farther",
     "normal": "h x w x 3, x, y, z as the network gave it; scale them to unit length",
     "features": "C x h x w",
+    "pointmap": "h x w x 3, x (right), y (down), z (forward) from the camera, in metres",
+}
+PICTURES = {  # maps that are PNGs, by their usual columns
+    "matting": "alpha, black is 0 and white is 1",
+    "matting_foreground": "the colours of the persons times alpha",
 }
 SUFFIXES = {  # of columns beside a task's own
     "classes": "ids of the classes that occur, ascending",
@@ -226,6 +233,12 @@ SUFFIXES = {  # of columns beside a task's own
     "class_confidence": "that mean for each class of the list of ids",
     "min": "smallest depth over the foreground",
     "max": "largest depth over the foreground",
+    "share": "share of the photo that persons cover: the mean of alpha",
+    "depth_m": "median distance z of the foreground in metres",
+    "min_m": "smallest distance z of the foreground in metres",
+    "max_m": "largest distance z of the foreground in metres",
+    "focal_px": "focal length in pixels of the photo, fitted to the points",
+    "scale": "what the points of the network were divided by to become metres",
     "length": "mean length of the vectors over the foreground, as the network gave them",
 }
 MEANINGS = {
@@ -244,6 +257,13 @@ def read_mark(card: bytes) -> dict[str, Any] | None:
     not the card of an export."""
     found = re.search(re.escape(MARK).replace(re.escape("{}"), r"(\{.*?\})"), card.decode(errors="replace"))
     return json.loads(found[1]) if found else None
+
+
+def _shown(labels: StoredLabels, column: str) -> str:
+    """What a column of PNGs shows."""
+    if isinstance(labels, StoredClassMap):
+        return "the class id of every pixel"
+    return PICTURES.get(column.replace(labels.column, labels.kind, 1), labels.kind)
 
 
 def _category(labels: StoredLabels) -> str:

@@ -60,18 +60,20 @@ def image_cells(files: pa.Array, names: pa.Array | None = None) -> pa.Array:
 def dataset_columns(schema: pa.Schema, labels: Sequence[StoredLabels]) -> tuple[list[Column], dict[str, str]]:
     """The columns of the dataset of an output with this schema, and the columns that are left out, with the reason.
 
-    Class maps are images, which `datasets` decodes when they are used. Float maps stay bytes of `.npy`: as arrays of
-    `datasets` they would need one shape for all rows, and take several times as long to read.
+    Maps that are PNGs, such as class maps, are images, which `datasets` decodes when they are used. Float maps stay
+    bytes of `.npy`: as arrays of `datasets` they would need one shape for all rows, and take several times as long to
+    read.
     """
     class_maps = {one.column: one for one in labels if isinstance(one, StoredClassMap)}
     class_lists = {f"{column}_classes": one for column, one in class_maps.items()}
+    pictures = {column for one in labels for column in one.pictures}
     columns: list[Column] = []
     left_out: dict[str, str] = {}
     for field in schema:
         kind = _plain(field.type)
         if field.name in NOT_PUBLISHED:
             continue
-        if field.name in class_maps:
+        if field.name in pictures:
             columns.append(Column(field.name, IMAGE_TYPE))
         elif field.name in class_lists:
             columns.append(Column(field.name, pa.list_(pa.int64()), tuple(class_lists[field.name].class_names)))
