@@ -59,6 +59,8 @@ def test_the_commands_tell_which_model_it_is(labelled):
     _, printed = labelled
     assert "Sapiens2 seg model (32 wide, 2 layers, 29 classes)" in printed["checkpoints"].out
     assert "32 wide, 2 layers, 4 heads, 2 for keys in 1 of them" in printed["checkpoints"].out
+    assert "seg2: seg, mode float32, Sapiens2 with rope bfloat16" in printed["check"].out
+    assert "seg: seg, mode float32\n" in printed["check"].out
     assert "2 (2 ok, 0 errors)" in printed["run"].out
     assert "seg" in printed["export"].err and "not made by a model of Sapiens2" in printed["export"].err
 
