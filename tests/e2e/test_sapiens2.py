@@ -123,6 +123,7 @@ def test_pictures_have_the_colours_of_sapiens2(labelled):
     assert b'"recipe": "sapiens2"' in schema.metadata[b"sapiens_ray.job"]
 
 
+@pytest.mark.nightly
 def test_conversion_keeps_what_a_checkpoint_says_of_itself(tmp_path):
     source = write(tmp_path / "model.safetensors", small2("normal"), "safetensors")
     for to, name in (("safetensors", "copy.safetensors"), ("bfloat16", "copy.pt2")):

@@ -259,7 +259,7 @@ def test_a_mismatch_names_the_tensor_and_both_shapes(tmp_path):
 
 
 def test_periods_may_be_missing_and_other_content_is_ignored(tmp_path):
-    model = small2("seg")
+    model = small2("features")
     state = model.state_dict()
     state.pop("backbone.rope_embed.periods")
     state["backbone.mask_token"] = torch.zeros(1, 32)
@@ -342,7 +342,7 @@ def hugging_face(model: Sapiens2, folder: Path) -> Callable[[torch.Tensor], tupl
     return answer
 
 
-@pytest.mark.parametrize("task", mostly_nightly("seg", "pointmap", "features"))
+@pytest.mark.parametrize("task", mostly_nightly("pointmap", "features"))
 def test_models_equal_transformers(task, tmp_path):
     model = small2(task)
     model.use_rope("float32")
@@ -392,8 +392,8 @@ def compared(results: Path, rope: str, *how: str) -> str:
 @needs_kit
 @pytest.mark.parametrize("rope", ["float32", "bfloat16"])
 def test_answers_equal_those_of_the_original(kit, tmp_path, rope):
-    raw_answers(kit, tmp_path, ["pointmap", "pretrain_mha"], rope)
-    assert "compared=2/8" in compared(tmp_path, rope, "--allow-missing")
+    raw_answers(kit, tmp_path, ["pretrain"], rope)
+    assert "compared=1/8" in compared(tmp_path, rope, "--allow-missing")
 
 
 @pytest.mark.nightly
