@@ -33,7 +33,7 @@ def test_public_names():
     ]  # fmt: skip
     assert list(inspect.signature(sr.Labeler.__call__).parameters) == ["self", "images", "decode", "size", "columns"]
     assert list(inspect.signature(sr.Labeler.preview).parameters) == ["self", "image", "visualize", "columns"]
-    assert list(inspect.signature(sr.class_names).parameters) == ["task"]
+    assert list(inspect.signature(sr.class_names).parameters) == ["task", "count"]
     assert list(inspect.signature(sr.keypoint_names).parameters) == ["count"]
     assert list(inspect.signature(sr.keypoint_links).parameters) == ["count"]
     assert list(inspect.signature(sr.Job.load).parameters) == ["path", "overrides"]

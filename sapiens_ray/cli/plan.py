@@ -19,6 +19,7 @@ from sapiens_ray.output.summary import counted
 from sapiens_ray.planning.left_out import LeftOut
 from sapiens_ray.planning.subset import Subset
 from sapiens_ray.storage.uris import redact_uri
+from sapiens_ray.tasks.network import SAPIENS2
 from sapiens_ray.tasks.sections import Settings
 
 # Order of magnitude, measured on a photo of 12 megapixels: pictures at max_side 1280 take 230 to 440 kB.
@@ -87,13 +88,17 @@ def _about(model: PreparedModel, resources: ResourcePlan | None) -> Settings:
     about: Settings
     if isinstance(model, TaskModel):
         options = model.options
-        about = {"kind": "task", "column": model.column, "task": options.task, "mode": options.mode,
-                 "matmul": options.matmul, "batch_size": options.batch_size, "compile": options.compile,
-                 "description": options.description}  # fmt: skip
+        about = {
+            "kind": "task", "column": model.column, "task": options.task, "mode": options.mode,
+            "recipe": options.recipe.name, "rope": options.rope, "matmul": options.matmul,
+            "batch_size": options.batch_size, "compile": options.compile, "description": options.description,
+        }  # fmt: skip
     else:
         text = f"{model.options.model}, label {model.options.label}, score at least {model.options.score:g}"
-        about = {"kind": "detector", "column": model.column, "task": None, "mode": None, "matmul": None,
-                 "batch_size": None, "compile": None, "description": text}  # fmt: skip
+        about = {
+            "kind": "detector", "column": model.column, "task": None, "mode": None, "recipe": None, "rope": None,
+            "matmul": None, "batch_size": None, "compile": None, "description": text,
+        }  # fmt: skip
     return {
         **about,
         "checkpoint": redact_uri(model.checkpoint.uri),
@@ -189,7 +194,8 @@ def _actors_text(model: Settings) -> str:
 def _model_text(model: Settings) -> str:
     if model["kind"] == "detector":
         return str(model["description"])
-    chosen = f", matmul {model['matmul']}" if model["matmul"] != "strict" else ""
+    chosen = f", Sapiens2 with rope {model['rope']}" if model["recipe"] == SAPIENS2 else ""
+    chosen += f", matmul {model['matmul']}" if model["matmul"] != "strict" else ""
     chosen += f", batch size {model['batch_size']}" if model["batch_size"] else ""
     chosen += f", compile {model['compile']}" if model["compile"] != "none" else ""
     description = f", {model['description']}" if model["description"] else ""

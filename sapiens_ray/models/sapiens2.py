@@ -61,8 +61,9 @@ class Sapiens2Architecture:
     @property
     def size(self) -> str:
         """The published name of the size, such as 1b or 1b-4k; width and number of layers for other sizes."""
-        name = SIZES.get(self.width, f"{self.width} wide, {len(self.key_heads)} layers")
-        return f"{name}-4k" if self.tokenizer else name
+        if self.width in SIZES:
+            return SIZES[self.width] + ("-4k" if self.tokenizer else "")
+        return f"{self.width} wide, {len(self.key_heads)} layers{', 4K' if self.tokenizer else ''}"
 
     @property
     def grid(self) -> tuple[int, int]:

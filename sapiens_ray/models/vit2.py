@@ -80,7 +80,7 @@ class FeedForward(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """B x N x C to B x N x C."""
         gate, value = self.w12(tokens).chunk(2, -1)
-        mixed: torch.Tensor = self.w3(F.silu(gate) * value)
+        mixed: torch.Tensor = self.w3(F.silu(gate).mul_(value))
         return mixed
 
 

@@ -70,7 +70,8 @@ def test_check(command, machine, write_job, tmp_path, model):
         "formats": ["images"],
         "models": [
             {
-                "kind": "task", "column": "seg", "task": "seg", "mode": "float32", "matmul": "strict",
+                "kind": "task", "column": "seg", "task": "seg", "mode": "float32", "recipe": "lite",
+                "rope": "bfloat16", "matmul": "strict",
                 "batch_size": None, "compile": "none",
                 "description": "", "checkpoint": str(model), "bytes": model.stat().st_size, "sha256": sha256(model),
                 "pool": "seg", "actors": 1, "most_actors": 1,

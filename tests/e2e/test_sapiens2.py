@@ -63,6 +63,8 @@ def test_the_commands_tell_which_model_it_is(labelled):
     _, printed = labelled
     assert "Sapiens2 seg model (32 wide, 2 layers, 29 classes)" in printed["checkpoints"].out
     assert "32 wide, 2 layers, 4 heads, 2 for keys in 1 of them" in printed["checkpoints"].out
+    assert "seg2: seg, mode float32, Sapiens2 with rope bfloat16" in printed["check"].out
+    assert "seg: seg, mode float32\n" in printed["check"].out
     assert "2 (2 ok, 0 errors)" in printed["run"].out
     assert "seg left out: it was not made by a model of Sapiens2" in printed["export sapiens2"].err
 
@@ -141,6 +143,7 @@ def test_pictures_have_the_colours_of_sapiens2(labelled):
     assert b'"recipe": "sapiens2"' in schema.metadata[b"sapiens_ray.job"]
 
 
+@pytest.mark.nightly
 def test_conversion_keeps_what_a_checkpoint_says_of_itself(tmp_path):
     source = write(tmp_path / "model.safetensors", small2("normal"), "safetensors")
     for to, name in (("safetensors", "copy.safetensors"), ("bfloat16", "copy.pt2")):

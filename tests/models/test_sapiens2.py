@@ -259,7 +259,7 @@ def test_a_mismatch_names_the_tensor_and_both_shapes(tmp_path):
 
 
 def test_periods_may_be_missing_and_other_content_is_ignored(tmp_path):
-    model = small2("seg")
+    model = small2("features")
     state = model.state_dict()
     state.pop("backbone.rope_embed.periods")
     state["backbone.mask_token"] = torch.zeros(1, 32)
@@ -342,7 +342,7 @@ def hugging_face(model: Sapiens2, folder: Path) -> Callable[[torch.Tensor], tupl
     return answer
 
 
-@pytest.mark.parametrize("task", mostly_nightly("seg", "pointmap", "features"))
+@pytest.mark.parametrize("task", mostly_nightly("pointmap", "features"))
 def test_models_equal_transformers(task, tmp_path):
     model = small2(task)
     model.use_rope("float32")
@@ -392,8 +392,8 @@ def compared(results: Path, rope: str, *how: str) -> str:
 @needs_kit
 @pytest.mark.parametrize("rope", ["float32", "bfloat16"])
 def test_answers_equal_those_of_the_original(kit, tmp_path, rope):
-    raw_answers(kit, tmp_path, ["pointmap", "pretrain_mha"], rope)
-    assert "compared=2/8" in compared(tmp_path, rope, "--allow-missing")
+    raw_answers(kit, tmp_path, ["pretrain"], rope)
+    assert "compared=1/8" in compared(tmp_path, rope, "--allow-missing")
 
 
 @pytest.mark.nightly
@@ -418,20 +418,27 @@ def test_what_mode_bfloat16_costs(kit, task):
         loaded = load_model(path, mode, CPU)
         batch = (torch.from_numpy(photo) - torch.tensor(loaded.mean_rgb)) / torch.tensor(loaded.std_rgb)
         found[mode] = whole(loaded.native, batch.permute(2, 0, 1)[None])[0][0]
-    exact, rounded_one = found["float32"], found["bfloat16"]
-    error = float((rounded_one - exact).square().mean().sqrt() / exact.std())
-    unit = [one / one.norm(dim=0, keepdim=True) for one in (exact, rounded_one)]
-    degrees = torch.rad2deg((unit[0] * unit[1]).sum(0).clamp(-1, 1).acos()).mean()
-    places = [torch.stack([one.flatten(1).argmax(1) // 192, one.flatten(1).argmax(1) % 192]) for one in found.values()]
-    near = ((places[0] - places[1]).abs().amax(0) <= 1).float().mean()
-    labels = {
-        "seg": f"{100 * (exact.argmax(0) == rounded_one.argmax(0)).float().mean():.1f} % of the pixels",
-        "pose": f"{100 * near:.0f} % of the peaks within a cell",
-        "pointmap": f"depth by {100 * ((rounded_one[2] - exact[2]).abs() / exact[2].abs()).mean():.2f} % on average",
-        "matting": f"alpha by {(rounded_one[3] - exact[3]).abs().mean():.4f} on average",
-    }
-    print(f"\n| `{task}` | {error:.4f} | {labels.get(task, f'{degrees:.2f} degrees on average')} |")
+    exact, halved = found["float32"], found["bfloat16"]
+    error = float((halved - exact).square().mean().sqrt() / exact.std())
+    print(f"\n| `{task}` | {error:.4f} | {cost(task, exact, halved)} |")
     assert 1e-4 < error < 0.1
+
+
+def cost(task: str, exact: torch.Tensor, halved: torch.Tensor) -> str:
+    """What the difference of two C x h x w answers means for the labels."""
+    if task == "seg":
+        return f"{100 * (exact.argmax(0) == halved.argmax(0)).float().mean():.1f} % of the pixels have the same class"
+    if task == "pose":
+        peaks = [one.flatten(1).argmax(1) for one in (exact, halved)]
+        places = [torch.stack([peak // 192, peak % 192]) for peak in peaks]
+        near = ((places[0] - places[1]).abs().amax(0) <= 1).float().mean()
+        return f"{100 * near:.0f} % of the peaks within a cell"
+    if task == "pointmap":
+        return f"{100 * ((halved[2] - exact[2]).abs() / exact[2].abs()).mean():.2f} % of the depth on average"
+    if task == "matting":
+        return f"{(halved[3] - exact[3]).abs().mean():.4f} of alpha on average"
+    cosine = torch.cosine_similarity(exact, halved, dim=0)
+    return f"{torch.rad2deg(cosine.clamp(-1, 1).acos()).mean():.2f} degrees on average"
 
 
 @needs_kit
