@@ -12,6 +12,7 @@ import yaml
 from sapiens_ray.errors import ConfigError
 from sapiens_ray.job.messages import explain_yaml
 from sapiens_ray.models.catalogue import is_name
+from sapiens_ray.tasks.repositories import is_folder
 
 Yaml = Any  # a value in a YAML file
 RawJob = dict[str, Yaml]
@@ -23,6 +24,8 @@ PATH_FIELDS = (
     ("output", "uri"),
     ("tasks", "checkpoint"),
     ("tasks", "mask", "folder"),
+    ("tasks", "boxes", "detector"),
+    ("tasks", "boxes", "detector", "model"),
     ("tasks", "boxes", "detector", "checkpoint"),
     ("tasks", "boxes", "coco"),
     ("tasks", "boxes", "coco", "file"),
@@ -34,6 +37,8 @@ PATH_FIELDS = (
 )
 # Of these, a list is no list of paths, but of names.
 LABEL_FIELDS = ("classes", "keypoints")
+# Of these, only what looks like a path is one; other values are names.
+NAME_FIELDS = ("detector", "model")
 
 
 MAX_BYTES = 1 << 20
@@ -101,6 +106,8 @@ def expand_environment(value: Yaml, source: str, where: str = "") -> Yaml:
 
 def _absolute(uri: Yaml, base: Path, field: str) -> Yaml:
     if not isinstance(uri, str) or not uri or "://" in uri or (field == "checkpoint" and is_name(uri)):
+        return uri
+    if field in NAME_FIELDS and not is_folder(uri):
         return uri
     expanded = os.path.expanduser(uri)
     return os.path.normpath(expanded if os.path.isabs(expanded) else base / expanded) + (
