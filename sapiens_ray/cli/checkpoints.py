@@ -15,7 +15,8 @@ from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, with_exam
 from sapiens_ray.cli.console import columns_of, size, wrap
 from sapiens_ray.cli.tables import Facts, print_columns
 from sapiens_ray.errors import CheckpointError
-from sapiens_ray.models import catalogue
+from sapiens_ray.models import catalogue, repositories
+from sapiens_ray.tasks.repositories import DETECTORS, is_repository, on_hub
 
 if TYPE_CHECKING:
     from sapiens_ray.models.inspection import Inspected
@@ -45,7 +46,10 @@ def add_commands(commands: Subparsers[argparse.ArgumentParser]) -> None:
         "pull", help="download checkpoints from the Hugging Face hub",
         **with_examples("sapiens-ray checkpoints pull seg-0.3b pose17-1b --to /data/checkpoints"),
     )  # fmt: skip
-    pull.add_argument("names", nargs="+", metavar="NAME", help="such as seg-1b")
+    pull.add_argument(
+        "names", nargs="+", metavar="NAME",
+        help="such as seg-1b; or a person detector, such as rtdetr_v2_r50vd or OWNER/NAME",
+    )  # fmt: skip
     pull.add_argument(
         "--mode", type=catalogue.file_mode, choices=catalogue.MODES, default="torchscript",
         help="mode of the file; default: torchscript, which is the file for float32",
@@ -110,14 +114,15 @@ def _list(arguments: argparse.Namespace) -> int:
     else:
         _print_models(files, modes)
         print("\n".join(wrap("\nSizes in GB; * means that the file is on this machine.", columns)))
+        _print_detectors()
     print("\n".join(wrap(f"\n{_ABOUT}", columns)))
     return 0
 
 
 _ABOUT = (
-    f"Licence of all: {catalogue.LICENCE}, not for commercial use. Accuracy as published: mIoU of 28 classes and AP of "
-    "308 keypoints on Goliath (in the file names), AP of 17 and 133 on COCO val2017 with flip test. Not released: "
-    "seg-2b, pose308-2b."
+    f"Licence of all but the detectors: {catalogue.LICENCE}, not for commercial use. Accuracy as published: mIoU of 28 "
+    "classes and AP of 308 keypoints on Goliath (in the file names), AP of 17 and 133 on COCO val2017 with flip test. "
+    "Not released: seg-2b, pose308-2b."
 )
 
 
@@ -132,6 +137,22 @@ def _print_models(files: list[Settings], modes: list[catalogue.Mode]) -> None:
         rows.append([name, of_mode[modes[0]]["accuracy"], *sizes])
     titles = ["NAME", "ACCURACY", *(f"{mode.upper()}  " for mode in modes)]
     print_columns(titles, rows, right=[False, False, *(True for _ in modes)])
+
+
+def _print_detectors() -> None:
+    """One line per published person detector."""
+    here = {one.name: repositories.find_repository(one.place)[0] for one in DETECTORS.values()}
+    rows = [
+        [
+            one.name,
+            f"COCO box AP {one.accuracy}",
+            one.licence,
+            f"{one.megabytes / 1000:.2f} {'*' if here[name] else ' '}",
+        ]
+        for name, one in DETECTORS.items()
+    ]
+    print()
+    print_columns(["DETECTOR", "ACCURACY", "LICENCE", "SIZE  "], rows, right=[False, False, False, True])
 
 
 def _print_files(files: list[Settings]) -> None:
@@ -151,7 +172,11 @@ def _print_files(files: list[Settings]) -> None:
 def _pull(arguments: argparse.Namespace) -> int:
     root = os.environ.get(catalogue.ROOT_VARIABLE)
     to = arguments.to or (Path(root) if root else None)
-    models = [catalogue.published(name) for name in arguments.names]
+    detectors = [name for name in arguments.names if is_repository(name)]
+    models = [catalogue.published(name) for name in arguments.names if name not in detectors]
+    for name in detectors:
+        path = _pull_detector(name, to)
+        print(json.dumps({"name": name, "mode": None, "path": str(path)}) if arguments.json else path, flush=True)
     for model in models:
         there = catalogue.in_tree(to, model, arguments.mode) if to else None
         path = there or catalogue.download(model, arguments.mode, to)
@@ -160,6 +185,15 @@ def _pull(arguments: argparse.Namespace) -> int:
         else:
             print(path, flush=True)
     return 0
+
+
+def _pull_detector(name: str, to: Path | None) -> Path:
+    """The folder of a person detector, downloaded if it is not there."""
+    place, revision = on_hub(name)
+    if to is None:
+        return repositories.find_repository(place, revision)[0] or repositories.download(place, revision)
+    pulled = repositories.in_tree(to, place)
+    return pulled if repositories.is_complete(pulled) else repositories.download(place, revision, to)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

@@ -180,13 +180,13 @@ class LoadedDetector(LoadedModel):
 
     def __init__(self, options: DetectorOptions, checkpoint: Checkpoint, host: ModelHost) -> None:
         """Load the detector, which is never compiled. Raises CheckpointError."""
-        from sapiens_ray.models.detectors import Detector
         from sapiens_ray.models.device import choose_device
+        from sapiens_ray.models.hub_detectors import load_detector
 
         self.options, self.column = options, options.column
         self.fields = [pa.field(options.carried, BOX_LIST)]
         batch_size = DEFAULT_BATCH[choose_device(host.device).type]
-        self.detector = Detector(options, checkpoint.local_file(), host.device, host.threads, batch_size)
+        self.detector = load_detector(options, checkpoint.local_file(), host.device, host.threads, batch_size)
         self.lane = self.detector.lane
 
     def warm_up(self) -> None:

@@ -37,10 +37,10 @@ def _try_task(model: TaskModel) -> str:
 
 
 def _try_detector(model: DetectorModel) -> str:
-    from sapiens_ray.models.detectors import Detector
+    from sapiens_ray.models.hub_detectors import load_detector
 
     started = time.perf_counter()
-    detector = Detector(model.options, model.checkpoint.local_file(), "auto")
+    detector = load_detector(model.options, model.checkpoint.local_file(), "auto")
     loaded = time.perf_counter() - started
     started = time.perf_counter()
     try:

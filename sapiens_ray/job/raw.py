@@ -12,6 +12,7 @@ import yaml
 from sapiens_ray.errors import ConfigError
 from sapiens_ray.job.messages import explain_yaml
 from sapiens_ray.models.catalogue import is_name
+from sapiens_ray.tasks.repositories import is_folder
 
 Yaml = Any  # a value in a YAML file
 RawJob = dict[str, Yaml]
@@ -23,6 +24,8 @@ PATH_FIELDS = (
     ("output", "uri"),
     ("tasks", "checkpoint"),
     ("tasks", "mask", "folder"),
+    ("tasks", "boxes", "detector"),
+    ("tasks", "boxes", "detector", "model"),
     ("tasks", "boxes", "detector", "checkpoint"),
     ("tasks", "boxes", "coco"),
     ("tasks", "boxes", "coco", "file"),
@@ -30,6 +33,9 @@ PATH_FIELDS = (
     ("tasks", "boxes", "coco", "images"),
     ("cache",),
 )
+# Of these, only what looks like a path is one; other values are names.
+NAME_FIELDS = ("detector", "model")
+
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 100_000
@@ -98,6 +104,8 @@ def absolute(uri: Yaml, base: Path, field: str) -> Yaml:
     """The value of a field that holds a path, relative to a folder; URLs, names of checkpoints and what is no text
     stay."""
     if not isinstance(uri, str) or not uri or "://" in uri or (field == "checkpoint" and is_name(uri)):
+        return uri
+    if field in NAME_FIELDS and not is_folder(uri):
         return uri
     expanded = os.path.expanduser(uri)
     return os.path.normpath(expanded if os.path.isabs(expanded) else base / expanded) + (

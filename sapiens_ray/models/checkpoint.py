@@ -64,7 +64,7 @@ class Checkpoint:
                 )
         else:
             with storage.translate_errors(StorageError, f"cannot fetch {redact_uri(self.uri)}"):
-                path = _fetch(self.uri, self.storage_options)
+                path = fetch(self.uri, self.storage_options)
         if file_sha256(path) != self.sha256:
             raise CheckpointError(f"{self.uri} is not the file this job was started with (its SHA-256 differs)")
         return path
@@ -133,7 +133,7 @@ def _file(uri: str, where: str, storage_options: StorageOptions, download: bool)
         if not storage.is_remote(uri):
             path = Path(storage.local_path(uri))
         elif download:
-            path = _fetch(uri, storage_options)
+            path = fetch(uri, storage_options)
         else:
             path, size = _place(uri, storage_options)
             if not _is_complete(path, size):
@@ -274,7 +274,7 @@ def _is_complete(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 
-def _fetch(uri: str, options: StorageOptions) -> Path:
+def fetch(uri: str, options: StorageOptions) -> Path:
     """A local copy of a remote file."""
     target, size = _place(uri, options)
     if _is_complete(target, size):

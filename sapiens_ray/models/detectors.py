@@ -18,6 +18,7 @@ from sapiens_ray.models.device import Lane, choose_device, empty_cache, out_of_m
 from sapiens_ray.models.environment import hub_folder
 from sapiens_ray.models.weights import load_torchscript
 from sapiens_ray.tasks.persons import FARTHEST, DetectorOptions
+from sapiens_ray.tasks.repositories import DETECTORS
 
 TORCHSCRIPT = "torchscript"
 MOST_ASPECT = 50
@@ -38,7 +39,10 @@ def check_name(name: str) -> None:
     """Raise CheckpointError unless torchvision has a detection model with this name."""
     known = torchvision.models.list_models(module=torchvision.models.detection)
     if name not in known:
-        raise CheckpointError(f"{name!r} is not a detection model of torchvision: {', '.join(known)}; or `torchscript`")
+        raise CheckpointError(
+            f"{name!r} is not a detection model of torchvision: {', '.join(known)}; nor `torchscript`, nor one of "
+            f"{', '.join(DETECTORS)}; write others of the Hugging Face hub as OWNER/NAME, and a folder as ./folder"
+        )
 
 
 class Detector:
@@ -47,8 +51,10 @@ class Detector:
     Photos of one size run together, up to `batch_size` of them. torchvision pads the photos of a batch to a common
     size, so beside larger ones the boxes of a photo would depend on its neighbours; beside equal ones they do not.
 
-    batch_size: the most photos that run together at the moment: less after memory ran out.
+    batch_size: the most photos that run together at the moment: less after memory ran out. label: that of persons.
     """
+
+    label: int
 
     def __init__(
         self, options: DetectorOptions, weights: Path, device: str, threads: int | None = None, batch_size: int = 1
@@ -61,6 +67,12 @@ class Detector:
         self.device = choose_device(device)
         self.lane = Lane(self.device)
         self.batch_size = batch_size
+        self.load(weights)
+
+    def load(self, weights: Path) -> None:
+        """Load the model. weights: a state dict or a TorchScript file. Raises CheckpointError."""
+        options = self.options
+        self.label = int(options.label)
         self._forward: Callable[[list[torch.Tensor]], object]
         if options.model == TORCHSCRIPT:
             model = load_torchscript(weights, self.device)
@@ -141,7 +153,7 @@ class Detector:
         Boxes with the wanted label and score are kept, after non-maximum suppression. Raises ImageError
         `not_finite` if the model's output holds NaN or infinity.
         """
-        wanted = labels == self.options.label
+        wanted = labels == self.label
         boxes, scores = boxes[wanted], scores[wanted]
         if not bool(boxes.isfinite().all() and scores.isfinite().all()):
             raise ImageError("not_finite", "the detector's boxes or scores hold NaN or infinity")

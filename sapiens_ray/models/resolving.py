@@ -7,6 +7,7 @@ from dataclasses import replace
 from sapiens_ray.errors import CheckpointError
 from sapiens_ray.models.catalogue import file_mode, is_name, refuse_other_kind
 from sapiens_ray.models.checkpoint import Checkpoint, field_named, format_of, resolve, resolve_hub, resolve_weights
+from sapiens_ray.models.repositories import resolve_folder
 from sapiens_ray.storage import StorageOptions
 from sapiens_ray.tasks.options import ModelOptions
 from sapiens_ray.tasks.persons import DetectorOptions
@@ -41,6 +42,8 @@ def resolve_detector(
     options: DetectorOptions, where: str, storage_options: StorageOptions, download: bool = True
 ) -> Checkpoint:
     """Find a detector's weights, see `resolve_model`. where: its section of the job file, for messages."""
+    if options.of_transformers:
+        return resolve_folder(options, where, storage_options, download)
     if options.model == "torchscript":
         return resolve_weights(
             str(options.checkpoint), options.sha256, f"{where}.checkpoint", storage_options, True, download

@@ -13,11 +13,13 @@ from typing import Literal, TypeGuard
 
 import cv2
 import numpy as np
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, GetJsonSchemaHandler, PrivateAttr, field_validator, model_validator
+from pydantic_core import CoreSchema
 
 from sapiens_ray.errors import ImageError
 from sapiens_ray.tasks.coco import CocoOptions
 from sapiens_ray.tasks.foreground import background_of, foreground_column, of_class_map
+from sapiens_ray.tasks.repositories import DETECTORS, is_folder, is_repository, is_torchvision
 from sapiens_ray.tasks.sections import Choice, GivesColumn, PoolOptions, Settings, expand
 from sapiens_ray.units import Row
 
@@ -26,33 +28,77 @@ FARTHEST = 1e6  # pixels; a larger coordinate cannot be a position in a photo
 
 
 class DetectorOptions(PoolOptions):
-    """A person detector, which has its own actor pool."""
+    """A person detector, which has its own actor pool; a name or folder alone stands for `model`."""
 
     model: str = Field(
         "fasterrcnn_resnet50_fpn_v2",
-        pattern=r"^[a-z0-9_]+$",
-        description="A torchvision detection model by name, such as ssdlite320_mobilenet_v3_large, or `torchscript`.",
+        description="A torchvision detection model by name, such as ssdlite320_mobilenet_v3_large; `torchscript`; or "
+        "an object detector of transformers: one of " + ", ".join(DETECTORS) + ", a repository OWNER/NAME or "
+        "OWNER/NAME@REVISION of the Hugging Face hub, or a folder, as ./folder (relative to the YAML), /folder or URL.",
     )
     checkpoint: str | None = Field(
         None,
         min_length=1,
         description="Weights (state dict) of the torchvision model, or the TorchScript file; a path (relative to "
-        "the YAML) or URL. Default for torchvision models: its published COCO weights, from the torch hub cache.",
+        "the YAML) or URL. Default for torchvision models: its published COCO weights, from the torch hub cache. "
+        "Models of transformers have none: their folder holds the weights.",
     )
     sha256: str | None = Field(
-        None, pattern=r"^[0-9a-fA-F]{64}$", description="Refuse any other file than the one with this SHA-256."
+        None,
+        pattern=r"^[0-9a-fA-F]{64}$",
+        description="Refuse any other file, or content of the folder, than the one with this SHA-256.",
     )
-    label: int = Field(1, ge=0, description="Label of persons; 1 in torchvision's COCO models.")
+    label: int | str = Field(
+        1,
+        description="Label of persons. Models of transformers: a name out of their `id2label`, by default person, or "
+        "its number. Others: a number, by default 1, as in torchvision's COCO models.",
+    )
     score: float = Field(0.3, ge=0, le=1, description="Boxes below this score are dropped.")
     nms: float = Field(
         0.3, gt=0, le=1, description="When two boxes overlap by more than this IoU, only the better one is kept."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_name(cls, value: object) -> object:
+        """A name alone as a mapping, and the label that suits the kind of model."""
+        value = {"model": value} if isinstance(value, str) else value
+        if isinstance(value, dict) and isinstance(model := value.get("model"), str) and not is_torchvision(model):
+            return {"label": "person", **value}
+        return value
+
+    @field_validator("model")
+    @classmethod
+    def _known_form(cls, model: str) -> str:
+        if not (is_torchvision(model) or is_repository(model) or is_folder(model)):
+            raise ValueError(
+                f"should be a detection model of torchvision, one of {', '.join(DETECTORS)}, a repository OWNER/NAME "
+                "of the Hugging Face hub, or a folder, as ./folder"
+            )
+        return model
+
+    @field_validator("label", mode="before")
+    @classmethod
+    def _one_message(cls, label: object) -> object:
+        number = isinstance(label, int) and not isinstance(label, bool) and label >= 0
+        if number or (isinstance(label, str) and label.strip()):
+            return label
+        raise ValueError("should be a number from 0 on, or the name of a label")
+
     @model_validator(mode="after")
-    def _file_of_torchscript(self) -> DetectorOptions:
+    def _fits_the_model(self) -> DetectorOptions:
         if self.model == "torchscript" and self.checkpoint is None:
             raise ValueError("model: torchscript needs a `checkpoint`")
+        if self.of_transformers and self.checkpoint is not None:
+            raise ValueError("a model of transformers has no `checkpoint`; give its folder as `model`")
+        if not self.of_transformers and isinstance(self.label, str):
+            raise ValueError(f"label: the labels of {self.model} are numbers")
         return self
+
+    @property
+    def of_transformers(self) -> bool:
+        """Whether the model is a repository or folder in the layout of transformers."""
+        return not is_torchvision(self.model)
 
     @property
     def column(self) -> str:
@@ -60,7 +106,9 @@ class DetectorOptions(PoolOptions):
         return "detector"
 
     def result_settings(self) -> Settings:
-        return self.model_dump(mode="json", exclude={"checkpoint", "sha256", "actors", "num_gpus"})
+        settings = self.model_dump(mode="json", exclude={"checkpoint", "sha256", "actors", "num_gpus"})
+        # The content of a folder counts, and not its place: a copy gives the same boxes.
+        return {**settings, "model": "transformers"} if self.of_transformers else settings
 
     @property
     def carried(self) -> str:
@@ -70,8 +118,13 @@ class DetectorOptions(PoolOptions):
     @property
     def key(self) -> str:
         """Identifies this detector among those of the job, also in the metadata of the output files."""
-        text = json.dumps([self.result_settings(), self.checkpoint, self.sha256], sort_keys=True)
+        place = self.model if self.of_transformers else self.checkpoint
+        text = json.dumps([self.result_settings(), place, self.sha256], sort_keys=True)
         return f"detector:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> Settings:
+        return {"anyOf": [{"type": "string", "minLength": 1}, handler(core)]}
 
 
 def carried_boxes(column: str) -> str:

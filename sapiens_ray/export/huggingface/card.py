@@ -19,6 +19,7 @@ from sapiens_ray.export.huggingface.shards import Written
 from sapiens_ray.models.catalogue import CATALOGUE, LICENCE, licence_of
 from sapiens_ray.output.record import Record
 from sapiens_ray.output.summary import counted
+from sapiens_ray.tasks.repositories import detector_licence
 from sapiens_ray.tasks.stored import StoredClassMap, StoredLabels, StoredPersons
 from sapiens_ray.version import __version__
 
@@ -67,7 +68,7 @@ class Card:
             written, uri = str(task.get("checkpoint") or ""), str(file.get("checkpoint") or "")
             name = written if written in CATALOGUE else _last_part(uri)
             column = self.labels[number].column if number < len(self.labels) else "boxes of persons"
-            licence = licence_of(written) or licence_of(uri)
+            licence = licence_of(written) or licence_of(uri) or detector_licence(uri)
             found.append(Model(column, name, str(task.get("mode") or ""), str(file.get("sha256") or ""), licence))
         return found
 
