@@ -27,6 +27,12 @@ import sapiens_ray  # noqa: E402
 
 # Files outside docs/ that are pages of the site.
 OUTSIDE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+# Folders of which files stand on one page, each below its name: which files, and how the page begins.
+SHOWN = {
+    "configs": ("*.yaml", "# Example job files\n\nThe files of `configs/`, one for each task and one for all of them."),
+    "jobs": ("*", "# Files for clusters\n\nThe files of `jobs/`, which [clusters](cluster.md) explains."),
+}
+LANGUAGES = {".yaml": "yaml", ".json": "json", ".py": "python", ".sh": "bash", "Dockerfile": "dockerfile"}
 FENCED = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.M | re.S)
 LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")
 
@@ -34,7 +40,8 @@ LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are no files in docs/."""
     pages = {page: (ROOT / source).read_text() for source, page in OUTSIDE.items()}
-    pages |= {"configs.md": configs_page(), "job-file.md": job_file_page(), "help.md": help_page()}
+    pages |= {f"{folder}.md": files_page(folder, *shown) for folder, shown in SHOWN.items()}
+    pages |= {"job-file.md": job_file_page(), "help.md": help_page()}
     pages |= {"python.md": python_page()}
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
@@ -64,19 +71,21 @@ def site_link(link: str, here: Path, depth: int) -> str:
     up = "../" * depth
     if str(path) in OUTSIDE:
         return f"{up}{OUTSIDE[str(path)]}{hash_sign}{anchor}"
-    if path.parts[0] == "configs":
-        return f"{up}configs.md" + (f"#{path.name.replace('.', '')}" if path.suffix else "")
+    if path.parts[0] in SHOWN:
+        return f"{up}{path.parts[0]}.md" + (f"#{path.name.replace('.', '').lower()}" if len(path.parts) > 1 else "")
     if path.parts[0] == "docs" and here == Path("."):
         inside = path.relative_to("docs") / ("README.md" if (ROOT / path).is_dir() else "")
         return f"{inside}{hash_sign}{anchor}"
     return link
 
 
-def configs_page() -> str:
-    """The job files of configs/, each below its name."""
-    lines = ["# Example job files", "", "The files of `configs/`, one for each task and one for all of them."]
-    for file in sorted((ROOT / "configs").glob("*.yaml")):
-        lines += ["", f"## {file.name}", "", "```yaml", file.read_text().rstrip(), "```"]
+def files_page(folder: str, pattern: str, intro: str) -> str:
+    """The files of a folder, each below its name. intro: the beginning of the page."""
+    lines = [intro]
+    for file in sorted((ROOT / folder).glob(pattern)):
+        kind = LANGUAGES.get(file.suffix or file.name)
+        if kind:
+            lines += ["", f"## {file.name}", "", f"```{kind}", file.read_text().rstrip(), "```"]
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import signal
 import stat
@@ -151,8 +152,9 @@ def test_a_job_runs_on_the_nodes_of_the_allocation(slurm, write_job, tmp_path):
     assert "2 of 2 nodes have joined the cluster at " in text and "done; 12 images (12 ok, 0 errors)" in text
     assert read_output(tmp_path / "job-out")["image_id"].to_pylist() == [f"{number:03d}.jpg" for number in range(12)]
     assert slurm.left() == [] and not (tmp_path / "requeued").exists()
-    asked = (tmp_path / "srun").read_text().splitlines()
-    assert sorted(line.split("--nodelist=")[1].split()[0] for line in asked) == ["node-1", "node-1", "node-2"]
+    asked = re.findall(r"--nodelist=(\S+)", (tmp_path / "srun").read_text())
+    assert sorted(asked) == ["node-1", "node-1", "node-2"]
+    assert not Path(f"/tmp/ray-{os.getpid()}").exists()
 
 
 @pytest.mark.nightly
