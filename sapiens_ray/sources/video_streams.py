@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 # The first box of an MP4 or MOV file; the first bytes of Matroska and WebM.
 BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
-NEEDED = (b"moov", b"mdat", b"moof")  # boxes with headers and frames
+# Boxes with headers and frames. Cameras add text behind the last box, whose first bytes may look like the length of one.
+NEEDED = (b"moov", b"mdat", b"moof")
 EBML = b"\x1a\x45\xdf\xa3"
 SEGMENT = b"\x18\x53\x80\x67"
-MOST_BOXES = 64  # that are looked at: at the top level, a file that is not fragmented has few
+MOST_BOXES = 64  # at the top level of a file that is not fragmented
+MOST_FRAGMENTS = 1 << 20  # boxes that are walked for the end of a file
+TELL_EVERY = 1000  # boxes or packets
 NOTHING = CRITICAL + 1  # a level of Python's logging
 Report = tuple[int, str, str]  # level, part of FFmpeg, text
 # The headers tell what is needed. FFmpeg would read up to five seconds more to guess rates, and what it reports of
@@ -157,11 +160,15 @@ def _contents(stream: Watched) -> list[tuple[int, int]]:
     return found
 
 
-def missing_at_the_end(stream: Watched) -> str:
-    """What a file lacks at its end, in words; empty if it is whole, or does not say how long it is."""
-    boxes = itertools.islice(_boxes(stream), MOST_BOXES)
-    # Cameras add text behind the last box, of which the first bytes may look like the length of another one.
-    end = max((stop for kind, _, stop in boxes if kind in NEEDED), default=0)
+def missing_at_the_end(stream: Watched, progress: Callable[[], None]) -> str:
+    """What a file lacks at its end, in words; empty if it is whole, or does not say how long it is. progress: called now
+    and then."""
+    end = 0
+    for number, (kind, _, stop) in enumerate(itertools.islice(_boxes(stream), MOST_FRAGMENTS), 1):
+        if kind in NEEDED:
+            end = max(end, stop)
+        if number % TELL_EVERY == 0:
+            progress()
     stream.seek(0)
     head = stream.read(64 + 12)
     if head.startswith(EBML):

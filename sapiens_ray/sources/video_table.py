@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sapiens_ray.sources.video_streams import HeadersOnly, Watched, missing_at_the_end, open_video, quoting, taken
+from sapiens_ray.sources.video_streams import (
+    TELL_EVERY, HeadersOnly, Watched, missing_at_the_end, open_video, quoting, taken,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from av import Packet
     from av.video.stream import VideoStream
 
-TELL_EVERY = 1000  # packets
 # RFC 6386, 9.1: bits of the first byte of a VP8 frame, and what follows the third byte of a frame that is stored whole.
 VP8_PREDICTED, VP8_SHOWN = 0x01, 0x10
 VP8_START = b"\x9d\x01\x2a"
@@ -121,7 +122,7 @@ def read_table(stream: Watched, progress: Callable[[], None]) -> FrameTable:
         stream.seek(0)
         table = _read(stream, progress)
     assert table is not None
-    cut = missing_at_the_end(stream)
+    cut = missing_at_the_end(stream, progress)
     if cut:
         table.breaks.setdefault(len(table.keys), cut)
     return table

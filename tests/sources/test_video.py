@@ -17,8 +17,8 @@ from sapiens_ray.execution.preflight import prepare_job
 from sapiens_ray.imaging.video_pixels import FrameConverter
 from sapiens_ray.job.config import Job
 from sapiens_ray.sources import Reading, video_table
-from sapiens_ray.sources.video import SOURCE
-from sapiens_ray.sources.video_streams import Watched
+from sapiens_ray.sources.video import SAME_TIME, SOURCE
+from sapiens_ray.sources.video_streams import Watched, missing_at_the_end
 from sapiens_ray.sources.video_table import read_table
 from sapiens_ray.units import Done
 from tests.sources.drain import drain
@@ -36,6 +36,7 @@ from tests.videos import (
 )
 
 COUNT = 36
+JOB = {"input": {"uri": "a.mp4"}, "output": {"uri": "out"}, "tasks": [{"task": "seg", "checkpoint": "x.pt2"}]}
 OPEN_GOP = {"x264-params": "open-gop=1:scenecut=0"}
 # The container and codec, with what is hard about each.
 KINDS = {
@@ -47,6 +48,7 @@ KINDS = {
     "asp.mkv": ("mpeg4", {}, {}),
     "hevc.mp4": ("libx265", {}, {}),
     "vp9.webm": ("libvpx-vp9", {}, {}),
+    "vp8.webm": ("libvpx", {}, {}),
     "vp9.mp4": ("libvpx-vp9", {}, {}),
     "no_cues.mkv": ("libx264", {}, {"live": "1"}),
 }
@@ -142,8 +144,9 @@ def test_headers_alone_tell_what_the_whole_file_tells(videos, name):
     """The table of an MP4 file is read without its frames; packets with their content say the same."""
     reads = Counting(videos[name].read_bytes())
     table = read_table(Watched(reads), lambda: None)
-    inside = sum(size for _, _, size in packets(videos[name]))
-    assert max(start for start, _ in reads.spans) <= len(reads.getvalue()) and inside > 0
+    stored = packets(videos[name])
+    first, last = min(start for _, start, _ in stored), max(start + size for _, start, size in stored)
+    assert reads.spans and not [start for start, _ in reads.spans if first <= start < last]
     full = video_table._read(Watched(io.BytesIO(videos[name].read_bytes())), lambda: None)
     for field in ("times", "times_stored", "stored", "positions", "numbers"):
         assert np.array_equal(getattr(table, field), getattr(full, field)), field
@@ -258,6 +261,150 @@ def test_a_damaged_packet_costs_the_frames_that_need_it(videos, whole, tmp_path,
         for start in (0, 5, 18, 25):
             again, _ = read(path, Done(((0, start),)))
             assert [image.data for image in again] == [image.data for image in found[start:]], (broken, start)
+
+
+def damaged(path, source, packet, skip=0, count=None):
+    """Write a video with noise in a packet. skip: bytes at its start that stay. count: of noise; default: to its end."""
+    data, (_, position, size) = bytearray(source.read_bytes()), packets(source)[packet]
+    start = position + skip
+    stop = position + size if count is None else start + count
+    data[start:stop] = np.random.default_rng(packet).integers(0, 256, stop - start, np.uint8).tobytes()
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("name", ["plain.mp4", "open.mp4", "asp.mkv"])
+def test_frames_behind_damage_do_not_depend_on_where_reading_began(videos, whole, tmp_path, name):
+    """Noise in packets of two groups of pictures: what is readable before, between and behind them is as it was."""
+    header = 24 if name.endswith("mkv") else 8  # of the block; the length of the first NAL unit stays
+    for seed, (first, second) in enumerate([(2, 17), (12, 30), (14, 26)]):
+        path = damaged(tmp_path / name, videos[name], first, header)
+        data, (_, position, size) = bytearray(path.read_bytes()), packets(videos[name])[second]
+        noise = np.random.default_rng(seed).integers(0, 256, size - header, np.uint8)
+        data[position + header : position + size] = noise.tobytes()
+        path.write_bytes(data)
+        found, total = read(path)
+        assert total == COUNT and any(image.error for image in found)
+        for start in range(1, COUNT, 3):
+            again, _ = read(path, Done(((0, start),)))
+            assert [image.data for image in again] == [image.data for image in found[start:]], (first, second, start)
+
+
+def test_one_damaged_packet_does_not_cost_the_keyframes_behind_it(videos, whole, tmp_path):
+    """A decoder of MPEG-4 that has read a wrong header refuses all packets from then on."""
+    expected = [image.data for image in whole["asp.mkv"][0]]
+    source = videos["asp.mkv"]
+    _, position, size = packets(source)[12]
+    data = bytearray(source.read_bytes())
+    begin = data.index(b"\0\0\1\xb6", position)
+    data[begin : begin + 12] = b"\0\0\1\x20\xff\xff\xff\xff\xff\xff\xff\xff"  # a header of other pictures
+    path = tmp_path / "asp.mkv"
+    path.write_bytes(data)
+    found, _ = read(path)
+    bad = [image.index for image in found if image.error]
+    assert bad and min(bad) >= 9 and max(bad) < 24, bad
+    assert [image.data for image in found[24:]] == expected[24:]
+    keys, _ = read(path, keyframes=True)
+    assert [(one.extra["frame"], one.data) for one in keys if one.error is None] == [
+        (number, expected[number]) for number in (0, 24, 35)
+    ]
+
+
+def test_a_damaged_keyframe_of_vp8(videos, whole, tmp_path):
+    """Its decoder takes what is no keyframe for one that needs earlier frames, and goes on from them."""
+    expected = [image.data for image in whole["vp8.webm"][0]]
+    source = videos["vp8.webm"]
+    data, (_, position, size) = bytearray(source.read_bytes()), packets(source)[12]
+    begin = data.index(b"\x9d\x01\x2a", position) - 3
+    data[begin] |= 1  # "predicted"
+    path = tmp_path / "vp8.webm"
+    path.write_bytes(data)
+    found, total = read(path)
+    assert total == COUNT + 1
+    assert [(one.image_id, one.error.message) for one in found if one.error and one.error.kind == "shard_damaged"] == [
+        ("vp8.webm", "a keyframe is damaged")
+    ]
+    frames = [image for image in found if "frame" in image.extra]
+    assert [image.extra["frame"] for image in frames if image.error] == list(range(12, 24))
+    assert all(image.data == expected[image.extra["frame"]] for image in frames if image.error is None)
+    for start in (1, 14, 20, 26):
+        assert [one.data for one in read(path, Done(((0, start),)))[0]] == [one.data for one in found[start:]]
+
+
+def test_frames_of_intra_refresh_are_decoded_with_those_before(tmp_path):
+    """They are marked as keyframes, and none of them is stored whole."""
+    options = {"g": "12", "bf": "0", "x264-params": "intra-refresh=1:keyint=12"}
+    path = write_video(tmp_path / "refresh.mkv", 40, options=options)
+    expected = [image.data for image in read(path)[0]]
+    assert None not in expected
+    keys, _ = read(path, keyframes=True)
+    assert [image.extra["frame"] for image in keys] == [0, 12, 24, 36]
+    assert [image.data for image in keys] == [expected[number] for number in (0, 12, 24, 36)]
+
+
+def test_no_decoder_is_one_row(videos, tmp_path):
+    data = videos["plain.mp4"].read_bytes()
+    path = tmp_path / "encrypted.mp4"
+    path.write_bytes(data.replace(b"avc1\0\0\0\0\0\0", b"encv\0\0\0\0\0\0"))
+    (image,), total = read(path)
+    assert (image.image_id, image.error.kind, total) == ("encrypted.mp4", "shard_damaged", 1)
+    assert image.error.message == "no decoder for its video track: encrypted, of an unknown codec, or damaged"
+    assert SOURCE.count(str(path), Reading()) == 1
+
+
+@pytest.mark.parametrize("behind", [b"SEFH\x6b\0\0\0\x01\0\0\0SEFT", b"\x7f\xff\xff\xffSEFTabcd", b"TAG" + b"x" * 125])
+def test_text_behind_a_whole_file_is_no_damage(videos, tmp_path, behind):
+    path = tmp_path / "trailer.mov"
+    path.write_bytes(videos["start.mov"].read_bytes() + behind)
+    found, total = read(path)
+    assert total == COUNT and not [image for image in found if image.error]
+
+
+def test_the_end_of_a_file_of_many_boxes(videos):
+    """Walking them is a sign of life, and a cut fragment is found behind more of them than a plain file has."""
+    told = []
+    stream = io.BytesIO(videos["plain.mp4"].read_bytes() + b"\0\0\0\x08free" * 5000 + b"\0\0\1\0moof")
+    message = missing_at_the_end(Watched(stream), lambda: told.append(1))
+    assert message == "the file is cut off: 248 bytes are missing at its end" and len(told) == 5
+
+
+def test_larger_frames_than_max_pixels_are_not_decoded(videos, tmp_path, monkeypatch):
+    width, height = SIZE
+    assert [image.error for image in read(videos["plain.mp4"], max_pixels=width * height)[0]] == [None] * COUNT
+    two = write_two_sizes(tmp_path / "two.webm", [SIZE, (320, 192)])
+    kinds = [image.error and image.error.kind for image in read(two, max_pixels=width * height)[0]]
+    assert kinds == [None] * 6 + ["too_large"] * 6
+    monkeypatch.setattr("sapiens_ray.sources.video_frames._Decoder", None)
+    found, total = read(videos["plain.mp4"], max_pixels=width * height - 1)
+    assert total == COUNT and {image.error.kind for image in found} == {"too_large"}
+    assert found[0].error.message == "160x96 pixels are more than max_pixels = 15359"
+    assert Job.parse(JOB | {"max_pixels": 99}).reading.max_pixels == 99
+
+
+def test_frames_with_the_time_of_another_one_are_told(tmp_path):
+    """Matroska counts in milliseconds: of 2000 frames per second, every second one has the time of the one before."""
+    path = write_video(tmp_path / "fast.mkv", 40, times=range(40), time_base=Fraction(1, 2000), options={"bf": "0"})
+    found, total = read(path)
+    assert total == len({time for time, _, _ in packets(path)}) < len(packets(path))
+    assert {image.note for image in found} == {SAME_TIME}
+    assert not any(image.note for image in read(write_video(tmp_path / "slow.mkv", 4))[0])
+
+
+def test_damaged_places_have_names_of_their_own(tmp_path):
+    source = write_video(
+        tmp_path / "a.mkv", 60, options={"bf": "0", "g": "6"}, container={"cluster_time_limit": "300"}
+    )
+    data = bytearray(source.read_bytes())
+    for packet in (20, 40):
+        position = packets(source)[packet][1]
+        data[position - 16 : position + 10] = bytes(26)
+    path = tmp_path / "b.mkv"
+    path.write_bytes(data)
+    found, total = read(path)
+    places = [image for image in found if image.error and image.error.kind == "shard_damaged"]
+    assert [image.image_id for image in places] == ["b.mkv", "b.mkv#2"]
+    (again,) = [one for one in read(path, Done(((0, places[1].index),)))[0] if "#" in one.image_id]
+    assert (again.index, again.image_id) == (places[1].index, "b.mkv#2")
 
 
 def test_a_failing_storage_is_not_damage(videos, monkeypatch):
