@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from av import Packet
     from av.video.stream import VideoStream
 
-# RFC 6386, 9.1: bits of the first byte of a VP8 frame, and what follows the third byte of a frame that is stored whole.
-VP8_PREDICTED, VP8_SHOWN = 0x01, 0x10
-VP8_START = b"\x9d\x01\x2a"
+VP8_SHOWN = 0x10  # a bit of the first byte of a VP8 frame (RFC 6386, 9.1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,14 +145,8 @@ def _read(stream: Watched, progress: Callable[[], None]) -> FrameTable | None:
             times.append(int(packet.pts or 0))
             durations.append(int(packet.duration or 0))
             positions.append(_position(packet))
-            is_key, hidden = packet.is_keyframe, packet.is_discard
-            if is_vp8 and whole:
-                head = memoryview(packet)[:6].tobytes()
-                hidden = hidden or not head[0] & VP8_SHOWN
-                if is_key and (head[0] & VP8_PREDICTED or head[3:] != VP8_START):
-                    is_key = False  # its decoder would not notice, and mix what it had before into what follows
-                    breaks.setdefault(len(times) - 1, "a keyframe is damaged")
-            keys.append(is_key)
+            keys.append(packet.is_keyframe)
+            hidden = packet.is_discard or (is_vp8 and whole and not bytes(packet)[0] & VP8_SHOWN)
             shown.append(not hidden)
             if len(times) % TELL_EVERY == 0:
                 progress()
