@@ -136,8 +136,8 @@ class IterableLabelDataset(torch.utils.data.IterableDataset[Any]):
     """The rows of a `LabelDataset` one after the other: each is read once by all workers of all ranks together.
 
     shuffle: row groups come in random order, and rows leave a buffer at random. seed: of the order; with `set_epoch`
-        every epoch has another one. buffer: rows that each worker holds, encoded, but not more than 512 MB; it also holds
-        one row group.
+        every epoch has another one. buffer: rows that each worker holds, encoded, but not more than 512 MB; it also
+        holds one row group.
     even: all ranks get the same number of rows, as DistributedDataParallel needs; up to world_size - 1 rows are left
         out of an epoch, other ones in each if they are shuffled.
     rank, world_size: by default those of torch.distributed, if it is initialised.

@@ -46,8 +46,9 @@ def export_video(source: Folder, target: Folder, options: Options | None = None)
     """Write `<column>/<video>.mp4` for every video and every task with pictures. Sound is not in it.
 
     A picture is shown from the time of its frame on, counted from the first frame with a row, until the next one: rates
-    that vary are kept. It is written again every three hours, and for a week at most, as MP4 files need. A frame without a picture (an error row, or one that was not drawn) shows the one before; before
-    the first picture the video is black. Other sizes than that of the first picture are fitted into it.
+    that vary are kept. It is written again every three hours, as MP4 files need, and shown for a week at most. A frame
+    without a picture (an error row, or one that was not drawn) shows the one before; before the first picture the video
+    is black. Other sizes than that of the first picture are fitted into it.
     Raises OutputError if there are no frames or no pictures, ConfigError for an option that makes no sense.
     """
     given = dict(options or {})

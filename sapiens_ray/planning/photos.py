@@ -43,9 +43,9 @@ class PlannedPhotos:
     def of_shard(self, number: int, indices: Sequence[int]) -> Iterator[Encoded]:
         """The photos of a shard with these indices, ascending. A photo that is gone or damaged has an `error`.
 
-        A tar is read from its start to the last of them. Of a video, the times of its frames are kept for the next call.
-        Raises InputError for a tar or Parquet file that changed
-        since it was labelled, and StorageError if the storage fails.
+        A tar is read from its start to the last of them. Of a video, the times of frames are kept for the next call.
+        Raises InputError for a tar or Parquet file that changed since it was labelled, and StorageError if the storage
+        fails.
         """
         if not indices:
             return

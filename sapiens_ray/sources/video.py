@@ -37,7 +37,8 @@ class Videos(ShardSource):
         """The chosen frames of a video, as BMP files: uncompressed, since PNG would take more time than decoding.
 
         image_id is `<shard>/<number of the frame>`. A place where the file is damaged is an image of the name of the
-        shard (the second one with `#2` behind it, and so on), with an error; frames that cannot be decoded have one each. A file that is no video is one such image.
+        shard (the second one with `#2` behind it, and so on), with an error; frames that cannot be decoded have one
+        each. A file that is no video is one such image.
         """
         with storage.open_read(uri, reading.storage_options) as raw:
             stream = Watched(raw)

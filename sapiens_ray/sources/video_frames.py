@@ -12,9 +12,9 @@ from sapiens_ray.sources.video_table import FrameTable, is_stored_frame
 
 if TYPE_CHECKING:
     import av
+    from av.video.stream import VideoStream
 
     from sapiens_ray.sources.base import Reading
-    from av.video.stream import VideoStream
 
 MOST_KEPT = 16  # frames that a decoder of H.264 keeps
 MOST_DELAY = 32  # packets after its own that a decoder may need before it gives a frame; H.264 and HEVC have up to 16
@@ -137,8 +137,8 @@ class _Spoiled(NamedTuple):
 
 class _Decoder:
     """Decodes frames. Where a packet cannot be decoded, or packets are missing, the frames after it are predicted from
-    pixels that are made up. None of these is given, up to the next packet from which decoding can start. There, decoding
-    is started as for a reader who begins there, so that frames behind damage do not depend on where reading began.
+    pixels that are made up. None of these is given, up to the next packet from which decoding can start. It is started
+    as for a reader who begins there, so that frames behind damage do not depend on where reading began.
 
     _ready: decoded frames that were not asked for yet. _sent: the frames whose packets were decoded, and that did not
     come yet. _spoiled: what damage was found. _damaged: whether any was since decoding started. _start: the packet at

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # The first box of an MP4 or MOV file; the first bytes of Matroska and WebM.
 BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
-# Boxes with headers and frames. Cameras add text behind the last box, whose first bytes may look like the length of one.
+# Boxes with headers and frames. Cameras add text behind the last box; its first bytes may look like the length of one.
 NEEDED = (b"moov", b"mdat", b"moof")
 EBML = b"\x1a\x45\xdf\xa3"
 SEGMENT = b"\x18\x53\x80\x67"
@@ -161,8 +161,9 @@ def _contents(stream: Watched) -> list[tuple[int, int]]:
 
 
 def missing_at_the_end(stream: Watched, progress: Callable[[], None]) -> str:
-    """What a file lacks at its end, in words; empty if it is whole, or does not say how long it is. progress: called now
-    and then."""
+    """What a file lacks at its end, in words; empty if it is whole, or does not say how long it is.
+
+    progress: called now and then."""
     end = 0
     for number, (kind, _, stop) in enumerate(itertools.islice(_boxes(stream), MOST_FRAGMENTS), 1):
         if kind in NEEDED:

@@ -16,8 +16,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sapiens_ray.sources.video_streams import (
-    TELL_EVERY, HeadersOnly, Watched, missing_at_the_end, open_video, quoting, taken,
-)  # fmt: skip
+    TELL_EVERY,
+    HeadersOnly,
+    Watched,
+    missing_at_the_end,
+    open_video,
+    quoting,
+    taken,
+)
 
 if TYPE_CHECKING:
     from av import Packet

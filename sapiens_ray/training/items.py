@@ -115,8 +115,8 @@ class ItemMaker:
 
 
 def _plain(cell: Any, kind: pa.DataType) -> Any:
-    """A value of a column that is neither a map nor persons. Floats that are null are NaN, which can be batched. Lists of
-    integers with a null, or with one that is too large for int64, stay lists."""
+    """A value of a column that is neither a map nor persons. Floats that are null are NaN, which can be batched. Lists
+    of integers with a null, or with one that is too large for int64, stay lists."""
     if pa.types.is_floating(kind):
         return math.nan if cell is None else cell
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)

@@ -361,16 +361,14 @@ def test_frames_with_the_time_of_another_one_are_told(tmp_path):
 
 
 def test_damaged_places_have_names_of_their_own(tmp_path):
-    source = write_video(
-        tmp_path / "a.mkv", 60, options={"bf": "0", "g": "6"}, container={"cluster_time_limit": "300"}
-    )
+    source = write_video(tmp_path / "a.mkv", 60, options={"bf": "0", "g": "6"}, container={"cluster_time_limit": "300"})
     data = bytearray(source.read_bytes())
     for packet in (20, 40):
         position = packets(source)[packet][1]
         data[position - 16 : position + 10] = bytes(26)
     path = tmp_path / "b.mkv"
     path.write_bytes(data)
-    found, total = read(path)
+    found, _ = read(path)
     places = [image for image in found if image.error and image.error.kind == "shard_damaged"]
     assert [image.image_id for image in places] == ["b.mkv", "b.mkv#2"]
     (again,) = [one for one in read(path, Done(((0, places[1].index),)))[0] if "#" in one.image_id]
