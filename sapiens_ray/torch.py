@@ -39,6 +39,7 @@ __all__ = ["IterableLabelDataset", "LabelDataset", "collate"]
 
 Transform = Callable[[Item], Any]
 BUFFER = 128  # rows, encoded
+BUFFER_BYTES = 512 << 20  # of the rows in a buffer: frames of videos are not compressed
 
 
 class LabelDataset(torch.utils.data.Dataset[Any]):
@@ -67,7 +68,7 @@ class LabelDataset(torch.utils.data.Dataset[Any]):
 
     A row group of the output, some 64 to 1000 rows, is read whole for one row. So read in order, or shuffle with
     `iterable`. Raises OutputError if there are no rows, ConfigError for wrong columns and conditions. Items raise
-    InputError for a photo that is gone or changed.
+    InputError for a photo that is gone, or of another size than was labelled.
     """
 
     def __init__(
@@ -135,7 +136,8 @@ class IterableLabelDataset(torch.utils.data.IterableDataset[Any]):
     """The rows of a `LabelDataset` one after the other: each is read once by all workers of all ranks together.
 
     shuffle: row groups come in random order, and rows leave a buffer at random. seed: of the order; with `set_epoch`
-        every epoch has another one. buffer: rows that each worker holds, encoded; it also holds one row group.
+        every epoch has another one. buffer: rows that each worker holds, encoded, but not more than 512 MB; it also
+        holds one row group.
     even: all ranks get the same number of rows, as DistributedDataParallel needs; up to world_size - 1 rows are left
         out of an epoch, other ones in each if they are shuffled.
     rank, world_size: by default those of torch.distributed, if it is initialised.
@@ -155,6 +157,10 @@ class IterableLabelDataset(torch.utils.data.IterableDataset[Any]):
     ) -> None:
         if (rank is None) != (world_size is None):
             raise TypeError("give both rank and world_size, or neither")
+        if rank is not None and world_size is not None and not 0 <= rank < world_size:
+            raise ValueError(f"rank={rank}, world_size={world_size}: ranks are counted from 0 to world_size - 1")
+        if seed < 0:
+            raise ValueError(f"seed={seed}: should be 0 or more")
         if buffer < 1:
             raise ValueError(f"buffer={buffer}: should be 1 or more rows")
         self._labels = labels
@@ -181,7 +187,7 @@ class IterableLabelDataset(torch.utils.data.IterableDataset[Any]):
         rows: Iterator[tuple[Row, bytes | None]] = (row for part in parts for row in self._labels._rows(*part))
         if self._shuffle:
             number = reader.rank * reader.workers + reader.worker
-            rows = shuffled(rows, self._buffer, np.random.default_rng([*key, number]))
+            rows = shuffled(rows, self._buffer, np.random.default_rng([*key, number]), _bytes_of, BUFFER_BYTES)
         return self._labels._items(rows)
 
     def _rank(self) -> tuple[int, int]:
@@ -205,8 +211,20 @@ def _checked(size: Size) -> Size:
     raise ValueError(f"size={size!r}: should be (height, width), 'original' or None")
 
 
+def _bytes_of(item: tuple[Row, bytes | None]) -> int:
+    """The bytes of a row with its photo: those of its maps, and of what else is text or bytes."""
+    row, photo = item
+    return len(photo or b"") + sum(_size_of(cell) for cell in row.values())
+
+
+def _size_of(cell: Any) -> int:
+    if isinstance(cell, dict):
+        return sum(map(_size_of, cell.values()))
+    return len(cell) if isinstance(cell, bytes | str) else 8 * len(cell) if isinstance(cell, list) else 8
+
+
 def _photo_of(row: Row, image: Encoded | None) -> bytes:
-    """The bytes of the photo of a row. Raises InputError if it cannot be read again, or is another one."""
+    """The bytes of the photo of a row. Raises InputError if it cannot be read again, or has another size."""
     if image is not None and image.data is not None and is_photo_of(image.data, row["width"], row["height"]):
         return image.data
     why = "is another one than was labelled" if image is not None and image.error is None else "cannot be read again"

@@ -25,6 +25,7 @@ NTSC = Fraction(30000, 1001)
 GROUPS = {
     "libx264": {"g": "12", "bf": "3", "preset": "veryfast", "sc_threshold": "0"},
     "libx265": {"g": "12", "preset": "ultrafast", "x265-params": "log-level=none:pools=1:bframes=3:keyint=12"},
+    "libvpx": {"g": "12", "deadline": "realtime", "cpu-used": "8"},
     "libvpx-vp9": {"g": "12", "deadline": "realtime", "cpu-used": "8"},
     "mpeg4": {"g": "12", "bf": "2", "sc_threshold": "1000000000"},
 }
@@ -116,10 +117,12 @@ def packets(path: Path) -> list[tuple[int, int, int]]:
         return [(one.pts, one.pos, one.size) for one in file.demux(video=0) if one.size]
 
 
-def read(path: Path, done: Done = NOTHING, **options: object) -> tuple[list[Encoded], int]:
+def read(
+    path: Path, done: Done = NOTHING, max_pixels: int | None = None, **options: object
+) -> tuple[list[Encoded], int]:
     """What the source makes of a video, and how many images it says there are."""
     video = VideoOptions.model_validate(options) if options else None
-    return drain(SOURCE.read(str(path), path.name, done, Reading(video=video)))
+    return drain(SOURCE.read(str(path), path.name, done, Reading(video=video, max_pixels=max_pixels)))
 
 
 def pixels(image: Encoded) -> np.ndarray:

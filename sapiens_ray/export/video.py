@@ -22,6 +22,7 @@ from sapiens_ray.imaging.video_pixels import BT709, LIMITED, to_frame
 from sapiens_ray.output.layout import PICTURES
 from sapiens_ray.output.reading import iterate_rows, labels_of, schema_in
 from sapiens_ray.output.where import ChosenRows
+from sapiens_ray.sources.video import COLUMNS as FRAMES
 from sapiens_ray.sources.video_streams import pyav
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import Row
@@ -36,6 +37,8 @@ COLUMN = Option("column", "only the pictures of this task; default: of every tas
 QUALITY = {"h264": {"crf": "20", "bf": "0"}, "vp9": {"crf": "30", "b": "0", "cpu-used": "4", "row-mt": "1"}}
 TICKS = Fraction(1, 90_000)  # a second has a whole number of them for all common rates of 1001
 PIXELS = 1 << 28  # of a picture
+LONGEST = 3 * 3600 * 90_000  # ticks of a frame: MP4 files hold 31 bits
+MOST_REPEATS = 56  # of a frame: a week. Where one is shown longer, time stamps are wrong
 COLUMNS = ["image_id", "shard", "frame", "time_s", "error_kind", "visualization"]
 
 
@@ -43,8 +46,9 @@ def export_video(source: Folder, target: Folder, options: Options | None = None)
     """Write `<column>/<video>.mp4` for every video and every task with pictures. Sound is not in it.
 
     A picture is shown from the time of its frame on, counted from the first frame with a row, until the next one: rates
-    that vary are kept. A frame without a picture (an error row, or one that was not drawn) shows the one before; before
-    the first picture the video is black. Other sizes than that of the first picture are fitted into it.
+    that vary are kept. It is written again every three hours, as MP4 files need, and shown for a week at most. A frame
+    without a picture (an error row, or one that was not drawn) shows the one before; before the first picture the video
+    is black. Other sizes than that of the first picture are fitted into it.
     Raises OutputError if there are no frames or no pictures, ConfigError for an option that makes no sense.
     """
     given = dict(options or {})
@@ -52,7 +56,8 @@ def export_video(source: Folder, target: Folder, options: Options | None = None)
     there = [name for name, encoder in ENCODERS.items() if encoder in pyav().codecs_available]
     if codec not in there:
         raise ConfigError(f"--codec {codec}: this FFmpeg cannot write it; it can write {', '.join(there)}")
-    if "frame" not in schema_in(source).names:
+    schema = schema_in(source)
+    if any(name not in schema.names or schema.field(name).type != kind for name, kind in FRAMES.items()):
         raise OutputError(f"{source.uri} holds no frames of videos: its input was none; see `input.format: video`")
     columns = [labels.column for labels in labels_of(source)]
     if wanted is not None and wanted not in columns:
@@ -96,7 +101,7 @@ class _Counts:
 
 
 def _frames(source: Folder) -> Iterator[Row]:
-    return (row for row in iterate_rows(source, COLUMNS) if row["frame"] is not None)
+    return (row for row in iterate_rows(source, COLUMNS) if None not in (row["frame"], row["time_s"]))
 
 
 def _video_of(row: Row) -> str:
@@ -106,7 +111,7 @@ def _video_of(row: Row) -> str:
 def _video_names(source: Folder) -> dict[str, str]:
     """The file name, without ending, of every video; the same whichever rows a condition chooses."""
     every = Folder(source.uri, source.options) if isinstance(source, ChosenRows) else source
-    rows = (row for row in iterate_rows(every, ["image_id", "frame"]) if row["frame"] is not None)
+    rows = (row for row in iterate_rows(every, ["image_id", *FRAMES]) if None not in (row["frame"], row["time_s"]))
     videos = dict.fromkeys(_video_of(row) for row in rows)
     names = Names(videos)
     return {video: names.of(video)[0] for video in videos}
@@ -177,20 +182,29 @@ class _Film:
         codec_context.time_base, codec_context.colorspace, codec_context.color_range = TICKS, BT709, LIMITED
         codec_context.flags |= pyav().codec.context.Flags.frame_duration  # else the last frame has none
         self._at, self._gap = -1, round(1 / (25 * TICKS))
+        self._left_out = 0  # ticks of gaps that were shortened
         self._last: VideoFrame | None = None
 
     def show(self, picture: np.ndarray, seconds: float) -> None:
         """Show a picture from this time on."""
-        self._encode(to_frame(_fitted(picture, self._width, self._height)), round(seconds / TICKS))
+        self._encode(to_frame(_fitted(picture, self._width, self._height)), round(seconds / TICKS) - self._left_out)
 
     def hold(self, seconds: float) -> None:
         """Show the last picture until this time at least."""
-        at = round(seconds / TICKS)
+        at = round(seconds / TICKS) - self._left_out
         if self._last is not None and at > self._at:
             self._encode(self._last, at)
 
     def _encode(self, frame: VideoFrame, at: int) -> None:
         at = max(at, self._at + 1)  # rows of frames with equal times
+        if self._last is not None:
+            wrong = max(0, at - self._at - MOST_REPEATS * LONGEST)
+            at, self._left_out = at - wrong, self._left_out + wrong
+            while at - self._at > LONGEST:
+                self._send(self._last, self._at + LONGEST)
+        self._send(frame, at)
+
+    def _send(self, frame: VideoFrame, at: int) -> None:
         if self._at >= 0:
             self._gap = at - self._at
         frame.pts, frame.time_base, frame.duration = at, TICKS, self._gap

@@ -11,7 +11,7 @@ import re
 import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -36,6 +36,7 @@ _SIGNATURES = (
 )  # fmt: skip
 
 MAX_SIDE = 1 << 20
+ORIENTATION, QUARTERS = 0x0112, (5, 6, 7, 8)  # of EXIF, and its values that swap width and height
 EXACT_IN_FLOAT32 = 1 << 24  # integers up to this one
 # The formats that Pillow may try on untrusted bytes: formats of OpenCV whose headers it parses in Python. For WebP and
 # AVIF it would start a decoder, which may crash.
@@ -92,8 +93,47 @@ def header_size(data: bytes | memoryview) -> tuple[int, int] | None:
     return size or _size_without_pillow(bytes(data[:4096]))
 
 
+def shown_size(data: bytes | memoryview) -> tuple[int, int] | None:
+    """(width, height) of the image that `decode` gives: after EXIF rotation, without decoding; None if unknown."""
+    size = header_size(data)
+    return size[::-1] if size is not None and _is_turned(data) else size
+
+
+def _is_turned(data: bytes | memoryview) -> bool:
+    """Whether OpenCV turns an image by a quarter. It does not turn AVIF, and Pillow's size of a TIFF is turned."""
+    head = bytes(data[:16])
+    try:
+        found = None
+        if head.startswith((b"\xff\xd8", b"\x89PNG")):
+            found = _with_pillow(head, io.BytesIO(data), lambda image: image.info.get("exif"))
+        elif head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+            found = _webp_exif(data)
+        exif = Image.Exif()
+        exif.load(found or b"")
+        return exif.get(ORIENTATION) in QUARTERS
+    except Exception:  # Pillow raises many kinds of errors on broken headers
+        return False
+
+
+def _webp_exif(data: bytes | memoryview) -> bytes | None:
+    """The EXIF chunk of a WebP file (RFC 9649, 2.3: chunks have a kind, a length and padding to an even length)."""
+    at = 12
+    while at + 8 <= len(data):
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        if bytes(data[at : at + 4]) == b"EXIF":
+            return bytes(data[at + 8 : at + 8 + length])
+        at += 8 + length + length % 2
+    return None
+
+
 def _pillow_size(head: bytes, file: io.BytesIO) -> tuple[int, int] | None:
-    """The size that the first of Pillow's formats that accepts the file reads from its header.
+    """The size that Pillow reads from the header of a file."""
+    size = _with_pillow(head, file, lambda image: image.size)
+    return None if size is None else (int(size[0]), int(size[1]))
+
+
+def _with_pillow(head: bytes, file: io.BytesIO, ask: Callable[[Any], Any]) -> Any:
+    """What `ask` tells of the image that the first of Pillow's formats that accepts the file opens; None if none does.
 
     The formats are called directly: `Image.open` compares the size with a limit of its own, which is global.
     """
@@ -107,8 +147,7 @@ def _pillow_size(head: bytes, file: io.BytesIO) -> tuple[int, int] | None:
             with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):  # as Image.open does
                 factory: Any = Image.OPEN[name][0]
                 with factory(file, "") as image:
-                    width, height = image.size
-                    return int(width), int(height)
+                    return ask(image)
     return None
 
 

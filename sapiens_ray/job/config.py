@@ -316,6 +316,7 @@ class Job(Section):
             self.input.storage_options,
             self.label_fields,
             self.input.video,
+            max_pixels=self.max_pixels,
         )
 
     def public_dict(self) -> Settings:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from sapiens_ray.errors import OutputError
-from sapiens_ray.imaging.images import header_size
+from sapiens_ray.imaging.images import shown_size
 from sapiens_ray.job.config import Job
 from sapiens_ray.output.layout import JOB_FILE
 from sapiens_ray.output.record import read_record
@@ -37,14 +37,15 @@ class PlannedPhotos:
         self._output = Folder(output.uri, output.options)  # all rows of it
         # As the job read them, so that images have the same numbers.
         reading = readable_columns(Job.parse(record["job"], output.join(JOB_FILE)).reading, plan.extra_schema)
-        self._reading = replace(reading, storage_options=output.options)
+        self._reading = replace(reading, storage_options=output.options, kept={})
         self._entries: tuple[int, list[Entry]] = (-1, [])  # of the shard of a folder or list that was read last
 
     def of_shard(self, number: int, indices: Sequence[int]) -> Iterator[Encoded]:
         """The photos of a shard with these indices, ascending. A photo that is gone or damaged has an `error`.
 
-        A tar is read from its start to the last of them. Raises InputError for a tar or Parquet file that changed
-        since it was labelled, and StorageError if the storage fails.
+        A tar is read from its start to the last of them. Of a video, the times of frames are kept for the next call.
+        Raises InputError for a tar or Parquet file that changed since it was labelled, and StorageError if the storage
+        fails.
         """
         if not indices:
             return
@@ -70,6 +71,5 @@ class PlannedPhotos:
 
 
 def is_photo_of(data: bytes | None, width: int, height: int) -> bool:
-    """Whether the bytes are an image of this size, which EXIF may rotate, and so the one that was labelled."""
-    size = None if data is None else header_size(data)
-    return size is not None and sorted(size) == sorted((width, height))
+    """Whether the bytes are an image of this size, as it is shown. Another image of the same size is not noticed."""
+    return data is not None and shown_size(data) == (width, height)

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -59,7 +59,8 @@ class Reading:
     passthrough: columns that are copied into the output. labels: columns with boxes and masks that tasks read.
     include: patterns of names; empty for all images. label_fields: the field of the job file that names each of
     `labels`. video: which frames of videos; None for all. progress: for a source to call now and then while it works
-    for long on one image.
+    for long on one image. max_pixels: of images that a source decodes itself; None for any number. kept: for readers
+    that read files several times, what a source wants to know of the last one; None for those that do not.
     """
 
     image_column: str | None = None
@@ -71,6 +72,8 @@ class Reading:
     label_fields: dict[str, str] = field(default_factory=dict)
     video: VideoOptions | None = None
     progress: Callable[[], None] = _no_progress
+    max_pixels: int | None = None
+    kept: dict[str, Any] | None = field(default=None, repr=False)
 
     def field_of(self, column: str) -> str:
         """The field of the job file that names one of the columns to read, for messages."""

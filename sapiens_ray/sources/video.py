@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
 
 from sapiens_ray import storage
 from sapiens_ray.errors import ImageError
-from sapiens_ray.imaging.images import encode_bmp
+from sapiens_ray.imaging.images import check_size, encode_bmp
 from sapiens_ray.imaging.video_pixels import FrameConverter
 from sapiens_ray.sources.base import READING_SETTINGS, Encoded, Images, Look, Reading, ShardSource
 from sapiens_ray.sources.video_frames import decoded
@@ -22,6 +22,7 @@ from sapiens_ray.units import Done
 
 COLUMNS = {"frame": pa.int64(), "time_s": pa.float64()}
 LARGEST_TO_COUNT = 256 << 20  # bytes: the frames of larger files are counted when they are read
+SAME_TIME = "some frames of videos have the same time as the one before; they have no rows"
 LOST = "the video is damaged here, or where a frame is that this one is predicted from"
 
 
@@ -36,16 +37,17 @@ class Videos(ShardSource):
         """The chosen frames of a video, as BMP files: uncompressed, since PNG would take more time than decoding.
 
         image_id is `<shard>/<number of the frame>`. A place where the file is damaged is an image of the name of the
-        shard, with an error; frames that cannot be decoded have one each. A file that is no video is one such image.
+        shard (the second one with `#2` behind it, and so on), with an error; frames that cannot be decoded have one
+        each. A file that is no video is one such image.
         """
         with storage.open_read(uri, reading.storage_options) as raw:
             stream = Watched(raw)
             try:
-                table = read_table(stream, reading.progress)
+                table = _table_of(uri, stream, reading)
                 items = Items(table, reading.video or VideoOptions())
             except DamagedVideoError as error:
                 if not done.has(0):
-                    yield damage(0, uri, shard_id, str(error))
+                    yield damage(0, uri, shard_id, 0, str(error))
                 return 1
             yield from _images(stream, table, items, uri, shard_id, done, reading)
         return len(items)
@@ -76,6 +78,17 @@ class Videos(ShardSource):
 
 
 SOURCE = Videos()
+
+
+def _table_of(uri: str, stream: Watched, reading: Reading) -> FrameTable:
+    """The table of a video: that of an earlier reading, if it was of the same file."""
+    kept = reading.kept or {}
+    if kept.get("video") == uri:
+        return cast(FrameTable, kept["table"])
+    table = read_table(stream, reading.progress)
+    if reading.kept is not None:
+        reading.kept.update(video=uri, table=table)
+    return table
 
 
 class Items:
@@ -109,25 +122,35 @@ def _images(
     left = [index for index in range(len(items)) if not done.has(index)]
     numbers = (items[index] for index in left if items[index] >= 0)
     whole = reading.video is not None and reading.video.keyframes
-    frames = decoded(stream, table, numbers, whole, reading.progress)
+    frames = decoded(stream, table, numbers, whole, reading)
     converter = FrameConverter() if left else None
     for index in left:
         number = items[index]
         if number < 0:
-            yield damage(index, uri, shard_id, items.texts[-1 - number])
+            yield damage(index, uri, shard_id, -1 - number, items.texts[-1 - number])
             continue
-        _, frame = next(frames)
         image = Encoded(index, f"{shard_id}/{number:08d}", f"{redact_uri(uri)}#{number}")
         image.extra = {"frame": number, "time_s": table.seconds(number)}
+        image.note = SAME_TIME if table.hidden else ""
         try:
+            _check_size(*table.size, reading)
+            _, frame = next(frames)
             if frame is None or converter is None:
                 raise ImageError("corrupt", LOST)
+            _check_size(frame.width, frame.height, reading)
             image.data = encode_bmp(converter.to_bgr(frame))
         except ImageError as error:
             image.error = error
         yield image
 
 
-def damage(index: int, uri: str, shard_id: str, text: str) -> Encoded:
-    """The row of a place where a file is damaged."""
-    return Encoded(index, shard_id, redact_uri(uri), error=ImageError("shard_damaged", text))
+def _check_size(width: int, height: int, reading: Reading) -> None:
+    """Raise ImageError for frames that are larger than the job allows."""
+    if reading.max_pixels is not None and width and height:
+        check_size(width, height, reading.max_pixels)
+
+
+def damage(index: int, uri: str, shard_id: str, place: int, text: str) -> Encoded:
+    """The row of a place where a file is damaged. place: 0 for the first one of the file."""
+    name = f"{shard_id}#{place + 1}" if place else shard_id
+    return Encoded(index, name, redact_uri(uri), error=ImageError("shard_damaged", text))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from sapiens_ray.sources.video_streams import Watched, open_video, pyav
@@ -14,24 +14,27 @@ if TYPE_CHECKING:
     import av
     from av.video.stream import VideoStream
 
+    from sapiens_ray.sources.base import Reading
+
 MOST_KEPT = 16  # frames that a decoder of H.264 keeps
 MOST_DELAY = 32  # packets after its own that a decoder may need before it gives a frame; H.264 and HEVC have up to 16
 NEAR = 64  # packets that are read and not decoded, where a seek would cost more
 
 
 def decoded(
-    stream: Watched, table: FrameTable, numbers: Iterable[int], whole: bool, progress: Callable[[], None]
+    stream: Watched, table: FrameTable, numbers: Iterable[int], whole: bool, reading: Reading
 ) -> Iterator[tuple[int, av.VideoFrame | None]]:
     """Each of these frames, ascending, with its number; None in place of one that cannot be decoded.
 
-    whole: the frames are all stored whole, and each is decoded alone. progress: called for every packet. Decoding
-    starts at the last packet before a frame from which it can start. Raises the exception of a failing storage.
+    whole: the frames are all stored whole, and each is decoded alone. reading: its `progress` is called for every
+    packet. Decoding starts at the last packet before a frame from which it can start. Raises the exception of a failing
+    storage.
     """
     waiting = iter(numbers)
     first = next(waiting, None)
     if first is None:
         return
-    with contextlib.closing(_Packets(stream, table, progress)) as packets:
+    with contextlib.closing(_Packets(stream, table, reading)) as packets:
         decoder = _Decoder(packets, table)
         for number in itertools.chain([first], waiting):
             yield number, decoder.alone(number) if whole else decoder.frame(number)
@@ -43,15 +46,16 @@ class _Packets:
     next: the index of the next packet.
     """
 
-    def __init__(self, stream: Watched, table: FrameTable, progress: Callable[[], None]) -> None:
-        self._stream, self._table, self._progress = stream, table, progress
+    def __init__(self, stream: Watched, table: FrameTable, reading: Reading) -> None:
+        self._stream, self._table, self._reading = stream, table, reading
         self._opened = contextlib.ExitStack()
         self._open()
 
     def _open(self) -> None:
         """Open the file, again where seeking in it fails: then every packet from its start on is read."""
         self._opened.close()
-        self._container, self._track = self._opened.enter_context(open_video(self._stream))
+        opened = open_video(self._stream, self._reading.max_pixels)
+        self._container, self._track = self._opened.enter_context(opened)
         self._demux()
         self.next = 0
 
@@ -77,7 +81,7 @@ class _Packets:
 
     def take(self) -> av.Packet[VideoStream] | None:
         """The next packet; None after the last one."""
-        self._progress()
+        self._reading.progress()
         packet = self._held or next(filter(is_stored_frame, self._coming), None)
         self._held = None
         if packet is None or self.next >= len(self._table.keys):
@@ -87,8 +91,11 @@ class _Packets:
         self.next += 1
         return packet
 
-    def go_to(self, index: int) -> None:
-        """Make the packet with this index the next one, and make the decoder forget what it knows."""
+    def go_to(self, index: int, anew: bool) -> None:
+        """Make the packet with this index the next one, and make the decoder forget what it knows. anew: also what it
+        keeps of damaged packets when its frames are flushed, by opening the file again."""
+        if anew:
+            self._open()
         if not 0 <= index - self.next <= NEAR:
             self._seek(index)
         while self.next < index and self.take() is not None:
@@ -130,11 +137,13 @@ class _Spoiled(NamedTuple):
 
 class _Decoder:
     """Decodes frames. Where a packet cannot be decoded, or packets are missing, the frames after it are predicted from
-    pixels that are made up. None of these is given, up to the next packet from which decoding can start.
+    pixels that are made up. None of these is given, up to the next packet from which decoding can start. It is started
+    as for a reader who begins there, so that frames behind damage do not depend on where reading began.
 
     _ready: decoded frames that were not asked for yet. _sent: the frames whose packets were decoded, and that did not
-    come yet. _spoiled: what damage was found. _from: the time at which decoding
-    started; frames before it may lack what they are predicted from.
+    come yet. _spoiled: what damage was found. _damaged: whether any was since decoding started. _start: the packet at
+    which it started; _from: the time of that packet, None for the first one. Frames before it may lack what they are
+    predicted from.
     """
 
     def __init__(self, packets: _Packets, table: FrameTable) -> None:
@@ -143,25 +152,32 @@ class _Decoder:
         self._sent: set[int] = set()
         self._spoiled: list[_Spoiled] = []
         self._from: int | None = None
-        self._ended = False
+        self._start, self._damaged, self._ended = 0, False, False
 
     def frame(self, number: int) -> av.VideoFrame | None:
         """A frame with a larger number than those before; None if it cannot be decoded."""
         table = self._table
         entry = table.entry(number)
         start = self._packets.start_for(entry)
-        if start > self._packets.next:
-            self._packets.go_to(start)
-            self._ready, self._sent, self._spoiled = {}, set(), []
-            self._from, self._ended = int(table.times_stored[start]), False
+        if start > self._packets.next or (self._damaged and start > self._start):
+            self._restart(start)
         self._ready = {one: frame for one, frame in self._ready.items() if one >= number}
         self._sent = {one for one in self._sent if one >= number}
         self._spoiled = [one for one in self._spoiled if one.stop >= entry]
         last = int(table.stored[number]) + MOST_DELAY
         while number not in self._ready and not self._ended and self._packets.next <= last:
             self._step(number)
-        frame = self._ready.pop(number, None)
-        return None if self._is_spoiled(int(table.stored[number])) else frame
+        frame, place = self._ready.pop(number, None), int(table.stored[number])
+        if frame is None:
+            self._spoil(place, place + 1)
+        return None if self._is_spoiled(place) else frame
+
+    def _restart(self, start: int) -> None:
+        """Decode from this packet on."""
+        self._packets.go_to(start, self._damaged)
+        self._ready, self._sent, self._spoiled = {}, set(), []
+        self._start, self._damaged, self._ended = start, False, False
+        self._from = int(self._table.times_stored[start]) if start else None
 
     def _step(self, number: int) -> None:
         """Decode the next packet. Frames before `number` are dropped."""
@@ -196,6 +212,7 @@ class _Decoder:
         """Give no frame of a packet and of those behind it, up to the first from `after` on to start at, nor those
         behind that one that are shown before it. Where the packet is itself one that is shown before the last one to
         start at, only its like may need it."""
+        self._damaged = True
         if self._is_spoiled(index):
             return
         table = self._table
@@ -213,9 +230,13 @@ class _Decoder:
         return any(one.start <= index and (index < one.stop or time < one.time) for one in self._spoiled)
 
     def alone(self, number: int) -> av.VideoFrame | None:
-        """A frame that is stored whole, decoded from its packet alone; None if it cannot be decoded."""
+        """A frame that is marked as stored whole, decoded from its packet alone; None if it cannot be decoded.
+
+        Some are not: H.264 with intra refresh marks frames from which a player can start, and is whole a little later.
+        They are decoded with those before them."""
         index = int(self._table.stored[number])
-        self._packets.go_to(index)
+        self._packets.go_to(index, self._damaged)
+        self._damaged = False
         packet = self._packets.take()
         try:
             codec = self._packets.codec
@@ -223,4 +244,9 @@ class _Decoder:
         except pyav().error.FFmpegError:
             frames = []
         time = int(self._table.times[number])
-        return next((frame for frame in frames if frame.pts == time and not frame.is_corrupt), None)
+        found = next((frame for frame in frames if frame.pts == time and not frame.is_corrupt), None)
+        if found is None:
+            self._damaged = True
+            self._restart(self._packets.start_for(self._table.entry(number)))
+            return self.frame(number)
+        return found

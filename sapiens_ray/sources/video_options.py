@@ -20,7 +20,8 @@ def seconds(value: object) -> Fraction:
     found = CLOCK.fullmatch(str(value))
     if found:
         hours, minutes, rest = found.groups()
-        return 3600 * int(hours or 0) + 60 * int(minutes) + Fraction(rest)
+        if Fraction(rest) < 60 and (hours is None or int(minutes) < 60):
+            return 3600 * int(hours or 0) + 60 * int(minutes) + Fraction(rest)
     number = None if isinstance(value, bool) else _number(value)
     if number is None or number < 0:
         raise ValueError("should be seconds, or a time such as '00:10:02.5'")
@@ -124,14 +125,21 @@ class VideoOptions(Section):
         return int(np.searchsorted(table.times, -(-ticks.numerator // ticks.denominator)))
 
     def _resampled(self, table: FrameTable, wanted: Fraction) -> np.ndarray:
-        """The frame that is shown at start, start + 1/fps, start + 2/fps, …, before the end; each once."""
+        """The frame that is shown at start, start + 1/fps, start + 2/fps, …, before the end; each once.
+
+        Every frame is asked for a point in its time: where time stamps are wrong, there may be any number of points.
+        """
         begin = max(seconds(self.start or 0) / table.time_base, Fraction(int(table.times[0])))
         end = Fraction(table.end)
         if self.end is not None:
             end = min(end, seconds(self.end) / table.time_base)
         step = 1 / (wanted * table.time_base)  # in units of the time base
-        count = max(0, -((begin - end) // step))  # points before the end
-        both = begin.denominator * step.denominator
-        at, by = int(begin * both), int(step * both)
-        points = np.fromiter(((at + number * by) // both for number in range(count)), np.int64, count)
-        return np.unique(np.searchsorted(table.times, points, side="right") - 1).astype(np.int64)
+        whole = begin.denominator * end.denominator * step.denominator
+        at, until, by = int(begin * whole), int(end * whole), int(step * whole)  # exact, of any size
+        stops = [*(time * whole for time in table.times.tolist()[1:]), until]  # a frame is shown up to the next one
+        found, point = [], at
+        for number, stop in enumerate(stops):
+            if point < min(stop, until):
+                found.append(number)
+                point = at + -((at - stop) // by) * by  # the first one that is not before `stop`
+        return np.array(found, np.int64)

@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 
 # The first box of an MP4 or MOV file; the first bytes of Matroska and WebM.
 BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
+# Boxes with headers and frames. Cameras add text behind the last box; its first bytes may look like the length of one.
+NEEDED = (b"moov", b"mdat", b"moof")
 EBML = b"\x1a\x45\xdf\xa3"
 SEGMENT = b"\x18\x53\x80\x67"
 MOST_BOXES = 64  # at the top level of a file that is not fragmented
+MOST_FRAGMENTS = 1 << 20  # boxes that are walked for the end of a file
+TELL_EVERY = 1000  # boxes or packets
 NOTHING = CRITICAL + 1  # a level of Python's logging
 Report = tuple[int, str, str]  # level, part of FFmpeg, text
 # The headers tell what is needed. FFmpeg would read up to five seconds more to guess rates, and what it reports of
 # damage in them would be lost.
 PROBE = {"probesize": "32", "analyzeduration": "0"}
+LARGEST_BLOCKS = 1 << 20  # pixels
 ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: the cover of an audio file
 
 
@@ -155,9 +160,16 @@ def _contents(stream: Watched) -> list[tuple[int, int]]:
     return found
 
 
-def missing_at_the_end(stream: Watched) -> str:
-    """What a file lacks at its end, in words; empty if it is whole, or does not say how long it is."""
-    end = max((stop for _, _, stop in _boxes(stream)), default=0)
+def missing_at_the_end(stream: Watched, progress: Callable[[], None]) -> str:
+    """What a file lacks at its end, in words; empty if it is whole, or does not say how long it is.
+
+    progress: called now and then."""
+    end = 0
+    for number, (kind, _, stop) in enumerate(itertools.islice(_boxes(stream), MOST_FRAGMENTS), 1):
+        if kind in NEEDED:
+            end = max(end, stop)
+        if number % TELL_EVERY == 0:
+            progress()
     stream.seek(0)
     head = stream.read(64 + 12)
     if head.startswith(EBML):
@@ -181,12 +193,13 @@ def _ebml_size(data: bytes, at: int) -> tuple[int | None, int]:
 
 
 @contextlib.contextmanager
-def open_video(stream: Watched) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(stream: Watched, max_pixels: int | None = None) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a video and choose its video track, with one thread for decoding.
 
     One thread, since then a packet that cannot be decoded says so at once, and not at some later one. The container is
     told by its first bytes and never guessed: FFmpeg would also read playlists, which name other files.
-    Raises DamagedVideoError, and the exception of a failing storage.
+    max_pixels: the decoder makes no frames of more than twice as many, whatever the stream says.
+    Raises DamagedVideoError, also for a codec that FFmpeg does not know, and the exception of a failing storage.
     """
     library = pyav()
     stream.seek(0)
@@ -212,6 +225,8 @@ def open_video(stream: Watched) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise DamagedVideoError("the file has no video track, only sound or other tracks")
         best = container.streams.best("video")
         track = best if best in tracks else tracks[0]
+        if track.codec_context is None:
+            raise DamagedVideoError("no decoder for its video track: encrypted, of an unknown codec, or damaged")
         for other in container.streams:
             if other is not track:
                 other.discard = library.stream.Discard.all
@@ -220,8 +235,11 @@ def open_video(stream: Watched) -> Iterator[tuple[InputContainer, VideoStream]]:
         # Errors are raised, and not hidden by pixels that are made up. `strict` is about H.264 alone: a decoder that
         # guesses how far frames are reordered drops some where it guessed wrong.
         track.codec_context.options = {
-            "err_detect": "explode", **({"strict": "strict"} if track.codec_context.name == "h264" else {}),
-        }  # fmt: skip
+            "err_detect": "explode",
+            **({"strict": "strict"} if track.codec_context.name == "h264" else {}),
+            # Codecs store whole blocks, so that small frames are stored larger than they are.
+            **({"max_pixels": str(2 * max_pixels + LARGEST_BLOCKS)} if max_pixels else {}),
+        }
         yield container, track
 
 

@@ -15,13 +15,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sapiens_ray.sources.video_streams import HeadersOnly, Watched, missing_at_the_end, open_video, quoting, taken
+from sapiens_ray.sources.video_streams import (
+    TELL_EVERY,
+    HeadersOnly,
+    Watched,
+    missing_at_the_end,
+    open_video,
+    quoting,
+    taken,
+)
 
 if TYPE_CHECKING:
     from av import Packet
     from av.video.stream import VideoStream
 
-TELL_EVERY = 1000  # packets
 VP8_SHOWN = 0x10  # a bit of the first byte of a VP8 frame (RFC 6386, 9.1)
 
 
@@ -33,7 +40,8 @@ class FrameTable:
     start there), positions (in the file; -1 if not known). Of frames, by their number: times (when they are shown,
     ascending), stored (the index of their packet). Times are int64 in units of `time_base`. end: when the last frame
     ends. numbers: of each packet, the number of its frame; -1 for a packet that shows nothing. breaks: where something
-    is missing or damaged in the file: the index of the next packet, and what is wrong there.
+    is missing or damaged in the file: the index of the next packet, and what is wrong there. size: width and height
+    that the header says; 0 if it does not. hidden: packets without a frame, since an earlier one has the same time.
     """
 
     time_base: Fraction
@@ -45,6 +53,8 @@ class FrameTable:
     numbers: np.ndarray
     end: int
     breaks: dict[int, str] = field(default_factory=dict)
+    size: tuple[int, int] = (0, 0)
+    hidden: int = 0
 
     def __len__(self) -> int:
         return len(self.times)
@@ -77,8 +87,8 @@ class FrameTable:
 
     def entries_before(self, packet: int) -> np.ndarray:
         """The packets before this one, and this one, from which decoding can start; the nearest first."""
-        found: np.ndarray = self._entries[self._entries <= packet][::-1]
-        return found
+        found: np.ndarray = self._entries[: np.searchsorted(self._entries, packet, side="right")]
+        return found[::-1]
 
     @cached_property
     def _entries(self) -> np.ndarray:
@@ -116,7 +126,7 @@ def read_table(stream: Watched, progress: Callable[[], None]) -> FrameTable:
         stream.seek(0)
         table = _read(stream, progress)
     assert table is not None
-    cut = missing_at_the_end(stream)
+    cut = missing_at_the_end(stream, progress)
     if cut:
         table.breaks.setdefault(len(table.keys), cut)
     return table
@@ -154,21 +164,22 @@ def _read(stream: Watched, progress: Callable[[], None]) -> FrameTable | None:
                 return None
             keys = bytearray(is_key for _, is_key in index)  # without their content, packets do not say it
         assert track.time_base is not None
-        base = track.time_base
-    return _table(base, times, durations, positions, keys, shown, breaks)
+        base, size = track.time_base, (track.width, track.height)
+    return _table(base, times, durations, positions, keys, shown, breaks, size)
 
 
 def _table(
     base: Fraction, times: array[int], durations: array[int], positions: array[int], keys: bytearray, shown: bytearray,
-    breaks: dict[int, str],
+    breaks: dict[int, str], size: tuple[int, int],
 ) -> FrameTable:  # fmt: skip
     stored_times = np.array(times, np.int64)
     candidates = np.flatnonzero(np.frombuffer(bytes(shown), np.uint8))
-    # Of two packets with the same time one would hide the other: the first counts.
+    # Decoded frames are known by their time, so that of two packets with the same time the first counts.
     found, first = np.unique(stored_times[candidates], return_index=True)
     stored = candidates[first]
     numbers = np.full(len(stored_times), -1, np.int64)
     numbers[stored] = np.arange(len(stored))
     last = int(found[-1]) + max(1, durations[int(stored[-1])]) if len(found) else 0
     is_key = np.frombuffer(bytes(keys), np.uint8).astype(bool)
-    return FrameTable(base, stored_times, is_key, np.array(positions, np.int64), found, stored, numbers, last, breaks)
+    places, hidden = np.array(positions, np.int64), len(candidates) - len(stored)
+    return FrameTable(base, stored_times, is_key, places, found, stored, numbers, last, breaks, size, hidden)

@@ -21,6 +21,7 @@ from sapiens_ray.units import Row
 Item = dict[str, Any]
 Size = Literal["original"] | tuple[int, int] | None  # height and width
 Decode = Callable[[Any, Row], Any]  # a cell and its row -> what the item holds
+LARGEST_INTEGER = torch.iinfo(torch.int64).max
 ALWAYS = ("image_id", "width", "height")
 
 
@@ -114,14 +115,16 @@ class ItemMaker:
 
 
 def _plain(cell: Any, kind: pa.DataType) -> Any:
-    """A value of a column that is neither a map nor persons. Floats that are null are NaN, which can be batched."""
+    """A value of a column that is neither a map nor persons. Floats that are null are NaN, which can be batched. Lists
+    of integers with a null, or with one that is too large for int64, stay lists."""
     if pa.types.is_floating(kind):
         return math.nan if cell is None else cell
-    is_list = pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     if is_list and pa.types.is_floating(kind.value_type) and cell is not None:
         return torch.tensor([math.nan if one is None else one for one in cell], dtype=torch.float32)
     if is_list and pa.types.is_integer(kind.value_type) and cell is not None:
-        return torch.tensor(cell, dtype=torch.int64)
+        fits = all(one is not None and one <= LARGEST_INTEGER for one in cell)
+        return torch.tensor(cell, dtype=torch.int64) if fits else cell
     return cell
 
 

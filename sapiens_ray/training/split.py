@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -51,15 +51,28 @@ def pieces(sizes: np.ndarray, order: np.ndarray, start: int, stop: int) -> Itera
             yield int(order[position]), first, after
 
 
-def shuffled(rows: Iterable[Row], size: int, random: np.random.Generator) -> Iterator[Row]:
-    """The rows in random order, of which `size` are held: each new row takes the place of one that is drawn."""
-    held: list[Row] = []
+def shuffled(
+    rows: Iterable[Row],
+    size: int,
+    random: np.random.Generator,
+    weigh: Callable[[Row], int] = lambda row: 0,
+    most_bytes: int = 0,
+) -> Iterator[Row]:
+    """The rows in random order, of which `size` are held: each new row takes the place of one that is drawn.
+
+    weigh: the bytes of a row. Fewer rows are held if they have more than `most_bytes` together; one always is.
+    """
+    held: list[tuple[Row, int]] = []
+    held_bytes = 0
     for row in rows:
-        if len(held) < size:
-            held.append(row)
-            continue
-        place = int(random.integers(size))
-        yield held[place]
-        held[place] = row
+        weight = weigh(row)
+        while held and (len(held) >= size or held_bytes + weight > most_bytes):
+            place = int(random.integers(len(held)))
+            held[place], held[-1] = held[-1], held[place]
+            drawn, freed = held.pop()
+            held_bytes -= freed
+            yield drawn
+        held.append((row, weight))
+        held_bytes += weight
     for place in random.permutation(len(held)):
-        yield held[place]
+        yield held[place][0]

@@ -24,13 +24,13 @@ from sapiens_ray.units import Unit
 TIMES = [2.0, 2.1, 2.15, 3.0, 3.5, 4.0]
 
 
-def write_frames(folder, videos, tasks=("seg",), times=TIMES):
+def write_frames(folder, videos, tasks=("seg",), times=TIMES, columns=COLUMNS):
     """An output with the frames of videos. videos: the colour of each picture by the video's name; None for an error
     row, "" for a frame without a picture."""
     output = Folder(str(folder))
     entries = [{"task": "seg", "name": name, "checkpoint": "/m/seg.pt2"} for name in tasks]
     job = Job.parse({"input": {"uri": "/v"}, "output": {"uri": str(folder)}, "tasks": entries})
-    extra = pa.schema([("key", pa.string()), *COLUMNS.items()])
+    extra = pa.schema([("key", pa.string()), *columns.items()])
     schema = output_schema([make_task(options) for options in job.tasks], extra, {})
     save_plan(Plan([Shard(n, "video", f"/v/{one}", one) for n, one in enumerate(videos)], 64, extra), output)
     for shard, (video, colours) in enumerate(videos.items()):
@@ -113,6 +113,29 @@ def test_other_sizes_are_fitted(tmp_path):
         first, second = (FrameConverter().to_bgr(frame) for frame in film.decode(video=0))
     assert first.shape == second.shape == (64, 96, 3)
     assert near(second[32, 48], GREEN) and near(second[32, 10], (0, 0, 0)) and near(second[32, 85], (0, 0, 0))
+
+
+def test_a_picture_may_be_shown_for_hours(tmp_path):
+    """An MP4 file holds 31 bits of 1/90000 s: 6.6 hours. Where times are wrong, it is a week."""
+    times = [0.0, 1.0, 9 * 3600.0, 9 * 3600.0 + 1, 1e12, 1e12 + 1]
+    output = write_frames(tmp_path / "out", {"a.mp4": [RED, BLUE, GREEN, RED, BLUE, GREEN]}, times=times)
+    export_video(output, Folder(str(tmp_path / "to")))
+    frames, _ = shown(tmp_path / "to" / "seg" / "a.mp4")
+    assert [time for time, _ in frames[:6]] == pytest.approx([0, 1, 10801, 21601, 32400, 32401], abs=1e-3)
+    assert all(near(colour, BLUE) for _, colour in frames[1:4]) and near(frames[4][1], GREEN)
+    assert frames[-1][0] - frames[-2][0] == pytest.approx(1) and near(frames[-1][1], GREEN)
+    assert frames[-2][0] == pytest.approx(32401 + 56 * 10800) and near(frames[-2][1], BLUE)
+
+
+def test_columns_of_other_meaning_are_no_frames(tmp_path):
+    to = Folder(str(tmp_path / "to"))
+    for name, columns in (("half", {"frame": pa.int64()}), ("text", {**COLUMNS, "time_s": pa.string()})):
+        times = ["noon", "one"]
+        other = write_frames(tmp_path / name, {"a.mp4": [RED, BLUE]}, times=times, columns=columns)
+        with pytest.raises(OutputError, match="holds no frames of videos"):
+            export_video(other, to)
+    output = write_frames(tmp_path / "out", {"a.mp4": [RED, BLUE]}, times=[0.0, None])
+    assert export_video(output, to).images == 1
 
 
 def test_every_task_has_its_video(tmp_path):

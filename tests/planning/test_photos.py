@@ -11,14 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from PIL import Image
 
 from sapiens_ray.errors import InputError, OutputError
+from sapiens_ray.imaging import images
 from sapiens_ray.job.config import Job
 from sapiens_ray.planning.photos import PlannedPhotos, is_photo_of
 from sapiens_ray.planning.plan import EntriesFile, Plan, Shard, save_plan
-from sapiens_ray.sources import Entry
+from sapiens_ray.sources import Entry, video
+from sapiens_ray.sources.video import COLUMNS
+from sapiens_ray.sources.video_table import read_table
 from sapiens_ray.storage import Folder, stamp
 from tests.conftest import photo, write_photos
+from tests.reporting.made import error_row, write_rows
+from tests.videos import read, write_video
 
 
 @pytest.fixture
@@ -76,5 +82,32 @@ def test_photos_that_are_gone_or_changed(inputs, tmp_path):
 
 def test_which_bytes_are_the_photo_of_a_row():
     data = cv2.imencode(".jpg", photo(30, 20))[1].tobytes()
-    assert is_photo_of(data, 30, 20) and is_photo_of(data, 20, 30), "EXIF may have turned it"
+    assert is_photo_of(data, 30, 20) and not is_photo_of(data, 20, 30)
     assert not any((is_photo_of(data, 30, 21), is_photo_of(None, 30, 20), is_photo_of(b"text", 30, 20)))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_size_of_a_turned_photo_is_that_of_its_pixels(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    Image.fromarray(photo(30, 20)).save(file, kind, exif=exif)
+    height, width = images.decode(file.getvalue(), 600).shape[:2]
+    assert is_photo_of(file.getvalue(), width, height) and not is_photo_of(file.getvalue(), height, width)
+
+
+def test_the_times_of_a_video_are_read_once(tmp_path, monkeypatch):
+    """Matroska has them between its frames: each part of the rows would cost the whole file."""
+    path = write_video(tmp_path / "a.mkv", 20)
+    output = write_rows(tmp_path / "out", [error_row("a.mkv/00000000")])
+    size, mark = stamp(str(path))
+    save_plan(Plan([Shard(0, "video", str(path), path.name, size, mark)], 64, pa.schema(COLUMNS)), output)
+    calls = []
+    monkeypatch.setattr(video, "read_table", lambda *given: calls.append(1) or read_table(*given))
+    photos = PlannedPhotos(output)
+    expected = [image.data for image in read(path)[0]]
+    calls.clear()
+    for part in ([0, 1], [2, 15], [3]):
+        assert [image.data for image in photos.of_shard(0, part)] == [expected[number] for number in part]
+    assert len(calls) == 1

@@ -18,7 +18,7 @@ from sapiens_ray.imaging.video_pixels import FrameConverter
 from sapiens_ray.job.config import Job
 from sapiens_ray.sources import Reading, video_table
 from sapiens_ray.sources.video import SOURCE
-from sapiens_ray.sources.video_streams import Watched
+from sapiens_ray.sources.video_streams import Watched, missing_at_the_end
 from sapiens_ray.sources.video_table import read_table
 from sapiens_ray.units import Done
 from tests.sources.drain import drain
@@ -29,13 +29,12 @@ from tests.videos import (
     packets,
     pixels,
     read,
-    turn,
-    write_sound,
     write_two_sizes,
     write_video,
 )
 
 COUNT = 36
+JOB = {"input": {"uri": "a.mp4"}, "output": {"uri": "out"}, "tasks": [{"task": "seg", "checkpoint": "x.pt2"}]}
 OPEN_GOP = {"x264-params": "open-gop=1:scenecut=0"}
 # The container and codec, with what is hard about each.
 KINDS = {
@@ -47,6 +46,7 @@ KINDS = {
     "asp.mkv": ("mpeg4", {}, {}),
     "hevc.mp4": ("libx265", {}, {}),
     "vp9.webm": ("libvpx-vp9", {}, {}),
+    "vp8.webm": ("libvpx", {}, {}),
     "vp9.mp4": ("libvpx-vp9", {}, {}),
     "no_cues.mkv": ("libx264", {}, {"live": "1"}),
 }
@@ -142,8 +142,9 @@ def test_headers_alone_tell_what_the_whole_file_tells(videos, name):
     """The table of an MP4 file is read without its frames; packets with their content say the same."""
     reads = Counting(videos[name].read_bytes())
     table = read_table(Watched(reads), lambda: None)
-    inside = sum(size for _, _, size in packets(videos[name]))
-    assert max(start for start, _ in reads.spans) <= len(reads.getvalue()) and inside > 0
+    stored = packets(videos[name])
+    first, last = min(start for _, start, _ in stored), max(start + size for _, start, size in stored)
+    assert reads.spans and not [start for start, _ in reads.spans if first <= start < last]
     full = video_table._read(Watched(io.BytesIO(videos[name].read_bytes())), lambda: None)
     for field in ("times", "times_stored", "stored", "positions", "numbers"):
         assert np.array_equal(getattr(table, field), getattr(full, field)), field
@@ -172,49 +173,6 @@ def test_times_choose_frames(videos):
     assert [image.extra["frame"] for image in found] == list(range(15, 30))  # 15 x 1001 / 30000 = 0.5005
     found, total = read(videos["plain.mp4"], start=3600)
     assert (found, total) == ([], 0)
-
-
-def test_a_display_matrix_turns_frames(tmp_path):
-    upright = pixels(read(write_video(tmp_path / "plain.mp4", 3))[0][1])
-    turned = {
-        (0, 1, -1, 0): np.rot90(upright, -1),  # a quarter clockwise, as telephones write it
-        (-1, 0, 0, -1): np.rot90(upright, 2),
-        (0, -1, 1, 0): np.rot90(upright, 1),
-        (-1, 0, 0, 1): upright[:, ::-1],  # mirrored
-        (1, 0, 0, 1): upright,
-    }
-    for matrix, expected in turned.items():
-        path = turn(write_video(tmp_path / "turned.mp4", 3), *matrix)
-        assert np.array_equal(pixels(read(path)[0][1]), expected), matrix
-
-
-def test_a_stream_with_two_sizes(tmp_path):
-    path = write_two_sizes(tmp_path / "two.webm", [SIZE, (320, 192)])
-    found, _ = read(path)
-    assert [pixels(image).shape for image in found] == [(96, 160, 3)] * 6 + [(192, 320, 3)] * 6
-    assert [number_of(pixels(image)) for image in found] == list(range(12))
-    assert [image.data for image in read(path, Done(((0, 8),)))[0]] == [image.data for image in found[8:]]
-
-
-def test_what_is_no_video_is_one_row(tmp_path):
-    (tmp_path / "empty.mp4").write_bytes(b"")
-    (tmp_path / "text.mp4").write_bytes(b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n")
-    (tmp_path / "header.mkv").write_bytes(b"\x1a\x45\xdf\xa3")
-    whole = write_video(tmp_path / "whole.mp4").read_bytes()
-    (tmp_path / "no_end.mp4").write_bytes(whole[:-400])  # without the header, which is at the end
-    write_sound(tmp_path / "sound.mp4")
-    messages = {
-        "empty.mp4": "not an MP4, MOV, Matroska or WebM file: it is empty",
-        "text.mp4": "not an MP4, MOV, Matroska or WebM file: it starts with b'#EXTM3U",
-        "header.mkv": "the video cannot be opened: ",
-        "no_end.mp4": "the video cannot be opened: ",
-        "sound.mp4": "the file has no video track",
-    }
-    for name, message in messages.items():
-        (image,), total = read(tmp_path / name)
-        assert (image.image_id, image.error.kind, total) == (name, "shard_damaged", 1)
-        assert image.error.message.startswith(message), image.error.message
-        assert read(tmp_path / name, Done(((0, 1),))) == ([], 1)
 
 
 @pytest.mark.parametrize("name", ["start.mov", "open.mkv", "vp9.webm", "fragments.mp4"])
@@ -258,6 +216,83 @@ def test_a_damaged_packet_costs_the_frames_that_need_it(videos, whole, tmp_path,
         for start in (0, 5, 18, 25):
             again, _ = read(path, Done(((0, start),)))
             assert [image.data for image in again] == [image.data for image in found[start:]], (broken, start)
+
+
+def test_one_damaged_keyframe_does_not_cost_those_behind_it(videos, whole, tmp_path):
+    """A decoder of MPEG-4 that has read a wrong header refuses all packets from then on."""
+    expected = [image.data for image in whole["asp.mkv"][0]]
+    source = videos["asp.mkv"]
+    stored = packets(source)
+    key = next(place for place, (time, _, _) in enumerate(stored) if time == sorted(stored)[12][0])
+    data = bytearray(source.read_bytes())
+    begin = data.index(b"\0\0\1\xb6", stored[key][1])
+    # The header of a video of other sizes (ISO/IEC 14496-2, 6.2.3), in place of that of a frame.
+    data[begin : begin + 12] = b"\0\0\1\x20" + bytes(8)
+    path = tmp_path / "asp.mkv"
+    path.write_bytes(data)
+    found, _ = read(path)
+    bad = [image.index for image in found if image.error]
+    assert 12 in bad and min(bad) >= 9 and max(bad) < 24, bad
+    assert [image.data for image in found[24:]] == expected[24:]
+    for start in (5, 12, 20, 24, 30):
+        again, _ = read(path, Done(((0, start),)))
+        assert [image.data for image in again] == [image.data for image in found[start:]], start
+    keys, _ = read(path, keyframes=True)
+    assert [one.data for one in keys] == [expected[0], expected[24], expected[35]]  # its parser says what a keyframe is
+
+
+def test_a_damaged_keyframe_of_vp8(videos, whole, tmp_path):
+    expected = [image.data for image in whole["vp8.webm"][0]]
+    source = videos["vp8.webm"]
+    data = bytearray(source.read_bytes())
+    begin = data.index(b"\x9d\x01\x2a", packets(source)[12][1])  # how frames begin that are stored whole
+    data[begin] = 0
+    path = tmp_path / "vp8.webm"
+    path.write_bytes(data)
+    for start in (0, 1, 14, 20, 26):
+        found, total = read(path, Done(((0, start),)) if start else Done())
+        assert total == COUNT
+        assert [image.index for image in found if image.error] == list(range(max(12, start), max(24, start)))
+        assert all(image.data == expected[image.index] for image in found if image.error is None)
+
+
+def test_no_decoder_is_one_row(videos, tmp_path):
+    data = videos["plain.mp4"].read_bytes()
+    path = tmp_path / "encrypted.mp4"
+    path.write_bytes(data.replace(b"avc1\0\0\0\0\0\0", b"encv\0\0\0\0\0\0"))
+    (image,), total = read(path)
+    assert (image.image_id, image.error.kind, total) == ("encrypted.mp4", "shard_damaged", 1)
+    assert image.error.message == "no decoder for its video track: encrypted, of an unknown codec, or damaged"
+    assert SOURCE.count(str(path), Reading()) == 1
+
+
+@pytest.mark.parametrize("behind", [b"SEFH\x6b\0\0\0\x01\0\0\0SEFT", b"\x7f\xff\xff\xffSEFTabcd", b"TAG" + b"x" * 125])
+def test_text_behind_a_whole_file_is_no_damage(videos, tmp_path, behind):
+    path = tmp_path / "trailer.mov"
+    path.write_bytes(videos["start.mov"].read_bytes() + behind)
+    found, total = read(path)
+    assert total == COUNT and not [image for image in found if image.error]
+
+
+def test_the_end_of_a_file_of_many_boxes(videos):
+    """Walking them is a sign of life, and a cut fragment is found behind more of them than a plain file has."""
+    told = []
+    stream = io.BytesIO(videos["plain.mp4"].read_bytes() + b"\0\0\0\x08free" * 5000 + b"\0\0\1\0moof")
+    message = missing_at_the_end(Watched(stream), lambda: told.append(1))
+    assert message == "the file is cut off: 248 bytes are missing at its end" and len(told) == 5
+
+
+def test_larger_frames_than_max_pixels_are_not_decoded(videos, tmp_path, monkeypatch):
+    width, height = SIZE
+    assert [image.error for image in read(videos["plain.mp4"], max_pixels=width * height)[0]] == [None] * COUNT
+    two = write_two_sizes(tmp_path / "two.webm", [SIZE, (320, 192)])
+    kinds = [image.error and image.error.kind for image in read(two, max_pixels=width * height)[0]]
+    assert kinds == [None] * 6 + ["too_large"] * 6
+    monkeypatch.setattr("sapiens_ray.sources.video_frames._Decoder", None)
+    found, total = read(videos["plain.mp4"], max_pixels=width * height - 1)
+    assert total == COUNT and {image.error.kind for image in found} == {"too_large"}
+    assert found[0].error.message == "160x96 pixels are more than max_pixels = 15359"
+    assert Job.parse(JOB | {"max_pixels": 99}).reading.max_pixels == 99
 
 
 def test_a_failing_storage_is_not_damage(videos, monkeypatch):

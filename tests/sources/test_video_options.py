@@ -45,6 +45,21 @@ def test_fps_chooses_the_frame_that_is_shown_at_each_point(table, fps, start, en
     assert chosen.tolist() == sorted(set(expected))
 
 
+def test_wrong_time_stamps_cost_nothing():
+    """A gap of 31 years, and more points in it than fit into memory."""
+    times, places = np.array([0, 1, 2, 10**12]), np.arange(4)
+    table = FrameTable(Fraction(1, 1000), times, places == 0, places, times, places, places, 10**12 + 1)
+    assert VideoOptions(fps=1000).choose(table).tolist() == [0, 1, 2, 3]
+    assert VideoOptions(fps=300).choose(table).tolist() == [0, 2, 3]
+
+
+def test_entries_before_a_packet():
+    keys, places = np.array([True, False, False, True, True, False]), np.arange(6)
+    table = FrameTable(Fraction(1, 10), places, keys, places, places, places, places, 6)
+    found = [table.entries_before(packet).tolist() for packet in (-3, 0, 2, 3, 9)]
+    assert found == [[], [0], [0], [3, 0], [4, 3, 0]]
+
+
 @given(tables(), st.none() | st.integers(1, 9), st.booleans(), st.none() | TIMES, st.none() | TIMES)
 def test_other_choices(table, every, keyframes, start, end):
     if (every and keyframes) or (end is not None and Fraction(end) <= Fraction(start or 0)):
@@ -62,8 +77,8 @@ def test_other_choices(table, every, keyframes, start, end):
 
 
 def test_times_are_seconds_or_a_clock():
-    assert [seconds(one) for one in (90, 1.5, "1:30", "00:01:30.250", "90")] == [
-        90, Fraction(3, 2), 90, Fraction(361, 4), 90,
+    assert [seconds(one) for one in (90, 1.5, "1:30", "00:01:30.250", "90", "75:59", "1:59:59")] == [
+        90, Fraction(3, 2), 90, Fraction(361, 4), 90, 4559, 7199,
     ]  # fmt: skip
 
 
@@ -77,6 +92,8 @@ def test_times_are_seconds_or_a_clock():
         ({"fps": 0}, "input.video.fps: should be a number of frames per second above 0"),
         ({"fps": "fast"}, "input.video.fps: should be a number of frames per second above 0"),
         ({"start": "soon"}, "input.video.start: should be seconds, or a time such as '00:10:02.5'"),
+        ({"start": "5:99"}, "input.video.start: should be seconds, or a time such as '00:10:02.5'"),
+        ({"start": "1:75:00"}, "input.video.start: should be seconds, or a time such as '00:10:02.5'"),
         ({"every": 0}, "input.video.every"),
         ({"step": 3}, "input.video.step"),
     ],

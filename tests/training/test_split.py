@@ -43,3 +43,24 @@ def test_the_buffer_loses_and_doubles_nothing(count, size, seed):
     for place, row in enumerate(drawn):
         assert row < place + size + 1, "a row cannot leave before it came in"
     assert drawn == list(shuffled(range(count), size, np.random.default_rng(seed)))
+
+
+@given(st.lists(st.integers(0, 12), max_size=40), st.integers(1, 10), st.integers(1, 20), st.integers(0, 9))
+def test_the_buffer_holds_few_bytes(weights, size, most, seed):
+    """Rows are pairs of a number and their bytes."""
+    held, come = 0, []
+
+    def rows():
+        nonlocal held
+        for row in enumerate(weights):
+            held += row[1]
+            come.append(row)
+            yield row
+
+    drawn = []
+    for row in shuffled(rows(), size, np.random.default_rng(seed), lambda row: row[1], most):
+        newest = come[-1][1] if len(come) < len(weights) else 0  # the one that waits for its place
+        assert held - newest <= most or len(come) - len(drawn) <= 2 or len(come) == len(weights)
+        held -= row[1]
+        drawn.append(row)
+    assert sorted(drawn) == list(enumerate(weights))

@@ -226,8 +226,13 @@ def test_what_is_wrong_is_said(made: Made, tmp_path):
         LabelDataset(tmp_path)
     with pytest.raises(ValueError, match=r"size=512: should be \(height, width\)"):
         LabelDataset(made.folder, size=512)
+    labels = LabelDataset(made.folder)
     with pytest.raises(TypeError, match="give both rank and world_size"):
-        LabelDataset(made.folder).iterable(rank=0)
+        labels.iterable(rank=0)
+    with pytest.raises(ValueError, match="rank=2, world_size=2: ranks are counted from 0"):
+        labels.iterable(rank=2, world_size=2)
+    with pytest.raises(ValueError, match="seed=-1: should be 0 or more"):
+        labels.iterable(shuffle=True, seed=-1)
     output = write_rows(tmp_path / "bad", [error_row("x.jpg")])
     with pytest.raises(OutputError, match=r"no row of .* has labels: all are error rows"):
         LabelDataset(output.uri)
@@ -243,13 +248,16 @@ def test_a_photo_that_is_gone_is_named(made: Made, tmp_path):
     every = [*NAMES[:20], "bad.jpg", *NAMES[20:], "worse.jpg"]
     plan_of(Folder(str(copy / "out")), copy / "photos", every)
     (copy / "photos" / "01.png").unlink()
-    (copy / "photos" / "02.png").write_bytes(cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes())
+    for name, shape in (("02.png", (9, 9, 3)), ("04.png", (120, 160, 3))):  # the photo is 160 high and 120 wide
+        (copy / "photos" / name).write_bytes(cv2.imencode(".png", np.zeros(shape, np.uint8))[1].tobytes())
     labels = LabelDataset(copy / "out", ["seg"], photos=True)
     assert labels[0]["image_id"] == "00.png"
     with pytest.raises(InputError, match=r"01.png: its photo cannot be read again: no such file"):
         labels[1]
     with pytest.raises(InputError, match=r"02.png: its photo is another one than was labelled; leave it out"):
         labels[2]
+    with pytest.raises(InputError, match=r"04.png: its photo is another one than was labelled"):
+        labels[4]
 
 
 def test_columns_that_are_null_can_be_batched():
@@ -257,3 +265,14 @@ def test_columns_that_are_null_can_be_batched():
 
     assert math.isnan(_plain(None, pa.float32())) and _plain(None, pa.string()) is None
     assert torch.isnan(_plain([1.0, None], pa.list_(pa.float32()))).tolist() == [False, True]
+    assert torch.equal(_plain([1.5], pa.large_list(pa.float64())), torch.tensor([1.5]))
+    assert torch.equal(_plain([1, 2], pa.list_(pa.uint64())), torch.tensor([1, 2]))
+    assert _plain([1, None], pa.list_(pa.int64())) == [1, None], "int64 has no NaN"
+    assert _plain([2**63], pa.list_(pa.uint64())) == [2**63], "does not fit into int64"
+
+
+def test_a_buffer_is_weighed_by_the_bytes_of_its_rows():
+    from sapiens_ray.torch import _bytes_of
+
+    row = {"image_id": "a.png", "width": 3, "depth": {"data": b"x" * 100, "shape": [1, 2]}, "seg": b"y" * 50}
+    assert _bytes_of((row, b"z" * 1000)) == 5 + 8 + 100 + 16 + 50 + 1000
