@@ -49,7 +49,7 @@ class Hub:
                 path = self.path.partition("?")[0]
                 if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
                     return self.refuse(401, "GatedRepo")
-                if match := re.fullmatch(r"/api/models/(.+?)/(?:tree|revision)/main", path):
+                if match := re.fullmatch(r"/api/models/(.+?)/(?:tree|revision)/[^/]+", path):
                     return self.listing(match[1], "/tree/" in path)
                 match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path)
                 if match is None or match[1] not in hub.files:

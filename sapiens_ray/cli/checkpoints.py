@@ -191,9 +191,9 @@ def _pull_detector(name: str, to: Path | None) -> Path:
     """The folder of a person detector, downloaded if it is not there."""
     place, revision = on_hub(name)
     if to is None:
-        return repositories.find_repository(place, revision)[0] or repositories.download(place, revision)
+        return repositories.find_repository(place, revision)[0] or repositories.download_repository(place, revision)
     pulled = repositories.in_tree(to, place)
-    return pulled if repositories.is_complete(pulled) else repositories.download(place, revision, to)
+    return pulled if repositories.is_complete(pulled) else repositories.download_repository(place, revision, to)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

@@ -59,14 +59,16 @@ class HubDetector(detectors.Detector):
     def forward(self, photos: Sequence[Any]) -> Found:
         """What the model finds on staged photos. When memory runs out, fewer run together from then on."""
         with torch.inference_mode():
-            return super().forward([self._network_input(photo) for photo in photos])
+            inputs: list[Any] = [self._network_input(photo) for photo in photos]
+            return super().forward(inputs)
 
     def _network_input(self, photo: torch.Tensor) -> NetworkInput:
         """photo: H x W x 3 uint8 BGR."""
         rgb = self.lane.use(photo).permute(2, 0, 1).flip(0)
         image = rgb if self._on_device else rgb.cpu().numpy()
         made = self._processor(images=[image], input_data_format="channels_first", return_tensors="pt")
-        return NetworkInput({name: tensor.to(self.device) for name, tensor in made.items()}, tuple(photo.shape[:2]))
+        tensors = {name: tensor.to(self.device) for name, tensor in made.items()}
+        return NetworkInput(tensors, (photo.shape[0], photo.shape[1]))
 
     def _detections(self, photos: list[Any]) -> list[Detections]:
         """Run inputs of one shape together. Boxes are in pixels of the photos."""

@@ -44,7 +44,7 @@ class ModelFolder(Checkpoint):
     def local_file(self) -> Path:
         """The folder on this node's disk; what is remote is fetched once per node. Raises CheckpointError."""
         if self.revision:
-            path = find_repository(self.uri, self.revision)[0] or download(self.uri, self.revision)
+            path = find_repository(self.uri, self.revision)[0] or download_repository(self.uri, self.revision)
         else:
             with storage.translate_errors(StorageError, f"cannot fetch {redact_uri(self.uri)}"):
                 path = _folder(self.uri, self.storage_options)
@@ -71,7 +71,7 @@ def resolve_folder(
                 size = next((int(one.megabytes * 1e6) for one in DETECTORS.values() if one.place == place), 0)
                 return ModelFolder(place, size, "", revision=revision)
             if path is None:
-                path = download(place, revision)
+                path = download_repository(place, revision)
                 revision = path.name
             uri, given = place, {}
         else:
@@ -211,7 +211,7 @@ def is_complete(folder: Path) -> bool:
         return False
 
 
-def download(place: str, revision: str = "main", to: Path | None = None) -> Path:
+def download_repository(place: str, revision: str = "main", to: Path | None = None) -> Path:
     """Download the model of a repository, or continue an interrupted download. Raises CheckpointError.
 
     to: root of a folder tree, see `in_tree`; None for the hub's cache, in which the name of the folder is the exact
