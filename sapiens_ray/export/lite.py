@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sapiens_ray.export.base import Export, Exported, Options, write_each
+from sapiens_ray.export.base import Export, Exported, Options
+from sapiens_ray.export.filenames import write_each
 from sapiens_ray.output.reading import labels_of
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import Row

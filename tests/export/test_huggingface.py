@@ -206,7 +206,9 @@ def test_an_edited_card_is_not_lost_and_a_damaged_mark_is_no_crash(output, comma
     assert export(command, output, tmp_path / "to").code == 0, "its own card is replaced"
     card.write_text(card.read_text() + "\nMine.\n")
     done = export(command, output, tmp_path / "to", "--license", "cc0-1.0")
-    assert done.code == 2 and "README.md was edited; keep your text, and delete README.md and data/, or name" in done.err
+    assert (
+        done.code == 2 and "README.md was edited; keep your text, and delete README.md and data/, or name" in done.err
+    )
     assert card.read_text().endswith("Mine.\n")
     for mark in ("{edited}", '{"x": 1}', "{}"):
         card.write_text(f"<!-- sapiens-ray export --format huggingface {mark} -->")

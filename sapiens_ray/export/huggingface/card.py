@@ -47,7 +47,8 @@ class Model:
 @dataclass(frozen=True)
 class Card:
     """What the card tells. record: `job.yaml`; empty if the output has none. errors: error rows by kind. photo:
-    the column with the photos; None if they are not in the dataset. wanted: the licence that the user chose. state: see `read_mark`."""
+    the column with the photos; None if they are not in the dataset. wanted: the licence that the user chose. state: see
+    `read_mark`."""
 
     record: Record
     labels: Sequence[StoredLabels]

@@ -137,8 +137,8 @@ def _refuse_other_dataset(target: Folder) -> None:
         raise ConfigError(f"--to {redact_uri(target.uri)}: {CARD} was not written by this export; name another folder")
     if not there and earlier_shards(target):
         raise ConfigError(
-            f"--to {redact_uri(target.uri)}: holds data files of a dataset without {CARD}; delete them, or name another "
-            "folder"
+            f"--to {redact_uri(target.uri)}: holds data files of a dataset without {CARD}; delete them, or name "
+            "another folder"
         )
 
 
@@ -160,7 +160,9 @@ def _repository_of(options: Options, target: Folder) -> Repository | None:
             raise ConfigError("--private says how --push makes a dataset; give --push user/name as well")
         return None
     if target.remote:
-        raise ConfigError(f"--to {redact_uri(target.uri)}: --push uploads from a folder on this machine; name a local one")
+        raise ConfigError(
+            f"--to {redact_uri(target.uri)}: --push uploads from a folder on this machine; name a local one"
+        )
     return Repository.made(str(name), private, target.read(CARD) if target.exists(CARD) else None)
 
 

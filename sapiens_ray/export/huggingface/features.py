@@ -45,7 +45,9 @@ class Column:
     def convert(self, cells: pa.ChunkedArray) -> pa.ChunkedArray:
         """The cells of the output as cells of the dataset."""
         if self.name == "uri":  # a path on the disk of whoever made the labels means nothing elsewhere
-            return pa.chunked_array([[_published(uri) for uri in chunk.to_pylist()] for chunk in cells.chunks], self.type)
+            return pa.chunked_array(
+                [[_published(uri) for uri in chunk.to_pylist()] for chunk in cells.chunks], self.type
+            )
         if self.is_image and not pa.types.is_struct(cells.type):
             return pa.chunked_array([image_cells(chunk) for chunk in cells.chunks], IMAGE_TYPE)
         return cells.cast(self.type)
