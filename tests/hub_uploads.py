@@ -43,7 +43,9 @@ class UploadHub:
                 pass
 
             def do_GET(self) -> None:
-                self.route({
+                if "/resolve/" in self.path:
+                    return self.file()
+                return self.route({
                     r"/api/datasets/([^/]+/[^/]+)": hub.info,
                     r"/api/datasets/([^/]+/[^/]+)/revision/main": hub.info,
                     r"/api/datasets/([^/]+/[^/]+)/tree/main": hub.tree,
@@ -57,6 +59,21 @@ class UploadHub:
                     r"/api/datasets/([^/]+/[^/]+)/commit/main": hub.commit,
                     r"/datasets/([^/]+/[^/]+)\.git/info/lfs/objects/batch": hub.batch,
                 })  # fmt: skip
+
+            def do_HEAD(self) -> None:
+                self.file()
+
+            def file(self) -> None:
+                """A committed file, as downloads ask for it."""
+                _, user, dataset, _, _, path = self.path[1:].split("/", 5)
+                data = hub.datasets[f"{user}/{dataset}"].get(path)
+                self.send_response(404 if data is None else 200)
+                self.send_header("X-Repo-Commit", COMMIT)
+                self.send_header("ETag", f'"{hashlib.sha1(data or b"").hexdigest()}"')
+                self.send_header("Content-Length", str(len(data or b"")))
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(data or b"")
 
             def do_PUT(self) -> None:
                 with hub._lock:

@@ -91,38 +91,41 @@ def _export(arguments: argparse.Namespace) -> int:
     from sapiens_ray.output.summary import counted
     from sapiens_ray.planning.status import missing_rows
     from sapiens_ray.storage import translate_errors
-    from sapiens_ray.storage.uris import absolute
+    from sapiens_ray.storage.uris import absolute, redact_uri
 
     source, target = folder_of(arguments.output, arguments), folder_of(arguments.to, arguments)
+    to = redact_uri(arguments.to)
     _refuse_output(source, target)
     if arguments.quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # of uploads
     format = EXPORTS[arguments.format]
     options = _option_values(format, arguments)
-    with translate_errors(OutputError, f"cannot export {arguments.output} to {arguments.to}"):
+    with translate_errors(OutputError, f"cannot export {redact_uri(arguments.output)} to {redact_uri(arguments.to)}"):
         photos, left = _input_around(source, target), missing_rows(source)
         held_files = _holds_files(target)
         rows = chosen_rows(source, arguments.where)
         if arguments.where and next(iterate_rows(rows, ["index"]), None) is None:  # earlier files in the target stay
-            raise OutputError(f"no row of {arguments.output} meets --where {arguments.where!r}")
+            raise OutputError(f"no row of {redact_uri(arguments.output)} meets --where {arguments.where!r}")
         done = format.write(rows, target, options)
     if photos and not arguments.quiet:
-        print(f"{arguments.to} lies in the input folder {photos}: its pictures will count as photos", file=sys.stderr)
+        print(f"{to} lies in the input folder {photos}: its pictures will count as photos", file=sys.stderr)
     if held_files and not arguments.quiet:
-        print(f"{arguments.to} held files before; those that were not written again are still there", file=sys.stderr)
+        print(f"{to} held files before; those that were not written again are still there", file=sys.stderr)
     if left and not arguments.quiet:
         print(
-            f"{arguments.output} is not complete: {left} without a row; run the job again, then export", file=sys.stderr
+            f"{redact_uri(arguments.output)} is not complete: {left} without a row; run the job again, then export",
+            file=sys.stderr,
         )
     for column, reason in {} if arguments.quiet else done.left_out.items():
         print(f"{column} left out: {reason}", file=sys.stderr)
     for note in () if arguments.quiet else done.notes:
         print(one_line(note), file=sys.stderr)
     if not done.images and not done.skipped:
-        raise OutputError(f"format {arguments.format} cannot hold any of the labels in {arguments.output}")
+        raise OutputError(f"format {arguments.format} cannot hold any of the labels in {redact_uri(arguments.output)}")
     if arguments.json:
         print_json({
-            "output": absolute(source.uri), "to": absolute(target.uri), "format": arguments.format,
+            "output": redact_uri(absolute(source.uri)), "to": redact_uri(absolute(target.uri)),
+            "format": arguments.format,
             "images": done.images, "skipped": done.skipped, "renamed": done.renamed,
             "unmatched": done.unmatched, "left_out": done.left_out,
         })  # fmt: skip
@@ -131,17 +134,17 @@ def _export(arguments: argparse.Namespace) -> int:
     if not arguments.quiet:
         if done.renamed:
             print(f"{done.renamed} of them under their full names, since another image has the same stem")
-        print(arguments.to)
+        print(to)
     return 0
 
 
 def _refuse_output(source: Folder, target: Folder) -> None:
     """Raise ConfigError for a target among the labels themselves."""
     from sapiens_ray.output.layout import is_in_output
-    from sapiens_ray.storage.uris import absolute
+    from sapiens_ray.storage.uris import absolute, redact_uri
 
     if absolute(target.uri) == absolute(source.uri) or is_in_output(source, target.uri):
-        raise ConfigError(f"--to {target.uri}: holds the labels themselves; name another folder")
+        raise ConfigError(f"--to {redact_uri(target.uri)}: holds the labels themselves; name another folder")
 
 
 def _holds_files(target: Folder) -> bool:

@@ -1,23 +1,17 @@
-"""The interface of an export. To add one, write a module with an `Export` and a line in `export/__init__.py`.
-
-Unlike in Sapiens-Lite, sub-folders are kept, so that equal names in two folders do not overwrite each other. If two
-images would still share a file name (a.jpg and a.png), their full names are used.
-"""
+"""The interface of an export. To add one, write a module with an `Export` and a line in `export/__init__.py`."""
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, TypeVar
 
 from sapiens_ray.errors import ConfigError, OutputError
-from sapiens_ray.imaging.names import file_names
-from sapiens_ray.output.reading import iterate_rows, labels_of
-from sapiens_ray.output.where import ChosenRows
+from sapiens_ray.output.reading import iterate_rows
 from sapiens_ray.storage import Folder
-from sapiens_ray.tasks.stored import Files, StoredLabels
+from sapiens_ray.storage.uris import redact_uri
+from sapiens_ray.tasks.stored import StoredLabels
 from sapiens_ray.units import Row
 
 Kind = TypeVar("Kind", bound=StoredLabels)
@@ -111,7 +105,7 @@ class Omitted:
     def report(self, done: Exported, source: Folder) -> None:
         """Note what was left out. Raises OutputError if that is every image."""
         if self.total and not done.images:
-            raise OutputError("; ".join([f"no image of {source.uri} can be exported", *self.notes()]))
+            raise OutputError("; ".join([f"no image of {redact_uri(source.uri)} can be exported", *self.notes()]))
         done.notes += self.notes()
 
     def notes(self, where: str = "") -> list[str]:
@@ -126,45 +120,6 @@ def write_items(file: IO[str], items: Iterable[str]) -> None:
     """Write the items of a JSON list, one per line, without keeping them."""
     for number, item in enumerate(items):
         file.write((",\n" if number else "\n") + item)
-
-
-def write_each(source: Folder, columns: list[str], done: Exported, write: Callable[[Row, str], None]) -> None:
-    """Call `write(row, file name without ending)` for every image that has labels; count in `done`."""
-    names = RowNames(source)
-    for row in labelled(source, ["shard", "index", *columns], done):
-        name, renamed = names.of(row)
-        write(row, name)
-        done.renamed += renamed
-
-
-def write_files(
-    source: Folder,
-    target: Folder,
-    left_out: Callable[[StoredLabels], str],
-    files: Callable[[StoredLabels, Row], Files],
-) -> Exported:
-    """Write a folder per task, with the files of every image that has labels.
-
-    left_out: why a task has no files; empty if it has. files: those of a row. Raises OutputError if there are no
-    labels.
-    """
-    done = Exported()
-    included = []
-    for labels in labels_of(source):
-        reason = left_out(labels)
-        if reason:
-            done.left_out[labels.column] = reason
-        else:
-            included.append(labels)
-
-    def write(row: Row, name: str) -> None:
-        for labels in included:
-            for ending, data in files(labels, row):
-                target.write(f"{labels.column}/{name}{ending}", data, durable=False)
-
-    if included:
-        write_each(source, [column for labels in included for column in labels.columns], done, write)
-    return done
 
 
 def one_of(labels: Iterable[StoredLabels], kind: type[Kind], column: str | None, option: Option) -> Kind | None:
@@ -191,48 +146,6 @@ def labelled(source: Folder, columns: list[str], done: Exported | None = None) -
             yield row
 
 
-class RowNames:
-    """File names of the labelled rows of an output: the same, whichever of the rows a condition chooses. So exports of
-    different rows into one folder do not overwrite each other."""
-
-    def __init__(self, source: Folder) -> None:
-        every = Folder(source.uri, source.options)  # without the condition of a ChosenRows
-        self._names = Names(row["image_id"] for row in labelled(every, []))
-        self._rows = labelled(every, ["shard", "index"]) if isinstance(source, ChosenRows) else iter(())
-        self._ahead = next(self._rows, None)
-
-    def of(self, row: Row) -> tuple[str, bool]:
-        """As `Names.of`. To be called in the order of the rows: those before this one get their names first."""
-        while self._ahead is not None and place_of(self._ahead) <= place_of(row):
-            if place_of(self._ahead) < place_of(row):
-                self._names.of(self._ahead["image_id"])
-            self._ahead = next(self._rows, None)
-        return self._names.of(row["image_id"])
-
-
 def place_of(row: Row) -> tuple[int, int]:
     """Where a row with `shard` and `index` is in the order of an output."""
     return row["shard"], row["index"]
-
-
-class Names:
-    """Unique file names of images."""
-
-    def __init__(self, image_ids: Iterable[str]) -> None:
-        self._wanted = Counter(file_names(image_id)[0] for image_id in image_ids)
-        self._used: set[str] = set()
-
-    def of(self, image_id: str) -> tuple[str, bool]:
-        """(file name without ending, whether it differs from the stem)."""
-        stem, full = file_names(image_id)
-        candidates = itertools.chain(
-            [stem] if self._wanted[stem] == 1 else [], [full], (f"{full}-{n}" for n in itertools.count(2))
-        )
-        name = next(one for one in candidates if self._used.isdisjoint(_with_endings(one)))
-        self._used.update(_with_endings(name))
-        return name, name != stem
-
-
-def _with_endings(name: str) -> list[str]:
-    """The names of all files of an image: `lite` and `sapiens2` write a second one, with an ending."""
-    return [name, f"{name}_seg", f"{name}_depth"]

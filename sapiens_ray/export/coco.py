@@ -10,10 +10,12 @@ import cv2
 import numpy as np
 
 from sapiens_ray.export.base import Export, Exported, Option, Options, labelled, place_of, value_of
+from sapiens_ray.export.json_text import json_text
 from sapiens_ray.export.person_masks import SEG, PersonMasks, person_masks
 from sapiens_ray.imaging.images import histogram
 from sapiens_ray.output.reading import labels_of
 from sapiens_ray.storage import Folder
+from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.tasks.stored import StoredClassMap, StoredPersons
 from sapiens_ray.units import Row
 
@@ -76,7 +78,7 @@ def export_coco(source: Folder, target: Folder, options: Options | None = None) 
             rows = numbers.numbered(labelled(source, [*PLACE, labels.column]))
             categories, annotations = _classes(labels), _masks(rows, labels)
         with target.replacing(f"{labels.column}.json") as path, path.open("w", encoding="utf-8") as file:
-            file.write('{"info": ' + json.dumps({"description": f"{labels.column} of {source.uri}"}))
+            file.write('{"info": ' + json.dumps({"description": f"{labels.column} of {redact_uri(source.uri)}"}))
             file.write(', "categories": ' + json.dumps(categories))
             write_list(file, "images", _images(numbers.numbered(labelled(source, PLACE))))
             write_list(file, "annotations", annotations)
@@ -166,8 +168,8 @@ def _segmentation(mask: np.ndarray) -> Row:
 
 
 def write_list(file: IO[str], name: str, items: Iterable[Row]) -> None:
-    """Write a list, one item per line, without keeping it in memory."""
+    """Write a list, one item per line, without keeping it in memory. Numbers that JSON does not have are null."""
     file.write(f', "{name}": [')
     for number, item in enumerate(items):
-        file.write((",\n" if number else "\n") + json.dumps(item))
+        file.write((",\n" if number else "\n") + json_text(item))
     file.write("]")

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from sapiens_ray.export.base import Export, Exported, Option, Options, RowNames, labelled, one_of, value_of
+from sapiens_ray.export.base import Export, Exported, Option, Options, labelled, one_of, value_of
 from sapiens_ray.export.coco import PLACE, Numbers, write_list
+from sapiens_ray.export.filenames import RowNames
 from sapiens_ray.export.person_masks import POSE, SEG, PersonMasks, person_masks
 from sapiens_ray.imaging.images import encode_png
 from sapiens_ray.output.reading import labels_of
 from sapiens_ray.storage import Folder
+from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.tasks.stored import StoredClassMap, StoredPersons
 from sapiens_ray.units import Row
 
@@ -50,7 +52,7 @@ def export_coco_panoptic(source: Folder, target: Folder, options: Options | None
     numbers = Numbers(labelled(source, PLACE, done))
     categories = [{"id": 1, "name": "person", "isthing": 1}] if whole else _categories(classes, masks is not None)
     with target.replacing(f"{name}.json") as path, path.open("w", encoding="utf-8") as file:
-        about = {"description": f"{classes.column} of {source.uri}"}
+        about = {"description": f"{classes.column} of {redact_uri(source.uri)}"}
         file.write('{"info": ' + json.dumps(about) + ', "categories": ' + json.dumps(categories))
         write_list(file, "images", _images(source, numbers))
         write_list(file, "annotations", _annotations(source, target, numbers, classes, masks, whole, done))

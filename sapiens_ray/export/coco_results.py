@@ -90,7 +90,9 @@ def export_coco_results(source: Folder, target: Folder, options: Options | None 
     done.notes, done.unmatched = matching.notes(truth.name), matching.unmatched
     done.images -= done.unmatched
     if not done.images:
-        raise OutputError("; ".join([f"{source.uri} has no labels of the images of {truth.name}", *done.notes]))
+        raise OutputError(
+            "; ".join([f"{redact_uri(source.uri)} has no labels of the images of {truth.name}", *done.notes])
+        )
     for labels in included:
         with target.replacing(f"{labels.column}.json") as path, path.open("w", encoding="utf-8") as file:
             file.write("[")

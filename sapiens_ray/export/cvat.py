@@ -5,6 +5,7 @@ The format is that of https://docs.cvat.ai/docs/manual/advanced/xml_format/. Pix
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,10 +72,11 @@ def export_cvat(source: Folder, target: Folder, options: Options | None = None) 
                     omitted.drop(UNNAMEABLE, row["image_id"], done)
                     continue
                 size = {"width": row["width"], "height": row["height"]}
+                groups = itertools.count(1)  # of all tasks: CVAT takes what has one number for one group
                 with _inside(xml, "image", id=number, name=row["image_id"], **size):
                     for labels in included:
                         if isinstance(labels, StoredPersons):
-                            _write_persons(xml, labels, row, names, least)
+                            _write_persons(xml, labels, row, names, least, groups)
                         else:
                             _write_masks(xml, labels, row, names)
                 number += 1
@@ -171,10 +173,12 @@ def _write_label(xml: XMLGenerator, label: Label, parent: str = "") -> None:
             _text(xml, "parent", parent)
 
 
-def _write_persons(xml: XMLGenerator, labels: StoredPersons, row: Row, names: Names, least: float) -> None:
+def _write_persons(
+    xml: XMLGenerator, labels: StoredPersons, row: Row, names: Names, least: float, groups: Iterator[int]
+) -> None:
     """A skeleton and a box for each person. Keypoints below `least` are `outside`: CVAT keeps them, and hides them."""
-    for group, person in enumerate(labels.persons(row), 1):
-        shared = {"source": "auto", "occluded": 0, "z_order": 1, "group_id": group}
+    for person in labels.persons(row):
+        shared = {"source": "auto", "occluded": 0, "z_order": 1, "group_id": next(groups)}
         with _inside(xml, "skeleton", label=names[labels.column, PERSON], **shared):
             _text(xml, "attribute", f"{person['score']:.4f}", name=SCORE)
             points = zip(labels.keypoint_names, person["keypoints"], person["scores"], strict=True)

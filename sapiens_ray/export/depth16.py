@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sapiens_ray.export.base import Export, Exported, Options, values_of, write_each
+from sapiens_ray.export.base import Export, Exported, Options, values_of
 from sapiens_ray.export.dense import FOREGROUND, SIZE, Maps
+from sapiens_ray.export.filenames import write_each
 from sapiens_ray.output.reading import labels_of
 from sapiens_ray.storage import Folder
 from sapiens_ray.tasks.depth import StoredDepth

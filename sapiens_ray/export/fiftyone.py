@@ -7,7 +7,9 @@ It is plain JSON, and FiftyOne finds out the types of the fields itself.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,17 +20,18 @@ from sapiens_ray.export.base import (
     Omitted,
     Option,
     Options,
-    RowNames,
     labelled,
     values_of,
     write_items,
 )
 from sapiens_ray.export.dense import Maps
 from sapiens_ray.export.depth16 import LARGEST, depth_png, quantized
-from sapiens_ray.export.photos import ARCHIVED, PLACE, Photos, archives_of, suffix_of
+from sapiens_ray.export.filenames import RowNames
+from sapiens_ray.export.photos import ARCHIVED, PLACE, SIGNED, Photos, archives_of, is_signed, suffix_of
 from sapiens_ray.imaging.images import encode_png
 from sapiens_ray.output.reading import labels_of, schema_in
 from sapiens_ray.storage import Folder, is_remote, local_path
+from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.tasks.depth import StoredDepth
 from sapiens_ray.tasks.stored import StoredClassMap, StoredLabels, StoredPersons
 from sapiens_ray.units import Row
@@ -36,26 +39,36 @@ from sapiens_ray.units import Row
 PHOTOS = Option("photos", "also write the photos, read again from where the job read them", False, flag=True)
 OPTIONS = (PHOTOS,)
 OWN = ("shard", "index", "image_id", "uri", "width", "height", "error_kind", "error", "visualization")
-SIGNED = "their URLs need a signature, which is not stored"
 RESERVED = ("id", "filepath", "tags", "metadata", "created_at", "last_modified_at", "media_type")  # by FiftyOne
+LARGEST_INTEGER = "whole numbers above 2^63 do not fit into FiftyOne: they are text"
 
 
 def export_fiftyone(source: Folder, target: Folder, options: Options | None = None) -> Exported:
     """Write `metadata.json`, `samples.json`, and `fields/<column>/<name>.png` for class maps and depth.
 
     Persons are Keypoints and, in `<column>_boxes`, Detections; class maps are Segmentations, depth Heatmaps of 0 to
-    65535. Numbers, texts and mean features are fields of their own. To FiftyOne, 0 is the background: another class
-    that is the background changes places with class 0. A photo is named by its path, or written to `data/` with
-    `photos`. Raises OutputError if there are no labels.
+    65535. Numbers, texts and mean features are fields of their own; columns whose names FiftyOne refuses get others. To
+    FiftyOne, 0 is the background: another class that is the background changes places with class 0. A photo is named
+    by its path, or written to `data/` with `photos`. Raises OutputError if there are no labels.
     """
     done, omitted = Exported(), Omitted()
     stored = labels_of(source)
     included = [labels for labels in stored if isinstance(labels, StoredPersons | StoredClassMap | StoredDepth)]
     maps = Maps(next((one for one in stored if isinstance(one, StoredClassMap)), None), resized=False)
-    plain = [one.name for one in schema_in(source) if one.name not in OWN and _is_plain(one.type)]
-    for labels in stored:
-        if labels not in included and labels.column not in plain:
-            done.left_out[labels.column] = f"FiftyOne has no field for {labels.kind}"
+    schema = schema_in(source)
+    shown = {labels.column for labels in included}
+    rest = [one for one in schema if one.name not in OWN and one.name not in shown]
+    kinds = {labels.column: labels.kind for labels in stored}
+    plain = [one.name for one in rest if _is_plain(one.type)]
+    for one in rest:
+        if one.name not in plain:
+            done.left_out[one.name] = f"FiftyOne has no field for {kinds.get(one.name, one.type)}"
+    fields = _field_names(plain, included)
+    for column, field in fields.items():
+        if column != field:
+            done.notes.append(f"column {column!r} is the field {field}: FiftyOne does not take its name")
+    large = {name for name in plain if _holds_uint64(schema.field(name).type)}
+    done.notes += [f"{name}: {LARGEST_INTEGER}" for name in sorted(large)]
     for labels in included:
         if isinstance(labels, StoredClassMap) and labels.background:
             done.notes.append(f"{labels.column}: FiftyOne's background is 0, so classes 0 and {labels.background} have "
@@ -71,10 +84,14 @@ def export_fiftyone(source: Folder, target: Folder, options: Options | None = No
                 continue
             done.renamed += renamed
             sample = {"filepath": place, "tags": [], "image_id": row["image_id"], "metadata": _size(row)}
-            sample |= {_free(column): row[column] for column in plain if row[column] is not None}
+            for column, field in fields.items():
+                if row[column] is not None:
+                    sample[field] = _as_text(row[column]) if column in large else row[column]
             for labels in included:
-                if isinstance(labels, StoredClassMap) and (present := sample.get(f"{labels.column}_classes")):
-                    sample[f"{labels.column}_classes"] = _swapped(labels)[present].tolist()
+                if isinstance(labels, StoredClassMap) and (
+                    present := sample.get(fields.get(f"{labels.column}_classes", ""))
+                ):
+                    sample[fields[f"{labels.column}_classes"]] = _swapped(labels)[present].tolist()
                 sample |= _fields(labels, maps, row, name, target)
             yield json.dumps(sample)
 
@@ -105,7 +122,7 @@ class _Places:
         if self._photos is None:
             if row["shard"] in self._archives:
                 return None, f"{ARCHIVED}: give --photos"
-            if "=..." in row["uri"]:
+            if is_signed(row["uri"]):
                 return None, f"{SIGNED}: give --photos"
             return row["uri"] if is_remote(row["uri"]) else local_path(row["uri"]), ""
         data, why = self._photos.read(row)
@@ -128,7 +145,7 @@ def _about(source: Folder, included: Sequence[StoredLabels]) -> Row:
         for one in included
         if isinstance(one, StoredPersons)
     }
-    info = {"made_by": "sapiens_ray", "labels": source.uri, "mask_targets": classes, "skeletons": skeletons}
+    info = {"made_by": "sapiens_ray", "labels": redact_uri(source.uri), "mask_targets": classes, "skeletons": skeletons}
     return {"media_type": "image", "info": {name: value for name, value in info.items() if value}}
 
 
@@ -170,18 +187,49 @@ def _persons(labels: StoredPersons, row: Row) -> Row:
         boxes.append({"_cls": "Detection", **shared, "bounding_box": box, "confidence": person["score"]})
     return {
         labels.column: {"_cls": "Keypoints", "keypoints": points},
-        f"{labels.column}_boxes": {"_cls": "Detections", "detections": boxes},
+        _boxes(labels): {"_cls": "Detections", "detections": boxes},
     }
+
+
+def _boxes(labels: StoredPersons) -> str:
+    """The field with the boxes of persons."""
+    return f"{labels.column}_boxes"
 
 
 def _is_plain(kind: pa.DataType) -> bool:
     """Whether a column holds numbers, texts or lists of them."""
-    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+    if pa.types.is_dictionary(kind):
+        return _is_plain(kind.value_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return _is_plain(kind.value_type) and not pa.types.is_nested(kind.value_type)
-    single = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_string)
+    single = (
+        pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string,
+        pa.types.is_string_view,
+    )  # fmt: skip
     return any(test(kind) for test in single)
 
 
-def _free(column: str) -> str:
-    """The field of a column: FiftyOne has fields of its own, whose names stay free."""
-    return f"{column}_" if column in RESERVED else column
+def _holds_uint64(kind: pa.DataType) -> bool:
+    """Whether the numbers of a plain column may be larger than those of MongoDB."""
+    return bool(kind == pa.uint64() or (hasattr(kind, "value_type") and kind.value_type == pa.uint64()))
+
+
+def _as_text(cell: Any) -> Any:
+    """A number as text; a list of them as a list of texts."""
+    return list(map(_as_text, cell)) if isinstance(cell, list) else None if cell is None else str(cell)
+
+
+def _field_names(columns: Sequence[str], included: Sequence[StoredLabels]) -> dict[str, str]:
+    """The field of each column. FiftyOne has fields of its own, refuses names that begin with `_`, and keeps `.` and
+    `$` for MongoDB. No two columns become one field."""
+    boxes = [_boxes(labels) for labels in included if isinstance(labels, StoredPersons)]
+    taken = {*RESERVED, "image_id", *(labels.column for labels in included), *boxes}
+    good = {name: re.sub(r"[.$\0]", "_", name).lstrip("_") or "column" for name in columns}
+    fields: dict[str, str] = {}
+    for column in sorted(columns, key=lambda name: good[name] != name or name in taken):  # those that stay come first
+        field = good[column]
+        while field in taken:
+            field += "_"
+        taken.add(field)
+        fields[column] = field
+    return {column: fields[column] for column in columns}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ import numpy as np
 from sapiens_ray.errors import ConfigError
 from sapiens_ray.export.base import Export, Exported, Omitted, Option, Options, labelled, values_of, write_items
 from sapiens_ray.export.coco import MIN_SCORE
+from sapiens_ray.export.json_text import json_text
 from sapiens_ray.export.names import hex_colour, names_of
-from sapiens_ray.export.photos import ARCHIVED, PLACE, archives_of
+from sapiens_ray.export.photos import ARCHIVED, PLACE, SIGNED, archives_of, is_signed
 from sapiens_ray.export.runs import label_studio_rle
 from sapiens_ray.output.reading import labels_of, schema_in
 from sapiens_ray.output.schema import JOB_KEY
@@ -29,7 +31,7 @@ from sapiens_ray.units import Row
 
 CONFIG = "config.xml"
 LARGEST_FILE = 100 << 20  # characters of a file of tasks; Label Studio takes uploads of up to 250 MB
-PHOTO, PERSON = "photo", "person"  # the name of the image in the configuration; the label of boxes
+PERSON = "person"  # the label of boxes
 POINT_WIDTH = 0.5  # percent: how large a keypoint is shown
 OUTSIDE = "their photos are not below --root"
 
@@ -61,17 +63,21 @@ def export_label_studio(source: Folder, target: Folder, options: Options | None 
     done, omitted = Exported(), Omitted()
     given = values_of(OPTIONS, options)
     included: list[_Persons | _Classes] = []
-    for labels in labels_of(source):
+    every = labels_of(source)
+    taken = {labels.column for labels in every}  # names in the configuration
+    photo = _free("photo", taken)
+    for labels in every:
         if isinstance(labels, StoredPersons):
-            included.append(_Persons(labels, given[POINTS.name]))
+            points = _free(f"{labels.column}_keypoints", taken)
+            included.append(_Persons(labels, given[POINTS.name], photo, points))
         elif isinstance(labels, StoredClassMap):
-            included.append(_Classes.of(labels, given[CLASSES.name], schema_in(source).names))
+            included.append(_Classes.of(labels, given[CLASSES.name], schema_in(source).names, photo))
         else:
             done.left_out[labels.column] = f"Label Studio has no {labels.kind}"
     if not included:
         return done
     _refuse_unknown(given[CLASSES.name], included)
-    configuration = _configuration(included)
+    configuration = _configuration(included, photo)
     texts = _tasks(source, included, given[ROOT.name], done, omitted)
     for number, group in itertools.groupby(_numbered(texts), key=lambda one: one[0]):
         with target.replacing(f"tasks-{number:06d}.json") as path, path.open("w", encoding="utf-8") as file:
@@ -84,6 +90,14 @@ def export_label_studio(source: Folder, target: Folder, options: Options | None 
 
 
 EXPORT = Export("tasks with predictions and a labelling configuration for Label Studio", export_label_studio, OPTIONS)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """A name that no other element of the configuration has. Adds it to those that are taken."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
 
 
 def _numbered(texts: Iterator[str]) -> Iterator[tuple[int, str]]:
@@ -107,15 +121,16 @@ def _tasks(
     for row in labelled(source, ["uri", *PLACE, *columns], done):
         image = None if row["shard"] in archives else _image(row["uri"], root)
         on_disk += image == row["uri"] and not is_remote(row["uri"])
-        if image is None:
-            omitted.drop(ARCHIVED if row["shard"] in archives else OUTSIDE, row["image_id"], done)
+        if image is None or is_signed(image):
+            why = ARCHIVED if row["shard"] in archives else OUTSIDE if image is None else SIGNED
+            omitted.drop(why, row["image_id"], done)
             continue
         results = [result for labels in included for result in labels.results(row)]
-        scores = [result["score"] for result in results if "score" in result]
+        scores = [result["score"] for result in results if "score" in result and math.isfinite(result["score"])]
         prediction: Row = {"model_version": version, "result": results}
         if scores:
             prediction["score"] = float(np.mean(scores))
-        yield json.dumps({"data": {"image": image, "image_id": row["image_id"]}, "predictions": [prediction]})
+        yield json_text({"data": {"image": image, "image_id": row["image_id"]}, "predictions": [prediction]})
     if on_disk:
         done.notes.append(
             f"{on_disk} images are files, which Label Studio opens only below its document root: give --root"
@@ -136,10 +151,10 @@ def _image(uri: str, root: str | None) -> str | None:
     return f"/data/local-files/?d={quote(path.removeprefix(folder))}" if path.startswith(folder) else None
 
 
-def _result(row: Row, number: str, name: str, kind: str, value: Row, score: float | None) -> Row:
-    """A region. number: its id, unique in the task. name: of the control in the configuration."""
+def _result(row: Row, number: str, name: str, photo: str, kind: str, value: Row, score: float | None) -> Row:
+    """A region. number: its id, unique in the task. name, photo: of the control and the image in the configuration."""
     found: Row = {
-        "id": number, "from_name": name, "to_name": PHOTO, "type": kind, "value": value, "image_rotation": 0,
+        "id": number, "from_name": name, "to_name": photo, "type": kind, "value": value, "image_rotation": 0,
         "original_width": row["width"], "original_height": row["height"],
     }  # fmt: skip
     return found if score is None else {**found, "score": score}
@@ -147,10 +162,13 @@ def _result(row: Row, number: str, name: str, kind: str, value: Row, score: floa
 
 @dataclass(frozen=True)
 class _Persons:
-    """Persons as rectangles, with keypoints that name the rectangle as their parent."""
+    """Persons as rectangles, with keypoints that name the rectangle as their parent. photo, points: names of the image
+    and of the keypoints in the configuration; that of the rectangles is the column."""
 
     labels: StoredPersons
     least: float
+    photo: str
+    points: str
 
     @property
     def columns(self) -> list[str]:
@@ -158,45 +176,48 @@ class _Persons:
 
     def results(self, row: Row) -> Iterator[Row]:
         percent = np.array([100 / row["width"], 100 / row["height"]])
-        boxes, points = self.labels.column, f"{self.labels.column}_keypoints"
+        boxes = self.labels.column
         for number, person in enumerate(self.labels.persons(row)):
             corners = (np.array(person["box"], float).reshape(2, 2) * percent).clip(0, 100)
             (x, y), (width, height) = corners[0].tolist(), (corners[1] - corners[0]).tolist()
             value = {"x": x, "y": y, "width": width, "height": height, "rotation": 0, "rectanglelabels": [PERSON]}
             box = f"{boxes}-{number}"
-            yield _result(row, box, boxes, "rectanglelabels", value, person["score"])
+            yield _result(row, box, boxes, self.photo, "rectanglelabels", value, person["score"])
             places = np.array(person["keypoints"], float).reshape(-1, 2) * percent
             seen = (np.array(person["scores"]) >= self.least) & ((places >= 0) & (places <= 100)).all(1)
             for index in np.flatnonzero(seen).tolist():
                 (x, y), name = places[index].tolist(), self.labels.keypoint_names[index]
                 value = {"x": x, "y": y, "width": POINT_WIDTH, "keypointlabels": [name]}
-                point = _result(row, f"{box}-{index}", points, "keypointlabels", value, person["scores"][index])
+                found = f"{box}-{index}"
+                point = _result(row, found, self.points, self.photo, "keypointlabels", value, person["scores"][index])
                 yield {**point, "parentID": box}
 
     def configure(self, view: ElementTree.Element) -> None:
-        boxes = ElementTree.SubElement(view, "RectangleLabels", name=self.labels.column, toName=PHOTO)
+        boxes = ElementTree.SubElement(view, "RectangleLabels", name=self.labels.column, toName=self.photo)
         ElementTree.SubElement(boxes, "Label", value=PERSON)
-        points = ElementTree.SubElement(view, "KeyPointLabels", name=f"{self.labels.column}_keypoints", toName=PHOTO)
+        points = ElementTree.SubElement(view, "KeyPointLabels", name=self.points, toName=self.photo)
         for name, colour in zip(names_of(self.labels), self.labels.table.colours, strict=True):
             ElementTree.SubElement(points, "Label", value=name, background=hex_colour(colour))
 
 
 @dataclass(frozen=True)
 class _Classes:
-    """Class maps as a brush per class. ids: the classes to write. cells: the columns with classes and confidences."""
+    """Class maps as a brush per class. ids: the classes to write. cells: the columns with classes and confidences.
+    photo: the name of the image in the configuration."""
 
     labels: StoredClassMap
     ids: frozenset[int]
     cells: tuple[str, ...]
+    photo: str
 
     @classmethod
-    def of(cls, labels: StoredClassMap, names: Sequence[str] | None, columns: Sequence[str]) -> _Classes:
+    def of(cls, labels: StoredClassMap, names: Sequence[str] | None, columns: Sequence[str], photo: str) -> _Classes:
         cells = (f"{labels.column}_classes", f"{labels.column}_class_confidence")
         ids = [
             number for number, name in enumerate(labels.class_names)
             if (name in names if names is not None else number != labels.background)
         ]  # fmt: skip
-        return cls(labels, frozenset(ids), cells if set(cells) <= set(columns) else ())
+        return cls(labels, frozenset(ids), cells if set(cells) <= set(columns) else (), photo)
 
     @property
     def columns(self) -> list[str]:
@@ -210,10 +231,10 @@ class _Classes:
             if found in self.ids:
                 name = self.labels.class_names[found]
                 value = {"format": "rle", "rle": label_studio_rle(class_map == found), "brushlabels": [name]}
-                yield _result(row, f"{column}-{found}", column, "brushlabels", value, sure.get(found))
+                yield _result(row, f"{column}-{found}", column, self.photo, "brushlabels", value, sure.get(found))
 
     def configure(self, view: ElementTree.Element) -> None:
-        brushes = ElementTree.SubElement(view, "BrushLabels", name=self.labels.column, toName=PHOTO)
+        brushes = ElementTree.SubElement(view, "BrushLabels", name=self.labels.column, toName=self.photo)
         names = names_of(self.labels)
         for number in sorted(self.ids):
             colour = hex_colour(self.labels.class_colours_rgb[number])
@@ -228,10 +249,10 @@ def _refuse_unknown(names: Sequence[str] | None, included: Sequence[_Persons | _
             raise ConfigError(f"--classes: no class {name!r} in the output; it has {', '.join(known) or 'none'}")
 
 
-def _configuration(included: Sequence[_Persons | _Classes]) -> bytes:
+def _configuration(included: Sequence[_Persons | _Classes], photo: str) -> bytes:
     """The labelling configuration: a control for each kind of region, with the names of its labels."""
     view = ElementTree.Element("View")
-    ElementTree.SubElement(view, "Image", name=PHOTO, value="$image", zoom="true", zoomControl="true")
+    ElementTree.SubElement(view, "Image", name=photo, value="$image", zoom="true", zoomControl="true")
     for labels in included:
         labels.configure(view)
     ElementTree.indent(view)

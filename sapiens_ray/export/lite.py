@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sapiens_ray.export.base import Export, Exported, Options, write_files
+from sapiens_ray.export.base import Export, Exported, Options
+from sapiens_ray.export.filenames import write_files
 from sapiens_ray.storage import Folder
 
 

@@ -9,7 +9,8 @@ import re
 import numpy as np
 from PIL import Image
 
-from sapiens_ray.export.base import Export, Exported, Option, Options, value_of, write_each
+from sapiens_ray.export.base import Export, Exported, Option, Options, value_of
+from sapiens_ray.export.filenames import write_each
 from sapiens_ray.imaging.images import encode_png, histogram
 from sapiens_ray.output.reading import labels_of
 from sapiens_ray.storage import Folder
@@ -62,9 +63,11 @@ EXPORT = Export("class maps as index PNGs with palette", export_masks, (PER_CLAS
 def _write_classes(target: Folder, labels: StoredClassMap, row: Row, name: str) -> None:
     class_map = labels.class_map(row)
     files = class_files(labels.class_names)
+    # The folder of x/Hair.png.jpg is not the picture of hair of x.jpg, nor of another name that ends so.
+    folder = re.sub(r"(\.png_*)\Z", r"\1_", name, flags=re.IGNORECASE)
     for number in np.flatnonzero(histogram(class_map)).tolist():
         mask = (class_map == number).view(np.uint8) * np.uint8(255)
-        target.write(f"{labels.column}/{name}/{files[number]}", encode_png(mask), durable=False)
+        target.write(f"{labels.column}/{folder}/{files[number]}", encode_png(mask), durable=False)
 
 
 def class_files(class_names: list[str]) -> list[str]:

@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 
 from sapiens_ray.errors import OutputError
-from sapiens_ray.export.base import Export, Exported, Option, Options, values_of, word_of, write_each
+from sapiens_ray.export.base import Export, Exported, Option, Options, values_of, word_of
 from sapiens_ray.export.dense import FOREGROUND, SIZE, Maps
+from sapiens_ray.export.filenames import write_each
 from sapiens_ray.imaging.maps import unit_length
 from sapiens_ray.output.reading import labels_of
 from sapiens_ray.storage import Folder

@@ -18,6 +18,7 @@ from sapiens_ray.units import Row
 PLACE = ["shard", "index"]
 GONE = "their photos cannot be read again"
 OTHER = "their photos are others than were labelled"
+SIGNED = "their URLs need a signature, which is not stored"
 ARCHIVED = "their photos lie in tars, Parquet files or videos, which this format cannot name"
 
 # What files of the common formats begin with.
@@ -64,6 +65,11 @@ def archives_of(source: Folder) -> dict[int, Shard]:
     own."""
     plan = load_plan(Folder(source.uri, source.options))
     return {shard.number: shard for shard in plan.shards if is_shard_format(shard.format)} if plan else {}
+
+
+def is_signed(uri: str) -> bool:
+    """Whether a URL has lost its signature or key, so that nobody can open it (`redact_uri`)."""
+    return is_remote(uri) and "=..." in uri
 
 
 def local_file(row: Row) -> Path | None:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from sapiens_ray.export.base import Export, Exported, Omitted, Option, Options, values_of, word_of, write_each
+from sapiens_ray.export.base import Export, Exported, Omitted, Option, Options, values_of, word_of
 from sapiens_ray.export.dense import FOREGROUND, Maps
+from sapiens_ray.export.filenames import write_each
 from sapiens_ray.export.photos import Photos
 from sapiens_ray.imaging import images
 from sapiens_ray.output.reading import labels_of

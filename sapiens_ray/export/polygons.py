@@ -19,7 +19,7 @@ STARTS, ENDS = 2048, 16  # points between which the shortest line from a polygon
 @dataclass
 class Outlines:
     """polygons: each N x 2 float64 (x, y) in pixels, largest first, N >= 3. filled: how many holes were too small.
-    dropped: how many parts were."""
+    dropped: how many parts were, or had no area."""
 
     polygons: list[np.ndarray] = field(default_factory=list)
     filled: int = 0

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 
 from sapiens_ray.errors import ConfigError, OutputError
-from sapiens_ray.export.base import Export, Exported, Names, Option, Options
+from sapiens_ray.export.base import Export, Exported, Option, Options
+from sapiens_ray.export.filenames import Names
 from sapiens_ray.imaging.images import decode
 from sapiens_ray.imaging.video_pixels import BT709, LIMITED, to_frame
 from sapiens_ray.output.layout import PICTURES
@@ -25,6 +26,7 @@ from sapiens_ray.output.where import ChosenRows
 from sapiens_ray.sources.video import COLUMNS as FRAMES
 from sapiens_ray.sources.video_streams import pyav
 from sapiens_ray.storage import Folder
+from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.units import Row
 
 if TYPE_CHECKING:
@@ -58,7 +60,9 @@ def export_video(source: Folder, target: Folder, options: Options | None = None)
         raise ConfigError(f"--codec {codec}: this FFmpeg cannot write it; it can write {', '.join(there)}")
     schema = schema_in(source)
     if any(name not in schema.names or schema.field(name).type != kind for name, kind in FRAMES.items()):
-        raise OutputError(f"{source.uri} holds no frames of videos: its input was none; see `input.format: video`")
+        raise OutputError(
+            f"{redact_uri(source.uri)} holds no frames of videos: its input was none; see `input.format: video`"
+        )
     columns = [labels.column for labels in labels_of(source)]
     if wanted is not None and wanted not in columns:
         raise ConfigError(f"--column {wanted}: the tasks are {', '.join(columns)}")
@@ -79,7 +83,7 @@ def export_video(source: Folder, target: Folder, options: Options | None = None)
         if number == 0:
             done.images, done.skipped = counts.frames - counts.errors, counts.errors
     if not pictures:
-        raise OutputError(f"{source.uri} holds no pictures of frames; see output.visualize.fraction")
+        raise OutputError(f"{redact_uri(source.uri)} holds no pictures of frames; see output.visualize.fraction")
     return done
 
 

@@ -10,24 +10,23 @@ import contextlib
 import gzip
 import io
 import itertools
-import json
-import math
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from sapiens_ray.errors import ConfigError, OutputError
 from sapiens_ray.export.base import Export, Exported, Omitted, Option, Options, place_of, values_of
+from sapiens_ray.export.json_text import json_text
 from sapiens_ray.export.photos import Photos, archives_of, suffix_of
 from sapiens_ray.imaging.images import looks_like_image
 from sapiens_ray.imaging.names import file_names
 from sapiens_ray.output.reading import iterate_rows, labels_of, schema_in
 from sapiens_ray.output.where import ChosenRows, is_binary
 from sapiens_ray.planning.plan import Shard
-from sapiens_ray.sources.base import unused
 from sapiens_ray.storage import Folder
 from sapiens_ray.units import Row
 
@@ -94,12 +93,13 @@ def _members(source: Folder, options: Options, done: Exported, omitted: Omitted)
     done.left_out.update({name: "holds bytes that are no labels" for name in binary if name not in maps})
     texts = [name for name in schema.names if name not in (*binary, UNUSED)]
     photos = Photos(source) if options[PHOTOS.name] else None
-    archives = archives_of(source)
-    _refuse_name(options[NAME.name], archives.values())
-    beside = BesideTars(archives)
+    # Photos of Parquet files and videos are in no tar, also where an input column is called `key`.
+    tars = {number: shard for number, shard in archives_of(source).items() if shard.format == "webdataset"}
+    _refuse_name(options[NAME.name], tars.values())
+    beside = BesideTars(tars)
     new = NewTars(options[NAME.name], options[SHARD_SIZE.name])
     for row in iterate_rows(source, [*texts, *maps]):
-        failed, in_tar = row["error_kind"] is not None, row.get(KEY) is not None
+        failed, in_tar = row["error_kind"] is not None, row["shard"] in tars and row.get(KEY) is not None
         done.images += not failed
         done.skipped += failed
         if failed and (photos or not in_tar):
@@ -111,15 +111,17 @@ def _members(source: Folder, options: Options, done: Exported, omitted: Omitted)
                 omitted.drop(why, row["image_id"], done)
                 continue
             fields[suffix_of(row["image_id"], photo)] = photo
-        fields["json"] = _json({name: row[name] for name in texts if failed or name not in ERRORS})
+        fields["json"] = json_text({name: row[name] for name in texts if failed or name not in ERRORS}).encode()
         fields |= {f"{name}.{_suffix(row[name])}": row[name] for name in maps if row[name] is not None}
         if in_tar:
             new.end()  # tars are written one after the other
-        tar, sample = beside.place(row) if in_tar else new.place(row, sum(map(len, fields.values())))
+        tar, sample = beside.place(row, fields) if in_tar else new.place(row, sum(map(len, fields.values())))
         for field, data in fields.items():
             yield Member(tar, f"{sample}.{field}", data)
     if isinstance(source, ChosenRows) and beside.used:
         done.notes.append("tars of the input have samples that --where leaves out: pair them by key, not by position")
+    if beside.climbing:
+        done.notes.append(f"keys with `..`, which are written as `__`: {beside.climbing}, such as {beside.first}")
 
 
 class NewTars:
@@ -153,22 +155,32 @@ class BesideTars:
     def __init__(self, shards: Mapping[int, Shard]) -> None:
         self._shards = shards
         self._sample: tuple[int, str] | None = None
-        self._taken: dict[str, int] = {}
+        self._taken: set[str] = set()  # names of files of the key
+        self._asked = Counter[str]()
         self.used = False
+        self.climbing, self.first = 0, ""  # images whose keys lead out of their folder, and one of them
 
-    def place(self, row: Row) -> tuple[str, str]:
-        """The tar, and what the names of the files begin with."""
+    def place(self, row: Row, fields: Collection[str]) -> tuple[str, str]:
+        """The tar, and what the names of the files begin with, to be followed by a dot and each of the fields."""
         shard_id, key = self._shards[row["shard"]].shard_id, row[KEY]
         sample = "/".join("__" if part == ".." else part for part in key.split("/"))  # nothing leaves its folder
+        if sample != key:
+            self.climbing, self.first = self.climbing + 1, self.first or row["image_id"]
         self.used = True
         if self._sample != (row["shard"], key):
-            self._sample, self._taken = (row["shard"], key), {}
+            self._sample, self._taken = (row["shard"], key), set()
+            self._asked.clear()
         member = row["image_id"].removeprefix(f"{shard_id}/").lstrip("/")
         middle = member[len(key) + 1 :].rpartition(".")[0]
         wanted = f"{sample}.{middle}" if middle else sample
-        lower = wanted.lower()  # readers ignore case
-        number = unused(lower, self._taken)[len(lower) + 1 :]  # of k.png beside k.jpg
-        return file_names(shard_id)[1], f"{wanted}.{number}" if number else wanted
+        while True:
+            self._asked[wanted.lower()] += 1  # readers ignore case
+            number = self._asked[wanted.lower()]  # of k.png beside k.jpg
+            found = f"{wanted}.{number}" if number > 1 else wanted
+            names = {f"{found}.{field}".lower() for field in fields}
+            if not names & self._taken:
+                self._taken |= names
+                return file_names(shard_id)[1], found
 
 
 def _refuse_name(name: str, shards: Iterable[Shard]) -> None:
@@ -182,23 +194,6 @@ def _refuse_name(name: str, shards: Iterable[Shard]) -> None:
 def _suffix(cell: bytes) -> str:
     """Maps are stored as PNG or `.npy`."""
     return "png" if looks_like_image(cell) else "npy"
-
-
-def _json(row: Row) -> bytes:
-    """A row as JSON. Numbers that JSON does not have become null; dates and other values of input columns, text."""
-    try:
-        text = json.dumps(row, default=str, allow_nan=False)
-    except ValueError:
-        text = json.dumps(_finite(row), default=str)
-    return text.encode()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write_tar(path: Path, members: Iterable[Member], compressed: bool) -> None:

@@ -12,16 +12,18 @@ from collections.abc import Callable, Iterable, Sequence
 
 import yaml
 
-from sapiens_ray.errors import ConfigError
-from sapiens_ray.export.base import Exported, Option, Options, RowNames, labelled, value_of, word_of
+from sapiens_ray.errors import ConfigError, OutputError
+from sapiens_ray.export.base import Exported, Option, Options, labelled, value_of, word_of
+from sapiens_ray.export.filenames import RowNames
 from sapiens_ray.export.photos import Photos, local_file, suffix_of
 from sapiens_ray.imaging.names import hash_fraction
 from sapiens_ray.storage import Folder
-from sapiens_ray.storage.uris import absolute
+from sapiens_ray.storage.uris import absolute, redact_uri
 from sapiens_ray.tasks.stored import StoredLabels
 from sapiens_ray.units import Row
 
 IMAGES = ("link", "copy", "none")
+ABOUT, SHARE = "data.yaml", "val_share"  # the file that Ultralytics reads; our key in it
 _TAKEN = re.compile(r"(?<![^/])(images_*)(?=/)")  # folders that would be mistaken for the one with all images
 
 
@@ -48,11 +50,15 @@ def write_dataset(
     """Write `labels/<split>/<name>.txt`, `images/<split>/<name>.<suffix>` and `data.yaml`.
 
     columns: what `lines_of` reads of a row. about: what `data.yaml` says of the labels. An image without objects has an
-    empty file: it shows background. Raises ConfigError for links in a remote target.
+    empty file: it shows background. Raises ConfigError for links in a remote target, and for a folder that was divided
+    by another share; OutputError if no image has labels.
     """
     share, how = value_of(options, VAL), value_of(options, WITH_IMAGES)
     if how == "link" and target.remote:
-        raise ConfigError(f"--to {target.uri}: links can only be made on this machine; use --images copy or none")
+        raise ConfigError(
+            f"--to {redact_uri(target.uri)}: links can only be made on this machine; use --images copy or none"
+        )
+    _refuse_other_share(target, share)
     done = Exported()
     names, photos = RowNames(source), Photos(source) if how == "copy" else None
     missing: list[str] = []
@@ -70,7 +76,7 @@ def write_dataset(
     if missing:
         why = "no files of this machine (use --images copy)" if how == "link" else "gone or changed"
         done.notes.append(f"photos left out, {why}: {counts['missing']}, such as {', '.join(missing)}")
-    _write_about(target, about, counts, done)
+    _write_about(source, target, {**about, SHARE: share}, counts, done)
     return done
 
 
@@ -105,9 +111,26 @@ def _add_photo(target: Folder, name: str, row: Row, photos: Photos | None) -> bo
     return True
 
 
-def _write_about(target: Folder, about: Row, counts: Counter[str], done: Exported) -> None:
+def _refuse_other_share(target: Folder, share: float) -> None:
+    """Raise ConfigError if an earlier export divided this folder by another share: some images would be in both parts,
+    and Ultralytics would validate on what it was trained on."""
+    try:
+        earlier = yaml.safe_load(target.read(ABOUT)) if target.exists(ABOUT) else None
+    except yaml.YAMLError:  # of something else
+        earlier = None
+    before = earlier.get(SHARE, share) if isinstance(earlier, dict) else share
+    if before != share:
+        raise ConfigError(
+            f"--val {share}: {redact_uri(target.uri)} was written with --val {before}, and images would be in both "
+            "parts; give that, or name another folder"
+        )
+
+
+def _write_about(source: Folder, target: Folder, about: Row, counts: Counter[str], done: Exported) -> None:
     """Write `data.yaml`. Ultralytics refuses a dataset without images to validate on: then those of train are named."""
     splits = {split: counts[split] > 0 or target.exists(f"labels/{split}") for split in ("train", "val")}
+    if not any(splits.values()):
+        raise OutputError(f"no image of {redact_uri(source.uri)} has labels: all rows are error rows")
     for split, other in (("train", "val"), ("val", "train")):
         if not splits[split] and splits[other]:
             done.notes.append(f"data.yaml: no image is in {split}, so it names those of {other}")
@@ -116,4 +139,4 @@ def _write_about(target: Folder, about: Row, counts: Counter[str], done: Exporte
     # Without `path`, Ultralytics takes the folder of the file.
     root = {} if target.remote else {"path": absolute(target.uri)}
     text = yaml.safe_dump({**root, **places, **about}, sort_keys=False, allow_unicode=True)
-    target.write("data.yaml", text.encode(), durable=False)
+    target.write(ABOUT, text.encode(), durable=False)

@@ -63,8 +63,8 @@ def export_yolo_seg(source: Folder, target: Folder, options: Options | None = No
     )
     if lost.total():
         filled, dropped = lost["filled"], lost["dropped"]
-        small = f"of fewer than {least} pixels: holes that were filled: {filled}; parts that were left out: {dropped}"
-        done.notes.append(f"{objects.taken[0].column}: {small}")
+        lost_parts = f"holes that were filled: {filled}; parts that were left out: {dropped}"
+        done.notes.append(f"{objects.taken[0].column}: of fewer than {least} pixels or without area: {lost_parts}")
     return replace(done, left_out=leave_out(every, objects.taken, objects.one))
 
 

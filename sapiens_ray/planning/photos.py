@@ -18,6 +18,7 @@ from sapiens_ray.planning.plan import Shard, load_plan, read_entries
 from sapiens_ray.planning.shards import open_shard
 from sapiens_ray.sources import Encoded, Entry, Images, folders
 from sapiens_ray.storage import Folder
+from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.units import Done
 
 END = 1 << 31  # after every index
@@ -32,7 +33,9 @@ class PlannedPhotos:
     def __init__(self, output: Folder) -> None:
         plan, record = load_plan(output), read_record(output)
         if plan is None or record is None:
-            raise OutputError(f"{output.uri} has no plan.parquet or no job.yaml, which say where its photos are")
+            raise OutputError(
+                f"{redact_uri(output.uri)} has no plan.parquet or no job.yaml, which say where its photos are"
+            )
         self._shards: list[Shard] = plan.shards
         self._output = Folder(output.uri, output.options)  # all rows of it
         # As the job read them, so that images have the same numbers.

@@ -27,7 +27,11 @@ Planned = tuple[Shard, Sequence[Row]]  # a shard, and its rows
 
 
 def write_planned(
-    folder: Path, uri: Path, shards: Sequence[Planned], entries: EntriesFile | None = None, tasks: Sequence[Row] = TASKS
+    folder: Path,
+    uri: Path | str,
+    shards: Sequence[Planned],
+    entries: EntriesFile | None = None,
+    tasks: Sequence[Row] = TASKS,
 ) -> Folder:
     """An output with these shards, each complete in one file, and with what a run records. uri: the input."""
     output = Folder(str(folder))
@@ -69,22 +73,38 @@ def tar_output(folder: Path, place: Path, tars: dict[str, Sequence[str]], suffix
         path.parent.mkdir(parents=True, exist_ok=True)
         rows, files = [], []
         for seed, member in enumerate(members):
-            base = member.rpartition("/")
             row = labelled_photo(place / "loose", member, 10 * number + seed)
+            named = member.removeprefix("./").lstrip("/")  # as the source names it
             data = (place / "loose" / member).read_bytes()
-            key = f"{base[0]}{base[1]}{base[2].split('.')[0]}"
+            parent, slash, base = named.rpartition("/")
+            key = f"{parent}{slash}{base.split('.')[0]}"
             if "bad" in member:
                 row, data = error_row(""), b"\x89PNG no more"
-            rows.append({**row, "key": key, "image_id": f"{path.name}/{member}", "uri": f"{path}#{member}"})
+            rows.append({**row, "key": key, "image_id": f"{path.name}/{named}", "uri": f"{path}#{named}"})
             files.append((member, data))
             if seed == 0:
-                files.append((f"{key}.txt", b"a caption"))
+                files.append((f"{member.removesuffix(named)}{key}.txt", b"a caption"))
         path.write_bytes(tar_bytes(files))
         if suffix != ".tar":
             path.write_bytes(packed(path))
         size, stamp = storage.stamp(str(path))
         shards.append((Shard(number, "webdataset", str(path), path.name, size, stamp, len(rows)), rows))
     return write_planned(folder, place, shards)
+
+
+def parquet_output(folder: Path, path: Path, names: Sequence[str]) -> Folder:
+    """Labels of photos in a Parquet file, whose columns `key` and `image` hold a text and the photo. Their keys in the
+    output are those of the file."""
+    rows = [labelled_photo(path.parent / "loose", name, seed) for seed, name in enumerate(names)]
+    files = [(path.parent / "loose" / name).read_bytes() for name in names]
+    boxes = [[[10.0, 10.0, 110.0, 150.0]]] * len(names)
+    pq.write_table(pa.table({"image": files, "key": list(names), "boxes": boxes}), path)
+    placed = [
+        {**row, "key": name, "image_id": f"{path.name}/{index:08d}", "uri": f"{path}#{index}"}
+        for index, (row, name) in enumerate(zip(rows, names, strict=True))
+    ]
+    size, stamp = storage.stamp(str(path))
+    return write_planned(folder, path, [(Shard(0, "parquet", str(path), path.name, size, stamp, len(rows)), placed)])
 
 
 def packed(path: Path) -> bytes:

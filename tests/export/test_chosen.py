@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from sapiens_ray.export import coco
-from sapiens_ray.export.base import RowNames, labelled
+from sapiens_ray.export.base import labelled
 from sapiens_ray.export.coco import export_coco
+from sapiens_ray.export.filenames import RowNames
 from sapiens_ray.export.masks import export_masks
 from sapiens_ray.output.reading import chosen_rows, iterate_rows
 from sapiens_ray.storage import Folder

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import sapiens_ray
@@ -127,8 +129,48 @@ def test_a_photo_that_is_gone_leaves_valid_json(command, output, tmp_path):
     assert "images left out, their photos cannot be read again: 1, such as a.png\n" in done.err
 
 
+def with_columns(output: Path, columns: dict[str, tuple[pa.DataType, object]]) -> None:
+    """Give every row of the only file of an output these cells."""
+    (file,) = (output / "data").iterdir()
+    table = pq.read_table(file)
+    for name, (kind, value) in columns.items():
+        table = table.append_column(pa.field(name, kind), pa.array([value] * table.num_rows, kind))
+    pq.write_table(table, file)
+
+
+HOSTILE = {
+    "exif.iso": (pa.int64(), 100), "_split": (pa.string(), "a"), "$x": (pa.string(), "x"), "_cls": (pa.string(), "c"),
+    "phash": (pa.uint64(), 2**64 - 1), "hashes": (pa.list_(pa.uint64()), [2**63, None]), "id_": (pa.string(), "two"),
+    "id": (pa.string(), "one"), "persons_boxes": (pa.string(), "mine"), "caption": (pa.large_string(), "hi"),
+    "kind": (pa.dictionary(pa.int8(), pa.string()), "k"), "_": (pa.int8(), 1), "x": (pa.int8(), 2),
+}  # fmt: skip
+LOST = {"taken": (pa.timestamp("us"), 0), "camera": (pa.struct([("iso", pa.int16())]), {"iso": 1})}
+
+
+def test_columns_of_the_input_are_fields_or_named(command, output, tmp_path):
+    """FiftyOne opened a folder with these fields; it refuses `exif.iso`, `_split`, `$x` and numbers above 2^63."""
+    with_columns(tmp_path / "out", HOSTILE | LOST)
+    done, samples = export(command, output, tmp_path / "to")
+    renamed = {"exif.iso": "exif_iso", "_split": "split", "$x": "x_", "_cls": "cls", "id": "id__", "_": "column",
+               "persons_boxes": "persons_boxes_"}  # fmt: skip
+    assert done.err.splitlines() == [
+        "normal left out: FiftyOne has no field for normal",
+        "taken left out: FiftyOne has no field for timestamp[us]",
+        "camera left out: FiftyOne has no field for struct<iso: int16>",
+        *(f"column {name!r} is the field {renamed[name]}: FiftyOne does not take its name"
+          for name in HOSTILE if name in renamed),
+        *(f"{name}: whole numbers above 2^63 do not fit into FiftyOne: they are text" for name in ("hashes", "phash")),
+    ]  # fmt: skip
+    for sample in samples:
+        cells = {name: value for name, (_, value) in HOSTILE.items()}
+        cells |= {"phash": str(2**64 - 1), "hashes": [str(2**63), None]}
+        assert {name: sample[renamed.get(name, name)] for name in cells} == cells
+        assert sample["persons_boxes"]["_cls"] == "Detections"
+
+
 @pytest.mark.nightly  # a venv of 100 packages
 def test_fiftyone_opens_it(command, output, tmp_path):
+    with_columns(tmp_path / "out", HOSTILE)
     export(command, output, tmp_path / "to", "--photos")
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = str(tmp_path / "venv" / "bin" / "python")

@@ -22,6 +22,7 @@ from sapiens_ray.storage import Folder
 from tests.reporting.made import error_row, labelled_photo, write_rows
 
 PHOTOS = 6
+PNG = cv2.imencode(".png", np.zeros((2, 3, 3), np.uint8))[1].tobytes()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -199,6 +200,22 @@ def test_another_dataset_is_not_replaced(output, command, tmp_path):
     assert (tmp_path / "to" / "README.md").read_text() == "theirs"
 
 
+def test_an_edited_card_is_not_lost_and_a_damaged_mark_is_no_crash(output, command, tmp_path):
+    card = tmp_path / "to" / "README.md"
+    assert export(command, output, tmp_path / "to").code == 0
+    assert export(command, output, tmp_path / "to").code == 0, "its own card is replaced"
+    card.write_text(card.read_text() + "\nMine.\n")
+    done = export(command, output, tmp_path / "to", "--license", "cc0-1.0")
+    assert (
+        done.code == 2 and "README.md was edited; keep your text, and delete README.md and data/, or name" in done.err
+    )
+    assert card.read_text().endswith("Mine.\n")
+    for mark in ("{edited}", '{"x": 1}', "{}"):
+        card.write_text(f"<!-- sapiens-ray export --format huggingface {mark} -->")
+        done = export(command, output, tmp_path / "to")
+        assert done.code == 2 and "README.md was not written by this export; name another folder" in done.err, done.text
+
+
 def test_photos_that_are_gone_or_changed_are_null(command, tmp_path):
     output = write(tmp_path / "made", 4)
     (tmp_path / "made" / "photos" / "1.png").unlink()
@@ -212,27 +229,37 @@ def test_photos_that_are_gone_or_changed_are_null(command, tmp_path):
     assert [one is None for one in images] == [False, True, True, False]
 
 
-def test_columns_of_the_input_keep_their_types_or_are_left_out_by_name(command, tmp_path):
+def test_columns_of_the_input_keep_their_types_or_are_left_out_by_name(output, command, tmp_path):
     extra = pa.schema([
         ("caption", pa.large_string()), ("taken", pa.timestamp("us", tz="UTC")), ("price", pa.decimal128(9, 2)),
         ("tags", pa.list_(pa.string())), ("camera", pa.struct([("iso", pa.int16()), ("lens", pa.string())])),
         ("kind", pa.dictionary(pa.int8(), pa.string())), ("odd", pa.map_(pa.string(), pa.int32())),
-        ("half", pa.float16()), ("nothing", pa.null()),
+        ("half", pa.float16()), ("nothing", pa.null()), ("image", pa.string()), ("photo", pa.string()),
+        ("thumb", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
     ])  # fmt: skip
     schema = output_schema([], extra, {})
     row = {
         "image_id": "a.jpg", "shard": 0, "index": 0, "uri": "https://host/a.jpg", "width": 4, "height": 3,
         "caption": "x", "tags": ["b"], "camera": {"iso": 100, "lens": "50"}, "kind": "k", "odd": [("a", 1)],
-        "half": np.float16(0.5),
+        "half": np.float16(0.5), "image": "i", "photo": "p", "thumb": {"bytes": PNG, "path": "t.png"},
     }  # fmt: skip
     (tmp_path / "out" / "data").mkdir(parents=True)
-    table = pa.Table.from_pylist([row], schema)
-    pq.write_table(table, tmp_path / "out" / "data" / "s000000-00000000-00000001-end.parquet")
-    done = export(command, tmp_path / "out", tmp_path / "to")
+    uris = [f"{place}{tmp_path}/a.jpg" for place in ("file://", "local://", "", "zip://a.jpg::", "zip://a::file://")]
+    rows = [row, *({**row, "index": index, "uri": uri} for index, uri in enumerate(uris, 1))]
+    table = pa.Table.from_pylist(rows, schema)
+    pq.write_table(table, tmp_path / "out" / "data" / "s000000-00000000-00000006-end.parquet")
+    plan_of(Folder(str(tmp_path / "out")), tmp_path, ["a.jpg"] * 6)
+    (tmp_path / "out" / "job.yaml").write_bytes((output / "job.yaml").read_bytes())
+    done = export(command, tmp_path / "out", tmp_path / "to", "--photos")
     assert done.code == 0, done.text
     assert "odd left out: datasets has no feature for map<string, int32" in done.err
     found = load(tmp_path / "to", tmp_path / "cache")
-    assert found[0]["uri"] == "https://host/a.jpg" and found[0]["camera"] == {"iso": 100, "lens": "50"}
+    assert found["uri"][:] == ["https://host/a.jpg", *[None] * 5], "paths on this machine"
+    assert (found[0]["image"], found[0]["photo"], found[0]["photo_2"]) == ("i", "p", None)
+    assert found[0]["thumb"].size == (3, 2)
+    card = (tmp_path / "to" / "README.md").read_text()
+    assert "| `photo_2` | image | the original photo;" in card and card.count("the original photo;") == 1
+    assert found[0]["camera"] == {"iso": 100, "lens": "50"}
     assert found[0]["kind"] == "k" and found[0]["tags"] == ["b"] and found[0]["half"] == 0.5
     assert str(found.features["taken"]) == "Value('timestamp[us, tz=UTC]')"
     assert found.features["price"].dtype == "decimal128(9, 2)" and found[0]["price"] is None

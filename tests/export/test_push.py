@@ -86,6 +86,33 @@ def test_other_labels_replace_those_of_an_earlier_upload(output, tmp_path):
     assert sorted(hub.datasets["me/people"]) == ["README.md", "data/train-00000-of-00001.parquet", "notes.txt"]
 
 
+def test_the_dataset_of_someone_else_stays_as_it_is(output, tmp_path):
+    """What `push_to_hub` of datasets leaves, with a card and without; and a card that was edited on the hub."""
+    hub = UploadHub()
+    cats = {"data/train-00000-of-00002.parquet": b"0", "data/test-00000-of-00001.parquet": b"t"}
+    hub.datasets |= {"me/cats": {"README.md": b"# My cats", **cats}, "me/dogs": dict(cats), "me/people": {}}
+    hub.private |= dict.fromkeys(hub.datasets, False)
+    assert push(hub, output, tmp_path / "to", "--push", "me/people")[0] == 0
+    ours = hub.datasets["me/people"]
+    edited = ours["README.md"].replace(b"# made", b"# Our people")
+    assert edited != ours["README.md"]
+    ours["README.md"] = edited
+    before = {name: dict(files) for name, files in hub.datasets.items()}
+    wrong = (
+        ("me/cats", "README.md there was not written by this export; delete README.md and data/ there, or name"),
+        ("me/dogs", "holds data files of a dataset without README.md; delete README.md and data/ there, or name"),
+        ("me/people", "README.md there was edited; keep your text, and delete README.md and data/ there, or name"),
+    )
+    base = ["export", str(output), "--format", "huggingface", "--to", str(tmp_path / "to"), "--push"]
+    for (name, said), (code, err) in zip(wrong, many(hub, tmp_path, [("hf_test", [*base, n]) for n, _ in wrong]),
+                                         strict=True):  # fmt: skip
+        assert code == 2 and err == f"sapiens-ray: --push {name}: {said} another dataset\n"
+    assert hub.datasets == before
+    (tmp_path / "to" / "README.md").write_bytes(edited)  # who edits the card before the upload has it there
+    assert push(hub, output, tmp_path / "to", "--push", "me/people")[0] == 0
+    assert hub.datasets == before
+
+
 MANY = """
 import contextlib, io, json, os, sys
 from sapiens_ray.cli import main
@@ -98,6 +125,13 @@ for token, arguments in json.loads(sys.argv[1]):
         answers.append((main(arguments), said.getvalue()))
 print(json.dumps(answers))
 """
+
+
+def many(hub: UploadHub, home: Path, asked: list[tuple[str | None, list[str]]]) -> list[tuple[int, str]]:
+    """What several commands answer, each with a token."""
+    command = [sys.executable, "-c", MANY, json.dumps(asked)]
+    done = subprocess.run(command, env=environment(hub, home), capture_output=True, text=True, check=True)
+    return [(code, said) for code, said in json.loads(done.stdout)]
 
 
 def test_what_is_wrong_is_one_line_before_any_work(output, tmp_path):
@@ -118,10 +152,6 @@ def test_what_is_wrong_is_one_line_before_any_work(output, tmp_path):
     )
     base = ["export", str(output), "--format", "huggingface", "--to", str(tmp_path / "to"), "--push"]
     asked = [(token, [*base, name, *options]) for name, options, token, _ in cases]
-    done = subprocess.run(
-        [sys.executable, "-c", MANY, json.dumps(asked)], env=environment(hub, tmp_path), capture_output=True, text=True,
-        check=True,
-    )  # fmt: skip
-    for (name, _, _, said), (code, err) in zip(cases, json.loads(done.stdout), strict=True):
+    for (name, _, _, said), (code, err) in zip(cases, many(hub, tmp_path, asked), strict=True):
         assert code == 2 and err.startswith(f"sapiens-ray: --push {name}: {said}") and err.count("\n") == 1, err
     assert not (tmp_path / "to").exists() and not hub.sent

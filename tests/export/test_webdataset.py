@@ -17,8 +17,10 @@ import pytest
 import webdataset
 
 import sapiens_ray
+from sapiens_ray.export.json_text import json_text
 from sapiens_ray.storage import Folder
-from tests.export.made import folder_output, members_of, tar_output
+from tests.conftest import ROOT
+from tests.export.made import folder_output, members_of, parquet_output, tar_output
 
 NAMES = ["a.png", "sub/b.c.png", "d.png"]
 SPECIAL = ("__key__", "__url__", "__local_path__")
@@ -137,6 +139,53 @@ def test_two_images_of_one_name_and_key_have_files_of_their_own(command, tmp_pat
     assert names == ["a.json", "a.png.json", "a.2.json"]
 
 
+def test_files_of_a_key_have_names_of_their_own(command, tmp_path):
+    """The photo k.seg.png has the name of the class map of k.jpg."""
+    output = tar_output(tmp_path / "out", tmp_path / "in", {"t": ["k.png", "k.seg.png", "k.SEG.png", "k.json.png"]})
+    export(command, output, tmp_path / "to", "--photos")
+    with tarfile.open(tmp_path / "to" / "t.tar") as tar:
+        names = tar.getnames()
+        assert len({name.lower() for name in names}) == len(names) == 4 * 5
+        photos = {name: tar.extractfile(name).read() for name in names if name in ("k.png", "k.seg.2.png")}
+    loose = tmp_path / "in" / "loose"
+    assert photos == {"k.png": (loose / "k.png").read_bytes(), "k.seg.2.png": (loose / "k.seg.png").read_bytes()}
+
+
+def pairs_of(photos: Path, labels: Path) -> list[tuple[str, str]]:
+    """The keys that the function of docs/exports.md pairs."""
+    page = (ROOT / "docs" / "exports.md").read_text()
+    code = next(block for block in page.split("```python\n") if "def pairs(" in block).partition("\nphotos, labels =")[
+        0
+    ]
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/exports.md", "exec"), names)
+    tars = (webdataset.WebDataset(str(path), shardshuffle=False) for path in (photos, labels))
+    opened, decoded = tars
+    return [(one["__key__"], two["__key__"]) for one, two in names["pairs"](opened, decoded.decode())]
+
+
+def test_names_that_tar_begins_with_a_dot_are_paired(command, tmp_path):
+    """`tar -C folder .` packs `./a.png`; others climb, or begin with a slash."""
+    output = tar_output(tmp_path / "out", tmp_path / "in", {"t": ["./a.png", "x/../b.png", "c.png", "./bad.png"]})
+    done = export(command, output, tmp_path / "to")
+    assert done.err == "keys with `..`, which are written as `__`: 1, such as t.tar/x/../b.png\n"
+    found = pairs_of(tmp_path / "in" / "t.tar", tmp_path / "to" / "t.tar")
+    assert found == [("./a", "a"), ("x/../b", "x/__/b"), ("c", "c")]
+    tar_output(tmp_path / "other", tmp_path / "others", {"t": ["z.png"]})
+    with pytest.raises(ValueError, match="none of the photos has a key of the labels"):
+        pairs_of(tmp_path / "others" / "t.tar", tmp_path / "to" / "t.tar")
+
+
+def test_a_column_called_key_makes_no_tar_of_a_parquet_file(command, tmp_path):
+    output = parquet_output(tmp_path / "out", tmp_path / "in.parquet", ["a.png", "b.png"])
+    export(command, output, tmp_path / "to", "--photos")
+    assert [path.name for path in (tmp_path / "to").iterdir()] == ["labels-000000.tar"]
+    samples = read(tmp_path / "to" / "labels-000000.tar", decode=False)
+    assert [sample["__key__"] for sample in samples] == ["000000-00000000", "000000-00000001"]
+    assert [json.loads(sample["json"])["key"] for sample in samples] == ["a.png", "b.png"]
+    assert samples[1]["png"] == (tmp_path / "loose" / "b.png").read_bytes()
+
+
 def forget_key(output: Path, shard: int) -> None:
     """Make a shard of one image look as if its image had not been in a tar."""
     (path,) = (output / "data").glob(f"s{shard:06d}-*")
@@ -180,10 +229,8 @@ def test_a_tar_that_changed_is_refused(command, tmp_path):
 
 
 def test_numbers_that_json_lacks_are_null():
-    from sapiens_ray.export.webdataset import _json
-
     row = {"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": float("-inf")}, "e": "x"}
-    assert json.loads(_json(row), parse_constant=pytest.fail) == {
+    assert json.loads(json_text(row), parse_constant=pytest.fail) == {
         "a": None,
         "b": [1.5, None],
         "c": {"d": None},
@@ -222,4 +269,4 @@ def test_wrong_options_are_refused(command, output, tmp_path, options, message):
 def test_an_output_without_its_plan_has_no_photos(command, output, tmp_path):
     (tmp_path / "out" / "plan.parquet").unlink()
     done = command("export", output.uri, "--format", "webdataset", "--to", tmp_path / "to", "--photos")
-    assert done.code == 2 and "has no plan.parquet or job.yaml of a run, which say where its photos are" in done.err
+    assert done.code == 2 and "has no plan.parquet or no job.yaml, which say where its photos are" in done.err

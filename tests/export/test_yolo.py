@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import cv2
+import fsspec
 import numpy as np
 import pytest
 import yaml
 
 from sapiens_ray.imaging.names import hash_fraction
 from sapiens_ray.labels import body_parts, keypoints
-from tests.archives import write_parquet, write_tar
 from tests.conftest import photo
 from tests.evaluation.labelled import write_labels
 from tests.export.groups import (
@@ -28,6 +28,7 @@ from tests.export.groups import (
     row,
     write_group,
 )
+from tests.export.made import folder_output, parquet_output, tar_output
 
 GROUPS = {"a.jpg": [10, 46], "images/b.png": [], "images_/b.png": [100], "x/images/images/d.jpg": [5, 80, 120]}
 IN_FOLDERS = {"a.jpg": "a", "images/b.png": "images_/b", "images_/b.png": "images__/b",
@@ -102,6 +103,7 @@ def test_pose(group, command):
     assert about == {
         "path": str(target), "train": "images/train", "val": "images/train", "kpt_shape": [17, 3],
         "flip_idx": list(table.swap), "names": {0: "person"}, "kpt_names": {0: list(table.names)},
+        "val_share": 0.0,
     }  # fmt: skip
     assert set(labels) == {f"train/{name}" for name in IN_FOLDERS.values()}
     for image_id, name in IN_FOLDERS.items():
@@ -173,7 +175,10 @@ def test_seg(group, command, options):
                     holes += 1
             assert np.array_equal(found > 0, filled)
     assert holes == 6
-    assert f"seg: of fewer than 32 pixels: holes that were filled: {holes}; parts that were left out: 0\n" in done.err
+    assert (
+        f"seg: of fewer than 32 pixels or without area: holes that were filled: {holes}; parts that were left out: 0\n"
+        in done.err
+    )
 
 
 def test_one_line_per_person_though_something_divides_it(command, tmp_path):
@@ -211,61 +216,49 @@ def test_val_is_a_share_of_the_images_and_the_same_for_any_rows(command, tmp_pat
     assert set(check(tmp_path / "yolo")[1]) == set(labels)
 
 
-def test_photos_are_copied_out_of_tars_and_parquet_files(command, tmp_path):
-    files = []
-    for number in range(4):
-        files.append(tmp_path / f"{number}.jpg")
-        files[-1].write_bytes(cv2.imencode(".jpg", photo(WIDTH, HEIGHT, number))[1].tobytes())
-    write_tar(tmp_path / "a.tar", files)
-    write_parquet(tmp_path / "b.parquet", files)
-    made = [
-        {**row(f"a.tar/{number}.jpg", [10]), "uri": f"{tmp_path}/a.tar#{number}.jpg", "place": number}
-        for number in (0, 2)
-    ]  # the third of the rows is another size than its photo, which was changed
-    made.append({**row("changed.jpg", [10]), "width": 10, "height": 10, "uri": str(files[0]), "place": 3})
-    folder = write_group(tmp_path / "out", made)
-    patch_index(folder.uri, [one["place"] for one in made])
+def test_photos_are_copied_out_of_tars(command, tmp_path):
+    tar_output(tmp_path / "out", tmp_path / "in", {"t": ["a.png", "bad.png", "x/c.png"], "u": ["d.png"]})
     target, done = export(command, tmp_path / "out", "yolo-pose", "--images", "copy", "--val", "0")
-    assert "photos left out, gone or changed: 1, such as changed.jpg\n" in done.err
-    for number in (0, 2):
-        copied = target / f"images/train/a.tar/{number}.jpg"
-        assert copied.read_bytes() == files[number].read_bytes() and not copied.is_symlink()
-    rows_of = [{**row(f"b.parquet/{n:08d}", [10]), "uri": f"{tmp_path}/b.parquet#{n}", "place": n} for n in (1, 3)]
-    folder = write_group(tmp_path / "other", rows_of)
-    patch_index(folder.uri, [1, 3])
-    export(command, tmp_path / "other", "yolo-pose", "--images", "copy", "--val", "0")
-    for number in (1, 3):
-        assert (target / f"images/train/b.parquet/{number:08d}.jpg").read_bytes() == files[number].read_bytes()
+    assert "photos left out" not in done.err
+    copied = {str(path.relative_to(target / "images" / "train")): path for path in (target / "images").rglob("*.*")
+              if path.is_file()}  # fmt: skip
+    assert set(copied) == {"t.tar/a.png", "t.tar/x/c.png", "u.tar/d.png"}
+    for name, path in copied.items():
+        assert path.read_bytes() == (tmp_path / "in/loose" / name[6:]).read_bytes() and not path.is_symlink()
 
 
-def test_a_remote_folder_gets_copies(group, command):
+def test_photos_are_copied_out_of_parquet_files(command, tmp_path):
+    parquet_output(tmp_path / "out", tmp_path / "b.parquet", ["a.png", "b.png", "c.png"])
+    chosen = ("--where", "key != 'b.png'")
+    target, _ = export(command, tmp_path / "out", "yolo-pose", "--images", "copy", "--val", "0", *chosen)
+    for number, name in ((0, "a.png"), (2, "c.png")):
+        copied = target / f"images/train/b.parquet/{number:08d}.png"
+        assert copied.read_bytes() == (tmp_path / "loose" / name).read_bytes()
+    assert len(list((target / "images").rglob("*.png"))) == 2
+
+
+def test_a_photo_that_was_changed_is_not_copied(command, tmp_path):
+    folder_output(tmp_path / "out", tmp_path / "photos", ["a.png", "b.png"])
+    (tmp_path / "photos" / "b.png").write_bytes(cv2.imencode(".png", photo(9, 9, 0))[1].tobytes())
+    target, done = export(command, tmp_path / "out", "yolo-pose", "--images", "copy", "--val", "0")
+    assert "photos left out, gone or changed: 1, such as b.png\n" in done.err
+    assert [path.name for path in (target / "images").rglob("*.png")] == ["a.png"]
+
+
+def test_a_remote_folder_gets_copies(command, tmp_path):
     """fsspec's memory is a storage like S3: no links, no folders."""
-    import fsspec
-
-    done = command("export", group, "--to", "memory://set/yolo", "--format", "yolo-pose", "--images", "copy")
-    assert done.code == 0, done.text
+    folder_output(tmp_path / "out", tmp_path / "photos", ["a.png", "images/b.png", "d.png"])
+    (tmp_path / "photos" / "d.png").unlink()
+    options = ("--format", "yolo-pose", "--images", "copy", "--val", "0")
+    done = command("export", tmp_path / "out", "--to", "memory://set/yolo", *options)
+    assert done.code == 0 and "photos left out, gone or changed: 1, such as d.png\n" in done.err, done.text
     memory = fsspec.filesystem("memory")
     about = yaml.safe_load(memory.cat("/set/yolo/data.yaml"))
     assert "path" not in about, "Ultralytics then takes the folder of data.yaml"
     files = {name.removeprefix("/set/yolo/") for name in memory.find("/set/yolo")}
-    labels = {name.removeprefix("labels/") for name in files if name.startswith("labels/")}
-    images = {name.removeprefix("images/") for name in files if name.startswith("images/")}
-    assert {name.rpartition(".")[0] for name in images} == {
-        name.removesuffix(".txt") for name in labels if not name.endswith("/d.txt")
-    } and len(images) == 3  # fmt: skip
-    place = next(name for name in images if name.endswith("/a.jpg"))
-    assert memory.cat(f"/set/yolo/images/{place}") == (group.parent / "photos" / "a.jpg").read_bytes()
-
-
-def patch_index(folder: str, places: list[int]) -> None:
-    """Give the rows of the only file these indices in their shard."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    (file,) = (Path(folder) / "data").iterdir()
-    table = pq.read_table(file)
-    table = table.set_column(table.schema.get_field_index("index"), "index", pa.array(places, pa.int32()))
-    pq.write_table(table, file)
+    labels = {f"labels/train/{name}.txt" for name in ("a", "images_/b", "d")}
+    assert files == {"data.yaml", *labels, "images/train/a.png", "images/train/images_/b.png"}
+    assert memory.cat("/set/yolo/images/train/a.png") == (tmp_path / "photos" / "a.png").read_bytes()
 
 
 @pytest.mark.parametrize(

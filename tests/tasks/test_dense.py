@@ -14,7 +14,7 @@ from PIL import Image
 
 import sapiens_ray as sr
 from sapiens_ray.errors import CheckpointError
-from sapiens_ray.export.base import Names
+from sapiens_ray.export.filenames import Names
 from sapiens_ray.imaging import maps
 from sapiens_ray.imaging.images import encode_png
 from sapiens_ray.models.stand_ins import build, write_model

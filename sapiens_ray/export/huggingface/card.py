@@ -5,6 +5,7 @@ The fields of the YAML: https://github.com/huggingface/hub-docs/blob/main/datase
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from sapiens_ray.version import __version__
 
 CARD = "README.md"
 MARK = "<!-- sapiens-ray export --format huggingface {} -->"
+_MARKED = re.compile(re.escape(MARK).replace(re.escape("{}"), r"(\{.*?\})"))
 IDENTIFIERS = {LICENCE: "cc-by-nc-4.0"}  # of licences on the hub
 SIZES = (
     (10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"),
@@ -45,15 +47,16 @@ class Model:
 
 @dataclass(frozen=True)
 class Card:
-    """What the card tells. record: `job.yaml`; empty if the output has none. errors: error rows by kind. photos:
-    whether they are in the dataset. wanted: the licence that the user chose. state: see `read_mark`."""
+    """What the card tells. record: `job.yaml`; empty if the output has none. errors: error rows by kind. photo:
+    the column with the photos; None if they are not in the dataset. wanted: the licence that the user chose. state: see
+    `read_mark`."""
 
     record: Record
     labels: Sequence[StoredLabels]
     columns: Sequence[Column]
     written: Written
     errors: Mapping[str, int]
-    photos: bool
+    photo: str | None
     wanted: str | None
     state: str
 
@@ -109,8 +112,9 @@ class Card:
             self._errors(), self._limits(), self._making(),
         ]  # fmt: skip
         told = {"state": self.state, "images": self.written.rows, "error_rows": sum(self.errors.values())}
-        mark = MARK.format(json.dumps(told))
-        return f"---\n{head}---\n\n{mark}\n\n" + "\n\n".join(filter(None, parts)) + "\n"
+        before, after = f"---\n{head}---\n\n", "\n\n" + "\n\n".join(filter(None, parts)) + "\n"
+        mark = MARK.format(json.dumps({**told, "text": _hash(before + after)}))
+        return before + mark + after
 
     @property
     def _name(self) -> str:
@@ -119,7 +123,7 @@ class Card:
     def _about(self) -> str:
         kinds = ", ".join(f"{one.kind} ({code(one.column)})" for one in self.labels)
         images = counted(self.written.rows, "photo")
-        included = "The photos are included." if self.photos else "The photos are not included: `image_id` names them."
+        included = "The photos are included." if self.photo else "The photos are not included: `image_id` names them."
         return (
             f"# {inline(self._name)}\n\n"
             f"Labels of {images} of people: {kinds}. They were made by Meta's Sapiens models, or models of their kind, "
@@ -163,6 +167,8 @@ class Card:
         return f"## Columns\n\n{table(['column', 'type', ''], rows)}"
 
     def _meaning(self, column: Column) -> str:
+        if column.name == self.photo:
+            return "the original photo; null where it could not be read again"
         for one in self.labels:
             if column.name == one.column and isinstance(one, StoredClassMap):
                 return "grey PNG at the size of the photo: the class id of every pixel"
@@ -243,10 +249,8 @@ SUFFIXES = {  # of columns beside a task's own
     "length": "mean length of the vectors over the foreground, as the network gave them",
 }
 MEANINGS = {
-    "image": "the original photo; null where it could not be read again",
-    "photo": "the original photo; null where it could not be read again",
     "image_id": "name of the photo in its source",
-    "uri": "URL of the photo; null for a file on a disk",
+    "uri": "URL of the photo; null for a file of the machine that made the labels",
     "width": "of the photo, after its EXIF rotation",
     "height": "of the photo, after its EXIF rotation",
     "key": "WebDataset key of a photo from a tar",
@@ -254,10 +258,24 @@ MEANINGS = {
 
 
 def read_mark(card: bytes) -> dict[str, Any] | None:
-    """What an export wrote into a README.md for itself: `state` of the labels, `images` and `error_rows`; None if it is
-    not the card of an export."""
-    found = re.search(re.escape(MARK).replace(re.escape("{}"), r"(\{.*?\})"), card.decode(errors="replace"))
-    return json.loads(found[1]) if found else None
+    """What an export wrote into a README.md for itself: `state` of the labels, `images` and `error_rows`, and the hash
+    of its `text`; None if it is not the card of an export, or if the mark is damaged."""
+    found = _MARKED.search(card.decode(errors="replace"))
+    try:
+        mark = json.loads(found[1]) if found else {}
+    except ValueError:
+        return None
+    return mark if {"state", "images", "error_rows", "text"} <= set(mark) else None
+
+
+def is_edited(card: bytes) -> bool:
+    """Whether the text of a card with a mark is another one than the export wrote."""
+    mark, text = read_mark(card), card.decode(errors="replace")
+    return mark is not None and mark["text"] != _hash(_MARKED.sub("", text, count=1))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _shown(labels: StoredLabels, column: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections import Counter
@@ -12,7 +13,7 @@ import pyarrow as pa
 
 from sapiens_ray.errors import ConfigError
 from sapiens_ray.export.base import Export, Exported, Option, Options
-from sapiens_ray.export.huggingface.card import CARD, Card, read_mark
+from sapiens_ray.export.huggingface.card import CARD, Card, is_edited, read_mark
 from sapiens_ray.export.huggingface.features import (
     IMAGE_TYPE,
     Column,
@@ -31,6 +32,7 @@ from sapiens_ray.output.schema import labels_in
 from sapiens_ray.output.summary import counted
 from sapiens_ray.output.where import where_of
 from sapiens_ray.storage import Folder
+from sapiens_ray.storage.uris import redact_uri
 from sapiens_ray.version import __version__
 
 BATCH = 16  # rows that are converted together
@@ -62,18 +64,21 @@ PRIVATE = Option("private", "with --push: a new dataset is private; one that is 
 def export_huggingface(source: Folder, target: Folder, options: Options | None = None) -> Exported:
     """Write `data/train-*.parquet` and `README.md`, the dataset card. One row per image with labels.
 
-    An earlier export in the folder is replaced. Raises ConfigError for a folder that holds another dataset, and for a
-    repository that cannot be written to; OutputError if there are no labels.
+    An earlier export in the folder is replaced. Raises ConfigError for a folder that holds another dataset or an edited
+    card, and for a repository that cannot be written to or holds another dataset; OutputError if there are no labels.
     """
     given = options or {}
     _refuse_other_dataset(target)
-    repository = _repository_of(given, target)
     state = _state(source, given)
-    done = _written_before(target, state) if repository is not None else None
+    done = _written_before(target, state) if given.get(PUSH.name) else None
+    if done is None:
+        _refuse_edited_card(target)
+    repository = _repository_of(given, target)
     if done is None:
         done = _write(source, target, given, state)
     if repository is not None:
-        done.notes.append(f"uploaded to {repository.upload(target, [*earlier_shards(target), CARD])}")
+        # The card first: what an interrupted upload leaves on the hub is known by it.
+        done.notes.append(f"uploaded to {repository.upload(target, [CARD, *earlier_shards(target)])}")
     return done
 
 
@@ -84,15 +89,16 @@ def _write(source: Folder, target: Folder, options: Options, state: str) -> Expo
     done = Exported(left_out=left_out)
     errors: Counter[str] = Counter()
     rows = _rows(source, columns, done, errors)
-    photos = bool(options.get(PHOTOS.name))
-    if photos:
-        image = Column("image" if "image" not in schema.names else "photo", IMAGE_TYPE)
-        columns = [image, *columns]
-        rows = _with_photos(rows, image.name, Photos(source), done)
+    photo = None
+    if options.get(PHOTOS.name):
+        free = itertools.chain(["image", "photo"], (f"photo_{number}" for number in itertools.count(2)))
+        photo = next(name for name in free if name not in schema.names)
+        columns = [Column(photo, IMAGE_TYPE), *columns]
+        rows = _with_photos(rows, photo, Photos(source), done)
     asked = arrow_schema(columns)
     tables = (table.select(asked.names).replace_schema_metadata(asked.metadata) for table in rows)
     written = write_shards(target, tables, asked)
-    card = Card(read_record(source) or {}, labels, columns, written, errors, photos, options.get(LICENSE.name), state)
+    card = Card(read_record(source) or {}, labels, columns, written, errors, photo, options.get(LICENSE.name), state)
     target.write(CARD, card.text().encode())
     if card.licence is None:
         done.notes.append("the licence of the models is not known: README.md says so; --license NAME sets it")
@@ -120,7 +126,7 @@ def _written_before(target: Folder, state: str) -> Exported | None:
     mark = read_mark(target.read(CARD)) if target.exists(CARD) else None
     if mark is None or mark["state"] != state or not are_complete(earlier_shards(target)):
         return None
-    notes = [f"{target.uri} holds this dataset already: it is uploaded as it is"]
+    notes = [f"{redact_uri(target.uri)} holds this dataset already: it is uploaded as it is"]
     return Exported(mark["images"], mark["error_rows"], notes=notes)
 
 
@@ -128,10 +134,20 @@ def _refuse_other_dataset(target: Folder) -> None:
     """Raise ConfigError if the target holds a README or data files that no export wrote: they would be replaced."""
     there = target.exists(CARD)
     if there and read_mark(target.read(CARD)) is None:
-        raise ConfigError(f"--to {target.uri}: {CARD} was not written by this export; name another folder")
+        raise ConfigError(f"--to {redact_uri(target.uri)}: {CARD} was not written by this export; name another folder")
     if not there and earlier_shards(target):
         raise ConfigError(
-            f"--to {target.uri}: holds data files of a dataset without {CARD}; delete them, or name another folder"
+            f"--to {redact_uri(target.uri)}: holds data files of a dataset without {CARD}; delete them, or name "
+            "another folder"
+        )
+
+
+def _refuse_edited_card(target: Folder) -> None:
+    """Raise ConfigError if the card of an earlier export was edited: the text would be lost."""
+    if target.exists(CARD) and is_edited(target.read(CARD)):
+        raise ConfigError(
+            f"--to {redact_uri(target.uri)}: {CARD} was edited; keep your text, and delete {CARD} and data/, or name "
+            "another folder"
         )
 
 
@@ -144,8 +160,10 @@ def _repository_of(options: Options, target: Folder) -> Repository | None:
             raise ConfigError("--private says how --push makes a dataset; give --push user/name as well")
         return None
     if target.remote:
-        raise ConfigError(f"--to {target.uri}: --push uploads from a folder on this machine; name a local one")
-    return Repository.made(str(name), private)
+        raise ConfigError(
+            f"--to {redact_uri(target.uri)}: --push uploads from a folder on this machine; name a local one"
+        )
+    return Repository.made(str(name), private, target.read(CARD) if target.exists(CARD) else None)
 
 
 def _rows(source: Folder, columns: list[Column], done: Exported, errors: Counter[str]) -> Iterator[pa.Table]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from sapiens_ray.storage import is_remote
 from sapiens_ray.tasks.stored import StoredClassMap, StoredLabels
 
 Feature = Any  # the JSON object of a feature; {name: Feature} for a struct, [Feature] for a list of structs
@@ -45,8 +45,10 @@ class Column:
     def convert(self, cells: pa.ChunkedArray) -> pa.ChunkedArray:
         """The cells of the output as cells of the dataset."""
         if self.name == "uri":  # a path on the disk of whoever made the labels means nothing elsewhere
-            return pc.if_else(pc.match_substring(cells, "://"), cells, pa.scalar(None, pa.string()))
-        if self.is_image:
+            return pa.chunked_array(
+                [[_published(uri) for uri in chunk.to_pylist()] for chunk in cells.chunks], self.type
+            )
+        if self.is_image and not pa.types.is_struct(cells.type):
             return pa.chunked_array([image_cells(chunk) for chunk in cells.chunks], IMAGE_TYPE)
         return cells.cast(self.type)
 
@@ -55,6 +57,11 @@ def image_cells(files: pa.Array, names: pa.Array | None = None) -> pa.Array:
     """Encoded images, and their file names, as cells of an image column."""
     names = pa.nulls(len(files), pa.string()) if names is None else names
     return pa.StructArray.from_arrays([files, names], fields=list(IMAGE_TYPE), mask=files.is_null())
+
+
+def _published(uri: str | None) -> str | None:
+    """A URL that others can open as well; None for a file of this machine, also inside a chained URL."""
+    return uri if uri and is_remote(uri.rpartition("::")[2]) else None
 
 
 def dataset_columns(schema: pa.Schema, labels: Sequence[StoredLabels]) -> tuple[list[Column], dict[str, str]]:

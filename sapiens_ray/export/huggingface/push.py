@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sapiens_ray.errors import ConfigError, JobError, first_line
+from sapiens_ray.export.huggingface.card import CARD, is_edited, read_mark
 from sapiens_ray.export.huggingface.shards import is_shard
 from sapiens_ray.storage import Folder, local_path
 
@@ -26,9 +28,12 @@ class Repository:
     name: str
 
     @classmethod
-    def made(cls, name: str, private: bool) -> Repository:
-        """The repository, which is made if it does not exist. Raises ConfigError if that is not possible, or if it is
-        public although it should be private."""
+    def made(cls, name: str, private: bool, card: bytes | None) -> Repository:
+        """The repository, which is made if it does not exist. card: the local README.md, if there is one.
+
+        Raises ConfigError if that is not possible, if it is public although it should be private, and if it holds
+        what an upload would destroy: the dataset of someone else, or a card that was edited there.
+        """
         from huggingface_hub import CommitOperationAdd, HfApi
 
         api = HfApi()
@@ -37,12 +42,22 @@ class Repository:
             # Sends nothing, since a README is not a large file, but asks whether this token may write here.
             api.preupload_lfs_files(name, [CommitOperationAdd("README.md", b"#")], repo_type="dataset")
             is_private = api.repo_info(name, repo_type="dataset").private
+            files = api.list_repo_files(name, repo_type="dataset")
+            there = None
+            if CARD in files:
+                there = Path(api.hf_hub_download(name, CARD, repo_type="dataset")).read_bytes()
+        if there is None and any(map(is_shard, files)):
+            raise ConfigError(f"--push {name}: holds data files of a dataset without {CARD}; {_OTHER}")
+        if there is not None and read_mark(there) is None:
+            raise ConfigError(f"--push {name}: {CARD} there was not written by this export; {_OTHER}")
+        if there is not None and is_edited(there) and there != card:
+            raise ConfigError(f"--push {name}: {CARD} there was edited; keep your text, and {_OTHER}")
         if private and not is_private:
             raise ConfigError(f"--push {name}: is public; make it private in its settings, or leave out --private")
         return cls(name)
 
     def upload(self, folder: Folder, files: Sequence[str]) -> str:
-        """Upload the files, the card last, and remove data files of an earlier upload. Returns the URL of the dataset.
+        """Upload the files in this order, and remove data files of an earlier upload. Returns the URL of the dataset.
         Raises JobError if it fails; called again, it goes on."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -78,6 +93,7 @@ def _errors_of(name: str, kind: type[ConfigError] | type[JobError]) -> Iterator[
         raise kind(f"--push {name}: {type(error).__name__}: {first_line(error)}{again}") from None
 
 
+_OTHER = f"delete {CARD} and data/ there, or name another dataset"
 _REMEDIES = {
     401: "there is no token, or the hub does not know it: run `hf auth login`, or set HF_TOKEN",
     403: "your token may not write there: it needs the permission to write for this user or organisation",
