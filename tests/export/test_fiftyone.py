@@ -148,7 +148,7 @@ LOST = {"taken": (pa.timestamp("us"), 0), "camera": (pa.struct([("iso", pa.int16
 
 
 def test_columns_of_the_input_are_fields_or_named(command, output, tmp_path):
-    """FiftyOne opened a folder with these fields; it refuses `exif.iso`, `_split`, `$x` and numbers above 2^63."""
+    """It refuses `exif.iso`, `_split`, `$x` and numbers above 2^63; the nightly test opens these columns."""
     with_columns(tmp_path / "out", HOSTILE | LOST)
     done, samples = export(command, output, tmp_path / "to")
     renamed = {"exif.iso": "exif_iso", "_split": "split", "$x": "x_", "_cls": "cls", "id": "id__", "_": "column",
