@@ -58,7 +58,7 @@ def tasks_of(record: Record | None) -> list[AnyTask]:
     for number, given in enumerate((record or {}).get("job", {}).get("tasks", [])):
         with contextlib.suppress(Exception):  # of another version, or of a package that is not installed
             options = TASKS[given["task"]].options.model_validate(given)
-            if "recipe" in models[number]:
+            if number < len(models) and "recipe" in models[number]:
                 recipe = Recipe(models[number]["recipe"], tuple(models[number]["input_size"]))
                 options = options.with_recipe(recipe)
             every.append(options)
