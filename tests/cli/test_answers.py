@@ -212,10 +212,10 @@ def test_checkpoints_list(command, tmp_path, monkeypatch):
         "seg-0.3b       mIoU 76.7               1.36 *      0.68        1.36",
         "seg-0.6b       mIoU 77.8               2.68        1.34        2.68",
     ]
-    assert len(lines) == 27 + 2 + 4 and max(map(len, lines)) <= 80, "one line per model"
+    assert len(lines) == 27 + 2 + 6 + 5 and max(map(len, lines)) <= 80, "one line per model"
     monkeypatch.delenv("COLUMNS")
     assert command("checkpoints", "list").out.splitlines()[-1].endswith("Not released: seg-2b, pose308-2b.")
-    assert len(command("checkpoints", "list").out.splitlines()) == 27 + 2 + 2, "nothing is wrapped in a pipe"
+    assert len(command("checkpoints", "list").out.splitlines()) == 27 + 2 + 6 + 2, "nothing is wrapped in a pipe"
     long = command("checkpoints", "list", "--long", "--mode", "torchscript").out.splitlines()
     assert long[:5] == [
         "seg-0.3b, torchscript, 1.36 GB, mIoU 76.7",

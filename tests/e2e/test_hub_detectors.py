@@ -84,7 +84,7 @@ def test_pulled_detectors_are_found_without_network(command, sapiens_ray, write_
         assert {path.name: path.read_bytes() for path in pulled.iterdir()} == files, "no second copy of the weights"
         done = sapiens_ray("checkpoints", "pull", place, "me/nothing", "--json", env=online)
         assert done.code == 2 and "me/nothing is not on the hub" in done.err and "Traceback" not in done.text, done.text
-        assert Path(json.loads(done.out)["path"]).parts[-2:] == ("snapshots", COMMIT)
+        assert Path(json.loads(done.out.splitlines()[0])["path"]).parts[-2:] == ("snapshots", COMMIT)
     finally:
         hub.server.shutdown()
     with monkeypatch.context() as tree:

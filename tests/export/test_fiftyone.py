@@ -15,9 +15,7 @@ import pytest
 
 import sapiens_ray
 from sapiens_ray.labels import keypoint_links, keypoint_names
-from tests.export import made
 from tests.export.made import folder_output, tar_output
-from tests.reporting import made as reported
 
 NAMES = ["a.png", "b/c.x.png", "d.png"]
 # What the dataset says to someone who opens it. FiftyOne downloads its MongoDB, from elsewhere than PyPI:
@@ -94,13 +92,11 @@ def test_the_folder_is_of_the_older_layout(command, output, tmp_path):
     assert skeleton["labels"] == keypoint_names(17) and skeleton["edges"] == [list(one) for one in keypoint_links(17)]
 
 
-def test_a_background_of_another_number_becomes_0(command, tmp_path, monkeypatch):
+def test_a_background_of_another_number_becomes_0(command, tmp_path):
     """It changes places with class 0: in the masks, in their names, and in the list of classes."""
     names = [f"c{number}" for number in range(28)]
     tasks = [{"task": "seg", "checkpoint": "/m.pth", "classes": {"names": names, "background": "c3"}}]
-    monkeypatch.setattr(made, "TASKS", tasks)
-    monkeypatch.setattr(reported, "TASKS", tasks)
-    output = folder_output(tmp_path / "out", tmp_path / "photos", NAMES[:1])
+    output = folder_output(tmp_path / "out", tmp_path / "photos", NAMES[:1], tasks=tasks)
     done, (sample,) = export(command, output, tmp_path / "to")
     assert "seg: FiftyOne's background is 0, so classes 0 and 3 have changed places\n" in done.err
     mask = cv2.imread(str(tmp_path / "to" / sample["seg"]["mask_path"]), cv2.IMREAD_UNCHANGED)

@@ -219,7 +219,8 @@ def test_equivalent_settings_have_the_same_fingerprint():
         ({"task": "seg", "checkpoint": None}, "tasks[0].checkpoint: has no value"),
         (
             {"task": "depht"},
-            "tasks[0].task: 'depht' is not one of seg, depth, normal, pose, features; did you mean 'depth'?",
+            "tasks[0].task: 'depht' is not one of seg, depth, normal, pose, features, pointmap, matting; did you mean "
+            "'depth'?",
         ),
         ({}, "tasks[0].task: is missing"),
         ({"task": "depth", "mask": {"source": "none", "folder": "x"}}, "source none has no folder"),

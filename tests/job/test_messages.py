@@ -51,11 +51,12 @@ def lines(**changes: Any) -> list[str]:
         ({"tasks": [None]}, "tasks[0]: should be a mapping of `key: value` lines (got None)"),
         (
             {"tasks": [{**SEG, "task": "sge"}]},
-            "tasks[0].task: 'sge' is not one of seg, depth, normal, pose, features; did you mean 'seg'?",
+            "tasks[0].task: 'sge' is not one of seg, depth, normal, pose, features, pointmap, matting; did you mean "
+            "'seg'?",
         ),
         (
             {"tasks": [{**SEG, "task": "zzz"}]},
-            "tasks[0].task: 'zzz' is not one of seg, depth, normal, pose, features",
+            "tasks[0].task: 'zzz' is not one of seg, depth, normal, pose, features, pointmap, matting",
         ),
         ({"tasks": "seg"}, "tasks: should be a list, each entry on a line that starts with `- ` (got 'seg')"),
         ({"tasks": []}, "tasks: the list is empty"),
