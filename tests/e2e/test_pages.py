@@ -73,7 +73,7 @@ def test_tasks_names_what_there_is():
             if any(task.get("boxes") == "seg" for task in tasks) and tasks[0]["task"] != "seg":
                 tasks = [{"task": "seg", "checkpoint": "seg-1b"}, *tasks]
             Job.parse({"input": {"uri": "photos"}, "output": {"uri": "labels"}, "tasks": tasks})
-            named = [task["checkpoint"] for task in tasks if "/" not in task["checkpoint"]]
+            named = [task["checkpoint"] for task in tasks if not task["checkpoint"].endswith(".safetensors")]
             assert all(name in CATALOGUE for name in named)
 
 
