@@ -95,6 +95,7 @@ _SHOWN_ELSEWHERE = {"task", "name", "checkpoint", "sha256", "mode", "actors", "n
 _UNINTERESTING: Found = {
     "matmul": "strict", "compile": "none", "batch_size": None, "flip_test": False,
     "instances": {"source": "none", "seg": None},
+    "rope": "bfloat16",
 }  # fmt: skip
 
 
