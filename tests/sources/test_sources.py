@@ -129,10 +129,10 @@ def test_a_folder_on_another_file_system(tmp_path):
     import fsspec
 
     memory = fsspec.filesystem("memory")
-    memory.pipe_file("/bucket/a/1.jpg", b"one")
-    memory.pipe_file("/bucket/2.jpg", b"two")
-    entries = list(folders.find(storage.Folder("memory://bucket"), []))
+    memory.pipe_file("/another/a/1.jpg", b"one")
+    memory.pipe_file("/another/2.jpg", b"two")
+    entries = list(folders.find(storage.Folder("memory://another"), []))
     assert [entry.image_id for entry in entries] == ["2.jpg", "a/1.jpg"]
-    found, _ = drain(folders.read([*entries, Entry("memory://bucket/gone.jpg", "gone")], Done(), {}))
+    found, _ = drain(folders.read([*entries, Entry("memory://another/gone.jpg", "gone")], Done(), {}))
     assert [image.data for image in found] == [b"two", b"one", None]
     assert found[2].error.kind == "missing"
