@@ -59,6 +59,7 @@ class LabelDataset(torch.utils.data.Dataset[Any]):
 
     - photo: 3 x H x W uint8, RGB
     - class maps: H x W uint8 class ids, resized by nearest neighbour
+    - maps of persons (`persons_instances`): H x W int32, 0 for nobody, i for persons[i - 1]; resized in the same way
     - depth: H x W float32, resized bilinearly, as stored: larger is farther
     - normals: 3 x H x W float32: x, y, z; resized bilinearly, then of unit length; as stored with size=None
     - features: C float32; their map C x 64 x 64 float32, never resized

@@ -74,6 +74,9 @@ def add_export(commands: Subparsers[argparse.ArgumentParser], is_given: bool) ->
                 export.add_argument(flag, metavar="VALUE", help=_text(texts))  # parsed by the chosen format
         except argparse.ArgumentError:
             raise ConfigError(f"export option {flag} ({_text(texts)}) has the name of an option of `export`") from None
+    export.set_defaults(
+        formats_of={flag: [name for names in by_text.values() for name in names] for flag, by_text in options.items()}
+    )
 
 
 def _flag(option: Option) -> str:
@@ -99,6 +102,7 @@ def _export(arguments: argparse.Namespace) -> int:
     if arguments.quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # of uploads
     format = EXPORTS[arguments.format]
+    _refuse_others(arguments)
     options = _option_values(format, arguments)
     with translate_errors(OutputError, f"cannot export {redact_uri(arguments.output)} to {redact_uri(arguments.to)}"):
         photos, left = _input_around(source, target), missing_rows(source)
@@ -116,9 +120,10 @@ def _export(arguments: argparse.Namespace) -> int:
             f"{redact_uri(arguments.output)} is not complete: {left} without a row; run the job again, then export",
             file=sys.stderr,
         )
-    for column, reason in {} if arguments.quiet else done.left_out.items():
+    is_expected = format.of_one_kind and done.images  # nobody looks for persons among depth maps
+    for column, reason in {} if arguments.quiet or is_expected else done.left_out.items():
         print(f"{column} left out: {reason}", file=sys.stderr)
-    for note in () if arguments.quiet else done.notes:
+    for note in () if arguments.quiet else done.all_notes():
         print(one_line(note), file=sys.stderr)
     if not done.images and not done.skipped:
         raise OutputError(f"format {arguments.format} cannot hold any of the labels in {redact_uri(arguments.output)}")
@@ -163,6 +168,13 @@ def _input_around(source: Folder, target: Folder) -> str | None:
 
     place = absolute(target.uri)
     return next((uri for uri in input_uris(source) if f"{place}/".startswith(f"{uri}/")), None)
+
+
+def _refuse_others(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError for an option that only other formats have."""
+    for flag, names in arguments.formats_of.items():
+        if arguments.format not in names and getattr(arguments, flag[2:].replace("-", "_")) not in (None, False):
+            raise ConfigError(f"{flag}: format {arguments.format} has no such option; it belongs to {', '.join(names)}")
 
 
 def _option_values(format: Export, arguments: argparse.Namespace) -> dict[str, object]:

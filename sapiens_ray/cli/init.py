@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sapiens_ray.cli.answers import print_json
 from sapiens_ray.cli.arguments import Subparsers, add_json, add_quiet, did_you_mean, folder_of, with_examples
 from sapiens_ray.cli.console import one_line, size
-from sapiens_ray.errors import ConfigError
+from sapiens_ray.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from sapiens_ray.planning.survey import Survey
 
-KINDS = {"webdataset": "tar", "parquet": "Parquet file"}
+KINDS = {"webdataset": "tar", "parquet": "Parquet file", "video": "video"}
 
 
 def add_init(commands: Subparsers[argparse.ArgumentParser]) -> None:
@@ -74,12 +75,15 @@ def _init(arguments: argparse.Namespace) -> int:
     name = re.sub(r"\.(tar|tar\.gz|parquet|txt|csv|jsonl)$", "", without_query(given).rstrip("/").rpartition("/")[2])
     name = name or "job"
     labels = arguments.labels or _labels(given, name)
-    seen = survey(Input(uri=[given], format=arguments.format, storage_options=options), labels)
+    try:
+        seen = survey(Input(uri=[given], format=arguments.format, storage_options=options), labels)
+    except InputError as error:  # speaks of fields of a job file, which is still to be written
+        raise InputError(re.sub(r"set input\.format:?", "give --format", str(error))) from None
     draft = Draft(
         name, _from(file, given), _from(file, labels), models, _about(seen),
         arguments.format if arguments.format != "auto" else "", seen.box_column, options,
     )  # fmt: skip
-    text = job_text(draft, file.name)
+    text = job_text(draft, shlex.quote(file.name))
     try:
         data = text.encode()
     except UnicodeEncodeError:
@@ -180,7 +184,8 @@ def _tell(
     table.add_whole("input", redact_uri(given))
     table.add("", _about(seen))
     if seen.left_out:
-        table.add("", str(seen.left_out))
+        frames = "; `--format video` writes a job for frames of videos" if seen.left_out.videos else ""
+        table.add("", f"{seen.left_out}{frames}")
     if seen.failed:
         table.add("", f"{len(seen.failed)} of the sample cannot be used, such as {one_line(seen.failed[0])}")
     table.add("tasks", ", ".join(models))
@@ -190,6 +195,6 @@ def _tell(
         table.add("set", f"{variable} in the environment of the job: it stands for {key}, which the file does not hold")
     table.add_whole("job", str(file))
     for place, what in enumerate(("check", "preview", "run")):
-        table.add_whole("" if place else "next", f"sapiens-ray {what} {file}")
+        table.add_whole("" if place else "next", f"sapiens-ray {what} {shlex.quote(str(file))}")
     table.print()
     return 0

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sapiens_ray.errors import ClusterError
+from sapiens_ray.errors import ClusterError, JobError, SapiensRayError
 from sapiens_ray.execution.authentication import forget_own_token, refuse_disagreement, use_own_token
 from sapiens_ray.storage import translate_errors
 from sapiens_ray.tasks.sections import Settings
@@ -108,7 +108,8 @@ def _autoscaler_limits() -> dict[str, float]:
 def start_ray(address: str | None = None) -> None:
     """Connect to the cluster this process belongs to, or start one on this machine.
 
-    Raises ClusterError if the cluster does not answer, or does not agree with this process on a token.
+    Raises ClusterError if the cluster does not answer, or does not agree with this process on a token; JobError if none
+    can be started on this machine, which may succeed the next time.
     """
     # Ray's C++ side writes advice about Ray Data's actors to the terminal as errors; this variable turns that off. Ray
     # then prints a line about the variable, so stderr is redirected during ray.init(), whose errors are exceptions.
@@ -119,6 +120,7 @@ def start_ray(address: str | None = None) -> None:
         return
     options: Settings = {"log_to_driver": False, "logging_level": "ERROR"}
     named, what = address or "", f"--address {address}"
+    failed: type[SapiensRayError] = ClusterError
     if named in ("", "auto") and os.environ.get("RAY_ADDRESS"):  # which Ray prefers to these two
         named = os.environ["RAY_ADDRESS"]
         what = f"RAY_ADDRESS={named}"
@@ -131,8 +133,12 @@ def start_ray(address: str | None = None) -> None:
     else:
         use_own_token()
         options |= {"address": "local", "include_dashboard": False}
-        what = "Ray did not start on this machine (its logs: session_latest/logs in RAY_TMPDIR, or in /tmp/ray)"
-    with translate_errors(ClusterError, what), _stderr_to_devnull(), keeping_workers():
+        failed = JobError
+        what = (
+            "Ray did not start on this machine; run the command again, with fewer other programs beside it (Ray's "
+            "logs: session_latest/logs in RAY_TMPDIR, or in /tmp/ray)"
+        )
+    with translate_errors(failed, what), _stderr_to_devnull(), keeping_workers():
         ray.init(**options)
     global _started_here
     _started_here = options["address"] == "local"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,68 +18,7 @@ from sapiens_ray.units import Row
 
 Kind = TypeVar("Kind", bound=StoredLabels)
 Options = Mapping[str, Any]  # values by the names of options
-
-
-@dataclass
-class Exported:
-    """The result of an export. left_out: columns that the format cannot hold, and why. unmatched: images that a ground
-    truth does not have. notes: what else to tell."""
-
-    images: int = 0
-    skipped: int = 0
-    renamed: int = 0
-    unmatched: int = 0
-    notes: list[str] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Option:
-    """An option of one format, as `--name` on the command line.
-
-    parse: converts the text on the command line to the value; raises ValueError. flag: it has no value there, and is
-    True where it is given.
-    """
-
-    name: str
-    help: str
-    default: Any
-    parse: Callable[[str], Any] = str
-    flag: bool = False
-
-
-def value_of(options: Options | None, option: Option) -> Any:
-    """The value of an option; its default where none are given."""
-    return (options or {}).get(option.name, option.default)
-
-
-@dataclass(frozen=True)
-class Export:
-    """An entry of the registry EXPORTS.
-
-    help: what it writes, in a few words. write: reads labels from an output folder and writes them to another folder.
-    Its third argument is the values of the options by name. Raises OutputError if there are no labels.
-    """
-
-    help: str
-    write: Callable[[Folder, Folder, Options], Exported]
-    options: tuple[Option, ...] = ()
-
-
-def values_of(format_options: Sequence[Option], options: Options | None) -> Options:
-    """The value of each option of a format: the given one, or its default."""
-    return {one.name: (options or {}).get(one.name, one.default) for one in format_options}
-
-
-def word_of(*names: str) -> Callable[[str], str]:
-    """What parses an option that is one of some words."""
-
-    def parse(text: str) -> str:
-        if text not in names:
-            raise ValueError(f"should be one of {', '.join(names)}")
-        return text
-
-    return parse
+_NOT_UTF8 = re.compile(r"\\x[89a-f][0-9a-f]")
 
 
 class Omitted:
@@ -108,12 +49,89 @@ class Omitted:
             raise OutputError("; ".join([f"no image of {redact_uri(source.uri)} can be exported", *self.notes()]))
         done.notes += self.notes()
 
-    def notes(self, where: str = "") -> list[str]:
-        """One line per reason. where: what ends the reason."""
+    def notes(self, where: str = "", what: str = "images left out") -> list[str]:
+        """One line per reason. where: what ends the reason. what: what there is a reason for."""
         return [
-            f"images left out, {why}{where}: {count}, such as {', '.join(self._first[why])}"
+            f"{what}, {why}{where}: {count}, such as {', '.join(self._first[why])}"
             for why, count in self._counts.items()
         ]
+
+
+@dataclass
+class Exported:
+    """The result of an export. left_out: columns that the format cannot hold, and why. unmatched: images that a ground
+    truth does not have. notes: what else to tell. unreadable: images whose names hold bytes that are not UTF-8."""
+
+    images: int = 0
+    skipped: int = 0
+    renamed: int = 0
+    unmatched: int = 0
+    notes: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    unreadable: Omitted = field(default_factory=Omitted)
+
+    def all_notes(self) -> list[str]:
+        """The notes, and one on names that are not UTF-8."""
+        return [*self.notes, *self.unreadable.notes(what="image names with \\xNN for bytes that are not UTF-8")]
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of one format, as `--name` on the command line.
+
+    parse: converts the text on the command line to the value; raises ValueError. flag: it has no value there, and is
+    True where it is given.
+    """
+
+    name: str
+    help: str
+    default: Any
+    parse: Callable[[str], Any] = str
+    flag: bool = False
+
+
+def score_of(text: str) -> float:
+    """What parses a least score. Scores are maxima of heatmaps, which may be above 1."""
+    score = float(text)
+    if not 0 <= score < math.inf:
+        raise ValueError("should be a number from 0 on; most scores are between 0 and 1")
+    return score
+
+
+def value_of(options: Options | None, option: Option) -> Any:
+    """The value of an option; its default where none are given."""
+    return (options or {}).get(option.name, option.default)
+
+
+@dataclass(frozen=True)
+class Export:
+    """An entry of the registry EXPORTS.
+
+    help: what it writes, in a few words. write: reads labels from an output folder and writes them to another folder.
+    Its third argument is the values of the options by name. Raises OutputError if there are no labels. of_one_kind:
+    it holds one kind of labels by its definition, so that nobody has to be told that the others are left out.
+    """
+
+    help: str
+    write: Callable[[Folder, Folder, Options], Exported]
+    options: tuple[Option, ...] = ()
+    of_one_kind: bool = False
+
+
+def values_of(format_options: Sequence[Option], options: Options | None) -> Options:
+    """The value of each option of a format: the given one, or its default."""
+    return {one.name: (options or {}).get(one.name, one.default) for one in format_options}
+
+
+def word_of(*names: str) -> Callable[[str], str]:
+    """What parses an option that is one of some words."""
+
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"should be one of {', '.join(names)}")
+        return text
+
+    return parse
 
 
 def write_items(file: IO[str], items: Iterable[str]) -> None:
@@ -142,8 +160,15 @@ def labelled(source: Folder, columns: list[str], done: Exported | None = None) -
         if done:
             done.images += good
             done.skipped += not good
+            if good and is_unreadable(row["image_id"]):
+                done.unreadable.add("by which tools may not find the photos", row["image_id"])
         if good:
             yield row
+
+
+def is_unreadable(name: str) -> bool:
+    """Whether a name holds a byte that is not UTF-8, as `storage.uris.readable` writes it."""
+    return _NOT_UTF8.search(name) is not None
 
 
 def place_of(row: Row) -> tuple[int, int]:

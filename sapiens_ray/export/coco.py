@@ -9,7 +9,7 @@ from typing import IO
 import cv2
 import numpy as np
 
-from sapiens_ray.export.base import Export, Exported, Option, Options, labelled, place_of, value_of
+from sapiens_ray.export.base import Export, Exported, Option, Options, labelled, place_of, score_of, value_of
 from sapiens_ray.export.json_text import json_text
 from sapiens_ray.export.person_masks import SEG, PersonMasks, person_masks
 from sapiens_ray.imaging.images import histogram
@@ -23,7 +23,7 @@ MIN_SCORE = Option(
     "min_score",
     "keypoints with a lower score are marked as not labelled (visibility 0); default 0.3",
     0.3,  # Sapiens-Lite draws keypoints with at least this score
-    float,
+    score_of,
 )
 
 

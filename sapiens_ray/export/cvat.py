@@ -15,11 +15,13 @@ from xml.sax.saxutils import XMLGenerator, quoteattr
 
 import numpy as np
 
-from sapiens_ray.export.base import Export, Exported, Omitted, Option, Options, labelled, values_of
+from sapiens_ray.export.base import Export, Exported, Omitted, Option, Options, labelled, score_of, values_of
 from sapiens_ray.export.coco import MIN_SCORE
 from sapiens_ray.export.names import NOT_XML, hex_colour, names_of
+from sapiens_ray.export.photos import PLACE, archives_of
 from sapiens_ray.export.runs import cvat_runs
 from sapiens_ray.output.reading import labels_of
+from sapiens_ray.sources import VIDEO
 from sapiens_ray.storage import Folder
 from sapiens_ray.tasks.stored import StoredClassMap, StoredPersons
 from sapiens_ray.units import Row
@@ -27,12 +29,13 @@ from sapiens_ray.units import Row
 XML_FILE, LABELS_FILE = "annotations.xml", "labels.json"
 PERSON, BOX, SCORE = "person", "person box", "score"
 UNNAMEABLE = "XML cannot hold the characters of their names"
+FRAMES = "they are frames of videos: no photos by these names could be uploaded to CVAT"
 SCORES = [{"name": SCORE, "mutable": False, "input_type": "text", "default_value": "", "values": [""]}]
 POINTS = Option(
     MIN_SCORE.name,
     "keypoints with a lower score are marked as outside, where CVAT does not show them; default 0.3",
     MIN_SCORE.default,
-    float,
+    score_of,
 )
 OPTIONS = (POINTS,)
 
@@ -45,7 +48,7 @@ def export_cvat(source: Folder, target: Folder, options: Options | None = None) 
 
     Persons are a skeleton and a box each, in one group; class maps a mask per class, without the background. Scores are
     attributes. Boxes are cut at the borders of the photo. Raises OutputError if there are no labels, and for names that
-    XML cannot hold.
+    XML cannot hold. Frames of videos are left out.
     """
     done, omitted = Exported(), Omitted()
     least = values_of(OPTIONS, options)[POINTS.name]
@@ -59,7 +62,8 @@ def export_cvat(source: Folder, target: Folder, options: Options | None = None) 
         return done
     names = _label_names(included)
     tables = [label for labels in included for label in _labels(labels, names, source)]
-    columns = [labels.column for labels in included]
+    columns = [*PLACE, *(labels.column for labels in included)]
+    videos = {number for number, shard in archives_of(source).items() if shard.format == VIDEO}
     with target.replacing(XML_FILE) as path, path.open("wb") as file:
         xml = XMLGenerator(file, "utf-8", short_empty_elements=True)
         xml.startDocument()
@@ -68,8 +72,8 @@ def export_cvat(source: Folder, target: Folder, options: Options | None = None) 
             _write_meta(xml, tables)
             number = 0
             for row in labelled(source, columns, done):
-                if NOT_XML.search(row["image_id"]):
-                    omitted.drop(UNNAMEABLE, row["image_id"], done)
+                if row["shard"] in videos or NOT_XML.search(row["image_id"]):
+                    omitted.drop(FRAMES if row["shard"] in videos else UNNAMEABLE, row["image_id"], done)
                     continue
                 size = {"width": row["width"], "height": row["height"]}
                 groups = itertools.count(1)  # of all tasks: CVAT takes what has one number for one group

@@ -69,7 +69,9 @@ def export_depth16(source: Folder, target: Folder, options: Options | None = Non
     return done
 
 
-EXPORT = Export("depth as 16-bit PNGs, larger is farther, with an index of their scales", export_depth16, OPTIONS)
+EXPORT = Export(
+    "depth as 16-bit PNGs, larger is farther, with an index of their scales", export_depth16, OPTIONS, of_one_kind=True
+)
 
 
 def quantized(depth: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, dict[str, float | None]]:

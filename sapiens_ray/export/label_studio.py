@@ -17,7 +17,17 @@ from xml.etree import ElementTree
 import numpy as np
 
 from sapiens_ray.errors import ConfigError
-from sapiens_ray.export.base import Export, Exported, Omitted, Option, Options, labelled, values_of, write_items
+from sapiens_ray.export.base import (
+    Export,
+    Exported,
+    Omitted,
+    Option,
+    Options,
+    labelled,
+    score_of,
+    values_of,
+    write_items,
+)
 from sapiens_ray.export.coco import MIN_SCORE
 from sapiens_ray.export.json_text import json_text
 from sapiens_ray.export.names import hex_colour, names_of
@@ -49,7 +59,7 @@ ROOT = Option(
     "default: their URIs",
     None,
 )  # fmt: skip
-POINTS = Option(MIN_SCORE.name, "keypoints with a lower score are left out; default 0.3", MIN_SCORE.default, float)
+POINTS = Option(MIN_SCORE.name, "keypoints with a lower score are left out; default 0.3", MIN_SCORE.default, score_of)
 OPTIONS = (CLASSES, ROOT, POINTS)
 
 

@@ -57,7 +57,7 @@ def export_masks(source: Folder, target: Folder, options: Options | None = None)
     return done
 
 
-EXPORT = Export("class maps as index PNGs with palette", export_masks, (PER_CLASS,))
+EXPORT = Export("class maps as index PNGs with palette", export_masks, (PER_CLASS,), of_one_kind=True)
 
 
 def _write_classes(target: Folder, labels: StoredClassMap, row: Row, name: str) -> None:

@@ -64,7 +64,7 @@ def export_normals(source: Folder, target: Folder, options: Options | None = Non
     return done
 
 
-EXPORT = Export("normals as RGB PNGs, for renderers and engines", export_normals, OPTIONS)
+EXPORT = Export("normals as RGB PNGs, for renderers and engines", export_normals, OPTIONS, of_one_kind=True)
 
 
 def coloured(vectors: np.ndarray, inside: np.ndarray, signs: tuple[int, int, int], bits: int) -> np.ndarray:

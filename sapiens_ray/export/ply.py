@@ -84,7 +84,7 @@ def export_ply(source: Folder, target: Folder, options: Options | None = None) -
     return done
 
 
-EXPORT = Export("pointmaps as PLY files, clouds of points in metres", export_ply, OPTIONS)
+EXPORT = Export("pointmaps as PLY files, clouds of points in metres", export_ply, OPTIONS, of_one_kind=True)
 
 
 def ply(points: np.ndarray, colours: np.ndarray | None, axes: str = "published") -> bytes:

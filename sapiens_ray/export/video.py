@@ -55,14 +55,14 @@ def export_video(source: Folder, target: Folder, options: Options | None = None)
     """
     given = dict(options or {})
     codec, wanted = given.get(CODEC.name) or CODEC.default, given.get(COLUMN.name)
-    there = [name for name, encoder in ENCODERS.items() if encoder in pyav().codecs_available]
-    if codec not in there:
-        raise ConfigError(f"--codec {codec}: this FFmpeg cannot write it; it can write {', '.join(there)}")
     schema = schema_in(source)
     if any(name not in schema.names or schema.field(name).type != kind for name, kind in FRAMES.items()):
         raise OutputError(
-            f"{redact_uri(source.uri)} holds no frames of videos: its input was none; see `input.format: video`"
+            f"{redact_uri(source.uri)} holds no frames of videos: its input was no video; see `input.format: video`"
         )
+    there = [name for name, encoder in ENCODERS.items() if encoder in pyav().codecs_available]
+    if codec not in there:
+        raise ConfigError(f"--codec {codec}: this FFmpeg cannot write it; it can write {', '.join(there)}")
     columns = [labels.column for labels in labels_of(source)]
     if wanted is not None and wanted not in columns:
         raise ConfigError(f"--column {wanted}: the tasks are {', '.join(columns)}")

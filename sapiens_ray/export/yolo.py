@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import yaml
 
 from sapiens_ray.errors import ConfigError, OutputError
-from sapiens_ray.export.base import Exported, Option, Options, labelled, value_of, word_of
+from sapiens_ray.export.base import Exported, Omitted, Option, Options, is_unreadable, labelled, value_of, word_of
 from sapiens_ray.export.filenames import RowNames
 from sapiens_ray.export.photos import Photos, local_file, suffix_of
 from sapiens_ray.imaging.names import hash_fraction
@@ -22,6 +22,8 @@ from sapiens_ray.storage.uris import absolute, redact_uri
 from sapiens_ray.tasks.stored import StoredLabels
 from sapiens_ray.units import Row
 
+ELSEWHERE = "no files of this machine (use --images copy)"
+NOT_UTF8 = "their names are not UTF-8, so that no link can be made (use --images copy)"
 IMAGES = ("link", "copy", "none")
 ABOUT, SHARE = "data.yaml", "val_share"  # the file that Ultralytics reads; our key in it
 _TAKEN = re.compile(r"(?<![^/])(images_*)(?=/)")  # folders that would be mistaken for the one with all images
@@ -61,7 +63,7 @@ def write_dataset(
     _refuse_other_share(target, share)
     done = Exported()
     names, photos = RowNames(source), Photos(source) if how == "copy" else None
-    missing: list[str] = []
+    missing = Omitted()
     counts = Counter[str]()
     for row in labelled(source, list(dict.fromkeys(["shard", "index", "uri", *columns])), done):
         name, renamed = names.of(row)
@@ -71,11 +73,9 @@ def write_dataset(
         target.write(f"labels/{place}.txt", text.encode(), durable=False)
         counts[place.partition("/")[0]] += 1
         if how != "none" and not _add_photo(target, f"images/{place}", row, photos):
-            counts["missing"] += 1
-            missing = [*missing, row["image_id"]][:3]
-    if missing:
-        why = "no files of this machine (use --images copy)" if how == "link" else "gone or changed"
-        done.notes.append(f"photos left out, {why}: {counts['missing']}, such as {', '.join(missing)}")
+            named = NOT_UTF8 if is_unreadable(row["uri"]) else ELSEWHERE
+            missing.add(named if how == "link" else "gone or changed", row["image_id"])
+    done.notes += missing.notes(what="photos left out")
     _write_about(source, target, {**about, SHARE: share}, counts, done)
     return done
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sapiens_ray.export.base import Export, Exported, Option, Options, one_of, value_of
+from sapiens_ray.export.base import Export, Exported, Option, Options, one_of, score_of, value_of
 from sapiens_ray.export.person_masks import POSE
 from sapiens_ray.export.yolo import VAL, WITH_IMAGES, leave_out, write_dataset
 from sapiens_ray.output.reading import labels_of
@@ -15,7 +15,7 @@ from sapiens_ray.storage import Folder
 from sapiens_ray.tasks.stored import StoredPersons
 from sapiens_ray.units import Row
 
-MIN_SCORE = Option("min_score", "keypoints with a lower score are written as 0 0 0; default 0.3", 0.3, float)
+MIN_SCORE = Option("min_score", "keypoints with a lower score are written as 0 0 0; default 0.3", 0.3, score_of)
 LABELLED = 2.0  # the visibility of a keypoint that is there; Sapiens does not tell hidden ones from visible ones
 
 

@@ -76,7 +76,7 @@ def secret_variables(options: Settings) -> dict[str, str]:
 
 
 def job_text(draft: Draft, file_name: str) -> str:
-    """The job file as YAML. file_name: of the file, for the commands in its comments."""
+    """The job file as YAML. file_name: of the file, quoted for the commands in its comments."""
     lines = [
         f"# `sapiens-ray preview {file_name}` labels a few images to look at, `sapiens-ray run {file_name}` all.",
         "# `sapiens-ray schema` documents every field. Relative paths are relative to this file.",

@@ -6,6 +6,7 @@ files that are being merged count once. To choose rows, only the columns that a 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -195,9 +196,12 @@ def _columns(tree: Any, names: dict[str, str]) -> list[str]:
     Parameters of lambdas look like columns, so what is none is left to DuckDB."""
     found: dict[str, None] = {}
     for node in _nodes(tree):
-        for part in node.get("column_names", ()):  # of labels.persons.score, too
-            if part.lower() in names:
-                found[names[part.lower()]] = None
+        parts = [part.lower() for part in node.get("column_names", ())]
+        # The first of persons.score, the second of labels.persons.score. Others are fields, as in p.width of a lambda.
+        after_table = [part for before, part in itertools.pairwise(parts) if before == TABLE]
+        for part in [*parts[:1], *after_table]:
+            if part in names:
+                found[names[part]] = None
     return list(found)
 
 

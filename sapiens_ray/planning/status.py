@@ -28,25 +28,26 @@ def output_status(output: Folder, tell: Callable[[str], None] = lambda line: Non
     """
     with translate_errors(OutputError, f"cannot read {output.uri}"):
         plan = load_plan(output)
-        if plan is None:
-            raise OutputError(_without_plan(output))
         writer = find_writer(output, tell)
+        last = json.loads(output.read(SUMMARY_FILE)) if output.exists(SUMMARY_FILE) else {}
+    if plan is None and writer is None and not last:
+        raise OutputError(f"{output.uri} is not an output folder of sapiens-ray: it has no {PLAN_FILE}")
     done, (errors, examples) = with_units(output, lambda files: (done_by_shard(files), errors_in_files(output, files)))
     rows = sum(one.rows for one in done.values())
-    complete, expected = _coverage(plan, done)
-    last = json.loads(output.read(SUMMARY_FILE)) if output.exists(SUMMARY_FILE) else {}
+    complete, expected = _coverage(plan, done) if plan else (0, None)
+    shards = len(plan.shards) if plan else 0  # none of a run that ended before it had a plan
     subset = last.get("subset") or ""
     return {
         "output": redact_uri(output.uri),
         "state": _state(writer, last.get("state")),
         "subset": subset,
-        "complete": complete == len(plan.shards) and not subset,
+        "complete": plan is not None and complete == shards and not subset,
         "images": rows,
         "expected": expected,
         "ok": rows - sum(errors.values()),
         "errors": dict(sorted(errors.items())),
         "examples": dict(sorted(examples.items())),
-        "shards": len(plan.shards),
+        "shards": shards,
         "shards_complete": complete,
         "run": asdict(writer) if writer else None,
         "last_run": {key: last.get(key) for key in ("state", "message", "subset", "images_per_s", "written_at")}
@@ -73,14 +74,6 @@ def _coverage(plan: Plan, done: dict[int, Done]) -> tuple[int, int | None]:
     counts = [shard.images for shard in plan.shards]
     complete = sum(done.get(shard.number, Done()).complete for shard in plan.shards)
     return complete, None if None in counts else sum(count for count in counts if count is not None)
-
-
-def _without_plan(output: Folder) -> str:
-    """Why an output has no plan."""
-    if output.exists(SUMMARY_FILE):
-        last = json.loads(output.read(SUMMARY_FILE))
-        return f"{output.uri} holds no labels: the run {last.get('state')} before it began: {last.get('message')}"
-    return f"{output.uri} is not an output folder of sapiens-ray: it has no {PLAN_FILE}"
 
 
 def _state(writer: Writer | None, last: str | None) -> str | None:

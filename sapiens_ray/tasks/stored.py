@@ -192,6 +192,10 @@ class StoredPersons(StoredLabels):
         return list(self.maps)
 
     @property
+    def pictures(self) -> list[str]:
+        return list(self.maps)
+
+    @property
     def instances_of(self) -> str | None:
         """The column of the class map whose foreground is split in `<column>_instances`; None if there is no such
         map."""

@@ -71,11 +71,12 @@ class ItemMaker:
     def _map(self, labels: StoredLabels, name: str, row: Row) -> np.ndarray:
         column, cell = labels.maps[name], row[name]
         height, width = self._target(row)
-        if isinstance(labels, StoredClassMap):
-            classes = column.stored(cell, row["width"], row["height"])
-            if classes.shape != (height, width):
-                classes = cv2.resize(classes, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-            return classes
+        if isinstance(labels, StoredClassMap | StoredPersons):
+            ids = column.stored(cell, row["width"], row["height"])
+            if ids.shape != (height, width):
+                ids = cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+            # Maps of more than 255 persons have 16 bits, and those of one batch need one dtype.
+            return ids.astype(np.int32) if isinstance(labels, StoredPersons) else ids
         if self.size is None or isinstance(labels, StoredFeatures):  # features keep their grid: they are wide
             array = column.stored(cell, row["width"], row["height"])
         else:

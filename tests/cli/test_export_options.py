@@ -106,3 +106,19 @@ def test_what_is_wrong_is_one_line(export, tmp_path):
     done = export(*where, "broken")
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "package broken adds 'broken' to sapiens_ray.exports, but no_such_module:EXPORT cannot be" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["masks", "--persons"], "--persons: format masks has no such option; it belongs to coco-panoptic, yolo-seg"),
+        (["coco", "--codec", "vp9"], "--codec: format coco has no such option; it belongs to video"),
+        (["coco", "--min-score", "-0.1"], "--min-score -0.1: should be a number from 0 on; most scores are between"),
+        (["cvat", "--min-score", "nan"], "--min-score nan: should be a number from 0 on; most scores are between"),
+    ],
+)
+def test_what_a_format_does_not_take_is_refused(command, tmp_path, options, message):
+    write_output(tmp_path / "out", [("a.jpg", None, None)])
+    done = command("export", tmp_path / "out", "--to", tmp_path / "to", "--format", *options)
+    assert done.code == 2 and done.err.startswith(f"sapiens-ray: {message}"), done.text
+    assert not (tmp_path / "to").exists()

@@ -35,7 +35,7 @@ def test_a_folder_of_photos(command, photos, tmp_path):
     assert re.sub(r"\d+\.\d kB", "N kB", done.out).splitlines() == [
         f"input  {tmp_path}/photos",
         "       10 images; median of 10: 96 x 128, N kB",
-        "       left out: 1 video",
+        "       left out: 1 video; `--format video` writes a job for frames of videos",
         "tasks  seg-1b, pose308-0.3b",
         "boxes  of a person detector",
         "job    job.yaml",
@@ -221,3 +221,17 @@ def test_secrets_are_all_options_that_are_not_known_to_be_none():
     given = {**plain, "endpoint_url": "https://me:PASS@host", "api-key": "k"}
     text = draft.job_text(draft.Draft("a", "s3://b", "s3://c", [], storage_options=given), "a.yaml")
     assert "PASS" not in text and '"api-key": "${STORAGE_API_KEY}"' in text and "${STORAGE_ENDPOINT_URL}" in text
+
+
+def test_a_name_with_a_space_is_quoted_in_commands(command, photos):
+    done = command("init", "photos", "--output", "my job.yaml")
+    assert done.out.endswith("sapiens-ray run 'my job.yaml'\n"), done.text
+    assert "`sapiens-ray run 'my job.yaml'` all" in Path("my job.yaml").read_text().splitlines()[0]
+
+
+def test_a_folder_of_videos_names_the_option(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").write_bytes(b"x")
+    done = command("init", "clips")
+    assert done.code == 2 and "1 video: give --format video to label their frames" in done.err, done.text

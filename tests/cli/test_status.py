@@ -199,5 +199,11 @@ def test_status_starts_without_torch_and_ray(output):
 def test_a_run_that_failed_before_it_began(command, tmp_path):
     folder = Folder(str(tmp_path / "labels"))
     Summary("job", folder.uri, expected=6, state="failed", message="no cluster").write(folder)
-    said = f"sapiens-ray: {folder.uri} holds no labels: the run failed before it began: no cluster\n"
-    assert command("status", folder.uri).err == said
+    done = command("status", folder.uri)
+    assert done.code == 0 and done.out.splitlines()[-2:] == [
+        f"state   failed at {written_at(folder)}: no cluster",
+        "        run the job again to continue",
+    ]
+    assert command("status", folder.uri, "--watch", "-q").code == 1
+    status = json.loads(command("status", folder.uri, "--json").out)
+    assert (status["state"], status["complete"], status["images"], status["expected"]) == ("failed", False, 0, None)

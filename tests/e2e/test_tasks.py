@@ -243,7 +243,7 @@ def test_every_person_has_its_pixels_of_the_foreground(everything, sapiens_ray):
 def test_mask_export_writes_index_pngs_with_palette(everything, sapiens_ray):
     folder, images, _ = everything
     done = sapiens_ray("export", folder / "job-out", "--format", "masks", "--to", folder / "masks")
-    assert done.code == 0 and "persons left out: pose has no class map" in done.err
+    assert done.code == 0 and "left out" not in done.err, "nobody looks for persons among class maps"
     labels = sr.read_labels(str(folder / "job-out"), decode=True).set_index("image_id")
     for name in images:
         for column in ("seg", "parts"):

@@ -6,11 +6,13 @@ import json
 from xml.etree import ElementTree
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import sapiens_ray
 from sapiens_ray.export import cvat
 from sapiens_ray.labels import keypoint_links, keypoint_names
+from sapiens_ray.planning.plan import Plan, Shard, save_plan
 from sapiens_ray.tasks.stored import StoredClassMap, StoredPersons
 from tests.export.test_runs import decoded_cvat
 from tests.reporting.made import error_row, labelled_photo, random_row, write_rows
@@ -144,3 +146,24 @@ def test_a_class_that_xml_cannot_name_is_refused():
 
     with pytest.raises(OutputError, match=r"column seg: XML cannot hold the characters of the name 'h\\x00t'"):
         names_of(StoredClassMap("seg", {"task": "seg", "class_names": ["back", "h\0t"]}))
+
+
+def test_frames_of_videos_are_left_out(command, tmp_path):
+    names = ["clip.mp4/00000000", "clip.mp4/00000001"]
+    made = [labelled_photo(tmp_path / "photos", "a.png", seed) for seed in range(3)]
+    output = write_rows(tmp_path / "out", [{**row, "image_id": name} for row, name in zip(made, names, strict=False)])
+    save_plan(Plan([Shard(0, "video", "/v/clip.mp4", "clip.mp4", images=2)], 64, pa.schema([])), output)
+    done = command("export", output.uri, "--format", "cvat", "--to", tmp_path / "to")
+    assert done.code == 2 and "images left out, they are frames of videos" in done.err, done.text
+    assert not (tmp_path / "to" / "annotations.xml").exists()
+
+
+def test_names_that_are_not_utf8_are_counted(command, tmp_path):
+    made = labelled_photo(tmp_path / "photos", "a.png", 0)
+    output = write_rows(tmp_path / "out", [{**made, "image_id": "caf\\xe9.png"}, {**made, "image_id": "caf\\x41.png"}])
+    for form in ("cvat", "coco"):
+        done = command("export", output.uri, "--format", form, "--to", tmp_path / form)
+        said = (
+            "image names with \\xNN for bytes that are not UTF-8, by which tools may not find the photos: 1, such as "
+        )
+        assert done.code == 0 and f"{said}caf\\xe9.png\n" in done.err, done.text

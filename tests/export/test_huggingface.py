@@ -19,6 +19,8 @@ from sapiens_ray.output.schema import output_schema
 from sapiens_ray.planning.plan import EntriesFile, Plan, Shard, save_plan
 from sapiens_ray.sources import Entry
 from sapiens_ray.storage import Folder
+from tests.export.groups import instance_map, write_group
+from tests.export.groups import row as group_row
 from tests.reporting.made import error_row, labelled_photo, write_rows
 
 PHOTOS = 6
@@ -274,3 +276,15 @@ def test_what_is_wrong_is_one_line(output, command, tmp_path):
         done = export(command, output, tmp_path / "to", *options)
         assert done.code == 2 and done.err.startswith(f"sapiens-ray: {said}") and done.err.count("\n") == 1, done.err
     assert not (tmp_path / "to").exists()
+
+
+def test_maps_of_persons_are_images(command, tmp_path):
+    rows = [group_row("a.jpg", [20, 120], stored=True)]
+    write_group(tmp_path / "out", rows, stored=True)
+    done = export(command, tmp_path / "out", tmp_path / "to")
+    assert done.code == 0, done.text
+    (row,) = load(tmp_path / "to", tmp_path / "cache")
+    assert np.array_equal(np.array(row["persons_instances"]), instance_map(rows[0]))
+    card = (tmp_path / "to" / "README.md").read_text()
+    assert "row['persons_instances']  # a PIL image: number of the person, 0 for nobody" in card
+    assert "np.load(io.BytesIO(row['persons_instances']))" not in card

@@ -151,3 +151,18 @@ def test_the_condition_is_checked_before_anything_is_read(tmp_path, output):
         sr.read_labels(output.uri, where="nothing = 1")
     with pytest.raises(OutputError, match="holds no labels"):
         sr.read_labels(tmp_path / "elsewhere", where="true")
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("len(list_filter(persons, lambda p: p.width > 1)) > 0", ("persons",)),
+        ("labels.width > 1 and labels.face.height > 1", ("width", "face")),
+        ("face.width > height", ("face", "height")),
+    ],
+)
+def test_a_field_is_no_column(text, columns):
+    """Structs have fields by the names of columns."""
+    size = pa.struct([("width", pa.int32()), ("height", pa.int32())])
+    schema = pa.schema([("persons", pa.list_(size)), ("face", size), ("width", pa.int32()), ("height", pa.int32())])
+    assert Where.parse(text, schema).columns == columns

@@ -21,6 +21,8 @@ from sapiens_ray.output.writing import merge_shard
 from sapiens_ray.storage import Folder
 from sapiens_ray.torch import LabelDataset, collate
 from sapiens_ray.units import UnitName
+from tests.export.groups import instance_map, write_group
+from tests.export.groups import row as group_row
 from tests.reporting.made import error_row, write_file, write_rows
 from tests.training.conftest import ROWS, Made
 
@@ -276,3 +278,16 @@ def test_a_buffer_is_weighed_by_the_bytes_of_its_rows():
 
     row = {"image_id": "a.png", "width": 3, "depth": {"data": b"x" * 100, "shape": [1, 2]}, "seg": b"y" * 50}
     assert _bytes_of((row, b"z" * 1000)) == 5 + 8 + 100 + 16 + 50 + 1000
+
+
+def test_maps_of_persons_are_ids_and_batch(tmp_path):
+    rows = [group_row("a.jpg", [20, 120], stored=True), group_row("b.jpg", [], stored=True)]
+    write_group(tmp_path / "out", rows, stored=True)
+    (stored, _), (small, nobody) = (list(LabelDataset(tmp_path / "out", size=size)) for size in (None, (80, 50)))
+    whole = instance_map(rows[0])
+    assert stored["persons_instances"].dtype == torch.int32
+    assert np.array_equal(stored["persons_instances"].numpy(), whole)
+    seen = small["persons_instances"]
+    assert np.array_equal(seen.numpy(), cv2.resize(whole, (50, 80), interpolation=cv2.INTER_NEAREST_EXACT))
+    assert set(seen.unique().tolist()) == {0, 1, 2}, "nobody stands between two ids"
+    assert collate([small, nobody])["persons_instances"].shape == (2, 80, 50)

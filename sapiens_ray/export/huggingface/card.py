@@ -282,6 +282,8 @@ def _shown(labels: StoredLabels, column: str) -> str:
     """What a column of PNGs shows."""
     if isinstance(labels, StoredClassMap):
         return "the class id of every pixel"
+    if isinstance(labels, StoredPersons):
+        return "number of the person, 0 for nobody"
     return PICTURES.get(column.replace(labels.column, labels.kind, 1), labels.kind)
 
 
