@@ -239,7 +239,8 @@ def paint_person(photo: np.ndarray, persons: list[Row]) -> np.ndarray:
         x1, y1, x2, y2 = (round(number) for number in one["box"])
         cv2.rectangle(canvas, (x1 + 2, y1 + 2), (x2 - 4, min(y2, photo.shape[1]) - 4), ACCENT_BGR, 6)
         person = skeleton.Person.of(one, np.ones(2), canvas, Visualize().keypoint_score)
-        skeleton.draw_parts(canvas, replace(person, size=3 * person.size), keypoints(len(one["scores"])))
+        table = keypoints(len(one["scores"]))
+        skeleton.draw_parts(canvas, replace(person, size=3 * person.size), table, skeleton.look_of(table))
     return canvas
 
 
